@@ -1,0 +1,28 @@
+# Two commands on a fresh machine with Python 3.11 or 3.12: `make demo` and `make test`. Another Python: make PYTHON=python3.12 demo
+# The same by hand:
+#   python3 -m venv .venv && . .venv/bin/activate
+#   pip install -c constraints.txt torch==2.13.0
+#   pip install -c constraints.txt -e '.[dev]'
+#   python run.py                                                        (demo)
+#   ruff check . && ruff format --check . && mypy && pytest -q           (test)
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test
+
+demo: .venv/installed
+	$(BIN)/python run.py
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q --durations=15
+
+# Renewed when the pins change. torch goes first: deepspeed is built from source and looks at the torch it finds.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@

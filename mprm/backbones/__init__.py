@@ -1,0 +1,1 @@
+"""Vision-language backbones with a two-row step head."""

@@ -1,0 +1,206 @@
+"""The world on disk, in the two public formats: annotated rollouts as VisualPRM400K-v1.1-Raw, a benchmark as VisualProcessBench.
+
+Both are written on first use, by seed, and read by the readers of the real data. Statistics go to world.json.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mprm.artifacts import atomic_folder, read_json, write_json
+from mprm.chartworld.solver import REMARK, Skill, Solver, Trace, annotate, step_texts
+from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_problems
+from mprm.data.rollouts import Dropped, Solution
+from mprm.data.visualprm400k import VisualPRM400K
+from mprm.data.visualprocessbench import VisualProcessBench
+
+# One source per solver. Calibrated to the published statistics of VisualPRM400K-v1.1-Raw.
+SOLVERS = {
+    "careful": Skill(misread=0.012, slip=0.005, look_again=0.50),
+    "steady": Skill(misread=0.035, slip=0.012, look_again=0.50),
+    "average": Skill(misread=0.060, slip=0.018, look_again=0.35),
+    "hasty": Skill(misread=0.045, slip=0.045, look_again=0.25),
+    "blurry": Skill(misread=0.125, slip=0.012, look_again=0.40),
+    "stubborn": Skill(misread=0.032, slip=0.012, look_again=0.05),
+    "doubtful": Skill(misread=0.110, slip=0.035, look_again=0.50),
+    "wild": Skill(misread=0.125, slip=0.045, look_again=0.20),
+}
+TEMPERATURE = 2.6  # continuations are sampled hotter than the rollouts were
+ROLLOUTS_PER_PROBLEM = 4
+# The benchmark's policy errs far more often, and remarks often: neutral steps.
+BENCHMARK_SKILL = Skill(misread=0.17, slip=0.12, look_again=0.10, illusion=0.02, doubt=0.03, remark=0.22)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChartWorld(VisualPRM400K):
+    """Component `dataset`. rollouts: size of the corpus; continuations: N of the Monte-Carlo annotation;
+    labels: monte_carlo, or truth (K = N for a right step, 0 for a wrong one: the ceiling); world_seed: of the world."""
+
+    rollouts: int = 24_000
+    continuations: int = 16
+    labels: str = "monte_carlo"
+    world_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        portion = len(SOLVERS) * ROLLOUTS_PER_PROBLEM
+        if self.rollouts < portion or self.rollouts % portion:
+            raise ValueError(f"dataset.rollouts={self.rollouts} is not a positive multiple of {portion}; try 24000")
+        if self.labels not in ("monte_carlo", "truth"):
+            raise ValueError(f"dataset.labels={self.labels} is unknown; choose monte_carlo or truth")
+        if self.continuations < 1:
+            raise ValueError(f"dataset.continuations={self.continuations} is not positive; the published data has 16")
+
+    def files(self) -> list[Path]:
+        """Annotation files, written now if they are not there yet."""
+        _make(Path(self.root or "data/chartworld"), _settings(self), self._write)
+        return super().files()
+
+    def _write(self, folder: Path) -> dict[str, Any]:
+        (folder / "annotations").mkdir()
+        tallies = []
+        for number, (source, skill) in enumerate(SOLVERS.items()):
+            rng = np.random.default_rng([self.world_seed, number])
+            n_problems = self.rollouts // len(SOLVERS) // ROLLOUTS_PER_PROBLEM
+            charts = sample_problems(rng, n_problems)
+            _write_images(folder / "images" / source, draw(charts))
+            problems = charts.take(np.repeat(np.arange(n_problems), ROLLOUTS_PER_PROBLEM))
+            solver = Solver(problems, skill, rng)
+            trace, after = solver.run()
+            if self.labels == "truth":
+                counts_ST = self.continuations * trace.correct_ST.astype(np.int64)
+            else:
+                counts_ST = annotate(solver, after, self.continuations, TEMPERATURE)
+            records = _rollout_records(source, problems, trace, counts_ST, self.continuations)
+            _write_lines(folder / "annotations" / f"{source}.jsonl", records)
+            tallies.append(_tally(trace, counts_ST, self.continuations))
+        return _statistics(np.sum(tallies, axis=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChartWorldBenchmark(VisualProcessBench):
+    """Component `benchmark`: solutions with more errors, a known label per step, and neutral steps."""
+
+    size: int = 1_000
+    world_seed: int = 1_000
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"benchmark.size={self.size} is not positive; try 1000")
+
+    def solutions(self) -> Iterator[Solution | Dropped]:
+        """Solutions, written now if they are not there yet."""
+        assert self.path is not None
+        _make(Path(self.path).parent, _settings(self), self._write)
+        return super().solutions()
+
+    def _write(self, folder: Path) -> dict[str, Any]:
+        rng = np.random.default_rng(self.world_seed)
+        problems = sample_problems(rng, self.size)
+        trace, _ = Solver(problems, BENCHMARK_SKILL, rng).run()
+        _write_images(folder / "images", draw(problems))
+        labels_ST = np.where(trace.item_ST == REMARK, 0, np.where(trace.correct_ST, 1, -1))
+        _write_lines(folder / "test.jsonl", _benchmark_records(problems, trace, labels_ST))
+        stated = labels_ST[np.arange(labels_ST.shape[1]) < trace.n_steps_S[:, None]]
+        return {f"label {label}": float((stated == label).mean()) for label in (1, -1, 0)}
+
+
+def _settings(component: ChartWorld | ChartWorldBenchmark) -> dict[str, Any]:
+    """What the content of the folder depends on, the solvers included."""
+    ignored = ("root", "annotations", "images", "cleaning", "unsampled", "path")
+    settings = {f.name: getattr(component, f.name) for f in fields(component) if f.name not in ignored}
+    skills = SOLVERS if isinstance(component, ChartWorld) else {"benchmark": BENCHMARK_SKILL}
+    return settings | {"skills": {name: asdict(skill) for name, skill in skills.items()}, "temperature": TEMPERATURE}
+
+
+def _make(folder: Path, settings: dict[str, Any], write: Any) -> None:
+    """Write the world into `folder`, whole or not at all. Raises ValueError if another world is there."""
+    if (folder / "world.json").is_file():
+        if read_json(folder / "world.json")["settings"] != settings:
+            raise ValueError(f"{folder} holds a world of other settings; delete it, or give another folder")
+        return
+    with atomic_folder(folder) as temporary:
+        statistics = write(temporary)
+        write_json(temporary / "world.json", {"settings": settings, "statistics": statistics})
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in statistics.items())
+    print(f"wrote {folder}: {shown}")
+
+
+def _rollout_records(
+    source: str, problems: Problems, trace: Trace, counts_ST: np.ndarray, continuations: int
+) -> Iterator[dict[str, Any]]:
+    for row in range(len(problems)):
+        texts = step_texts(problems, trace, row)
+        question = question_text(problems, row)
+        steps = [
+            {"step": text, "score": count / continuations, "num_mc_correct": count, "num_mc_total": continuations}
+            for text, count in zip(texts, counts_ST[row].tolist(), strict=False)
+        ]
+        yield {
+            "image": f"images/{source}/{row // ROLLOUTS_PER_PROBLEM}.png",
+            "question": f"<image>\n{question}",
+            "question_orig": question,
+            "answer": str(_answer(problems, row)),
+            "response": "\n\n".join(texts),
+            "steps_with_score": steps,
+        }
+
+
+def _benchmark_records(problems: Problems, trace: Trace, labels_ST: np.ndarray) -> Iterator[dict[str, Any]]:
+    for row in range(len(problems)):
+        texts = step_texts(problems, trace, row)
+        yield {
+            "image": [f"images/{row}.png"],
+            "question": question_text(problems, row),
+            "answer": str(_answer(problems, row)),
+            "response": {"steps": texts, "process_correctness": labels_ST[row, : len(texts)].tolist()},
+            "policy_model": "chartworld solver",
+            "data_source": KINDS[problems.kind_P[row]],
+        }
+
+
+def _answer(problems: Problems, row: int) -> int:
+    used = problems.operand_PO[row] >= 0
+    readings = problems.height_PB[row, problems.operand_PO[row, used]]
+    return int((problems.sign_PO[row, used] * readings).sum())
+
+
+def _tally(trace: Trace, counts_ST: np.ndarray, continuations: int) -> np.ndarray:
+    """Rollouts, steps, mixed rollouts, steps with K = 0, sum of scores, and K > 0 at a wrong step."""
+    stated_ST = np.arange(counts_ST.shape[1]) < trace.n_steps_S[:, None]
+    positive_ST = stated_ST & (counts_ST > 0)
+    n_positive_S = positive_ST.sum(1)
+    mixed_S = (n_positive_S > 0) & (n_positive_S < trace.n_steps_S)
+    n_steps = trace.n_steps_S.sum()
+    pseudo = (positive_ST & ~trace.correct_ST).sum()
+    scores = (counts_ST * stated_ST).sum() / continuations
+    return np.array([len(stated_ST), n_steps, mixed_S.sum(), n_steps - n_positive_S.sum(), scores, pseudo])
+
+
+def _statistics(tally: np.ndarray) -> dict[str, float]:
+    """The statistics by which the world is calibrated to the published corpus."""
+    rollouts, steps, mixed, negative, scores, pseudo = (float(value) for value in tally)
+    return {
+        "rollouts": rollouts,
+        "steps per rollout": steps / rollouts,
+        "mixed rollouts": mixed / rollouts,
+        "error steps": negative / steps,
+        "mean MC score": scores / steps,
+        "pseudo-positive share of positive labels": pseudo / (steps - negative),
+    }
+
+
+def _write_images(folder: Path, images_PHWC: np.ndarray) -> None:
+    folder.mkdir(parents=True)
+    for index, pixels in enumerate(images_PHWC):
+        Image.fromarray(pixels).save(folder / f"{index}.png", compress_level=1)
+
+
+def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
+    with path.open("w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)

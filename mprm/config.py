@@ -1,0 +1,252 @@
+"""The typed configuration: run-level fields, bound components, and one clear line for every mistake."""
+
+import difflib
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from yaml import YAMLError
+
+from mprm.artifacts import config_hash
+
+RUN_GROUPS = ("dataset", "selector", "objective", "order", "backbone", "recipe", "trainer", "benchmark", "logger")
+GROUPS = (*RUN_GROUPS, "pretrain")
+
+# The groups that are bound, and so checked, before a task starts. Others are bound when the task asks for them: binding
+# imports the component's module, and task=select need not wait for torch.
+TASKS: dict[str, tuple[str, ...]] = {
+    "experiment": RUN_GROUPS,
+    "select": ("dataset", "selector"),
+    "train": RUN_GROUPS,
+    "evaluate": RUN_GROUPS,
+    "measure": (),
+    "report": (),
+    "pretrain": ("pretrain",),
+}
+
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The fields of conf/config.yaml that belong to no group; what each means is said there."""
+
+    task: str = "experiment"
+    seed: int = 0
+    name: str | None = None
+    runs: str = "runs"
+    cache: str = "cache"
+    held_out: int = 400
+    overwrite: bool = False
+    debug: bool = False
+    export: str | None = None
+    predictions: str | None = None
+    threshold: str = "0.5"
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task={self.task} is not one of {', '.join(TASKS)}{_did_you_mean(self.task, TASKS)}")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} is negative; give 0 or more")
+        if self.held_out < 0:
+            raise ValueError(f"held_out={self.held_out} is negative; give a number of rollouts, e.g. 400")
+        if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):
+            raise ValueError(
+                f"name={self.name} is not the name of a folder; give one without '/', and its place as runs="
+            )
+        if self.threshold != "searched" and not _is_number(self.threshold):
+            raise ValueError(f"threshold={self.threshold} is neither a number nor 'searched'; give e.g. threshold=0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """What every stage takes: the run-level fields, the components, and the composed config itself as `raw`."""
+
+    raw: DictConfig
+
+    @cached_property
+    def dataset(self) -> Any:
+        return self._bound("dataset")
+
+    @cached_property
+    def selector(self) -> Any:
+        return self._bound("selector")
+
+    @cached_property
+    def objective(self) -> Any:
+        return self._bound("objective")
+
+    @cached_property
+    def order(self) -> Any:
+        return self._bound("order")
+
+    @cached_property
+    def backbone(self) -> Any:
+        return self._bound("backbone")
+
+    @cached_property
+    def recipe(self) -> Any:
+        return self._bound("recipe")
+
+    @cached_property
+    def trainer(self) -> Any:
+        return self._bound("trainer")
+
+    @cached_property
+    def benchmark(self) -> Any:
+        return self._bound("benchmark")
+
+    @cached_property
+    def logger(self) -> Any:
+        return self._bound("logger")
+
+    @cached_property
+    def pretrain(self) -> Any:
+        return self._bound("pretrain")
+
+    def _bound(self, group: str) -> Any:
+        node = self.raw.get(group)
+        if node is None:
+            raise ValueError(f"{group} has no choice; give {group}=NAME, one of the files in conf/{group}")
+        return bind(node)
+
+
+def validate(raw: DictConfig, choices: Mapping[str, str | None]) -> Config:
+    """Check a composed config and bind what its task needs.
+
+    Args:
+        raw: the composed config; it is not changed. The result's `raw` has `name` filled in.
+        choices: the option chosen for each group (HydraConfig's runtime.choices), which names the run folder.
+
+    Raises:
+        ValueError: a key is unknown, or a value has the wrong type or is out of range.
+    """
+    _resolved(raw, "")
+    run = _fill(RunConfig, {str(key): raw[key] for key in raw if key not in GROUPS}, "")
+    raw = raw.copy()
+    raw.name = run.name or run_name(raw, choices)
+    config = Config(**{**vars(run), "name": raw.name}, raw=raw)
+    for group in TASKS[run.task]:
+        getattr(config, group)
+    return config
+
+
+def bind(node: DictConfig) -> Any:
+    """Make the frozen dataclass that node's `_target_` names out of the node's other keys.
+
+    Raises:
+        ValueError: a key is unknown, a required one is missing, a value has the wrong type or the dataclass refuses it.
+    """
+    group = str(node._key() or "component")
+    values = _resolved(node, group)
+    module, _, name = values.pop("_target_").rpartition(".")
+    cls = getattr(import_module(module), name)
+    assert isinstance(cls, type), f"{group}._target_ names {cls}, which is no dataclass"
+    return _fill(cls, values, group)
+
+
+def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
+    """A readable folder name that no other config has.
+
+    For example bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0-3fa9c1d2.
+    """
+    numbers = [
+        f"{key}{value:.12g}"
+        for key, value in (raw.get("selector") or {}).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and key != "seed"
+    ]
+    chosen = [choices.get(group) for group in ("selector", "objective", "backbone")]
+    parts = [chosen[0], *numbers, *chosen[1:], f"seed{raw.get('seed')}", config_hash(raw)[:8]]
+    return "-".join(part for part in parts if part)
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """One line and an exit code for an error that its message explains: 2 for the user's mistake, 1 for the machine's.
+
+    None for everything else, which is a bug of ours and deserves its traceback. So does a ValueError that this project
+    (or Hydra, reading the command line) did not raise itself: its message is not written for the user.
+    """
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = [str(option) for option in error.options]
+        return f"{group}={choice} is not one of {', '.join(options)}{_did_you_mean(choice, options)}", 2
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' can not be read; write key=value, a list as key=[a,b], odd characters in quotes", 2
+    if isinstance(error, HydraException) and isinstance(error.__cause__, ConfigKeyError | AttributeError):
+        unknown = error.__cause__
+        if isinstance(unknown, OmegaConfBaseException) and unknown.parent_node is not None:
+            known = [str(key) for key in unknown.parent_node if key not in ("hydra", "_target_")]
+            return _unknown_key(str(unknown.full_key), known), 2
+    if isinstance(error, HydraException | YAMLError):
+        return " ".join(str(error).split()), 2
+    if isinstance(error, OSError):
+        return str(error), 1
+    if isinstance(error, ValueError):
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        ours = any(Path(last.filename).is_relative_to(Path(module).parent) for module in (__file__, hydra.__file__))
+        if ours and (last.line or "").startswith("raise"):  # not raised by C code, such as numpy's, that we called
+            return " ".join(str(error).split()), 2
+    return None
+
+
+def _fill(cls: type, values: Mapping[str, Any], group: str) -> Any:
+    """An instance of the dataclass `cls`, every key and type checked; `group` is named in the messages."""
+    prefix = f"{group}." if group else ""
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+    except ConfigKeyError as error:
+        known = [field.name for field in fields(cls)]
+        message = _unknown_key(f"{prefix}{error.full_key}", known if group else [*GROUPS, *known])
+    except ValidationError as error:
+        key, value = str(error.full_key), values
+        for part in key.split("."):
+            value = value[part] if isinstance(value, Mapping) else value
+        wanted = {field.name: field.type for field in fields(cls)}[key.split(".")[0].split("[")[0]]
+        message = f"{prefix}{key}={'null' if value is None else value} has the wrong type; give {_type_name(wanted)}"
+    except MissingMandatoryValue as error:
+        message = f"{prefix}{error.key} is missing; give {prefix}{error.key}=..."
+    raise ValueError(message)
+
+
+def _resolved(node: DictConfig, group: str) -> dict[str, Any]:
+    try:
+        values: Any = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{error.full_key or group} can not be resolved: {str(error).splitlines()[0]}") from error
+    assert isinstance(values, dict), group
+    return values
+
+
+def _unknown_key(full_key: str, known: list[str]) -> str:
+    parent, _, key = full_key.rpartition(".")
+    place = f"{parent} has" if parent else "the keys are"
+    return f"{full_key} is not a known key{_did_you_mean(key, known)}; {place} {', '.join(known) or 'no keys'}"
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _type_name(wanted: Any) -> str:
+    if get_origin(wanted) is UnionType:
+        return " or ".join(_type_name(choice) for choice in get_args(wanted))
+    return TYPE_NAMES.get(wanted, str(wanted))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Readers of annotated rollouts and of the benchmark."""

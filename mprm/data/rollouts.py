@@ -1,0 +1,194 @@
+"""Types that all readers share, and the reading of JSON lines that may be malformed.
+
+A record is either used whole or dropped with one reason; nothing is repaired or replaced. Reasons:
+
+    line_too_long       longer than MAX_LINE_BYTES
+    not_utf8            bytes that are no UTF-8, or text that can not be written as UTF-8 (half a surrogate pair)
+    not_json            cut off or otherwise unparsable
+    not_an_object       JSON, but no object
+    no_image            no image path
+    missing_image_file  an image path without a file
+    no_question         no question text
+    no_steps            no list of steps, or an empty one
+    bad_step            a step of the wrong type
+    empty_step          a step without text
+    bad_counts          num_mc_correct and num_mc_total are no integers with 0 <= correct <= total
+    bad_score           a score that is no finite number in [0, 1]
+    no_usable_score     no step has a score
+    no_source           benchmark: no data_source
+    bad_label           benchmark: a step label other than 1, -1, 0
+    length_mismatch     benchmark: not as many labels as steps
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MAX_LINE_BYTES = 16 * 2**20
+DECODE = json.JSONDecoder().decode  # json.loads without its checks of options
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. `score` is the Monte-Carlo score in [0, 1], None when it was never measured; K of N continuations."""
+
+    text: str
+    score: float | None
+    n_correct: int | None
+    n_total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One annotated solution. `line` counts the lines of its file from 0, blank ones included."""
+
+    source: str
+    line: int
+    images: tuple[str, ...]
+    question: str
+    steps: tuple[Step, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.source}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A record that can not be used, and why."""
+
+    source: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """One benchmark solution with a label per step: 1 correct, -1 incorrect, 0 neutral (not evaluated)."""
+
+    id: str
+    source: str
+    images: tuple[str, ...]
+    question: str
+    steps: tuple[str, ...]
+    labels: tuple[int, ...]
+
+
+class Unusable(Exception):
+    """Raised inside the readers with the reason for which a record is dropped."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def numbered_lines(stream: BinaryIO, end: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield (number, byte offset, length in bytes, line) of every line from here on that begins before `end`.
+
+    Numbers count from 0. Of a line longer than MAX_LINE_BYTES only the first MAX_LINE_BYTES + 1 bytes are held, which
+    `json_object` then refuses; the length is that of the whole line, newline included.
+    """
+    number, offset = 0, stream.tell()
+    while (end is None or offset < end) and (line := stream.readline(MAX_LINE_BYTES + 1)):
+        length = len(line)
+        if length > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            length += rest_of_line(stream)
+        yield number, offset, length, line
+        number += 1
+        offset += length
+
+
+def rest_of_line(stream: BinaryIO) -> int:
+    """Read on to the end of the line without holding it; returns how many bytes that were."""
+    length = 0
+    while part := stream.readline(2**20):
+        length += len(part)
+        if part.endswith(b"\n"):
+            break
+    return length
+
+
+def json_object(line: bytes | str) -> dict[str, Any]:
+    """Parse one line into an object, or raise Unusable."""
+    if len(line) > MAX_LINE_BYTES:
+        raise Unusable("line_too_long")
+    try:
+        record = DECODE(line.decode() if isinstance(line, bytes) else line)
+    except UnicodeDecodeError:
+        raise Unusable("not_utf8") from None
+    except (ValueError, RecursionError):
+        raise Unusable("not_json") from None
+    if not isinstance(record, dict):
+        raise Unusable("not_an_object")
+    return record
+
+
+def image_names(value: object) -> tuple[str, ...]:
+    """Image paths of a record, given as a string or a list of strings; () when there is none or one is not a path."""
+    if isinstance(value, str):
+        return (value,) if value.strip() else ()
+    if isinstance(value, list) and all(isinstance(name, str) and name.strip() for name in value):
+        return tuple(value)
+    return ()
+
+
+def check_text(*texts: str) -> None:
+    """Raise Unusable for text that UTF-8 can not hold: JSON may spell half a surrogate pair."""
+    text = "".join(texts)
+    try:
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError:
+        raise Unusable("not_utf8") from None
+
+
+def question_hash(question: str, images: tuple[str, ...] | list[str]) -> int:
+    """Signed 64-bit hash of question and image paths, the same on every machine: rollouts that share it share both."""
+    digest = hashlib.blake2b("\0".join((question, *images)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+class ImageFolder:
+    """Tells which images of a corpus exist, listing each folder once instead of asking for every record."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root)
+        self.modified: dict[str, int | None] = {}  # every folder listed -> its mtime in ns, None when it is not there
+        self._files: dict[str, frozenset[str]] = {}
+
+    def find(self, image: str) -> Path | None:
+        """The file of an image path, or None.
+
+        Image paths begin with the name of the published archive, which the unpacked folder may lack: a path that is
+        not there is tried once more without its first folder.
+        """
+        for name in (image, image.partition("/")[2]):
+            path = os.path.join(self.root, name)
+            folder, _, file = path.rpartition("/")
+            if file in self._listing(folder):
+                return Path(path)
+        return None
+
+    def _listing(self, folder: str) -> frozenset[str]:
+        if folder not in self._files:
+            self.modified[folder] = modified_ns(folder)
+            try:
+                with os.scandir(folder) as entries:
+                    self._files[folder] = frozenset(entry.name for entry in entries if entry.is_file())
+            except (OSError, ValueError):  # ValueError: a NUL in the path
+                self._files[folder] = frozenset()
+        return self._files[folder]
+
+
+def modified_ns(path: str) -> int | None:
+    """Time of the last change in ns, None when there is nothing at `path`."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except (OSError, ValueError):
+        return None

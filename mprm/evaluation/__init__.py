@@ -1,0 +1,1 @@
+"""Step scores against step labels: predictions on disk, metrics, thresholds, baselines, intervals."""

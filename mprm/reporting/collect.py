@@ -1,0 +1,133 @@
+"""Read one run folder into plain tables and dictionaries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import OmegaConf
+
+SIGNALS = ["p_pos", "reliability", "mean_mc", "drop_reason"]  # what the figures need of half a million rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run folder holds; a piece that is not there (yet) is None."""
+
+    folder: Path
+    config: dict[str, Any] | None
+    versions: dict[str, Any] | None
+    manifest: dict[str, Any] | None
+    kept: pa.Table | None
+    signals: pa.Table | None
+    metrics: list[dict[str, Any]] | None
+    results: dict[str, Any] | None
+    scored: tuple[np.ndarray, np.ndarray] | None  # benchmark steps with a label: is it correct (bool), its score
+    command: str | None
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run folder.
+
+    The signals table lies in a cache outside the folder, at the path that the manifest names, and may be gone.
+    Raises ValueError when the folder does not exist or a file in it can not be read.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a run folder; give one that `python run.py` wrote, e.g. runs/NAME")
+    manifest = read_manifest(folder)
+    return RunRecord(
+        folder=folder,
+        config=read_config(folder),
+        versions=_json(folder / "versions.json", "experiment"),
+        manifest=manifest,
+        kept=_parquet(folder / "subset" / "kept.parquet"),
+        signals=_parquet(Path(manifest["signals"]), SIGNALS) if manifest and manifest.get("signals") else None,
+        metrics=_json_lines(folder / "metrics.jsonl"),
+        results=read_results(folder),
+        scored=_scored_steps(folder / "predictions.jsonl"),
+        command=_text(folder / "command.txt"),
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The resolved config of a run, or None."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return None
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except Exception as error:  # YAML's, OmegaConf's and the decoder's have no common base
+        raise ValueError(_unreadable(path, error, "restore it, or run again with overwrite=true")) from error
+    if not isinstance(config, dict):
+        raise ValueError(_unreadable(path, "not a mapping", "restore it, or run again with overwrite=true"))
+    return {str(key): value for key, value in config.items()}
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What the selection kept and dropped, or None."""
+    return _json(folder / "subset" / "manifest.json", "select")
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """The metrics of the evaluation, or None."""
+    return _json(folder / "results.json", "evaluate")
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else None
+
+
+def _json(path: Path, task: str) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    remedy = f"delete it and run task={task} again"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(_unreadable(path, error, remedy)) from error
+    if not isinstance(content, dict):
+        raise ValueError(_unreadable(path, "not an object", remedy))
+    return content
+
+
+def _parquet(path: Path, columns: list[str] | None = None) -> pa.Table | None:
+    if not path.exists():
+        return None
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(_unreadable(path, error, "delete it and run task=select again")) from error
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]] | None:
+    if not path.exists():
+        return None
+    # A line without its newline is still being written, or was cut off when the run was killed.
+    lines = path.read_bytes().split(b"\n")[:-1]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            place = f"{path}, line {number},"
+            raise ValueError(_unreadable(place, error, "remove that line and run task=report again")) from error
+    return rows
+
+
+def _scored_steps(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    solutions = _json_lines(path)
+    if solutions is None:
+        return None
+    labels = np.array([label for solution in solutions for label in solution["labels"]], dtype=np.int64)
+    scores = np.array([score for solution in solutions for score in solution["scores"]], dtype=np.float64)
+    return labels[labels != 0] == 1, scores[labels != 0]
+
+
+def _unreadable(place: Path | str, error: Exception | str, remedy: str) -> str:
+    reason = " ".join(str(error).split())
+    return f"{place} can not be read ({reason}); {remedy}"

@@ -1,0 +1,97 @@
+"""One look for every figure: colours that follow the page into dark mode, and inline SVG with a text alternative."""
+
+from __future__ import annotations
+
+import io
+import re
+from contextlib import AbstractContextManager
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# name -> (on white, on dark). A figure is drawn with the first; in an inline SVG each becomes the CSS variable --name.
+# Hues are far apart for colour-blind readers (after Okabe and Ito), and every use also has its own marker or dash.
+PALETTE = {
+    "ink": ("#1b1f24", "#e8eaed"),
+    "muted": ("#5b6570", "#a9b2bc"),
+    "grid": ("#dde1e6", "#3a424b"),
+    "card": ("#fefefe", "#1a1f25"),
+    "grey": ("#8a939d", "#87919c"),
+    "blue": ("#0a63a8", "#6fb4f5"),
+    "orange": ("#c8500a", "#ff9d5c"),
+    "green": ("#00795f", "#43cfa6"),
+    "purple": ("#8f4a93", "#d9a0dd"),
+    "gold": ("#9c7200", "#ecc04f"),
+}
+INK, MUTED, GRID, CARD, GREY, BLUE, ORANGE, GREEN, PURPLE, GOLD = (light for light, _ in PALETTE.values())
+
+RC: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mprm",
+    "text.color": INK,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 10,
+    "axes.facecolor": CARD,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "hatch.linewidth": 0.7,
+    "legend.facecolor": CARD,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "legend.fontsize": 9,
+    "figure.facecolor": CARD,
+    "savefig.facecolor": CARD,
+}
+
+
+def styled() -> AbstractContextManager[None]:
+    """Context in which a figure of this project is drawn; the settings of the caller come back after it."""
+    return matplotlib.rc_context(RC)
+
+
+def name_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Title and axis labels, in one place because every figure must have all three."""
+    axes.set_title(title)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+
+
+def inline_svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as an <svg> element for an HTML page.
+
+    Colours become CSS variables (dark mode), ids get the prefix `name` (several figures share one page), the size is
+    left to the page, and `description` is what a screen reader says.
+    """
+    buffer = io.StringIO()
+    with styled():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for colour, (light, _) in PALETTE.items():
+        svg = svg.replace(light, f"var(--{colour})")
+    head, body = svg.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', head)
+    assert view_box, "matplotlib writes a viewBox"
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view_box[0]}'
+    return f'{opening} role="img" aria-label="{escape(description)}">{body}'

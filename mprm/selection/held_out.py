@@ -1,0 +1,19 @@
+"""Rollouts that no arm trains on: the validation split, by question."""
+
+import numpy as np
+import pyarrow as pa
+
+
+def held_out(signals: pa.Table, count: int) -> pa.Table:
+    """At least `count` eligible rollouts (all rollouts of their questions), in table order.
+
+    Questions are taken in the order of their hash, so every selector, ratio and seed holds out the same ones, of all
+    sources and of natural composition. Rollouts share questions: a split by rollout would leak.
+    """
+    usable = signals["ranked"].to_numpy() & ~signals["drop_reason"].is_valid().to_numpy()
+    eligible = np.flatnonzero(usable)
+    if count == 0 or len(eligible) == 0:
+        return signals.slice(0, 0)
+    hashed = signals["question_hash"].to_numpy()[eligible].view(np.uint64)
+    border = np.sort(hashed)[min(count, len(hashed)) - 1]
+    return signals.take(pa.array(eligible[hashed <= border]))

@@ -1,0 +1,130 @@
+"""One pass over the annotation files, in chunks that all cores share."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from math import fsum
+from multiprocessing import current_process, get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mprm.data.rollouts import Unusable, numbered_lines, question_hash, rest_of_line
+from mprm.data.visualprm400k import Record, VisualPRM400K
+
+SCHEMA = pa.schema(
+    [
+        ("source", pa.dictionary(pa.int32(), pa.string())),
+        ("line", pa.int32()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("question_hash", pa.int64()),
+        ("n_steps", pa.int32()),
+        ("n_words", pa.int32()),
+        ("n", pa.int32()),
+        ("n_pos", pa.int32()),
+        ("p_pos", pa.float64()),
+        ("reliability", pa.float64()),
+        ("mean_mc", pa.float64()),
+        ("min_mc", pa.float64()),
+        ("ranked", pa.bool_()),
+        ("drop_reason", pa.dictionary(pa.int32(), pa.string())),
+    ]
+)
+NO_SIGNALS = (*[None] * 9, False)
+CHUNK_BYTES = 32 * 2**20  # one chunk is one task, and one row group of the table
+MAX_PROCESSES = 8
+
+Chunk = tuple[Path, int, int]
+
+
+def scan(dataset: VisualPRM400K, files: list[Path], path: Path) -> None:
+    """Write the signals of every record of `files` to the Parquet file `path`, in order.
+
+    The file's metadata `image_folders` is JSON: the image folders that were listed, with their modification times.
+    """
+    sizes = [file.stat().st_size for file in files]
+    chunks = [
+        (file, start, start + CHUNK_BYTES)
+        for file, size in zip(files, sizes, strict=True)
+        for start in range(0, size, CHUNK_BYTES)
+    ]
+    listed: dict[str, int | None] = {}
+    previous, first_line = None, 0
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+        for (file, _, _), (table, n_lines, chunk_listed) in zip(chunks, _map(dataset, chunks, sum(sizes)), strict=True):
+            if file != previous:
+                previous, first_line = file, 0
+            lines = pa.array(table["line"].to_numpy() + np.int32(first_line))
+            writer.write_table(table.set_column(1, SCHEMA.field("line"), lines))
+            first_line += n_lines
+            listed |= chunk_listed
+        writer.add_key_value_metadata({"image_folders": json.dumps(listed)})
+
+
+def _map(
+    dataset: VisualPRM400K, chunks: list[Chunk], size: int
+) -> Iterator[tuple[pa.Table, int, dict[str, int | None]]]:
+    """Scan the chunks in order, in as many processes as `size` bytes are worth starting."""
+    scan_chunk = partial(_scan_chunk, dataset)
+    processes = min(size // CHUNK_BYTES, _cores(), MAX_PROCESSES)
+    if processes < 2 or current_process().daemon:  # a daemonic process may not start others
+        yield from map(scan_chunk, chunks)
+    else:
+        # Forked on Linux, as torch forks its data workers: a new interpreter would import everything again.
+        context = get_context("fork" if sys.platform == "linux" else None)
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            yield from pool.map(scan_chunk, chunks)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _scan_chunk(dataset: VisualPRM400K, chunk: Chunk) -> tuple[pa.Table, int, dict[str, int | None]]:
+    """Signals of the lines that begin in the chunk, lines counted from its first; how many; image folders listed."""
+    file, start, end = chunk
+    rows: list[tuple[Any, ...]] = []
+    n_lines = 0
+    with open(file, "rb", buffering=2**20) as stream:
+        if start:
+            stream.seek(start - 1)
+            rest_of_line(stream)  # it began in the chunk before
+        for number, offset, length, line in numbered_lines(stream, end):
+            n_lines = number + 1
+            if not line.isspace():
+                try:
+                    record = dataset.read(line)
+                    signals = (*_signals(record), record.reason)
+                except Unusable as unusable:
+                    signals = (*NO_SIGNALS, unusable.reason)
+                rows.append((file.stem, number, offset, length, *signals))
+    columns = zip(*rows, strict=True) if rows else [()] * len(SCHEMA)
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    return table, n_lines, dataset.image_folder.modified if dataset.image_folder else {}
+
+
+def _signals(record: Record) -> tuple[Any, ...]:
+    """question_hash ... ranked of a record with at least one score."""
+    scores = [score for score in record.scores if score is not None]
+    positive = [score for score in scores if score > 0]
+    n, n_pos = len(scores), len(positive)
+    total = fsum(positive)  # exactly rounded, unlike sum, whose result depends on the Python version
+    return (
+        question_hash(record.question, record.images),
+        len(record.texts),
+        record.n_words,
+        n,
+        n_pos,
+        n_pos / n,
+        total / n_pos if n_pos else 1.0,
+        total / n,
+        min(scores),
+        True,
+    )

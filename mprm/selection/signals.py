@@ -1,0 +1,98 @@
+"""The signals table: what every selector needs to know of every rollout, computed in one pass and cached.
+
+Columns, one row per record (a line that is not blank), sources in file-name order, records in file order:
+
+    source, line        name of the annotation file without .jsonl; line number from 0, blank lines counted
+    offset, length      where the record lies in its file, bytes, newline included
+    question_hash       64 bits of question and image paths
+    n_steps, n_words    steps; words of all steps (blanks and line breaks + 1)
+    n, n_pos            steps with a score; those with score > 0
+    p_pos, reliability  n_pos / n; mean score of the positive steps, 1 when there is none (arXiv 2602.04145)
+    mean_mc, min_mc     mean and least score
+    ranked              takes part in the ranking
+    drop_reason         why it can not be trained on; null otherwise
+
+With dataset.cleaning=strict exactly the records without a drop_reason are ranked. A record that is not ranked has null
+signals.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mprm.artifacts import atomic_file, file_hash, read_json, write_json
+from mprm.data.rollouts import modified_ns
+from mprm.data.visualprm400k import VisualPRM400K
+from mprm.selection.scan import scan
+
+# Enters the key of the cache: raise it when a column or the cleaning of records changes its meaning.
+FORMAT_VERSION = 1
+
+NUMERIC = ("n_steps", "n_words", "n", "n_pos", "p_pos", "reliability", "mean_mc", "min_mc")
+
+
+def build_signals(dataset: VisualPRM400K, cache: str | Path) -> pa.Table:
+    """The signals table of a dataset, from the cache when the annotations are unchanged.
+
+    The cache, `cache`/signals, holds one Parquet file per content of the annotations, cleaning and image folder. An
+    unchanged size and modification time stand for an unchanged content, so that a second call reads no annotation.
+
+    Returns:
+        The table; its schema metadata holds `data_hash` (of the annotations) and `path` (of the Parquet file).
+
+    Raises:
+        ValueError: see VisualPRM400K.files; or the annotations changed while they were read.
+    """
+    folder = Path(cache) / "signals"
+    files = dataset.files()
+    hashes = _content_hashes(files, folder / "hashes.json")
+    data_hash = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+    path = folder / f"{_key(dataset, data_hash)}.parquet"
+    if not _is_current(path):
+        with atomic_file(path) as temporary:
+            scan(dataset, files, temporary)
+            if _content_hashes(files, folder / "hashes.json") != hashes:
+                raise ValueError(f"{files[0].parent}: the annotations changed while they were read; start again")
+    table = pq.read_table(path).unify_dictionaries().combine_chunks()
+    return table.replace_schema_metadata({"data_hash": data_hash, "path": str(path)})
+
+
+def source_rows(table: pa.Table) -> dict[str, np.ndarray]:
+    """Row numbers of every source, in table order."""
+    codes = table["source"].combine_chunks()
+    indices, names = codes.indices.to_numpy(), codes.dictionary.to_pylist()
+    return {names[code]: np.flatnonzero(indices == code) for code in dict.fromkeys(indices.tolist())}
+
+
+def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:
+    """Source -> content hash. `memo` remembers it as [size, modification time in ns, hash] of every path."""
+    known: dict[str, list[Any]] = read_json(memo) if memo.exists() else {}
+    states = {str(file.resolve()): [(status := file.stat()).st_size, status.st_mtime_ns] for file in files}
+    new = [path for path, state in states.items() if known.get(path, [])[:2] != state]
+    if new:
+        with ThreadPoolExecutor() as pool:
+            hashes = list(pool.map(file_hash, new))
+        known |= {path: [*states[path], hashed] for path, hashed in zip(new, hashes, strict=True)}
+        write_json(memo, known)
+    return {file.stem: known[path][2] for file, path in zip(files, states, strict=True)}
+
+
+def _is_current(path: Path) -> bool:
+    """Is there a table, and has no image folder changed since? Images may arrive after the first selection."""
+    if not path.exists():
+        return False
+    listed = json.loads(pq.read_metadata(path).metadata[b"image_folders"])
+    return all(modified_ns(folder) == modified for folder, modified in listed.items())
+
+
+def _key(dataset: VisualPRM400K, data_hash: str) -> str:
+    images = os.path.abspath(dataset.image_folder.root) if dataset.image_folder else None
+    parts = [FORMAT_VERSION, dataset.cleaning, dataset.unsampled, images, data_hash]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

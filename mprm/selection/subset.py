@@ -1,0 +1,191 @@
+"""What a selection leaves behind: manifest, kept rows, dropped records, and the examples to train on."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mprm import __version__
+from mprm.artifacts import atomic_folder, write_json
+from mprm.data.rollouts import Unusable, question_hash
+from mprm.data.visualprm400k import VisualPRM400K
+from mprm.selection.keep import Selector, keep
+from mprm.selection.signals import source_rows
+
+EXAMPLES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("question", pa.string()),
+        ("images", pa.list_(pa.string())),
+        ("steps", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float64())),
+        ("n_correct", pa.list_(pa.int32())),
+        ("n_total", pa.list_(pa.int32())),
+        ("question_hash", pa.int64()),
+    ]
+)
+BATCH_BYTES = 8 * 2**20  # annotation bytes that are held at a time
+
+
+def write_subset(
+    folder: str | Path, dataset: VisualPRM400K, signals: pa.Table, selector: Selector, header: dict[str, Any]
+) -> dict[str, Any]:
+    """Select, and write the folder, which appears whole or not at all.
+
+    manifest.json: `header`, and what is returned here. kept.parquet: the kept rows of the signals table with score,
+    rank and tie_group. dropped.jsonl: source, line, reason of every dropped record. examples: a Hugging Face dataset of
+    the kept rollouts in file order, one row each, columns as in EXAMPLES; image paths as they stand in the record.
+
+    Returns:
+        The manifest. Per source: records = lines that are not blank, dropped, eligible = ranked, kept, realised_ratio =
+        kept / eligible. Under strict cleaning records = dropped + eligible; under published cleaning a rollout may be
+        ranked and dropped. totals: statistics of all eligible and of the kept rollouts.
+
+    Raises:
+        ValueError: nothing is left to train on, or the annotations changed since `signals` were computed.
+    """
+    kept = keep(signals, selector)
+    dropped = Counter(reason for reason in signals["drop_reason"].to_pylist() if reason is not None)
+    if kept.num_rows == 0:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common())
+        raise ValueError(
+            f"dataset: none of {signals.num_rows} records is left to train on (dropped: {reasons or 'none'}); "
+            "see dataset.images and dataset.cleaning"
+        )
+    manifest = {
+        **header,
+        "version": __version__,
+        "data_hash": signals.schema.metadata[b"data_hash"].decode(),
+        "dataset": {"name": type(dataset).__name__, **asdict(dataset)},
+        "selector": {"name": type(selector).__name__, **asdict(selector)},
+        "sources": _sources(signals, kept),
+        "dropped": dict(dropped.most_common()),
+        "totals": {"eligible": statistics(signals.filter(signals["ranked"])), "kept": statistics(kept)},
+        "signals": signals.schema.metadata[b"path"].decode(),
+    }
+    with atomic_folder(folder) as temporary:
+        pq.write_table(kept, temporary / "kept.parquet")
+        _write_dropped(temporary / "dropped.jsonl", signals)
+        write_examples(temporary / "examples", dataset, kept)
+        write_json(temporary / "manifest.json", manifest)
+    return manifest
+
+
+def statistics(table: pa.Table) -> dict[str, float]:
+    """Table 1 of arXiv 2602.04145 for the rows of a signals table, of which there is at least one.
+
+    rollouts, steps; steps_per_rollout; words_per_step; error_step_share: scored steps with score 0; mean_mc: over the
+    scored steps; mixed_share: rollouts with a positive and a negative step.
+    """
+    n_steps, n, n_pos, n_words, mean_mc, p_pos = (
+        table[name].to_numpy() for name in ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos")
+    )
+    steps, scored = n_steps.sum(), n.sum()
+    return {
+        "rollouts": table.num_rows,
+        "steps": int(steps),
+        "steps_per_rollout": float(steps / table.num_rows),
+        "words_per_step": float(n_words.sum() / steps),
+        "error_step_share": float(1 - n_pos.sum() / scored),
+        "mean_mc": float((mean_mc * n).sum() / scored),
+        "mixed_share": float(((p_pos > 0) & (p_pos < 1)).mean()),
+    }
+
+
+def _sources(signals: pa.Table, kept: pa.Table) -> dict[str, dict[str, float]]:
+    ranked, dropped = signals["ranked"].to_numpy(), signals["drop_reason"].is_valid().to_numpy()
+    kept_rows = source_rows(kept)
+    sources = {}
+    for source, rows in source_rows(signals).items():
+        eligible, n_kept = int(ranked[rows].sum()), len(kept_rows.get(source, ()))
+        sources[source] = {
+            "records": len(rows),
+            "dropped": int(dropped[rows].sum()),
+            "eligible": eligible,
+            "kept": n_kept,
+            "realised_ratio": n_kept / eligible if eligible else 0.0,
+        }
+    return sources
+
+
+def _write_dropped(path: Path, signals: pa.Table) -> None:
+    columns = signals.filter(signals["drop_reason"].is_valid()).select(["source", "line", "drop_reason"])
+    with open(path, "w", encoding="utf-8") as file:
+        for batch in columns.to_batches(max_chunksize=4096):
+            for row in batch.to_pylist():
+                record = {"source": row["source"], "line": row["line"], "reason": row["drop_reason"]}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def write_examples(folder: str | Path, dataset: VisualPRM400K, rows: pa.Table) -> None:
+    """Write the rollouts of some rows of a signals table as a Hugging Face dataset, columns as in EXAMPLES."""
+    with atomic_folder(folder) as temporary:
+        stream = temporary.with_name(temporary.name + ".arrow")
+        with pa.OSFile(str(stream), "wb") as sink, pa.ipc.new_stream(sink, EXAMPLES) as writer:
+            for batch in _batches(dataset, rows):
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=EXAMPLES))
+        with _no_progress_bars():
+            datasets.Dataset.from_file(str(stream)).save_to_disk(temporary)
+        stream.unlink()
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    were_disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            datasets.enable_progress_bars()
+
+
+def _batches(dataset: VisualPRM400K, kept: pa.Table) -> Iterator[list[dict[str, Any]]]:
+    """Examples of the kept rollouts, read from their places in the annotation files."""
+    files = {file.stem: file for file in dataset.files()}
+    columns = [kept[name].to_numpy() for name in ("line", "offset", "length", "question_hash")]
+    batch: list[dict[str, Any]] = []
+    held = 0
+    for source, rows in source_rows(kept).items():
+        with open(files[source], "rb") as stream:
+            for line, offset, length, expected in zip(*(c[rows].tolist() for c in columns), strict=True):
+                stream.seek(offset)
+                example = _example(dataset, source, line, stream.read(length))
+                if example is None or example["question_hash"] != expected:
+                    raise ValueError(
+                        f"{files[source]} line {line} (from 0) or its images changed during the selection; start again"
+                    )
+                batch.append(example)
+                held += length
+                if held >= BATCH_BYTES:
+                    yield batch
+                    batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _example(dataset: VisualPRM400K, source: str, line_number: int, line: bytes) -> dict[str, Any] | None:
+    """A row of EXAMPLES, None for a record that can not be trained on."""
+    try:
+        record = dataset.read(line)
+    except Unusable:
+        return None
+    return {
+        "id": f"{source}:{line_number}",
+        "source": source,
+        "question": record.question,
+        "images": record.images,
+        "steps": record.texts,
+        "scores": record.scores,
+        "n_correct": record.correct,
+        "n_total": record.total,
+        "question_hash": question_hash(record.question, record.images),
+    }

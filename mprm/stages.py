@@ -1,0 +1,242 @@
+"""The stages: each reads files and writes files into the run folder. Heavy libraries are imported by the stage that needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from mprm.artifacts import RunFolder, is_rank_zero, open_run, write_json
+from mprm.config import Config
+
+if TYPE_CHECKING:
+    from mprm.evaluation.predict import Scorable
+    from mprm.evaluation.predictions import Prediction
+    from mprm.reporting.tracking import Tracker
+
+console = Console()
+
+
+def experiment(cfg: Config) -> None:
+    """Select, train, evaluate and report."""
+    with open_run(cfg.raw) as run:
+        _select(cfg, run)
+        _train(cfg, run)
+        if is_rank_zero():
+            _evaluate(cfg, run)
+            _report(run)
+
+
+def select(cfg: Config) -> None:
+    """Rank the rollouts, keep the subset; with export=FILE also write it in the published training format."""
+    with open_run(cfg.raw) as run:
+        _select(cfg, run)
+        if cfg.export is not None:
+            from datasets import Dataset
+
+            from mprm.selection.export import export_published
+
+            examples = Dataset.load_from_disk(str(run.path / "subset" / "examples"))
+            export_published(cfg.export, examples, cfg.objective.target)
+            console.print(f"wrote {len(examples)} rollouts to {cfg.export}")
+
+
+def train(cfg: Config) -> None:
+    """Train on the subset, which is selected first if it is not there."""
+    with open_run(cfg.raw) as run:
+        _select(cfg, run)
+        _train(cfg, run)
+
+
+def evaluate(cfg: Config) -> None:
+    """Score the benchmark with a trained run's weights."""
+    with open_run(cfg.raw) as run:
+        if not run.finished("train"):
+            raise ValueError(f"{run.path} has no finished training; run task=train with the same settings first")
+        _evaluate(cfg, run)
+
+
+def measure(cfg: Config) -> None:
+    """Metrics of anybody's predictions."""
+    from mprm.evaluation.measure import measure_file
+    from mprm.reporting.console import print_measure
+
+    if cfg.predictions is None or cfg.output is None:
+        raise ValueError("task=measure needs predictions=FILE and output=FILE.json; threshold=0.5 or searched")
+    print_measure(measure_file(cfg.predictions, cfg.threshold, cfg.output), cfg.output)
+
+
+def report(cfg: Config) -> None:
+    """Compare all finished runs below `runs`."""
+    from mprm.reporting.compare import compare, run_folders
+    from mprm.reporting.compare_page import print_comparison, write_comparison
+
+    comparison = compare(run_folders(Path(cfg.runs)))
+    page = write_comparison(Path(cfg.runs), comparison)
+    print_comparison(comparison)
+    console.print(f"wrote {page}")
+
+
+def pretrain(cfg: Config) -> None:
+    """Pretrain a tiny backbone on chartworld."""
+    from mprm.chartworld.pretrain import held_out_accuracy
+    from mprm.chartworld.pretrain import pretrain as run_pretraining
+
+    folder = run_pretraining(cfg.pretrain, cfg.seed)
+    accuracy = held_out_accuracy(cfg.pretrain, cfg.seed)
+    write_json(folder / "held_out.json", accuracy)
+    console.print(f"wrote {folder}: {accuracy['numbers']:.1%} of numbers, {accuracy['claims']:.1%} of claims right")
+
+
+def _select(cfg: Config, run: RunFolder) -> None:
+    if run.finished("select") or not is_rank_zero():
+        return
+    from mprm.selection.held_out import held_out
+    from mprm.selection.signals import build_signals
+    from mprm.selection.subset import write_examples, write_subset
+
+    started = monotonic()
+    signals = build_signals(cfg.dataset, cfg.cache)
+    manifest = write_subset(run.path / "subset", cfg.dataset, signals, cfg.selector, {"seed": cfg.seed})
+    write_examples(run.path / "held_out", cfg.dataset, held_out(signals, cfg.held_out))
+    kept, eligible = manifest["totals"]["kept"]["rollouts"], manifest["totals"]["eligible"]["rollouts"]
+    run.finish("select", {"kept": kept, "eligible": eligible, "seconds": round(monotonic() - started, 2)})
+    console.print(f"selected {kept:,} of {eligible:,} rollouts in {monotonic() - started:.1f} s -> {run.path / 'subset'}")
+
+
+def _train(cfg: Config, run: RunFolder) -> None:
+    if run.finished("train"):
+        return
+    from datasets import Dataset
+
+    from mprm.data.examples import Examples
+    from mprm.training.fit import fit
+
+    processor, model = load_backbone(cfg)
+    held_out = Dataset.load_from_disk(str(run.path / "held_out"))
+    subset = Dataset.load_from_disk(str(run.path / "subset" / "examples"))
+    never_trained_on = set(held_out["question_hash"])
+    chosen = [i for i, question in enumerate(subset["question_hash"]) if question not in never_trained_on]
+    if not chosen:
+        raise ValueError("no rollout is left to train on beside the held-out questions; raise selector.ratio")
+    tracker = start_tracker(cfg, run)
+    started = monotonic()
+    summary = fit(
+        model,
+        Examples(subset.select(chosen), cfg.dataset.image_path, processor, cfg.backbone.max_length),
+        Examples(held_out, cfg.dataset.image_path, processor, cfg.backbone.max_length),
+        cfg.objective,
+        cfg.order,
+        cfg.recipe,
+        cfg.trainer,
+        run.path,
+        cfg.seed,
+        tracker.log,
+    )
+    tracker.finish(summary, run.path / "subset" / "manifest.json")
+    run.finish("train", summary | {"held_out_rollouts": len(subset) - len(chosen), "seconds": round(monotonic() - started, 1)})
+
+
+def _evaluate(cfg: Config, run: RunFolder) -> None:
+    if run.finished("evaluate"):
+        return
+    from datasets import Dataset
+
+    from mprm.data.rollouts import Dropped
+    from mprm.evaluation.measure import evaluate as evaluate_predictions
+    from mprm.evaluation.predict import Scorable
+    from mprm.evaluation.predictions import write_predictions
+    from mprm.training.checkpoint import load_weights
+
+    started = monotonic()
+    records = list(cfg.benchmark.solutions())
+    solutions = [record for record in records if not isinstance(record, Dropped)]
+    held_out = list(Dataset.load_from_disk(str(run.path / "held_out")))
+    processor, model = load_backbone(cfg)
+    load_weights(model, run.path / "weights.safetensors")
+    predictions, skipped = _predict(
+        cfg,
+        model,
+        processor,
+        [Scorable(s.id, s.images, s.question, s.steps) for s in solutions],
+        {s.id: (s.source, s.labels) for s in solutions},
+        cfg.benchmark.image_path,
+        "benchmark",
+    )
+    calibration, _ = _predict(
+        cfg,
+        model,
+        processor,
+        [Scorable(r["id"], r["images"], r["question"], r["steps"]) for r in held_out],
+        {r["id"]: (r["source"], tuple(_hard_label(score) for score in r["scores"])) for r in held_out},
+        cfg.dataset.image_path,
+        "held-out rollouts",
+    )
+    write_predictions(run.path / "predictions.jsonl", predictions)
+    write_predictions(run.path / "validation_predictions.jsonl", calibration)
+    results = evaluate_predictions(predictions, calibration, cfg.seed)
+    results["skipped"] = skipped | {"malformed": len(records) - len(solutions)}
+    write_json(run.path / "results.json", results)
+    run.finish("evaluate", {"auc": results["auc"], "seconds": round(monotonic() - started, 1)})
+
+
+def _report(run: RunFolder) -> None:
+    from mprm.reporting.collect import read_run
+    from mprm.reporting.console import print_run
+    from mprm.reporting.page import write_report
+
+    page = write_report(run.path)
+    print_run(read_run(run.path), console)
+    console.print(f"wrote {page}")
+
+
+def _predict(
+    cfg: Config,
+    model: Any,
+    processor: Any,
+    solutions: list[Scorable],
+    known: dict[str, tuple[str, tuple[int, ...]]],
+    image_path: Any,
+    description: str,
+) -> tuple[list[Prediction], dict[str, int]]:
+    """Predictions of the solutions that could be scored, in their order, and the counts of the others."""
+    from mprm.evaluation.predict import score
+    from mprm.evaluation.predictions import Prediction
+
+    device = "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
+    batch_size = 2 * cfg.trainer.micro_batch_size
+    scores, skipped = score(
+        model, processor, solutions, image_path, cfg.backbone.max_length, batch_size, device, description
+    )
+    return [
+        Prediction(id=s.id, source=known[s.id][0], labels=known[s.id][1], scores=tuple(scores[s.id]))
+        for s in solutions
+        if s.id in scores
+    ], skipped
+
+
+def load_backbone(cfg: Config) -> tuple[Any, Any]:
+    """Processor and step model, without transformers' progress bars."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return cfg.backbone.load()  # type: ignore[no-any-return]
+
+
+def start_tracker(cfg: Config, run: RunFolder) -> Tracker:
+    """The logger's mirror of this run; other ranks than the first mirror nothing."""
+    from mprm.reporting.tracking import Tracker
+
+    if not is_rank_zero():
+        return Tracker()
+    config = OmegaConf.to_container(cfg.raw, resolve=True)
+    return cfg.logger.start(run.path, config, type(cfg.selector).__name__)  # type: ignore[no-any-return]
+
+
+def _hard_label(score: float | None) -> int:
+    """Label of a rollout's step as a benchmark would give it: 0 where it was never sampled."""
+    return 0 if score is None else 1 if score > 0 else -1

@@ -1,0 +1,1 @@
+"""Training of step models: objectives, global batches, the Lightning module and its checkpoints."""

@@ -1,0 +1,87 @@
+"""The run's curve: one JSON line per optimizer step and per validation, and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+Mirror = Callable[[dict[str, float]], None]
+
+
+class History(pl.Callback):
+    """Appends to metrics.jsonl: step (optimizer steps), rollouts (seen), seconds (spent in training), and what was logged.
+
+    A resumed run cuts the lines written after its checkpoint and goes on counting. `mirror` gets every line, e.g. W&B.
+    """
+
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
+        self.path = path
+        self.mirror = mirror
+        self.seconds_before = 0.0
+        self.rollouts = 0
+        self.started = 0.0
+        self.seen_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started = time.monotonic()
+        self.seen_step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        lines = read_lines(self.path, up_to=trainer.global_step)
+        if lines:
+            self.seconds_before, self.rollouts = lines[-1]["seconds"], int(lines[-1]["rollouts"])
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        if trainer.global_step == self.seen_step:
+            return  # a micro-batch in the middle of a global batch
+        self.seen_step = trainer.global_step
+        values = {
+            "train/loss": float(module.train_loss.compute()),
+            "train/step_accuracy": float(module.train_accuracy.compute()),
+            "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+        }
+        self.rollouts += int(module.rollouts.compute())
+        for metric in (module.train_loss, module.train_accuracy, module.rollouts):
+            metric.reset()
+        module.log_dict({name: values[name] for name in ("train/loss", "train/step_accuracy")}, prog_bar=True)
+        self.write(trainer, values)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self.write(trainer, values)
+
+    def write(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        seconds = self.seconds_before + time.monotonic() - self.started
+        line = {"step": trainer.global_step, "rollouts": self.rollouts, "seconds": round(seconds, 2), **values}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.mirror is not None:
+            self.mirror(line)
+
+
+def read_lines(path: Path, up_to: int) -> list[dict[str, Any]]:
+    """The lines that a run resumed at step `up_to` will not write again.
+
+    The validation of that very step is repeated; a last line that a killed process left half-written is none.
+    """
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        if line["step"] < up_to or (line["step"] == up_to and "train/loss" in line):
+            lines.append(line)
+    return lines

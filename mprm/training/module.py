@@ -1,0 +1,88 @@
+"""The Lightning module: logs and optimises. The arithmetic lives in objectives.py, the batches in batches.py.
+
+Shape suffixes: M marks of a micro-batch, 2 logits (no, yes).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torchmetrics import MeanMetric, SumMetric
+from torchmetrics.classification import BinaryAUROC
+
+from mprm.backbones.base import StepModel
+from mprm.data.collate import Batch
+from mprm.training.objectives import Objective, step_losses
+from mprm.training.recipe import Recipe
+
+
+class StepScoring(pl.LightningModule):
+    """Trains a step model on MC scores.
+
+    Logged per optimizer step: train/loss and train/step_accuracy over the whole global batch, lr; per validation:
+    val/loss, val/step_accuracy, val/auc against the hard labels (MC score > 0).
+    """
+
+    def __init__(self, model: StepModel, objective: Objective, recipe: Recipe, optimizer_steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.recipe = recipe
+        self.optimizer_steps = optimizer_steps
+        self.train_loss = MeanMetric()
+        self.train_accuracy = MeanMetric()
+        self.rollouts = SumMetric()
+        self.val_loss = MeanMetric()
+        self.val_accuracy = MeanMetric()
+        self.val_auc = BinaryAUROC()
+
+    def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Loss (M,) of every step, the mask (M,) of those that count, and P(yes) (M,). A step never sampled counts not."""
+        logits_M2 = self.model.step_logits(batch)
+        scored_M = ~batch.mc_M.isnan() & (batch.weight_M > 0)
+        target_M = self.objective.target(torch.where(scored_M, batch.mc_M, 0.0))
+        return step_losses(logits_M2, target_M) * scored_M, scored_M, logits_M2.softmax(-1)[:, 1]
+
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        loss_M, scored_M, yes_M = self.losses(batch)
+        hit_M = (yes_M > 0.5) == (self.objective.target(batch.mc_M) > 0.5)
+        self.train_loss.update(loss_M.detach(), scored_M)
+        self.train_accuracy.update(hit_M.float(), scored_M)
+        self.rollouts.update(batch.n_rollouts)
+        if self.objective.normalise == "micro_batch":
+            return loss_M.sum() / scored_M.sum().clamp(min=1)
+        # Lightning divides by the accumulated micro-batches and DDP by the ranks: undo both.
+        return (loss_M * batch.weight_M).sum() * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        loss_M, scored_M, yes_M = self.losses(batch)
+        label_M = (batch.mc_M > 0).long()
+        self.val_loss.update(loss_M, scored_M)
+        self.val_accuracy.update(((yes_M > 0.5) == label_M).float(), scored_M)
+        self.val_auc.update(yes_M[scored_M], label_M[scored_M])
+
+    def on_validation_epoch_end(self) -> None:
+        for name, metric in (("loss", self.val_loss), ("step_accuracy", self.val_accuracy), ("auc", self.val_auc)):
+            self.log(f"val/{name}", metric, prog_bar=name == "auc")
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; weight decay on matrices only, as the published trainer does. Warm-up and cosine by optimizer step."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        betas = (self.recipe.betas[0], self.recipe.betas[1])
+        optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, betas=betas, eps=self.recipe.eps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.recipe.factor(step, self.optimizer_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        torch.set_rng_state(checkpoint["random_state"].cpu())

@@ -1,0 +1,79 @@
+"""How a backbone is optimised, and on which machine."""
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Component `recipe`; the defaults are the published ones. AdamW, linear warm-up, cosine to 0.
+
+    epochs: 0 leaves the backbone untrained; warmup: share of the optimizer steps;
+    global_batch_size: rollouts per optimizer step over all devices and accumulated micro-batches.
+    """
+
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.05
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    warmup: float = 0.05
+    epochs: int = 1
+    global_batch_size: int = 512
+    gradient_clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"recipe.learning_rate={self.learning_rate} is not positive; the published one is 1e-5")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"recipe.warmup={self.warmup} is not in [0, 1); it is a share of the steps, try 0.05")
+        if self.epochs < 0:
+            raise ValueError(f"recipe.epochs={self.epochs} is negative; give 0 for the untrained backbone")
+        if self.global_batch_size < 1:
+            raise ValueError(f"recipe.global_batch_size={self.global_batch_size} is not positive; try 512")
+        if len(self.betas) != 2:
+            raise ValueError(f"recipe.betas={self.betas} are not two numbers; the published ones are [0.9,0.999]")
+
+    def factor(self, step: int, total: int) -> float:
+        """Learning-rate factor of optimizer step `step`, counted from 0, out of `total`."""
+        warmup = math.ceil(self.warmup * total)
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Component `trainer`: devices and how the global batch is cut for them.
+
+    strategy: Lightning's name, e.g. auto, ddp, deepspeed_stage_3; process_group: for ddp on CPUs, gloo;
+    micro_batch_size: rollouts per forward pass; validate_every, checkpoint_every: optimizer steps.
+    """
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    offload_optimizer: bool = False
+    precision: str = "32-true"
+    micro_batch_size: int = 8
+    num_workers: int = 0
+    validate_every: int = 50
+    checkpoint_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "num_nodes", "micro_batch_size", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name}={getattr(self, name)} is not positive; give 1 or more")
+
+    def accumulate(self, global_batch_size: int) -> int:
+        """Micro-batches per optimizer step and device.
+
+        Raises ValueError if the global batch is not a multiple of devices x micro-batch.
+        """
+        at_once = self.devices * self.num_nodes * self.micro_batch_size
+        if global_batch_size % at_once:
+            raise ValueError(
+                f"recipe.global_batch_size={global_batch_size} is not a multiple of devices x num_nodes x "
+                f"micro_batch_size = {self.devices} x {self.num_nodes} x {self.micro_batch_size}; change one of them"
+            )
+        return global_batch_size // at_once

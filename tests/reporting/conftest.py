@@ -1,0 +1,172 @@
+"""A run folder as the other rooms write it, from invented numbers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+SOURCES = ("bars_sum", "bars_diff", "pie_share")
+SelectorFields = dict[str, Any]
+BIS: SelectorFields = {"_target_": "mprm.selection.bis.BIS", "alpha": 0.2, "ratio": 0.1, "count": None}
+
+
+def invented_signals(n: int, rng: np.random.Generator) -> pa.Table:
+    """n rollouts of steps with MC scores K/16, about one in twelve mixed; every fiftieth record is dropped."""
+    n_steps = rng.integers(3, 10, n)
+    rate = rng.beta(9, 1.3, n)
+    fails = np.where(rng.random(n) < 0.1, (n_steps * rng.random(n)).astype(int), n_steps)
+    rows: dict[str, list[Any]] = {name: [] for name in ("n", "n_pos", "p_pos", "reliability", "mean_mc")}
+    for steps, chance, first_wrong in zip(n_steps, rate, fails, strict=True):
+        scores = rng.binomial(16, np.where(np.arange(steps) < first_wrong, chance, 0.01)) / 16
+        positive = scores[scores > 0]
+        rows["n"].append(int(steps))
+        rows["n_pos"].append(len(positive))
+        rows["p_pos"].append(len(positive) / steps)
+        rows["reliability"].append(positive.mean() if len(positive) else 1.0)
+        rows["mean_mc"].append(scores.mean())
+    reasons = pa.array([None if i % 50 else "no_steps" for i in range(n)], pa.string())
+    source = pa.array([SOURCES[i * len(SOURCES) // n] for i in range(n)])
+    return pa.table(
+        {"source": source, "line": np.arange(n, dtype=np.int32), **rows, "drop_reason": reasons.dictionary_encode()}
+    )
+
+
+def invented_manifest(signals: pa.Table, kept: pa.Table, path: Path) -> dict[str, Any]:
+    """The manifest of a selection; the statistics beside the counts are constants."""
+    candidates = signals.num_rows - signals.num_rows // 50
+    statistics = {"steps_per_rollout": 5.62, "words_per_step": 27.8, "error_step_share": 0.0357, "mean_mc": 0.8566}
+    part = {"records": signals.num_rows, "dropped": signals.num_rows // 50, "eligible": candidates}
+    return {
+        "version": "0.1.0",
+        "data_hash": "3fa9",
+        "sources": {"all_bars": {**part, "kept": kept.num_rows, "realised_ratio": kept.num_rows / candidates}},
+        "dropped": {"no_steps": signals.num_rows // 50},
+        "totals": {
+            "eligible": {"rollouts": candidates, "steps": 5 * candidates, "mixed_share": 0.0767, **statistics},
+            "kept": {"rollouts": kept.num_rows, "steps": 6 * kept.num_rows, "mixed_share": 0.4321, **statistics},
+        },
+        "signals": str(path),
+    }
+
+
+def at_threshold(threshold: float, f1: float, intervals: bool = True) -> dict[str, Any]:
+    """What evaluation says at one threshold, with an overall macro-F1 of `f1`."""
+    overall = {
+        "threshold": threshold,
+        "overall_step_weighted_macro_f1": f1,
+        "pooled_macro_f1": f1 - 0.002,
+        "first_error_accuracy": 0.612,
+        "per_source": {
+            source: {"f1_positive": f1 + 0.1, "f1_negative": f1 - 0.1, "macro_f1": f1 + 0.03 * (i - 1), "n": 300 + i}
+            for i, source in enumerate(SOURCES)
+        },
+    }
+    if intervals:
+        overall["intervals"] = {
+            "overall_step_weighted_macro_f1": [f1 - 0.015, f1 + 0.014],
+            "pooled_macro_f1": [f1 - 0.016, f1 + 0.013],
+            "first_error_accuracy": [0.58, 0.64],
+            "per_source": {
+                source: [f1 + 0.03 * (i - 1) - 0.03, f1 + 0.03 * (i - 1) + 0.027] for i, source in enumerate(SOURCES)
+            },
+        }
+    return overall
+
+
+def invented_results(f1: float, auc: float) -> dict[str, Any]:
+    """results.json with the given overall macro-F1 at 0.5 and AUC; calibrated is 0.01 better, oracle 0.02."""
+    return {
+        "n_solutions": 120,
+        "n_steps": 903,
+        "auc": auc,
+        "ece": 0.0712,
+        "ece_bins": 15,
+        "brier": 0.1234,
+        "intervals": {"auc": [auc - 0.011, auc + 0.012]},
+        "thresholds": {
+            "fixed": at_threshold(0.5, f1),
+            "calibrated": at_threshold(0.43, f1 + 0.01),
+            "oracle": at_threshold(0.4712, f1 + 0.02),
+        },
+        "baselines": {
+            "majority": at_threshold(0.5, 0.4123, intervals=False),
+            "position_only": at_threshold(0.5, 0.5512, intervals=False),
+        },
+    }
+
+
+def write_run(
+    folder: Path, *, seed: int = 0, selector: SelectorFields = BIS, f1: float = 0.8, auc: float = 0.893, n: int = 1000
+) -> Path:
+    """Write a finished run folder; its signals table lies beside it, as the cache does."""
+    rng = np.random.default_rng(seed)
+    signals = invented_signals(n, rng)
+    eligible = signals.filter(signals["drop_reason"].is_null())
+    p, r = eligible["p_pos"].to_numpy(), eligible["reliability"].to_numpy()
+    score = (p * (1 - p) + selector["alpha"]) * r if "alpha" in selector else rng.random(len(p))
+    chosen = np.sort(np.argsort(-score, kind="stable")[: int(len(p) * (selector["ratio"] or 1))])
+    kept = eligible.take(chosen).append_column("score", pa.array(score[chosen]))
+    (folder / "subset").mkdir(parents=True)
+    cache = folder.with_name(f"{folder.name}-signals.parquet")
+    pq.write_table(signals, cache)
+    pq.write_table(kept, folder / "subset" / "kept.parquet")
+    config = {
+        "seed": seed,
+        "name": folder.name,
+        "selector": selector,
+        "objective": {"_target_": "mprm.x.Hard", "tau": 0.0},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    for name, content in (
+        ("versions.json", {"mprm": "0.1.0", "torch": "2.13.0"}),
+        ("subset/manifest.json", invented_manifest(signals, kept, cache)),
+        ("results.json", invented_results(f1, auc)),
+    ):
+        (folder / name).write_text(json.dumps(content))
+    _write_lines(folder / "metrics.jsonl", _invented_metrics(rng))
+    _write_lines(folder / "predictions.jsonl", _invented_predictions(rng))
+    return folder
+
+
+def _invented_metrics(rng: np.random.Generator) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for step in range(1, 121):
+        done = 1 - np.exp(-step / 40)
+        noise = float(rng.normal(0, 0.02))
+        lines.append({"step": step, "rollouts": 8 * step, "train/loss": 0.7 - 0.4 * done + noise, "lr": 1e-3})
+        lines[-1]["train/step_accuracy"] = 0.55 + 0.3 * done - noise
+        if step % 20 == 0:
+            validation = {"val/loss": 0.72 - 0.38 * done, "val/step_accuracy": 0.53 + 0.3 * done}
+            lines.append({"step": step, "rollouts": 8 * step, **validation, "val/auc": 0.5 + 0.39 * done})
+    return lines
+
+
+def _invented_predictions(rng: np.random.Generator) -> list[dict[str, Any]]:
+    lines = []
+    for i in range(120):
+        labels = np.where(rng.random(7) < 0.3, -1, 1)
+        scores = 1 / (1 + np.exp(-(1.6 * labels + 0.5 + rng.normal(0, 1.3, 7))))
+        lines.append({"id": str(i), "source": SOURCES[i % 3], "labels": labels.tolist(), "scores": scores.tolist()})
+    return lines
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """One finished run folder."""
+    return write_run(tmp_path / "runs" / "bis-demo")
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Path]:
+    """write_run, for tests that need several."""
+    return write_run
