@@ -12,7 +12,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mprm import stages
-from mprm.config import explain, validate
+from mprm.config import validate
+from mprm.messages import explain
 
 TASKS = {
     "experiment": stages.experiment,

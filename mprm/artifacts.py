@@ -34,6 +34,7 @@ NOT_IN_HASH = (
     "predictions",  # somebody else's scores, for task=measure, which opens no run
     "threshold",
     "trainer.num_workers",
+    "trainer.checkpoint_every",
 )
 
 PACKAGES = ("mprm", "torch", "transformers", "pytorch-lightning", "torchmetrics", "deepspeed", "datasets", "numpy")

@@ -1,22 +1,28 @@
 """The typed configuration: run-level fields, bound components, and one clear line for every mistake."""
 
-import difflib
-import traceback
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
-from yaml import YAMLError
 
 from mprm.artifacts import config_hash
+from mprm.messages import did_you_mean, type_name, unknown_key
+
+if TYPE_CHECKING:  # the rooms are imported when a component is bound
+    from mprm.backbones.base import Backbone
+    from mprm.chartworld.pretrain import Pretraining
+    from mprm.data.order import Order
+    from mprm.data.visualprm400k import VisualPRM400K
+    from mprm.data.visualprocessbench import VisualProcessBench
+    from mprm.reporting.tracking import Local, WandB
+    from mprm.selection.keep import Selector
+    from mprm.training.objectives import Objective
+    from mprm.training.recipe import Machine, Recipe
 
 RUN_GROUPS = ("dataset", "selector", "objective", "order", "backbone", "recipe", "trainer", "benchmark", "logger")
 GROUPS = (*RUN_GROUPS, "pretrain")
@@ -32,8 +38,6 @@ TASKS: dict[str, tuple[str, ...]] = {
     "report": (),
     "pretrain": ("pretrain",),
 }
-
-TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise ValueError(f"task={self.task} is not one of {', '.join(TASKS)}{_did_you_mean(self.task, TASKS)}")
+            raise ValueError(f"task={self.task} is not one of {', '.join(TASKS)}{did_you_mean(self.task, TASKS)}")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} is negative; give 0 or more")
         if self.held_out < 0:
@@ -75,43 +79,43 @@ class Config(RunConfig):
     raw: DictConfig
 
     @cached_property
-    def dataset(self) -> Any:
+    def dataset(self) -> "VisualPRM400K":
         return self._bound("dataset")
 
     @cached_property
-    def selector(self) -> Any:
+    def selector(self) -> "Selector":
         return self._bound("selector")
 
     @cached_property
-    def objective(self) -> Any:
+    def objective(self) -> "Objective":
         return self._bound("objective")
 
     @cached_property
-    def order(self) -> Any:
+    def order(self) -> "Order":
         return self._bound("order")
 
     @cached_property
-    def backbone(self) -> Any:
+    def backbone(self) -> "Backbone":
         return self._bound("backbone")
 
     @cached_property
-    def recipe(self) -> Any:
+    def recipe(self) -> "Recipe":
         return self._bound("recipe")
 
     @cached_property
-    def trainer(self) -> Any:
+    def trainer(self) -> "Machine":
         return self._bound("trainer")
 
     @cached_property
-    def benchmark(self) -> Any:
+    def benchmark(self) -> "VisualProcessBench":
         return self._bound("benchmark")
 
     @cached_property
-    def logger(self) -> Any:
+    def logger(self) -> "Local | WandB":
         return self._bound("logger")
 
     @cached_property
-    def pretrain(self) -> Any:
+    def pretrain(self) -> "Pretraining":
         return self._bound("pretrain")
 
     def _bound(self, group: str) -> Any:
@@ -170,35 +174,6 @@ def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
     return "-".join(part for part in parts if part)
 
 
-def explain(error: Exception) -> tuple[str, int] | None:
-    """One line and an exit code for an error that its message explains: 2 for the user's mistake, 1 for the machine's.
-
-    None for everything else, which is a bug of ours and deserves its traceback. So does a ValueError that this project
-    (or Hydra, reading the command line) did not raise itself: its message is not written for the user.
-    """
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        options = [str(option) for option in error.options]
-        return f"{group}={choice} is not one of {', '.join(options)}{_did_you_mean(choice, options)}", 2
-    if isinstance(error, OverrideParseException):
-        return f"'{error.override}' can not be read; write key=value, a list as key=[a,b], odd characters in quotes", 2
-    if isinstance(error, HydraException) and isinstance(error.__cause__, ConfigKeyError | AttributeError):
-        unknown = error.__cause__
-        if isinstance(unknown, OmegaConfBaseException) and unknown.parent_node is not None:
-            known = [str(key) for key in unknown.parent_node if key not in ("hydra", "_target_")]
-            return _unknown_key(str(unknown.full_key), known), 2
-    if isinstance(error, HydraException | YAMLError):
-        return " ".join(str(error).split()), 2
-    if isinstance(error, OSError):
-        return str(error), 1
-    if isinstance(error, ValueError):
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        ours = any(Path(last.filename).is_relative_to(Path(module).parent) for module in (__file__, hydra.__file__))
-        if ours and (last.line or "").startswith("raise"):  # not raised by C code, such as numpy's, that we called
-            return " ".join(str(error).split()), 2
-    return None
-
-
 def _fill(cls: type, values: Mapping[str, Any], group: str) -> Any:
     """An instance of the dataclass `cls`, every key and type checked; `group` is named in the messages."""
     prefix = f"{group}." if group else ""
@@ -206,13 +181,13 @@ def _fill(cls: type, values: Mapping[str, Any], group: str) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
     except ConfigKeyError as error:
         known = [field.name for field in fields(cls)]
-        message = _unknown_key(f"{prefix}{error.full_key}", known if group else [*GROUPS, *known])
+        message = unknown_key(f"{prefix}{error.full_key}", known if group else [*GROUPS, *known])
     except ValidationError as error:
         key, value = str(error.full_key), values
         for part in key.split("."):
             value = value[part] if isinstance(value, Mapping) else value
         wanted = {field.name: field.type for field in fields(cls)}[key.split(".")[0].split("[")[0]]
-        message = f"{prefix}{key}={'null' if value is None else value} has the wrong type; give {_type_name(wanted)}"
+        message = f"{prefix}{key}={'null' if value is None else value} has the wrong type; give {type_name(wanted)}"
     except MissingMandatoryValue as error:
         message = f"{prefix}{error.key} is missing; give {prefix}{error.key}=..."
     raise ValueError(message)
@@ -227,26 +202,8 @@ def _resolved(node: DictConfig, group: str) -> dict[str, Any]:
     return values
 
 
-def _unknown_key(full_key: str, known: list[str]) -> str:
-    parent, _, key = full_key.rpartition(".")
-    place = f"{parent} has" if parent else "the keys are"
-    return f"{full_key} is not a known key{_did_you_mean(key, known)}; {place} {', '.join(known) or 'no keys'}"
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _type_name(wanted: Any) -> str:
-    if get_origin(wanted) is UnionType:
-        return " or ".join(_type_name(choice) for choice in get_args(wanted))
-    return TYPE_NAMES.get(wanted, str(wanted))
-
-
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True

@@ -62,11 +62,12 @@ def evaluate(cfg: Config) -> None:
 def measure(cfg: Config) -> None:
     """Metrics of anybody's predictions."""
     from mprm.evaluation.measure import measure_file
-    from mprm.reporting.console import print_measure
 
     if cfg.predictions is None or cfg.output is None:
         raise ValueError("task=measure needs predictions=FILE and output=FILE.json; threshold=0.5 or searched")
-    print_measure(measure_file(cfg.predictions, cfg.threshold, cfg.output), cfg.output)
+    result = measure_file(cfg.predictions, cfg.threshold, cfg.output)
+    shown = ", ".join(f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1", "auc"))
+    console.print(f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {shown}; wrote {cfg.output}")
 
 
 def report(cfg: Config) -> None:
@@ -136,7 +137,7 @@ def _train(cfg: Config, run: RunFolder) -> None:
         cfg.seed,
         tracker.log,
     )
-    tracker.finish(summary, run.path / "subset" / "manifest.json")
+    tracker.finish(summary)
     run.finish("train", summary | {"held_out_rollouts": len(subset) - len(chosen), "seconds": round(monotonic() - started, 1)})
 
 
@@ -180,6 +181,9 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     results = evaluate_predictions(predictions, calibration, cfg.seed)
     results["skipped"] = skipped | {"malformed": len(records) - len(solutions)}
     write_json(run.path / "results.json", results)
+    fixed = results["thresholds"]["fixed"]
+    numbers = {"auc": results["auc"], "overall_at_0.5": fixed["overall_step_weighted_macro_f1"]}
+    start_tracker(cfg, run).finish(numbers, run.path / "subset" / "manifest.json")
     run.finish("evaluate", {"auc": results["auc"], "seconds": round(monotonic() - started, 1)})
 
 
@@ -224,7 +228,7 @@ def load_backbone(cfg: Config) -> tuple[Any, Any]:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    return cfg.backbone.load()  # type: ignore[no-any-return]
+    return cfg.backbone.load()
 
 
 def start_tracker(cfg: Config, run: RunFolder) -> Tracker:
@@ -234,7 +238,7 @@ def start_tracker(cfg: Config, run: RunFolder) -> Tracker:
     if not is_rank_zero():
         return Tracker()
     config = OmegaConf.to_container(cfg.raw, resolve=True)
-    return cfg.logger.start(run.path, config, type(cfg.selector).__name__)  # type: ignore[no-any-return]
+    return cfg.logger.start(run.path, config, type(cfg.selector).__name__)
 
 
 def _hard_label(score: float | None) -> int:

@@ -38,7 +38,7 @@ class StepHead(nn.Module):
 
     def __init__(self, lm_head: nn.Module, no_id: int, yes_id: int) -> None:
         super().__init__()
-        rows_2D = lm_head.weight.detach()[[no_id, yes_id]]
+        rows_2D = lm_head.get_parameter("weight").detach()[[no_id, yes_id]]
         self.weight = nn.Parameter(rows_2D.clone())
 
     def forward(self, h_MD: torch.Tensor) -> torch.Tensor:
@@ -91,10 +91,9 @@ class StepModel(nn.Module):
     def hidden(self, ids_BL: torch.Tensor, position_ids: torch.Tensor, vision: dict[str, torch.Tensor]) -> torch.Tensor:
         """Last hidden states of the language model, (B, L, D)."""
         embeds_BLD = self.hf.get_input_embeddings()(ids_BL)
-        if vision:
-            image_ND = self.image_embeddings(vision).to(embeds_BLD.dtype)
-            is_image_BL1 = (ids_BL == self.hf.config.image_token_id)[..., None]
-            embeds_BLD = embeds_BLD.masked_scatter(is_image_BL1, image_ND)
+        image_ND = self.image_embeddings(vision).to(embeds_BLD.dtype)
+        is_image_BL1 = (ids_BL == self.hf.config.image_token_id)[..., None]
+        embeds_BLD = embeds_BLD.masked_scatter(is_image_BL1, image_ND)
         return self.hf.model.language_model(
             inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=False
         ).last_hidden_state
@@ -124,7 +123,9 @@ def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
     """
     ids = tokenizer.encode(word, add_special_tokens=False)
     if len(ids) != 1:
-        raise ValueError(f"verdict {word!r} is {len(ids)} tokens for this tokenizer; choose a word that is one token")
+        raise ValueError(
+            f"verdict {word!r} is {len(ids)} tokens for this tokenizer; give backbone.yes and backbone.no a word of one"
+        )
     return ids[0]
 
 

@@ -5,13 +5,12 @@ Shape suffixes: T tiles, N image tokens, D hidden size, L tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTrainedTokenizerBase
 
 from mprm.backbones.base import StepHead, StepModel, add_mark, encode_pieces, single_token
 from mprm.backbones.loading import check_folder
@@ -56,9 +55,7 @@ class InternVL:
         mark_id = add_mark(tokenizer, hf)
         head = StepHead(hf.lm_head, single_token(tokenizer, self.no), single_token(tokenizer, self.yes))
         size = hf.config.vision_config.image_size[0]
-        processor = InternVLProcessor(
-            tokenizer, mark_id, size, hf.config.image_seq_length, self.system, self.max_tiles
-        )
+        processor = InternVLProcessor(tokenizer, mark_id, size, hf.config.image_seq_length, self.system, self.max_tiles)
         return processor, InternVLStepModel(hf, head, self.freeze_vision)
 
 
@@ -99,8 +96,9 @@ class InternVLProcessor:
         system_turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
         opening = f"{system_turn}<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"
         self.opening_ids = self._ids(opening)
-        self.closing_ids = self._ids("<|im_end|>")
+        self.closing_ids = self._ids("<|im_end|>\n")
         self.context_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+        self.newline_ids = self._ids("\n")
         self.image_ids = (self._ids("<img>"), self._ids("</img>"))
 
     def _ids(self, text: str) -> list[int]:
@@ -108,10 +106,11 @@ class InternVLProcessor:
 
     def encode(self, images: Sequence[Image.Image], question: str, steps: list[str]) -> Example:
         """Tiles and token ids of one solution; several images share max_tiles and come one line each."""
-        budget = max(1, self.max_tiles // max(1, len(images)))
+        budget = max(1, self.max_tiles // len(images))
         tiles = [tile(image, self.tile_size, budget) for image in images]
         ids = list(self.opening_ids)
-        for image_tiles in tiles:
+        for number, image_tiles in enumerate(tiles):
+            ids += self.newline_ids if number else []
             ids += [*self.image_ids[0], *[self.context_id] * (len(image_tiles) * self.tokens_per_tile)]
             ids += self.image_ids[1]
         pieces = render(question, steps)
@@ -133,7 +132,7 @@ def tile_grid(width: int, height: int, tile_size: int, max_tiles: int) -> tuple[
     On a tie the larger grid is taken only if the image has more than half its pixels (InternVL's rule).
     """
     grids = sorted(
-        {(c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles + 1) if c * r <= max_tiles},
+        [(c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles // c + 1)],
         key=lambda grid: grid[0] * grid[1],
     )
     best, best_distance = (1, 1), float("inf")

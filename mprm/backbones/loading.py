@@ -14,5 +14,7 @@ def check_folder(path: str | None, model_type: str) -> Path:
         raise ValueError(f"backbone.path={path} has no config.json; give the folder of the downloaded weights")
     found = json.loads(config.read_text()).get("model_type")
     if found != model_type:
-        raise ValueError(f"backbone.path={path} holds model_type {found!r}, not {model_type!r}; choose another backbone=")
+        raise ValueError(
+            f"backbone.path={path} holds model_type {found!r}, not {model_type!r}; choose another backbone="
+        )
     return folder

@@ -10,11 +10,7 @@ from functools import lru_cache
 import torch
 from PIL import Image
 from torch import nn
-from transformers import (
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    Qwen2_5_VLForConditionalGeneration,
-)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLVisionAttention,
     apply_rotary_pos_emb_vision,
@@ -29,7 +25,7 @@ from mprm.data.prompt import render
 
 
 @dataclass(frozen=True, kw_only=True)
-class Qwen2_5_VL:  # noqa: N801  the model's own name
+class Qwen2_5_VL:
     """Component `backbone`: a folder in transformers' Qwen2.5-VL format.
 
     path: the folder; system: system message, none when empty; min_pixels, max_pixels: area to which an image is
@@ -143,31 +139,32 @@ class QwenProcessor:
         self.pad_id = tokenizer.pad_token_id
         system_turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
         opening = f"{system_turn}<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"
-        self.opening_ids = tokenizer.encode(opening, add_special_tokens=False)
-        self.closing_ids = tokenizer.encode("<|im_end|>", add_special_tokens=False)
-        self.start_id, self.image_id, self.end_id = tokenizer.convert_tokens_to_ids(
+        start_id, self.image_id, self.end_id = tokenizer.convert_tokens_to_ids(
             ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"]
         )
+        self.opening_ids = [*tokenizer.encode(opening, add_special_tokens=False), start_id]
+        self.between_ids = [self.end_id, *tokenizer.encode("\n", add_special_tokens=False), start_id]
+        self.closing_ids = tokenizer.encode("<|im_end|>\n", add_special_tokens=False)
 
     def encode(self, images: Sequence[Image.Image], question: str, steps: list[str]) -> Example:
-        """Patches and token ids of one solution; M-RoPE positions are (3, L)."""
+        """Patches and token ids of one solution, one line per image; M-RoPE positions are (3, L)."""
         vision = dict(self.images([image.convert("RGB") for image in images], return_tensors="pt"))
-        merge = self.images.merge_size
-        ids, positions = list(self.opening_ids), [_text_positions(0, len(self.opening_ids))]
-        for _, rows, columns in (vision["image_grid_thw"] // torch.tensor([1, merge, merge])).tolist():
-            next_position = int(positions[-1].max()) + 1
-            positions += [_text_positions(next_position, 1), _grid_positions(next_position + 1, rows, columns)]
-            ids += [self.start_id, *[self.image_id] * (rows * columns), self.end_id]
-            positions.append(_text_positions(next_position + 1 + max(rows, columns), 1))
+        ids: list[int] = []
+        positions, next_position = [], 0
+        for number, (_, rows, columns) in enumerate((vision["image_grid_thw"] // self.images.merge_size).tolist()):
+            before = self.between_ids if number else self.opening_ids
+            ids += [*before, *[self.image_id] * (rows * columns)]
+            start = next_position + len(before)
+            positions += [_text_positions(next_position, len(before)), _grid_positions(start, rows, columns)]
+            next_position = start + max(rows, columns)
         pieces = render(question, steps)
         pieces[0] = "\n" + pieces[0]
         text_ids, marks = encode_pieces(self.tokenizer, pieces, self.mark_id)
-        start = len(ids)
-        ids += [*text_ids, *self.closing_ids]
-        positions.append(_text_positions(int(positions[-1].max()) + 1, len(ids) - start))
+        behind = [self.end_id, *text_ids, *self.closing_ids]
+        positions.append(_text_positions(next_position, len(behind)))
         return Example(
-            input_ids=torch.tensor(ids),
-            marks=torch.tensor(marks) + start,
+            input_ids=torch.tensor(ids + behind),
+            marks=torch.tensor(marks) + len(ids) + 1,
             position_ids=torch.cat(positions, dim=1),
             vision=vision,
         )

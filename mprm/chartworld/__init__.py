@@ -1,1 +1,1 @@
-"""A small visual-reasoning world: charts, questions, a stochastic solver, Monte-Carlo annotation and tiny pretrained backbones."""
+"""A small visual-reasoning world: charts, questions, a stochastic solver, Monte-Carlo annotation, tiny backbones."""

@@ -1,10 +1,10 @@
-"""The world on disk, in the two public formats: annotated rollouts as VisualPRM400K-v1.1-Raw, a benchmark as VisualProcessBench.
+"""The world on disk: annotated rollouts as VisualPRM400K-v1.1-Raw has them, and a benchmark as VisualProcessBench.
 
 Both are written on first use, by seed, and read by the readers of the real data. Statistics go to world.json.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,9 @@ class ChartWorld(VisualPRM400K):
 
     def files(self) -> list[Path]:
         """Annotation files, written now if they are not there yet."""
-        _make(Path(self.root or "data/chartworld"), _settings(self), self._write)
+        if self.root is None:
+            raise ValueError("dataset.root is not set; give the folder to write the world to, e.g. data/chartworld")
+        _make(Path(self.root), _settings(self), self._write)
         return super().files()
 
     def _write(self, folder: Path) -> dict[str, Any]:
@@ -95,7 +97,8 @@ class ChartWorldBenchmark(VisualProcessBench):
 
     def solutions(self) -> Iterator[Solution | Dropped]:
         """Solutions, written now if they are not there yet."""
-        assert self.path is not None
+        if self.path is None:
+            raise ValueError("benchmark.path is not set; give the file to write, e.g. data/benchmark/test.jsonl")
         _make(Path(self.path).parent, _settings(self), self._write)
         return super().solutions()
 
@@ -105,7 +108,7 @@ class ChartWorldBenchmark(VisualProcessBench):
         trace, _ = Solver(problems, BENCHMARK_SKILL, rng).run()
         _write_images(folder / "images", draw(problems))
         labels_ST = np.where(trace.item_ST == REMARK, 0, np.where(trace.correct_ST, 1, -1))
-        _write_lines(folder / "test.jsonl", _benchmark_records(problems, trace, labels_ST))
+        _write_lines(folder / Path(str(self.path)).name, _benchmark_records(problems, trace, labels_ST))
         stated = labels_ST[np.arange(labels_ST.shape[1]) < trace.n_steps_S[:, None]]
         return {f"label {label}": float((stated == label).mean()) for label in (1, -1, 0)}
 
@@ -118,12 +121,15 @@ def _settings(component: ChartWorld | ChartWorldBenchmark) -> dict[str, Any]:
     return settings | {"skills": {name: asdict(skill) for name, skill in skills.items()}, "temperature": TEMPERATURE}
 
 
-def _make(folder: Path, settings: dict[str, Any], write: Any) -> None:
-    """Write the world into `folder`, whole or not at all. Raises ValueError if another world is there."""
+def _make(folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> None:
+    """Write the world into `folder`, whole or not at all. Raises ValueError if anything else is there."""
     if (folder / "world.json").is_file():
         if read_json(folder / "world.json")["settings"] != settings:
             raise ValueError(f"{folder} holds a world of other settings; delete it, or give another folder")
         return
+    # Writing replaces the folder as a whole: never somebody's own files.
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds files that are no chartworld; give a new or an empty folder")
     with atomic_folder(folder) as temporary:
         statistics = write(temporary)
         write_json(temporary / "world.json", {"settings": settings, "statistics": statistics})

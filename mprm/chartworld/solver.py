@@ -9,6 +9,7 @@ Shape suffixes: S simulations, I item slots (8), T steps.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from mprm.chartworld.world import ITEM_SLOTS, MAX_HEIGHT, Problems, operand_names, true_items
 
 MAX_STEPS = 16  # beyond this many steps a solver no longer doubts itself
-ILLUSION = 3  # further off than any misreading, so that luck does not undo it
+ILLUSION = 3  # further off than any misreading, so that no single one undoes it
 REMARK = -1  # the item of a step that states nothing
 REMARKS = ("I look at the chart.", "I combine the bars.")
 
@@ -26,7 +27,7 @@ class Skill:
     """Chances per step. misread, slip: a wrong reading, a wrong result (off by one, seldom by two);
     look_again: a wrong item is noticed and stated again; doubt: a right one is stated again; remark: an empty step.
     illusion: chance per problem that one bar looks three units off, however often the solver looks: such a problem is
-    beyond it, and no prefix is ever continued rightly."""
+    beyond it, and a prefix is continued rightly only where other errors happen to cancel."""
 
     misread: float
     slip: float
@@ -55,7 +56,8 @@ class State:
 @dataclass(frozen=True)
 class Trace:
     """Solutions as arrays, (S, T): the item stated (REMARK for none), its value, whether it is stated again,
-    the operand values of a partial result (left, right), and whether the statement is true. Steps beyond n_steps_S are void."""
+    the operand values of a partial result (left, right), and whether the value is the item's right one. Steps beyond
+    n_steps_S are void."""
 
     item_ST: np.ndarray
     value_ST: np.ndarray
@@ -176,10 +178,11 @@ def annotate(
     solver: Solver, after: list[tuple[np.ndarray, State]], continuations: int, temperature: float
 ) -> np.ndarray:
     """Right answers out of `continuations` from every prefix, (S, T), continued by the solver at `temperature`."""
-    solver.skill = solver.skill.hotter(temperature)
+    hot = copy(solver)
+    hot.skill = solver.skill.hotter(temperature)
     counts_ST = np.zeros((len(solver.n_operands_S), len(after)), dtype=np.int64)
     for step, (who, state) in enumerate(after):
-        counts_ST[who, step] = solver.count_right(who, state, continuations)
+        counts_ST[who, step] = hot.count_right(who, state, continuations)
     return counts_ST
 
 

@@ -1,4 +1,4 @@
-"""Tiny backbones: the real architectures at about two million parameters, with a byte-level BPE tokenizer of the world."""
+"""Tiny backbones: the real architectures at about two million parameters, and a byte-level BPE tokenizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ IMAGE_TOKENS = {
 
 def sample_texts() -> list[str]:
     """The sentences of the world, for the tokenizer: every number is one token, so is every colour and verdict."""
-    texts = ["Yes", "No", "user", "assistant", "Question:", "Process:", " ?", "\n\n", "What is the sum of all bars?"] * 9
+    texts = [
+        "Yes",
+        "No",
+        "user",
+        "assistant",
+        "Question:",
+        "Process:",
+        " ?",
+        "\n\n",
+        "What is the sum of all bars?",
+    ] * 9
     for name in NAMES:
         texts += [f"What is {name} plus {other} minus {other}?" for other in NAMES]
         texts += [f"How much taller is {name} than {other}?" for other in NAMES]

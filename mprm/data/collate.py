@@ -35,8 +35,7 @@ class Example:
 class Batch:
     """B examples. Marks are listed row after row: (mark_row_M, mark_column_M) points into input_ids_BL.
 
-    ids, n_marks: per row, the rollout's id and its number of steps. n_rollouts: rows that count, as a short last
-    batch of training is filled up with rows of weight 0.
+    ids, n_marks: per row, the rollout's id and its number of steps.
     """
 
     input_ids_BL: torch.Tensor
@@ -48,7 +47,6 @@ class Batch:
     weight_M: torch.Tensor
     ids: list[str]
     n_marks: list[int]
-    n_rollouts: int
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         tensors = ("input_ids_BL", "position_ids", "mark_row_M", "mark_column_M", "mc_M", "weight_M")
@@ -82,5 +80,4 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         weight_M=torch.repeat_interleave(torch.tensor([e.weight for e in examples]), n_marks),
         ids=[example.id for example in examples],
         n_marks=n_marks.tolist(),
-        n_rollouts=sum(example.weight > 0 for example in examples),
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 def open_images(paths: Sequence[Path]) -> list[Image.Image]:
     """Decoded images. Raises ValueError that names the file if one is missing or broken: nothing takes its place."""
-    images = []
+    images: list[Image.Image] = []
     for path in paths:
         try:
             with Image.open(path) as image:
                 image.load()
                 images.append(image)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"image {path} can not be read ({error}); restore the file, or remove its rollouts") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"image {path} can not be read ({error}); restore the file, or remove its rollouts"
+            ) from error
     return images
 
 

@@ -20,7 +20,7 @@ import re
 MARK = "<prm>"
 
 # "<image>", "<image1>", "<image 1>" and the unclosed "<image7" of VisualProcessBench.
-_PLACEHOLDER = re.compile(r"<\s*image\s*(\d*)\s*>?", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"<\s*image(?:\s*(\d+))?(?:\s*>)?", re.IGNORECASE)
 
 
 def neutralise(text: str) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
-SIGNALS = ["p_pos", "reliability", "mean_mc", "drop_reason"]  # what the figures need of half a million rows
+SIGNALS = ["p_pos", "reliability", "mean_mc", "ranked"]  # what the figures need of half a million rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,6 @@ class RunRecord:
     metrics: list[dict[str, Any]] | None
     results: dict[str, Any] | None
     scored: tuple[np.ndarray, np.ndarray] | None  # benchmark steps with a label: is it correct (bool), its score
-    command: str | None
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -50,7 +49,6 @@ def read_run(folder: Path) -> RunRecord:
         metrics=_json_lines(folder / "metrics.jsonl"),
         results=read_results(folder),
         scored=_scored_steps(folder / "predictions.jsonl"),
-        command=_text(folder / "command.txt"),
     )
 
 
@@ -76,10 +74,6 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def read_results(folder: Path) -> dict[str, Any] | None:
     """The metrics of the evaluation, or None."""
     return _json(folder / "results.json", "evaluate")
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else None
 
 
 def _json(path: Path, task: str) -> dict[str, Any] | None:

@@ -51,7 +51,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        return f"{self.line}, {100 * self.ratio:.3g} %"
+        return self.line if self.selector == "Full" else f"{self.line}, {100 * self.ratio:.3g} %"
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def comparison_table(comparison: Comparison) -> Table:
         ]
         rows.append((row.label, f"{row.kept:,.0f}", str(len(row.seeds)), *numbers))
     rows += [
-        (f"baseline: {name}", "-", "-", "-", f"{100 * value:.1f}", "-") for name, value in comparison.baselines.items()
+        (f"baseline: {name}", "-", "-", "-", "-", f"{100 * value:.1f}") for name, value in comparison.baselines.items()
     ]
     note = (
         "F1: mean of the sources' macro-F1, weighted by labelled steps, in points; calibrated: at the threshold chosen "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -13,7 +15,7 @@ from mprm.artifacts import atomic_file, write_text
 from mprm.reporting import markup
 from mprm.reporting.compare import Comparison, Row, as_csv, as_markdown, comparison_table
 from mprm.reporting.console import rich_table
-from mprm.reporting.style import BLUE, CARD, GOLD, GREEN, GREY, INK, MUTED, ORANGE, PURPLE, name_axes, styled
+from mprm.reporting.style import BLUE, CARD, GOLD, GREEN, GREY, INK, ORANGE, PURPLE, name_axes, styled
 from mprm.reporting.tables import Estimate
 
 LOOKS = {
@@ -81,93 +83,95 @@ def _auc(row: Row) -> float:
     return row.auc.value
 
 
-def f1(row: Row) -> Estimate | None:
-    """The F1 that the figure shows: calibrated where there is one."""
-    return row.f1_calibrated or row.f1_fixed
+@dataclass(frozen=True)
+class Measure:
+    """One of the numbers of a Row, and how it is shown."""
+
+    field: str
+    title: str
+    axis: str
+    scale: int
+    form: str
+
+    def of(self, row: Row) -> Estimate | None:
+        """The row's number in the unit of the axis."""
+        number: Estimate | None = getattr(row, self.field)
+        if number is None or number.low is None or number.high is None:
+            return None if number is None else Estimate(self.scale * number.value)
+        return Estimate(self.scale * number.value, self.scale * number.low, self.scale * number.high)
+
+
+AUC = Measure("auc", "AUC", "area under the ROC curve", 1, ".3f")
+FIXED = Measure("f1_fixed", "Overall macro-F1", "macro-F1 (points), threshold 0.5", 100, ".1f")
+CALIBRATED = Measure("f1_calibrated", "Overall macro-F1", "macro-F1 (points), calibrated threshold", 100, ".1f")
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
     """AUC and overall macro-F1 of every setting as dots with intervals; against the ratio below, where it varies."""
     rows = comparison.rows
+    f1 = CALIBRATED if all(row.f1_calibrated for row in rows) else FIXED
     curves = _curves(rows)
-    heights = [0.75 + 0.34 * len(rows) + 0.25, 3.3][: 2 if curves else 1]
+    heights = [1.0 + 0.34 * len(rows), 3.3][: 2 if curves else 1]
     with styled():
         figure = Figure(figsize=(9.6, sum(heights) + 0.7), layout="constrained")
         grid = figure.subplots(len(heights), 2, squeeze=False, height_ratios=heights)
-        _dots(grid[0, 0], rows, "AUC", "area under the ROC curve", 1, {})
-        _dots(grid[0, 1], rows, "Overall macro-F1", "macro-F1 (points)", 100, comparison.baselines)
+        baselines = "".join(f"\n{name}: {100 * value:.1f}" for name, value in comparison.baselines.items())
+        _dots(grid[0, 0], rows, AUC, "\nchance: 0.5")
+        _dots(grid[0, 1], rows, f1, baselines)
         grid[0, 1].tick_params(labelleft=False)
         grid[0, 1].set_ylabel("")
         if curves:
-            _lines(grid[1, 0], rows, curves, "AUC against ratio", "area under the ROC curve", 1)
-            _lines(grid[1, 1], rows, curves, "Overall macro-F1 against ratio", "macro-F1 (points)", 100)
+            _lines(grid[1, 0], rows, curves, AUC)
+            _lines(grid[1, 1], rows, curves, f1)
             handles, labels = grid[1, 0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
-def _measure(row: Row, scale: int) -> Estimate | None:
-    return row.auc if scale == 1 else f1(row)
-
-
-def _dots(axes: Axes, rows: tuple[Row, ...], title: str, x_label: str, scale: int, baselines: dict[str, float]) -> None:
-    name_axes(axes, title, x_label, "setting")
-    for (name, value), dash in zip(baselines.items(), ("--", ":"), strict=False):
-        axes.axvline(scale * value, color=MUTED, ls=dash, lw=1.2, label=f"{name} {scale * value:.1f}")
+def _dots(axes: Axes, rows: tuple[Row, ...], measure: Measure, below: str) -> None:
+    name_axes(axes, measure.title, measure.axis + below, "setting")
     for y, row in enumerate(reversed(rows)):
-        number = _measure(row, scale)
+        number = measure.of(row)
         if number is None:
             continue
         colour, marker = LOOKS.get(row.selector, OTHER_LOOK)
         if number.low is not None and number.high is not None:
-            axes.hlines(y, scale * number.low, scale * number.high, color=colour, lw=2)
-        axes.plot(scale * number.value, y, ls="", marker=marker, ms=8, color=colour, mec=CARD)
-        text = f"{scale * number.value:{'.3f' if scale == 1 else '.1f'}}"
+            axes.hlines(y, number.low, number.high, color=colour, lw=2)
+        axes.plot(number.value, y, ls="", marker=marker, ms=8, color=colour, mec=CARD)
+        text = format(number.value, measure.form)
         axes.annotate(text, (1, y), (5, 0), axes.get_yaxis_transform(), "offset points", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.grid(axis="y", visible=False)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.margins(x=0.08)
-    if baselines:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14 - 0.9 / len(rows)), ncols=2, borderaxespad=0)
 
 
 def _curves(rows: tuple[Row, ...]) -> dict[str, list[Row]]:
-    """Settings that differ only in the ratio, by ascending ratio; Full is a line of its own, not a point of others."""
+    """Settings that differ only in the ratio, by ascending ratio."""
     curves: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.ratio):
         curves.setdefault(row.line, []).append(row)
     return {line: points for line, points in curves.items() if len(points) > 1}
 
 
-def _lines(
-    axes: Axes, rows: tuple[Row, ...], curves: dict[str, list[Row]], title: str, y_label: str, scale: int
-) -> None:
-    name_axes(axes, title, "rollouts kept (% of eligible)", y_label)
+def _lines(axes: Axes, rows: tuple[Row, ...], curves: dict[str, list[Row]], measure: Measure) -> None:
+    name_axes(axes, f"{measure.title} against ratio", "rollouts kept (% of eligible)", measure.axis)
     for row in rows:
-        if row.selector == "Full" and (number := _measure(row, scale)):
-            colour, _ = LOOKS["Full"]
-            axes.axhline(scale * number.value, color=colour, lw=1.2, ls=(0, (5, 3)), label=row.label)
+        if row.selector == "Full" and (number := measure.of(row)):
+            axes.axhline(number.value, color=INK, lw=1.2, ls=(0, (5, 3)), label=row.label)
             if number.low is not None and number.high is not None:
-                axes.axhspan(scale * number.low, scale * number.high, color=colour, alpha=0.07, lw=0)
-    seen: dict[str, int] = {}
+                axes.axhspan(number.low, number.high, color=INK, alpha=0.07, lw=0)
+    seen: Counter[str] = Counter()
     for line, points in curves.items():
-        colour, marker = LOOKS.get(points[0].selector, OTHER_LOOK)
-        dash = DASHES[seen.get(points[0].selector, 0) % len(DASHES)]
-        seen[points[0].selector] = seen.get(points[0].selector, 0) + 1
-        known = [(100 * row.ratio, number) for row in points if (number := _measure(row, scale))]
-        axes.plot(
-            [x for x, _ in known],
-            [scale * number.value for _, number in known],
-            color=colour,
-            marker=marker,
-            ls=dash,
-            ms=7,
-            lw=1.8,
-            label=line,
-        )
-        for x, number in known:
+        selector = points[0].selector
+        colour, marker = LOOKS.get(selector, OTHER_LOOK)
+        known = [(100 * row.ratio, number) for row in points if (number := measure.of(row))]
+        x, y = [x for x, _ in known], [number.value for _, number in known]
+        dash = DASHES[seen[selector] % len(DASHES)]
+        axes.plot(x, y, color=colour, marker=marker, ls=dash, ms=7, lw=1.8, label=line)
+        seen[selector] += 1
+        for ratio, number in known:
             if number.low is not None and number.high is not None:
-                axes.vlines(x, scale * number.low, scale * number.high, color=colour, lw=1.2)
+                axes.vlines(ratio, number.low, number.high, color=colour, lw=1.2)
     axes.margins(x=0.08, y=0.12)

@@ -24,8 +24,6 @@ def print_run(record: RunRecord, console: Console | None = None) -> None:
     if record.results:
         for table in (tables.thresholds_table(record.results), tables.per_source_table(record.results)):
             console.print(rich_table(table), "")
-    if (record.folder / "report.html").exists():
-        console.print(Text.assemble("Report: ", (str(record.folder / "report.html"), "bold")), soft_wrap=True)
 
 
 def rich_table(content: Table) -> RichTable:

@@ -25,13 +25,19 @@ def write_report(run_folder: Path) -> Path:
 def render(record: RunRecord) -> str:
     """The page of one run as HTML."""
     parts = [*_first_numbers(record), *_result_parts(record), *_training_parts(record), *_subset_parts(record)]
-    if record.command:
-        parts.append(markup.listing("Command of this run", record.command))
     if record.config:
+        parts.append(markup.listing("Command that repeats this run in another folder", repeat_command(record.folder)))
         parts.append(markup.listing("Configuration", record.config))
     if record.versions:
         parts.append(markup.listing("Versions", record.versions))
     return markup.document(f"mprm run {record.folder.name}", tables.headline(record), parts)
+
+
+def repeat_command(folder: Path) -> str:
+    """The command that runs the config of a run folder once more, from the root of the repository."""
+    place = folder if folder.is_absolute() else Path("$PWD") / folder
+    quiet = "hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=none"
+    return f'python run.py -cp "{place}" -cn config task=experiment runs=again {quiet}'
 
 
 def _first_numbers(record: RunRecord) -> list[str]:
@@ -70,7 +76,8 @@ def _result_parts(record: RunRecord) -> list[str]:
                 + ", ".join(f"{baseline} {100 * value:.1f}" for baseline, value in baselines.items()),
             )
         )
-    parts += [markup.table(tables.per_source_table(results)), markup.table(tables.quality_table(results))]
+    content = (tables.per_source_table(results), tables.quality_table(results), tables.skipped_table(results))
+    parts += [markup.table(table) for table in content if table]
     if record.scored and results.get("ece") is not None:
         parts.append(_calibration(record.scored, results))
     return parts
@@ -85,7 +92,8 @@ def _calibration(scored: tuple[np.ndarray, np.ndarray], results: dict[str, Any])
         "Left: on the dashed line, of steps scored 0.8 eight in ten are correct; below it the model is too sure of "
         "itself. Right: the further apart the two groups, the better the scores tell right from wrong.",
         "Reliability diagram. Share of correct steps by mean score: "
-        + ", ".join(f"{share:.2f} at {score:.2f}" for score, share, _ in zip(*bins, strict=True)),
+        + ", ".join(f"{share:.2f} at {score:.2f}" for score, share, _ in zip(*bins, strict=True))
+        + ".",
     )
 
 

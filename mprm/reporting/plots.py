@@ -19,8 +19,8 @@ GRID = 40  # cells per unit in the BIS map: finer than 1/16, coarse enough that 
 
 
 def eligible(signals: pa.Table) -> pa.Table:
-    """The rollouts that a selector could choose from: those without a drop reason."""
-    return signals.filter(signals["drop_reason"].is_null())
+    """The rollouts that a selector could choose from."""
+    return signals.filter(signals["ranked"])
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
@@ -77,10 +77,10 @@ def _bubbles(axes: Axes, counts: np.ndarray, largest: int, **looks: Any) -> None
 def _score_lines(axes: Axes, alpha: float) -> None:
     x, y = np.meshgrid(np.linspace(0, 1, 101), np.linspace(0, 1, 101))
     score = (x * (1 - x) + alpha) * y
-    levels = MaxNLocator(6).tick_values(0, 0.25 + alpha)
+    levels = MaxNLocator(6).tick_values(0, 0.25 + alpha)[1:]
     lines = axes.contour(x, y, score, levels=levels, colors=MUTED, linewidths=0.9, linestyles="dotted", zorder=2)
     for label in axes.clabel(lines, fmt="%g", fontsize=8, zorder=5):
-        label.set_bbox({"facecolor": CARD, "edgecolor": "none", "alpha": 0.85, "pad": 1})
+        label.set_bbox({"facecolor": CARD, "edgecolor": "none", "pad": 1})
 
 
 def _bubble_legend(figure: Figure, n_kept: int, n_dropped: int, largest: int, lines: bool) -> None:
@@ -126,7 +126,7 @@ def mc_histogram(candidates: pa.Table, kept: pa.Table) -> Figure:
 def learning_curve(metrics: list[dict[str, Any]]) -> Figure:
     """Loss (left) and step accuracy and AUC (right) of training and validation against optimizer steps."""
     panels = [
-        ("Loss", "cross-entropy per step (nats)", [("train/loss", "train"), ("val/loss", "validation")]),
+        ("Loss", "loss per step (nats)", [("train/loss", "train"), ("val/loss", "validation")]),
         (
             "Step accuracy and AUC",
             "share (0 to 1)",
@@ -151,6 +151,7 @@ def learning_curve(metrics: list[dict[str, Any]]) -> Figure:
                     values = smooth(values)
                 axes.plot(steps, values, color=colour, ls=dash, marker=marker, ms=5, lw=1.9, label=label)
             axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.margins(y=0.12)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="best")
@@ -185,9 +186,7 @@ def source_f1(overall: Estimate, sources: dict[str, Estimate], baselines: dict[s
     with styled():
         figure = Figure(figsize=(8.4, 1.9 + 0.34 * len(heights)), layout="constrained")
         axes = figure.subplots()
-        name_axes(
-            axes, f"Macro-F1 per source ({threshold})", "macro-F1 of correct and incorrect steps (points)", "source"
-        )
+        name_axes(axes, "Macro-F1 per source", f"macro-F1 (points) at {threshold}", "source")
         for (name, value), dash in zip(baselines.items(), ("--", ":"), strict=False):
             axes.axvline(100 * value, color=ORANGE, ls=dash, lw=1.4, label=f"{name}, overall {100 * value:.1f}")
         for y, number in zip(heights, [overall, *(number for _, number in rows)], strict=True):

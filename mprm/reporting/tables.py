@@ -145,9 +145,11 @@ def headline(record: RunRecord) -> str:
     results = record.results
     name = main_threshold(results)
     f1, area = overall(results, name), auc(results)
-    reached = f"overall macro-F1 {f1.points()} ({threshold_words(results, name)})" if f1 else "no overall macro-F1"
+    reached = (
+        f"an overall macro-F1 of {f1.points()} ({threshold_words(results, name)})" if f1 else "no overall macro-F1"
+    )
     if area:
-        reached += f" and AUC {area.fraction()}"
+        reached += f" and an AUC of {area.fraction()}"
     text += f" The reward model trained on them reaches {reached}"
     others = [f"{words} {100 * value:.1f}" for words, value in baseline_f1(results).items()]
     return f"{text}; for comparison, {' and '.join(others)}." if others else f"{text}."
@@ -185,7 +187,13 @@ def drops_table(record: RunRecord) -> Table | None:
     """Records that can not be trained on, by reason; None when there is no manifest or nothing was dropped."""
     dropped = (record.manifest or {}).get("dropped") or {}
     rows = tuple((reason, f"{count:,}") for reason, count in sorted(dropped.items(), key=lambda item: -item[1]))
-    return Table("Dropped before ranking", ("reason", "records"), rows) if rows else None
+    return Table("Records that can not be trained on", ("reason", "records"), rows) if rows else None
+
+
+def skipped_table(results: dict[str, Any]) -> Table | None:
+    """Benchmark records that could not be scored, by reason; None when all were."""
+    rows = tuple((reason, f"{count:,}") for reason, count in (results.get("skipped") or {}).items() if count)
+    return Table("Benchmark records that were not scored", ("reason", "records"), rows) if rows else None
 
 
 def thresholds_table(results: dict[str, Any]) -> Table:
@@ -203,7 +211,7 @@ def thresholds_table(results: dict[str, Any]) -> Table:
         "Macro-F1: mean of the F1 of correct and of incorrect steps, in points. Overall: mean over the sources, "
         "weighted by their labelled steps. Pooled: all steps in one table. Brackets: 95 % bootstrap over solutions. "
         "The calibrated threshold was chosen on training questions that were held out; the oracle one on the benchmark "
-        "itself, which no honest user can do."
+        "itself, so it flatters."
     )
     columns = ("threshold", "at", "overall macro-F1", "pooled macro-F1")
     return Table("Benchmark", columns, tuple(rows), note, THRESHOLDS[main_threshold(results)])

@@ -90,11 +90,12 @@ class WandB:
         }
         if not self.offline:
             try:
-                if not wandb.api.api_key:
+                if not wandb.login(prompt=False, verify=False):
                     raise ValueError("no login: run `wandb login` or set WANDB_API_KEY")
                 return _tracker(wandb.init(mode="online", settings=_settings(), **options))
             except Exception as error:  # no login, no network, no rights: the training must still start
                 log.warning("W&B is offline for this run (%s); `wandb sync` uploads it later", one_line(error))
+                wandb.teardown()  # the failed attempt still holds the run's id
         try:
             return _tracker(wandb.init(mode="offline", settings=_settings(), **options))
         except Exception as error:

@@ -14,6 +14,7 @@ def held_out(signals: pa.Table, count: int) -> pa.Table:
     eligible = np.flatnonzero(usable)
     if count == 0 or len(eligible) == 0:
         return signals.slice(0, 0)
-    hashed = signals["question_hash"].to_numpy()[eligible].view(np.uint64)
+    candidates = signals.take(pa.array(eligible))  # rows that could not be read have no hash
+    hashed = candidates["question_hash"].to_numpy().view(np.uint64)
     border = np.sort(hashed)[min(count, len(hashed)) - 1]
-    return signals.take(pa.array(eligible[hashed <= border]))
+    return candidates.filter(pa.array(hashed <= border))

@@ -1,13 +1,8 @@
 """One pass over the annotation files, in chunks that all cores share."""
 
 import json
-import os
-import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from math import fsum
-from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +12,7 @@ import pyarrow.parquet as pq
 
 from mprm.data.rollouts import Unusable, numbered_lines, question_hash, rest_of_line
 from mprm.data.visualprm400k import Record, VisualPRM400K
+from mprm.selection.parallel import in_processes
 
 SCHEMA = pa.schema(
     [
@@ -39,7 +35,6 @@ SCHEMA = pa.schema(
 )
 NO_SIGNALS = (*[None] * 9, False)
 CHUNK_BYTES = 32 * 2**20  # one chunk is one task, and one row group of the table
-MAX_PROCESSES = 8
 
 Chunk = tuple[Path, int, int]
 
@@ -57,8 +52,9 @@ def scan(dataset: VisualPRM400K, files: list[Path], path: Path) -> None:
     ]
     listed: dict[str, int | None] = {}
     previous, first_line = None, 0
+    tables = in_processes(partial(_scan_chunk, dataset), chunks, sum(sizes))
     with pq.ParquetWriter(path, SCHEMA) as writer:
-        for (file, _, _), (table, n_lines, chunk_listed) in zip(chunks, _map(dataset, chunks, sum(sizes)), strict=True):
+        for (file, _, _), (table, n_lines, chunk_listed) in zip(chunks, tables, strict=True):
             if file != previous:
                 previous, first_line = file, 0
             lines = pa.array(table["line"].to_numpy() + np.int32(first_line))
@@ -68,28 +64,10 @@ def scan(dataset: VisualPRM400K, files: list[Path], path: Path) -> None:
         writer.add_key_value_metadata({"image_folders": json.dumps(listed)})
 
 
-def _map(
-    dataset: VisualPRM400K, chunks: list[Chunk], size: int
-) -> Iterator[tuple[pa.Table, int, dict[str, int | None]]]:
-    """Scan the chunks in order, in as many processes as `size` bytes are worth starting."""
-    scan_chunk = partial(_scan_chunk, dataset)
-    processes = min(size // CHUNK_BYTES, _cores(), MAX_PROCESSES)
-    if processes < 2 or current_process().daemon:  # a daemonic process may not start others
-        yield from map(scan_chunk, chunks)
-    else:
-        # Forked on Linux, as torch forks its data workers: a new interpreter would import everything again.
-        context = get_context("fork" if sys.platform == "linux" else None)
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            yield from pool.map(scan_chunk, chunks)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _scan_chunk(dataset: VisualPRM400K, chunk: Chunk) -> tuple[pa.Table, int, dict[str, int | None]]:
     """Signals of the lines that begin in the chunk, lines counted from its first; how many; image folders listed."""
     file, start, end = chunk
+    source = file.stem
     rows: list[tuple[Any, ...]] = []
     n_lines = 0
     with open(file, "rb", buffering=2**20) as stream:
@@ -104,7 +82,7 @@ def _scan_chunk(dataset: VisualPRM400K, chunk: Chunk) -> tuple[pa.Table, int, di
                     signals = (*_signals(record), record.reason)
                 except Unusable as unusable:
                     signals = (*NO_SIGNALS, unusable.reason)
-                rows.append((file.stem, number, offset, length, *signals))
+                rows.append((source, number, offset, length, *signals))
     columns = zip(*rows, strict=True) if rows else [()] * len(SCHEMA)
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
     return table, n_lines, dataset.image_folder.modified if dataset.image_folder else {}

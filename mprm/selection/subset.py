@@ -2,21 +2,22 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mprm import __version__
-from mprm.artifacts import atomic_folder, write_json
+from mprm.artifacts import atomic_folder, file_hash, write_json
 from mprm.data.rollouts import Unusable, question_hash
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.keep import Selector, keep
+from mprm.selection.parallel import in_processes
 from mprm.selection.signals import source_rows
 
 EXAMPLES = pa.schema(
@@ -32,7 +33,9 @@ EXAMPLES = pa.schema(
         ("question_hash", pa.int64()),
     ]
 )
-BATCH_BYTES = 8 * 2**20  # annotation bytes that are held at a time
+BATCH_BYTES = 8 * 2**20  # of annotations that are held at a time
+
+Batch = tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # file; line, offset, length, question_hash
 
 
 def write_subset(
@@ -53,7 +56,7 @@ def write_subset(
         ValueError: nothing is left to train on, or the annotations changed since `signals` were computed.
     """
     kept = keep(signals, selector)
-    dropped = Counter(reason for reason in signals["drop_reason"].to_pylist() if reason is not None)
+    dropped = Counter(signals["drop_reason"].drop_null().to_pylist())
     if kept.num_rows == 0:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common())
         raise ValueError(
@@ -127,49 +130,54 @@ def _write_dropped(path: Path, signals: pa.Table) -> None:
 
 def write_examples(folder: str | Path, dataset: VisualPRM400K, rows: pa.Table) -> None:
     """Write the rollouts of some rows of a signals table as a Hugging Face dataset, columns as in EXAMPLES."""
+    n_bytes = int(rows["length"].to_numpy().sum())
     with atomic_folder(folder) as temporary:
-        stream = temporary.with_name(temporary.name + ".arrow")
-        with pa.OSFile(str(stream), "wb") as sink, pa.ipc.new_stream(sink, EXAMPLES) as writer:
-            for batch in _batches(dataset, rows):
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=EXAMPLES))
-        with _no_progress_bars():
-            datasets.Dataset.from_file(str(stream)).save_to_disk(temporary)
-        stream.unlink()
+        # What save_to_disk would write, without holding or copying the whole dataset.
+        data = temporary / "data-00000-of-00001.arrow"
+        with pa.OSFile(str(data), "wb") as sink, pa.ipc.new_stream(sink, EXAMPLES) as writer:
+            for batch in in_processes(partial(_read_batch, dataset), _batches(dataset, rows), n_bytes):
+                writer.write_batch(batch)
+        features = datasets.Features.from_arrow_schema(EXAMPLES)
+        datasets.DatasetInfo(features=features).write_to_directory(str(temporary))
+        write_json(
+            temporary / "state.json",
+            {
+                "_data_files": [{"filename": data.name}],
+                "_fingerprint": file_hash(data)[:16],
+                "_format_columns": None,
+                "_format_kwargs": {},
+                "_format_type": None,
+                "_output_all_columns": False,
+                "_split": None,
+            },
+        )
 
 
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    were_disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_disabled:
-            datasets.enable_progress_bars()
-
-
-def _batches(dataset: VisualPRM400K, kept: pa.Table) -> Iterator[list[dict[str, Any]]]:
-    """Examples of the kept rollouts, read from their places in the annotation files."""
+def _batches(dataset: VisualPRM400K, rows: pa.Table) -> list[Batch]:
+    """Cut the rows into batches of about BATCH_BYTES of annotations of one file."""
     files = {file.stem: file for file in dataset.files()}
-    columns = [kept[name].to_numpy() for name in ("line", "offset", "length", "question_hash")]
-    batch: list[dict[str, Any]] = []
-    held = 0
-    for source, rows in source_rows(kept).items():
-        with open(files[source], "rb") as stream:
-            for line, offset, length, expected in zip(*(c[rows].tolist() for c in columns), strict=True):
-                stream.seek(offset)
-                example = _example(dataset, source, line, stream.read(length))
-                if example is None or example["question_hash"] != expected:
-                    raise ValueError(
-                        f"{files[source]} line {line} (from 0) or its images changed during the selection; start again"
-                    )
-                batch.append(example)
-                held += length
-                if held >= BATCH_BYTES:
-                    yield batch
-                    batch, held = [], 0
-    if batch:
-        yield batch
+    columns = [rows[name].to_numpy() for name in ("line", "offset", "length", "question_hash")]
+    batches = []
+    for source, where in source_rows(rows).items():
+        line, offset, length, hashed = (column[where] for column in columns)
+        cuts = np.flatnonzero(np.diff(np.cumsum(length) // BATCH_BYTES)) + 1
+        places = zip(*(np.split(column, cuts) for column in (line, offset, length, hashed)), strict=True)
+        batches += [(files[source], *place) for place in places]
+    return batches
+
+
+def _read_batch(dataset: VisualPRM400K, batch: Batch) -> pa.RecordBatch:
+    """Examples of one batch, read from their places in the annotation file."""
+    file, *columns = batch
+    source, examples = file.stem, []
+    with open(file, "rb") as stream:
+        for line, offset, length, expected in zip(*(column.tolist() for column in columns), strict=True):
+            stream.seek(offset)
+            example = _example(dataset, source, line, stream.read(length))
+            if example is None or example["question_hash"] != expected:
+                raise ValueError(f"{file} line {line} (from 0) or its images changed during the selection; start again")
+            examples.append(example)
+    return pa.RecordBatch.from_pylist(examples, schema=EXAMPLES)
 
 
 def _example(dataset: VisualPRM400K, source: str, line_number: int, line: bytes) -> dict[str, Any] | None:
@@ -177,6 +185,8 @@ def _example(dataset: VisualPRM400K, source: str, line_number: int, line: bytes)
     try:
         record = dataset.read(line)
     except Unusable:
+        return None
+    if record.reason is not None:
         return None
     return {
         "id": f"{source}:{line_number}",

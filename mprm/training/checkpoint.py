@@ -24,7 +24,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)  # type: ignore[no-any-return]
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 
 def latest(folder: Path) -> tuple[Path | None, int]:

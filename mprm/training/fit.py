@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,13 @@ def fit(
     )
     checkpoint, start = latest(folder / "checkpoints")
     pl.seed_everything(seed, verbose=False)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # device lists and advertisements
     trainer = build_trainer(machine, recipe, accumulate, plan, folder, mirror)
     loaders = Rollouts(train, validation, plan, start, machine.num_workers)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        # Said on every run, and meant here: loaders without workers on the CPU, a frozen tower in eval mode.
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|in eval mode|LeafSpec).*")
         trainer.fit(StepScoring(model, objective, recipe, plan.optimizer_steps), loaders, ckpt_path=checkpoint)
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -91,7 +94,7 @@ def build_trainer(
         logger=False,
         enable_model_summary=False,
         plugins=[] if sharded else [AtomicCheckpointIO()],
-        callbacks=[History(folder / "metrics.jsonl", mirror), checkpoints, RichProgressBar()],
+        callbacks=[History(folder / "metrics.jsonl", plan, mirror), checkpoints, RichProgressBar()],
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from mprm.training.batches import BatchPlan
+
 Mirror = Callable[[dict[str, float]], None]
 
 
@@ -19,11 +21,11 @@ class History(pl.Callback):
     A resumed run cuts the lines written after its checkpoint and goes on counting. `mirror` gets every line, e.g. W&B.
     """
 
-    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
+    def __init__(self, path: Path, plan: BatchPlan, mirror: Mirror | None = None) -> None:
         self.path = path
+        self.plan = plan
         self.mirror = mirror
         self.seconds_before = 0.0
-        self.rollouts = 0
         self.started = 0.0
         self.seen_step = 0
 
@@ -34,7 +36,7 @@ class History(pl.Callback):
             return
         lines = read_lines(self.path, up_to=trainer.global_step)
         if lines:
-            self.seconds_before, self.rollouts = lines[-1]["seconds"], int(lines[-1]["rollouts"])
+            self.seconds_before = lines[-1]["seconds"]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def on_train_batch_end(
@@ -48,9 +50,8 @@ class History(pl.Callback):
             "train/step_accuracy": float(module.train_accuracy.compute()),
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
         }
-        self.rollouts += int(module.rollouts.compute())
-        for metric in (module.train_loss, module.train_accuracy, module.rollouts):
-            metric.reset()
+        module.train_loss.reset()
+        module.train_accuracy.reset()
         module.log_dict({name: values[name] for name in ("train/loss", "train/step_accuracy")}, prog_bar=True)
         self.write(trainer, values)
 
@@ -61,8 +62,9 @@ class History(pl.Callback):
     def write(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:
             return
+        rollouts = min(trainer.global_step * self.plan.global_batch_size, len(self.plan.order))
         seconds = self.seconds_before + time.monotonic() - self.started
-        line = {"step": trainer.global_step, "rollouts": self.rollouts, "seconds": round(seconds, 2), **values}
+        line = {"step": trainer.global_step, "rollouts": rollouts, "seconds": round(seconds, 2), **values}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self.mirror is not None:
@@ -70,10 +72,7 @@ class History(pl.Callback):
 
 
 def read_lines(path: Path, up_to: int) -> list[dict[str, Any]]:
-    """The lines that a run resumed at step `up_to` will not write again.
-
-    The validation of that very step is repeated; a last line that a killed process left half-written is none.
-    """
+    """Whole lines of optimizer steps 1..up_to; a last line that a killed process left half-written is none."""
     if not path.is_file():
         return []
     lines = []
@@ -82,6 +81,6 @@ def read_lines(path: Path, up_to: int) -> list[dict[str, Any]]:
             line = json.loads(text)
         except json.JSONDecodeError:
             break
-        if line["step"] < up_to or (line["step"] == up_to and "train/loss" in line):
+        if line["step"] <= up_to:
             lines.append(line)
     return lines

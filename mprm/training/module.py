@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torchmetrics import MeanMetric, SumMetric
+from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAUROC
 
 from mprm.backbones.base import StepModel
@@ -33,7 +33,6 @@ class StepScoring(pl.LightningModule):
         self.optimizer_steps = optimizer_steps
         self.train_loss = MeanMetric()
         self.train_accuracy = MeanMetric()
-        self.rollouts = SumMetric()
         self.val_loss = MeanMetric()
         self.val_accuracy = MeanMetric()
         self.val_auc = BinaryAUROC()
@@ -50,7 +49,6 @@ class StepScoring(pl.LightningModule):
         hit_M = (yes_M > 0.5) == (self.objective.target(batch.mc_M) > 0.5)
         self.train_loss.update(loss_M.detach(), scored_M)
         self.train_accuracy.update(hit_M.float(), scored_M)
-        self.rollouts.update(batch.n_rollouts)
         if self.objective.normalise == "micro_batch":
             return loss_M.sum() / scored_M.sum().clamp(min=1)
         # Lightning divides by the accumulated micro-batches and DDP by the ranks: undo both.

@@ -34,7 +34,7 @@ def write_corpus(folder: Path, rollouts: int) -> int:
     """Write `rollouts` records of about 3.2 kB into 38 files; returns the bytes written."""
     rng = random.Random(0)
     words = TEXT.split()
-    texts = [" ".join(rng.choices(words, k=rng.randint(16, 46))) for _ in range(5000)]
+    texts = [" ".join(rng.choices(words, k=rng.randint(18, 50))) for _ in range(5000)]
     texts[::10] = [f"{text} 45° √2 π 图" for text in texts[::10]]
     folder.mkdir()
     for source in range(SOURCES):

@@ -170,7 +170,7 @@ def test_image_path_finds_what_was_checked(tmp_path: Path) -> None:
     assert dataset.image_path("Archive-v1.1/set/0.png") == tmp_path / "set" / "0.png"
     with pytest.raises(ValueError, match=r"set/1.png is not under dataset.root="):
         dataset.image_path("set/1.png")
-    with pytest.raises(ValueError, match="dataset.images is not set"):
+    with pytest.raises(ValueError, match=r"dataset.images is not set"):
         VisualPRM400K(annotations="unused").image_path("set/0.png")
 
 
@@ -257,7 +257,9 @@ lines = st.one_of(
 @given(lines, st.sampled_from(["strict", "published"]), st.sampled_from(["ignore", "negative"]), st.booleans())
 def test_any_line_is_a_rollout_or_a_counted_drop(line: bytes, cleaning: str, unsampled: str, check: bool) -> None:
     images = str(Path(__file__).parent) if check else None
-    read = VisualPRM400K(annotations="unused", images=images, cleaning=cleaning, unsampled=unsampled).rollout("s", 0, line)
+    read = VisualPRM400K(annotations="unused", images=images, cleaning=cleaning, unsampled=unsampled).rollout(
+        "s", 0, line
+    )
     if isinstance(read, Dropped):
         assert read.reason in REASONS
     else:

@@ -34,7 +34,7 @@ def invented_signals(n: int, rng: np.random.Generator) -> pa.Table:
     source = pa.array([SOURCES[i * len(SOURCES) // n] for i in range(n)])
     return pa.table(
         {"source": source, "line": np.arange(n, dtype=np.int32), **rows, "drop_reason": reasons.dictionary_encode()}
-    )
+    ).append_column("ranked", reasons.is_null())
 
 
 def invented_manifest(signals: pa.Table, kept: pa.Table, path: Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def write_run(
     """Write a finished run folder; its signals table lies beside it, as the cache does."""
     rng = np.random.default_rng(seed)
     signals = invented_signals(n, rng)
-    eligible = signals.filter(signals["drop_reason"].is_null())
+    eligible = signals.filter(signals["ranked"])
     p, r = eligible["p_pos"].to_numpy(), eligible["reliability"].to_numpy()
     score = (p * (1 - p) + selector["alpha"]) * r if "alpha" in selector else rng.random(len(p))
     chosen = np.sort(np.argsort(-score, kind="stable")[: int(len(p) * (selector["ratio"] or 1))])

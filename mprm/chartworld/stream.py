@@ -1,0 +1,112 @@
+"""What `task=pretrain` learns from: batches of solutions and claims, with images as the backbones see them.
+
+Half of every batch is right solutions, learnt by next-token prediction; half is solutions with errors, where every
+line is followed by " ?" and the model must continue with Yes or No. The verdicts are targets only: they never
+stand in the input, or the model would copy the earlier ones. Wording and mark differ from the PRM prompt.
+
+Batches are a function of (seed, step), so a run is the same with any number of workers and can be resumed.
+Shape suffixes: B rows, L tokens.
+"""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from mprm.backbones.internvl import MEAN, STD
+from mprm.chartworld import tiny
+from mprm.chartworld.solver import Skill, Solver, step_texts
+from mprm.chartworld.world import IMAGE_SIZE, PATCH, draw, question_text, sample_problems
+
+CLAIM = " ?"
+MAX_TOKENS = 96  # a longer row loses its tail
+IGNORE = -100
+RIGHT = Skill(misread=0.0, slip=0.0, look_again=0.0, illusion=0.0)
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+
+
+class Stream(Dataset):
+    """Batches by step: tokens (B, L), targets (B, L; IGNORE: nothing to learn), uint8 images (B, 56, 56, 3)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, family: str, batch_size: int, seed: int, steps: int) -> None:
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps = steps
+        start, context, end = tokenizer.convert_tokens_to_ids(tiny.IMAGE_TOKENS[family])
+        self.image_ids = [start, *[context] * (IMAGE_SIZE // (2 * PATCH)) ** 2, end]
+        self.cache: dict[str, list[int]] = {}
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def ids(self, text: str) -> list[int]:
+        if text not in self.cache:
+            self.cache[text] = self.tokenizer.encode(text, add_special_tokens=False)
+        return self.cache[text]
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, step])
+        half, groups = self.batch_size // 2, 8
+        rows = [self.group(rng, half, RIGHT, claims=False)]
+        for _ in range(groups):
+            skill = Skill(rng.uniform(0.05, 0.35), rng.uniform(0.05, 0.35), rng.uniform(0.1, 0.6), illusion=0.02)
+            rows.append(self.group(rng, half // groups, skill, claims=True))
+        tokens, targets, images = (np.concatenate(column) for column in zip(*rows, strict=True))
+        return torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(images)
+
+    def group(
+        self, rng: np.random.Generator, count: int, skill: Skill, claims: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        problems = sample_problems(rng, count)
+        trace, _ = Solver(problems, skill, rng).run()
+        tokens = np.full((count, MAX_TOKENS), self.tokenizer.pad_token_id, dtype=np.int64)
+        targets = np.full((count, MAX_TOKENS), IGNORE, dtype=np.int64)
+        verdicts = (self.ids("No")[0], self.ids("Yes")[0])
+        for row in range(count):
+            question = question_text(problems, row) + (" Is each line right?" if claims else "")
+            ids = [*self.ids("<|im_start|>user\n"), *self.image_ids, *self.ids("\n"), *self.ids(question)]
+            ids += self.ids("<|im_end|>\n<|im_start|>assistant\n")
+            start, places = len(ids), []
+            for text in step_texts(problems, trace, row):
+                ids += self.ids(text + CLAIM if claims else text)
+                places.append(len(ids) - 1)
+                ids += self.ids("\n")
+            ids.append(self.tokenizer.eos_token_id)
+            length = min(len(ids), MAX_TOKENS)
+            tokens[row, :length] = ids[:length]
+            if not claims:
+                targets[row, start - 1 : length - 1] = tokens[row, start:length]
+                continue
+            for place, right in zip(places, trace.correct_ST[row], strict=False):
+                if place < length:
+                    targets[row, place] = verdicts[int(right)]
+        return tokens, targets, draw(problems)
+
+
+def vision_inputs(images_BHWC: torch.Tensor, family: str) -> dict[str, torch.Tensor]:
+    """What the family's processor makes of the world's images, batched on the device."""
+    mean, std = (MEAN, STD) if family == "internvl" else (CLIP_MEAN, CLIP_STD)
+    mean_C, std_C = (torch.from_numpy(x).to(images_BHWC.device) for x in (mean, std))
+    pixels_BCHW = ((images_BHWC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2)
+    if family == "internvl":
+        return {"pixel_values": pixels_BCHW.contiguous()}
+    # Patches ordered by blocks of 2 x 2; a still image is two equal frames.
+    side = IMAGE_SIZE // (2 * PATCH)
+    blocks = pixels_BCHW.unflatten(3, (side, 2, PATCH)).unflatten(2, (side, 2, PATCH))
+    patches = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, 2, -1, -1)
+    grid = torch.tensor([1, 2 * side, 2 * side], device=images_BHWC.device).expand(len(images_BHWC), 3)
+    return {"pixel_values": patches.reshape(-1, 3 * 2 * PATCH * PATCH), "image_grid_thw": grid}
+
+
+def position_ids(family: str, image_start: int, length: int, rows: int) -> torch.Tensor:
+    """Positions of the pretraining layout, whose image always starts at the same token."""
+    if family == "internvl":
+        return torch.arange(length).expand(rows, -1)
+    side = IMAGE_SIZE // (2 * PATCH)
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    grid = torch.stack([torch.zeros_like(row), row, column]).flatten(1) + image_start
+    head = torch.arange(image_start).expand(3, -1)
+    tail = torch.arange(image_start + side, length + side - side * side).expand(3, -1)
+    return torch.cat([head, grid, tail], dim=1)[:, None].expand(-1, rows, -1)

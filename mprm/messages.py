@@ -1,0 +1,61 @@
+"""What the user is told about a mistake: one line that names the key, the value and the remedy."""
+
+import difflib
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """One line and an exit code for an error that its message explains: 2 for the user's mistake, 1 for the machine's.
+
+    None for everything else, which is a bug of ours and deserves its traceback. So does a ValueError that this project
+    (or Hydra, reading the command line) did not raise itself: its message is not written for the user.
+    """
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = [str(option) for option in error.options]
+        return f"{group}={choice} is not one of {', '.join(options)}{did_you_mean(choice, options)}", 2
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' can not be read; write key=value, a list as key=[a,b], odd characters in quotes", 2
+    if isinstance(error, HydraException) and isinstance(error.__cause__, ConfigKeyError | AttributeError):
+        unknown = error.__cause__
+        if isinstance(unknown, OmegaConfBaseException) and unknown.parent_node is not None:
+            known = [str(key) for key in unknown.parent_node if key not in ("hydra", "_target_")]
+            return unknown_key(str(unknown.full_key), known), 2
+    if isinstance(error, HydraException | YAMLError):
+        return " ".join(str(error).split()), 2
+    if isinstance(error, OSError):
+        return str(error), 1
+    if isinstance(error, ValueError):
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        ours = any(Path(last.filename).is_relative_to(Path(module).parent) for module in (__file__, hydra.__file__))
+        if ours and (last.line or "").startswith("raise"):  # not raised by C code, such as numpy's, that we called
+            return " ".join(str(error).split()), 2
+    return None
+
+
+def unknown_key(full_key: str, known: list[str]) -> str:
+    parent, _, key = full_key.rpartition(".")
+    place = f"{parent} has" if parent else "the keys are"
+    return f"{full_key} is not a known key{did_you_mean(key, known)}; {place} {', '.join(known) or 'no keys'}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def type_name(wanted: Any) -> str:
+    if get_origin(wanted) is UnionType:
+        return " or ".join(type_name(choice) for choice in get_args(wanted))
+    return TYPE_NAMES.get(wanted, str(wanted))

@@ -1,0 +1,103 @@
+"""Pretraining batches: what stands in the input, what is learnt, and how images are laid out."""
+
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from mprm.backbones.internvl import InternVL
+from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
+from mprm.chartworld import tiny
+from mprm.chartworld.stream import CLAIM, IGNORE, MAX_TOKENS, Stream, position_ids, vision_inputs
+
+FAMILIES = pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
+
+
+@pytest.fixture(scope="module")
+def processors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The real processors of the tiny backbones."""
+    folders = {family: tmp_path_factory.mktemp(family) for family in ("internvl", "qwen2_5_vl")}
+    for family, folder in folders.items():
+        tiny.build(family, folder)
+    return {
+        "internvl": InternVL(path=str(folders["internvl"])).load()[0],
+        "qwen2_5_vl": Qwen2_5_VL(path=str(folders["qwen2_5_vl"])).load()[0],
+    }
+
+
+def stream(family: str, seed: int = 0, batch_size: int = 32) -> Stream:
+    return Stream(tiny.build_tokenizer(family), family, batch_size, seed, steps=10)
+
+
+@FAMILIES
+def test_a_batch_is_a_function_of_seed_and_step(family: str) -> None:
+    first, other = stream(family), stream(family, seed=1)
+    assert len(first) == 10
+    other_step = first[4]
+    batch = first[3]
+    assert all(torch.equal(a, b) for a, b in zip(batch, stream(family)[3], strict=True))
+    assert not torch.equal(batch[0], other_step[0])
+    assert not torch.equal(batch[0], other[3][0])
+    assert [tuple(tensor.shape) for tensor in batch] == [(32, MAX_TOKENS), (32, MAX_TOKENS), (32, 56, 56, 3)]
+
+
+@FAMILIES
+def test_solutions_are_learnt_token_by_token(family: str) -> None:
+    source = stream(family)
+    tokens, targets, _ = source[0]
+    for row in range(16):
+        learnt = (targets[row] != IGNORE).nonzero()[:, 0]
+        assert learnt.tolist() == list(range(int(learnt[0]), int(learnt[-1]) + 1))
+        assert torch.equal(targets[row, learnt], tokens[row, learnt + 1])
+        text = source.tokenizer.decode(targets[row, learnt])
+        assert text.endswith(".\n<|im_end|>")
+        assert "The answer is " in text
+        assert CLAIM not in text
+        assert source.tokenizer.decode(tokens[row, : learnt[0] + 1]).endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+@FAMILIES
+def test_verdicts_are_targets_and_never_stand_in_the_input(family: str) -> None:
+    source = stream(family, batch_size=128)
+    tokens, targets, _ = source[0]
+    verdicts = torch.tensor([source.ids(word)[0] for word in ("No", "Yes")])
+    assert not torch.isin(tokens, verdicts).any()
+    claims = targets[64:] != IGNORE
+    assert torch.isin(targets[64:][claims], verdicts).all()
+    assert set(targets[64:][claims].tolist()) == set(verdicts.tolist())
+    assert (tokens[64:][claims] == source.ids(CLAIM)[-1]).all()  # each is asked for behind a line
+    assert not torch.isin(targets[:64], verdicts).any()
+
+
+@FAMILIES
+def test_images_are_exactly_what_the_processor_makes_of_them(family: str, processors: dict[str, Any]) -> None:
+    _, _, images = stream(family)[0]
+    ours = vision_inputs(images, family)
+    theirs = [processors[family].encode([Image.fromarray(i.numpy())], "a", ["b"]).vision for i in images]
+    assert ours.keys() == theirs[0].keys()
+    for name, value in ours.items():
+        together = torch.cat([vision[name] for vision in theirs])
+        assert value.shape == together.shape
+        torch.testing.assert_close(value, together, atol=1e-6, rtol=0)
+
+
+@FAMILIES
+def test_positions_are_those_of_the_processor(family: str, processors: dict[str, Any]) -> None:
+    processor = processors[family]
+    _, _, images = stream(family)[0]
+    example = processor.encode([Image.fromarray(images[0].numpy())], "How?", ["red is 4.", "blue is 7."])
+    context = processor.tokenizer.convert_tokens_to_ids(tiny.IMAGE_TOKENS[family][1])
+    image_start = int((example.input_ids == context).nonzero()[0])
+    positions = position_ids(family, image_start, len(example.input_ids), rows=2)
+    assert torch.equal(positions[..., 0, :], example.position_ids)
+    assert torch.equal(positions[..., 1, :], example.position_ids)
+
+
+@FAMILIES
+def test_every_image_starts_at_the_same_token(family: str) -> None:
+    source = stream(family)
+    tokens, _, _ = source[0]
+    context = source.image_ids[1]
+    assert (tokens == context).sum(1).tolist() == [4] * 32
+    assert len({int(row.nonzero()[0]) for row in tokens == context}) == 1

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from mprm.reporting.collect import read_run
+
+
+def test_every_piece_is_read(run: Path) -> None:
+    record = read_run(run)
+    assert record.config is not None
+    assert record.config["selector"]["alpha"] == 0.2
+    assert record.versions == {"mprm": "0.1.0", "torch": "2.13.0"}
+    assert record.manifest is not None
+    assert record.kept is not None
+    assert record.kept.num_rows == record.manifest["totals"]["kept"]["rollouts"] == 98
+    assert record.signals is not None
+    assert record.signals.num_rows == 1000
+    assert record.metrics is not None
+    assert record.metrics[0]["step"] == 1
+    assert record.results is not None
+    assert record.results["auc"] == 0.893
+    assert record.scored is not None
+    assert len(record.scored[0]) == len(record.scored[1]) == 120 * 7
+
+
+def test_neutral_steps_are_left_out(run: Path) -> None:
+    (run / "predictions.jsonl").write_text(
+        '{"id": "a", "source": "s", "labels": [1, 0, -1], "scores": [0.9, 0.5, 0.2]}\n'
+    )
+    scored = read_run(run).scored
+    assert scored is not None
+    assert scored[0].tolist() == [True, False]
+    assert scored[1].tolist() == [0.9, 0.2]
+
+
+def test_an_empty_folder_is_a_run_without_pieces(tmp_path: Path) -> None:
+    record = read_run(tmp_path)
+    assert {name for name, value in vars(record).items() if value is not None} == {"folder"}
+
+
+def test_a_signals_table_that_is_gone_is_none(run: Path) -> None:
+    run.with_name(f"{run.name}-signals.parquet").unlink()
+    assert read_run(run).signals is None
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere is not a run folder; give one"):
+        read_run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("config.yaml", "overwrite=true"),
+        ("versions.json", "delete it"),
+        ("results.json", "delete it and run task=evaluate again"),
+        ("subset/manifest.json", "delete it and run task=select again"),
+        ("subset/kept.parquet", "delete it and run task=select again"),
+        ("metrics.jsonl", "remove that line"),
+        ("predictions.jsonl", "remove that line"),
+    ],
+)
+@pytest.mark.parametrize("content", [b"{not\n", b"\xff\xfe\n"])
+def test_an_unreadable_piece_is_one_line_with_place_and_remedy(
+    run: Path, name: str, remedy: str, content: bytes
+) -> None:
+    (run / name).write_bytes(content)
+    with pytest.raises(ValueError, match="can not be read") as raised:
+        read_run(run)
+    message = str(raised.value)
+    assert str(run / name) in message
+    assert remedy in message
+    assert "\n" not in message
+
+
+def test_a_last_line_that_is_still_being_written_is_left_out(run: Path) -> None:
+    whole = read_run(run).metrics
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 121, "train/lo')
+    assert read_run(run).metrics == whole

@@ -1,0 +1,156 @@
+"""The signals table and its cache."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mprm.selection.parallel
+import mprm.selection.scan
+from mprm.data.rollouts import question_hash
+from mprm.data.visualprm400k import VisualPRM400K
+from mprm.selection.signals import build_signals
+
+ORACLE = Path(__file__).parents[1] / "oracle_data" / "selection"
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every line that was parsed."""
+    seen: list[Any] = []
+    read = VisualPRM400K.read
+    monkeypatch.setattr(VisualPRM400K, "read", lambda self, line: seen.append(line) or read(self, line))
+    return seen
+
+
+def test_columns(signals_of: Callable[..., pa.Table]) -> None:
+    rows = signals_of({"b": [[1.0, 0.5, 0.0, None]], "a": [[0.0, 0.0], []]}).to_pylist()
+    assert [(row["source"], row["line"], row["drop_reason"]) for row in rows] == [
+        ("a", 0, None),
+        ("a", 1, "no_steps"),
+        ("b", 0, None),
+    ]
+    assert rows[2] == {
+        "source": "b",
+        "line": 0,
+        "offset": 0,
+        "length": rows[2]["length"],
+        "question_hash": question_hash("Question 0?", ("0.png",)),
+        "n_steps": 4,
+        "n_words": 8,
+        "n": 3,
+        "n_pos": 2,
+        "p_pos": 2 / 3,
+        "reliability": 0.75,
+        "mean_mc": 0.5,
+        "min_mc": 0.0,
+        "ranked": True,
+        "drop_reason": None,
+    }
+    assert rows[0]["reliability"] == 1.0
+    assert rows[1]["n"] is rows[1]["mean_mc"] is None
+
+
+def test_offsets_find_the_lines(tmp_path: Path) -> None:
+    dataset = VisualPRM400K(annotations=str(ORACLE / "annotations"))
+    table = build_signals(dataset, tmp_path)
+    for row in table.select(["source", "line", "offset", "length"]).to_pylist():
+        content = (ORACLE / "annotations" / f"{row['source']}.jsonl").read_bytes()
+        line = content[row["offset"] : row["offset"] + row["length"]]
+        assert line.rstrip(b"\n") == content.split(b"\n")[row["line"]]
+
+
+def test_unchanged_annotations_are_not_read_again(
+    parsed: list[Any], dataset: Callable[..., VisualPRM400K], tmp_path: Path
+) -> None:
+    corpus = dataset({"a": [[0.5], [1.0]], "b": [[0.0]]})
+    first = build_signals(corpus, tmp_path / "cache")
+    assert len(parsed) == 3
+    assert build_signals(corpus, tmp_path / "cache").equals(first)
+    os.utime(tmp_path / "annotations" / "a.jsonl")  # touched
+    copy = shutil.copytree(tmp_path / "annotations", tmp_path / "copy")
+    assert build_signals(corpus, tmp_path / "cache").equals(first)
+    assert build_signals(VisualPRM400K(annotations=str(copy)), tmp_path / "cache").equals(first)
+    assert len(parsed) == 3
+
+
+def test_what_changes_the_table_is_in_its_key(
+    parsed: list[Any], dataset: Callable[..., VisualPRM400K], tmp_path: Path
+) -> None:
+    tables = [build_signals(dataset({"a": [[0.5]]}), tmp_path / "cache")]
+    tables += [build_signals(dataset({"a": [[0.5]]}, cleaning="published"), tmp_path / "cache")]
+    tables += [build_signals(dataset({"a": [[0.5]]}, unsampled="negative"), tmp_path / "cache")]
+    tables += [build_signals(dataset({"a": [[0.5]]}, images=str(tmp_path)), tmp_path / "cache")]
+    tables += [build_signals(dataset({"a": [[0.25]]}), tmp_path / "cache")]
+    tables += [build_signals(dataset({"a": [[0.25]], "b": [[0.25]]}), tmp_path / "cache")]
+    assert len(parsed) == 7
+    assert len({table.schema.metadata[b"path"] for table in tables}) == 6
+    assert len({table.schema.metadata[b"data_hash"] for table in tables}) == 3
+
+
+def test_images_that_arrive_later_are_seen(dataset: Callable[..., VisualPRM400K], tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for missing in (True, False):
+        corpus = dataset({"a": [[0.5]]}, images=str(tmp_path / "images"))
+        reasons = build_signals(corpus, tmp_path / "cache")["drop_reason"].to_pylist()
+        assert reasons == (["missing_image_file"] if missing else [None])
+        (tmp_path / "images" / "0.png").touch()
+
+
+def test_annotations_that_change_while_they_are_read(
+    dataset: Callable[..., VisualPRM400K], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = dataset({"a": [[0.5]]})
+    read = VisualPRM400K.read
+
+    def read_and_append(self: VisualPRM400K, line: bytes) -> Any:
+        with open(tmp_path / "annotations" / "a.jsonl", "a") as file:
+            file.write("\n")
+        return read(self, line)
+
+    monkeypatch.setattr(VisualPRM400K, "read", read_and_append)
+    with pytest.raises(ValueError, match="annotations changed while they were read"):
+        build_signals(corpus, tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "signals").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_chunks_do_not_show(processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = VisualPRM400K(annotations=str(ORACLE / "annotations"), images=str(tmp_path))
+    whole = build_signals(dataset, tmp_path / "whole")
+    monkeypatch.setattr(mprm.selection.scan, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(mprm.selection.parallel, "BYTES_PER_PROCESS", 10_000)
+    monkeypatch.setattr(mprm.selection.parallel, "_cores", lambda: processes)
+    assert build_signals(dataset, tmp_path / "chunks").equals(whole)
+
+
+def rollout_line(scores: list[float]) -> bytes:
+    steps = [{"step": "Step.", "score": score} for score in scores]
+    return json.dumps({"image": "0.png", "question": "Which?", "steps_with_score": steps}).encode()
+
+
+lines = st.one_of(
+    st.sampled_from([b"", b"  ", b"\r"]),
+    st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")),
+    st.lists(st.floats(0, 1), max_size=2).map(lambda scores: rollout_line(list(scores))),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(lines, max_size=8), st.booleans(), st.integers(1, 200))
+def test_every_line_is_a_row(content: list[bytes], newline: bool, chunk: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mprm.selection.scan, "CHUNK_BYTES", chunk)
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "a.jsonl").write_bytes(b"\n".join(content) + b"\n" * newline)
+            table = build_signals(VisualPRM400K(annotations=folder), Path(folder, "cache"))
+    assert table["line"].to_pylist() == [i for i, line in enumerate(content) if line.strip()]
+    assert table["ranked"].to_pylist() == table["drop_reason"].is_null().to_pylist()

@@ -1,0 +1,129 @@
+"""The subset folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import mprm.selection.parallel
+import mprm.selection.subset
+from mprm.data.visualprm400k import VisualPRM400K
+from mprm.selection.baselines import Full, LowMC
+from mprm.selection.signals import build_signals
+from mprm.selection.subset import EXAMPLES, statistics, write_subset
+
+SOURCES = {"a": [[1.0, 0.0], [None], [0.5, None], [], [0.0, 0.0]], "b": [[0.75]], "c": [[]]}
+
+
+@pytest.fixture
+def corpus(dataset: Callable[..., VisualPRM400K]) -> VisualPRM400K:
+    return dataset(SOURCES)
+
+
+def test_manifest(corpus: VisualPRM400K, tmp_path: Path) -> None:
+    signals = build_signals(corpus, tmp_path / "cache")
+    manifest = write_subset(tmp_path / "subset", corpus, signals, LowMC(ratio=0.67), {"seed": 0})
+    assert manifest == json.loads((tmp_path / "subset" / "manifest.json").read_text())
+    assert manifest["seed"] == 0
+    assert manifest["selector"] == {
+        "name": "LowMC",
+        "ratio": 0.67,
+        "count": None,
+        "scope": "source",
+        "ties": "file_order",
+    }
+    assert manifest["dataset"]["annotations"] == corpus.annotations
+    assert manifest["sources"] == {
+        "a": {"records": 5, "dropped": 2, "eligible": 3, "kept": 2, "realised_ratio": 2 / 3},
+        "b": {"records": 1, "dropped": 0, "eligible": 1, "kept": 1, "realised_ratio": 1.0},
+        "c": {"records": 1, "dropped": 1, "eligible": 0, "kept": 0, "realised_ratio": 0.0},
+    }
+    assert manifest["dropped"] == {"no_steps": 2, "no_usable_score": 1}
+    assert manifest["totals"]["eligible"]["rollouts"] == 4
+    assert manifest["totals"]["kept"]["rollouts"] == 3
+    assert Path(manifest["signals"]).exists()
+
+
+def test_kept_dropped_and_examples(corpus: VisualPRM400K, tmp_path: Path) -> None:
+    write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), LowMC(ratio=0.67), {})
+    kept = pq.read_table(tmp_path / "subset" / "kept.parquet").to_pylist()
+    assert [(row["source"], row["line"], row["score"], row["rank"]) for row in kept] == [
+        ("a", 0, -0.5, 2),
+        ("a", 4, 0.0, 1),
+        ("b", 0, -0.75, 1),
+    ]
+    dropped = (tmp_path / "subset" / "dropped.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in dropped] == [
+        {"source": "a", "line": 1, "reason": "no_usable_score"},
+        {"source": "a", "line": 3, "reason": "no_steps"},
+        {"source": "c", "line": 0, "reason": "no_steps"},
+    ]
+    examples = datasets.load_from_disk(str(tmp_path / "subset" / "examples"))
+    assert examples.column_names == EXAMPLES.names
+    assert examples["id"][:] == ["a:0", "a:4", "b:0"]
+    assert examples["question_hash"][:] == [row["question_hash"] for row in kept]
+    assert examples[0] | {"question_hash": 0} == {
+        "id": "a:0",
+        "source": "a",
+        "question": "Question 0?",
+        "images": ["0.png"],
+        "steps": ["Step 0.", "Step 1."],
+        "scores": [1.0, 0.0],
+        "n_correct": [None, None],
+        "n_total": [None, None],
+        "question_hash": 0,
+    }
+    assert {path.name for path in (tmp_path / "subset").iterdir()} == {
+        "manifest.json",
+        "kept.parquet",
+        "dropped.jsonl",
+        "examples",
+    }
+
+
+def test_batches_do_not_show(corpus: VisualPRM400K, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signals = build_signals(corpus, tmp_path / "cache")
+    write_subset(tmp_path / "whole", corpus, signals, Full(), {})
+    monkeypatch.setattr(mprm.selection.subset, "BATCH_BYTES", 100)
+    monkeypatch.setattr(mprm.selection.parallel, "BYTES_PER_PROCESS", 1)
+    write_subset(tmp_path / "batches", corpus, signals, Full(), {})
+    whole, batches = (datasets.load_from_disk(str(tmp_path / name / "examples")) for name in ("whole", "batches"))
+    assert whole.to_list() == batches.to_list()
+
+
+def test_a_second_selection_takes_the_place_of_the_first(corpus: VisualPRM400K, tmp_path: Path) -> None:
+    signals = build_signals(corpus, tmp_path / "cache")
+    for selector, rollouts in ((LowMC(ratio=0.67), 3), (Full(), 4)):
+        write_subset(tmp_path / "subset", corpus, signals, selector, {})
+        assert len(datasets.load_from_disk(str(tmp_path / "subset" / "examples"))) == rollouts
+
+
+def test_annotations_that_changed_are_noticed(corpus: VisualPRM400K, tmp_path: Path) -> None:
+    signals = build_signals(corpus, tmp_path / "cache")
+    file = tmp_path / "annotations" / "b.jsonl"
+    file.write_text(file.read_text().replace("Question 0", "Question 1"))
+    with pytest.raises(ValueError, match=r"b.jsonl line 0 .* changed during the selection"):
+        write_subset(tmp_path / "subset", corpus, signals, Full(), {})
+    assert not (tmp_path / "subset").exists()
+
+
+def test_nothing_to_train_on(dataset: Callable[..., VisualPRM400K], tmp_path: Path) -> None:
+    corpus = dataset({"a": [[], [None]]})
+    with pytest.raises(ValueError, match=r"none of 2 records is left .*no_steps 1, no_usable_score 1"):
+        write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), Full(), {})
+
+
+def test_statistics(signals_of: Callable[..., pa.Table]) -> None:
+    assert statistics(signals_of({"a": [[1.0, 0.0, 0.5], [1.0], [None, 0.0]]})) == {
+        "rollouts": 3,
+        "steps": 6,
+        "steps_per_rollout": 2.0,
+        "words_per_step": 2.0,
+        "error_step_share": pytest.approx(2 / 5),
+        "mean_mc": 0.5,
+        "mixed_share": pytest.approx(1 / 3),
+    }

@@ -1,0 +1,185 @@
+"""Every YAML binds; every mistake is one line that names key, value and remedy."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from mprm.config import GROUPS, RUN_GROUPS, TASKS, Config, RunConfig, bind, validate
+from mprm.messages import explain
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A component for these tests."""
+
+    size: float
+    count: int | None = None
+    flag: bool = False
+    names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size <= 0:
+            raise ValueError(f"part.size={self.size} is not positive; give e.g. part.size=1")
+
+
+def part(**values: object) -> DictConfig:
+    root = OmegaConf.create({"seed": 3, "part": {"_target_": f"{__name__}.Part", "size": 1.0, **values}})
+    return root.part
+
+
+def reachable_choices() -> Counter[str]:
+    """How many options Hydra offers in each group."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        folders = [path.name for path in CONF.iterdir() if path.is_dir()]
+        return Counter({name: len(loader.get_group_options(name, ObjectType.CONFIG)) for name in folders})
+
+
+def test_every_yaml_composes_and_binds(load: Callable[..., Config]) -> None:
+    on_disk = Counter(str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml") if path.parent != CONF)
+    bound: Counter[str] = Counter()
+    for path in sorted(CONF.rglob("*/*.yaml")):
+        group = path.parent.name
+        config = load(f"{group}={path.stem}")
+        for name in GROUPS:
+            component = getattr(config, name)
+            assert is_dataclass(component), path
+            written = {key for key in config.raw[name] if key != "_target_"}
+            assert written <= {field.name for field in fields(component)}, path
+        bound[group] += 1
+    assert bound == on_disk == reachable_choices()
+    assert {group for group in GROUPS if group != "recipe"} <= set(bound)  # conf/backbone sets the recipe
+
+
+def test_config_yaml_documents_every_run_level_field() -> None:
+    written = OmegaConf.load(CONF / "config.yaml")
+    values = {key: value for key, value in written.items() if key not in ("defaults", "hydra")}
+    assert set(values) == {field.name for field in fields(RunConfig)}
+    assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), values)) == RunConfig()
+
+
+def test_a_config_holds_typed_fields_and_components(load: Callable[..., Config]) -> None:
+    config = load("selector=bis", "selector.alpha=1", "seed=7", "threshold=0.25")
+    assert (config.task, config.seed, config.threshold) == ("experiment", 7, "0.25")
+    assert config.selector is config.selector
+    assert isinstance(config.selector.alpha, float)
+    assert config.raw.name == config.name
+
+
+def test_the_run_name_is_readable_and_follows_the_config(load: Callable[..., Config]) -> None:
+    name = load("selector=bis", "selector.alpha=0.2", "selector.ratio=0.25", "seed=3").name
+    assert name is not None
+    assert name.startswith("bis-alpha0.2-ratio0.25-hard-chartworld_internvl-seed3-")
+    assert load("selector=bis", "selector.alpha=0.2", "selector.ratio=0.25", "seed=3", "debug=true").name == name
+    assert load("selector=bis", "selector.alpha=0.2", "selector.ratio=0.25", "seed=3", "held_out=9").name != name
+    assert load("selector.alpha=1").name == load("selector.alpha=1.0").name
+    assert load("name=mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task=slect", r"task=slect is not one of experiment, .*\(did you mean select\?\)"),
+        ("seed=abc", r"seed=abc has the wrong type; give a whole number"),
+        ("seed=-1", r"seed=-1 is negative"),
+        ("seed=null", r"seed=null has the wrong type; give a whole number"),
+        ("debug=maybe", r"debug=maybe has the wrong type; give true or false"),
+        ("threshold=high", r"threshold=high is neither a number nor 'searched'"),
+        ("threshold=nan", r"threshold=nan is neither a number nor 'searched'"),
+        ("name=a/b", r"name=a/b is not the name of a folder"),
+        ("name=..", r"name=.. is not the name of a folder"),
+        ("+sed=3", r"sed is not a known key \(did you mean seed\?\); the keys are .*selector.*seed"),
+        ("+selector.alhpa=3", r"selector.alhpa is not a known key \(did you mean alpha\?\); selector has .*alpha"),
+        ("selector.alpha=abc", r"selector.alpha=abc has the wrong type; give a number"),
+        ("selector.ratio=1.5", r"selector.ratio=1.5 .*\(0, 1\]"),
+        ("selector.count=1.5", r"selector.count=1.5 has the wrong type; give a whole number or null"),
+        ("dataset.root=${nothing}", r"dataset.root can not be resolved: .*nothing"),
+        ("~selector", r"selector has no choice; give selector=NAME, one of the files in conf/selector"),
+    ],
+)
+def test_a_bad_value_is_one_line_for_the_user(load: Callable[..., Config], override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load("task=select", override)
+    line, exit_code = explain(caught.value) or ("", 0)
+    assert "\n" not in line
+    assert exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("selector.alhpa=1", "selector.alhpa is not a known key (did you mean alpha?); selector has alpha, "),
+        ("selectr=bis", "selectr is not a known key (did you mean selector?); the keys are "),
+        ("selector=boss", "selector=boss is not one of bis, full, "),
+        ("experiment=nope", "experiment=nope"),
+        ("selector.alpha", "'selector.alpha' can not be read; write key=value"),
+        ("selector.alpha=[1", "'selector.alpha=[1' can not be read; write key=value"),
+        ("seed=1,2", "--multirun"),
+    ],
+)
+def test_a_bad_override_is_one_line_for_the_user(load: Callable[..., Config], override: str, message: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        load(override)
+    line, exit_code = explain(caught.value) or ("", 0)
+    assert message in line
+    assert "\n" not in line
+    assert exit_code == 2
+
+
+def test_bind_resolves_converts_and_freezes() -> None:
+    bound = bind(part(size=2, count="${seed}", names=["a", "b"]))
+    assert bound == Part(size=2.0, count=3, names=["a", "b"])
+    assert isinstance(bound.size, float)
+    with pytest.raises(AttributeError):
+        bound.size = 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": "abc"}, "part.size=abc has the wrong type; give a number"),
+        ({"size": None}, "part.size=null has the wrong type; give a number"),
+        ({"size": "???"}, "part.size is missing; give part.size=..."),
+        ({"size": -1}, "part.size=-1.0 is not positive"),
+        ({"flag": "perhaps"}, "part.flag=perhaps has the wrong type; give true or false"),
+        ({"names": 3}, "part.names=3 has the wrong type"),
+        ({"sizes": 3}, r"part.sizes is not a known key \(did you mean size\?\); part has size, count, flag, names"),
+    ],
+)
+def test_bind_names_key_value_and_remedy(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bind(part(**values))
+
+
+def test_validate_leaves_its_argument_alone() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        raw = compose("config", ["task=measure"])
+    assert validate(raw, {}).raw.name is not None
+    assert raw.name is None
+
+
+def test_tasks_check_known_groups_only() -> None:
+    assert all(set(groups) <= set(GROUPS) for groups in TASKS.values())
+    assert TASKS["experiment"] == RUN_GROUPS
+
+
+def test_an_error_that_is_not_the_users_is_not_explained(tmp_path: Path) -> None:
+    with pytest.raises(KeyError) as key_error:
+        {}["key"]
+    assert explain(key_error.value) is None
+    with pytest.raises(ValueError, match="invalid literal") as value_error:
+        int("x")  # not raised by this project, so not written for the user
+    assert explain(value_error.value) is None
+    with pytest.raises(OSError, match="No such file") as os_error:
+        (tmp_path / "nowhere").read_text()
+    assert explain(os_error.value) == (f"[Errno 2] No such file or directory: '{tmp_path / 'nowhere'}'", 1)

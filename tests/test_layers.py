@@ -1,0 +1,92 @@
+"""Who may import whom. Every room reads files and writes files; only stages.py sees all of them."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mprm
+
+PACKAGE = Path(mprm.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Room -> the rooms it may import, at the top or inside a function. artifacts.py and the package's version are open to
+# all; an import that only the type checker sees is free.
+MAY_IMPORT = {
+    "data": set(),
+    "selection": {"data"},
+    "backbones": {"data"},
+    "training": {"data", "backbones"},
+    "evaluation": {"data", "backbones"},
+    "reporting": set(),
+    "chartworld": {"data", "backbones"},
+    "artifacts": set(),
+    "messages": set(),
+    "config": {"messages"},
+    "stages": {"config", "data", "selection", "backbones", "training", "evaluation", "reporting", "chartworld"},
+}
+WITHOUT_TORCH = ("data", "selection", "reporting")
+
+
+def room_of(path: Path) -> str:
+    """The folder below mprm/, or the name of a file that lies directly in it."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Names of the modules that the code imports, those for the type checker left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from imported(node)
+
+
+def rooms_imported(path: Path) -> set[str]:
+    names = imported(ast.parse(path.read_text(encoding="utf-8")))
+    return {name.split(".")[1] for name in names if name.startswith("mprm.")}
+
+
+def test_the_walk_sees_top_level_and_local_imports_only() -> None:
+    code = "import mprm.a\nif TYPE_CHECKING:\n  import mprm.b\ndef f():\n  from mprm import c\n  from mprm.d.e import g"
+    assert list(imported(ast.parse(code))) == ["mprm.a", "mprm.c", "mprm.d.e.g"]
+
+
+def test_every_room_has_its_rule() -> None:
+    assert {room_of(path) for path in MODULES} == {*MAY_IMPORT, "__init__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_its_rule_allows(path: Path) -> None:
+    room = room_of(path)
+    assert rooms_imported(path) - {room, "artifacts", "__version__"} <= MAY_IMPORT.get(room, set())
+
+
+def test_selection_and_training_do_not_know_each_other() -> None:
+    assert "training" not in MAY_IMPORT["selection"]
+    assert "selection" not in MAY_IMPORT["training"]
+
+
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
+def test_importing_a_light_room_does_not_load_torch(room: str) -> None:
+    names = [f"mprm.{room}.{path.stem}" for path in sorted((PACKAGE / room).glob("*.py")) if path.stem != "__init__"]
+    assert names
+    program = (
+        f"import sys, {', '.join(names)}; print({{'torch', 'transformers', 'pytorch_lightning'}} & set(sys.modules))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_is_short_enough_to_read(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, (
+        "split it: a file of this length wants another room"
+    )

@@ -1,0 +1,150 @@
+"""run.py as it is typed: sweeps, exit codes, one line on stderr, and nothing left in the working folder."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import run
+from mprm.config import TASKS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ANNOTATIONS = REPOSITORY / "tests" / "oracle_data" / "selection" / "annotations"
+SELECT = ("task=select", "dataset=visualprm400k", f"dataset.annotations={ANNOTATIONS}", "held_out=0")
+
+
+def execute(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "run.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def run_folders(folder: Path) -> list[str]:
+    """Run folders below folder/runs, without the hash that ends each name."""
+    return sorted(path.name.rpartition("-")[0] for path in (folder / "runs").iterdir() if path.is_dir())
+
+
+def test_every_task_is_dispatched() -> None:
+    assert set(run.TASKS) == set(TASKS)
+
+
+def test_a_task_runs_twice_and_leaves_only_its_own_folders(tmp_path: Path) -> None:
+    first = execute(tmp_path, *SELECT, "selector=bis", "selector.alpha=0.2", "selector.ratio=0.1")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert run_folders(tmp_path) == ["bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "runs"]
+    manifest = next(tmp_path.glob("runs/*/subset/manifest.json"))
+    written = manifest.stat().st_mtime_ns
+    again = execute(tmp_path, *SELECT, "selector=bis", "selector.alpha=0.2", "selector.ratio=0.1")
+    assert again.returncode == 0
+    assert manifest.stat().st_mtime_ns == written
+
+
+def test_a_sweep_makes_one_run_per_cell_and_outlives_a_bad_one(tmp_path: Path) -> None:
+    swept = execute(tmp_path, "-m", *SELECT, "selector.alpha=0.05,0.2", "selector.ratio=0.1,1.5")
+    assert swept.returncode == 2
+    lines = swept.stderr.splitlines()
+    assert len(lines) == 2
+    assert all("selector.ratio=1.5 is not in (0, 1]" in line for line in lines)
+    assert "selector.alpha=0.05 selector.ratio=1.5: " in lines[0]
+    assert run_folders(tmp_path) == [
+        f"bis-alpha{alpha}-ratio0.1-hard-chartworld_internvl-seed0" for alpha in (0.05, 0.2)
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "runs"]
+
+
+def test_a_sweep_file_runs_by_name(tmp_path: Path) -> None:
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids" / "two.yaml").write_text(
+        "defaults: [config, _self_]\n"
+        "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      selector: full,low_mc\n      seed: 0,1\n"
+    )
+    swept = execute(tmp_path, "-cd", "grids", "-cn", "two", *SELECT)
+    assert (swept.returncode, swept.stderr) == (0, "")
+    assert len(run_folders(tmp_path)) == 4
+
+
+def test_the_shipped_sweeps_compose(tmp_path: Path) -> None:
+    for path in sorted((REPOSITORY / "sweeps").glob("*.yaml")):
+        shown = execute(tmp_path, "-cd", str(path.parent), "-cn", path.stem, "--cfg", "hydra")
+        assert shown.returncode == 0, shown.stderr
+        assert "mode: MULTIRUN" in shown.stdout, path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("selector.ratio=1.5",), "selector.ratio=1.5 is not in (0, 1]"),
+        (("selector.alpha=abc",), "selector.alpha=abc has the wrong type; give a number"),
+        (("dataset.annotations=/nowhere",), "/nowhere"),
+        (("selectr=bis",), "did you mean selector?"),
+        (("selector=boss",), "selector=boss is not one of bis, full"),
+        (("task=slect",), "did you mean select?"),
+        (("-cn", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    failed = execute(tmp_path, *SELECT, *arguments)
+    assert failed.returncode == 2
+    assert len(failed.stderr.splitlines()) == 1, failed.stderr
+    assert failed.stderr.startswith("mprm: ")
+    assert said in failed.stderr
+
+
+def test_debug_shows_the_traceback_of_a_mistake(tmp_path: Path) -> None:
+    failed = execute(tmp_path, *SELECT, "selector.ratio=1.5", "debug=true")
+    assert failed.returncode == 2
+    assert "Traceback" in failed.stderr
+    assert failed.stderr.splitlines()[-1].startswith("mprm: selector.ratio=1.5")
+
+
+def test_a_place_that_can_not_be_written_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    failed = execute(tmp_path, *SELECT)
+    assert failed.returncode == 1
+    assert len(failed.stderr.splitlines()) == 1
+    assert "runs" in failed.stderr
+
+
+def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.report(KeyError("lost"), "", debug=False) == 1
+    assert "KeyError: 'lost'" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
+    predictions = tmp_path / "endless.jsonl"
+    os.mkfifo(predictions)
+    arguments = ["task=measure", f"predictions={predictions}", f"output={tmp_path / 'out.json'}"]
+    command = [sys.executable, str(REPOSITORY / "run.py"), *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as reading:
+        writer = None
+        while writer is None and reading.poll() is None:
+            with contextlib.suppress(
+                OSError
+            ):  # until the task has opened its end of the pipe, to wait for what is written
+                writer = os.open(predictions, os.O_WRONLY | os.O_NONBLOCK)
+            time.sleep(0.05)
+        reading.send_signal(signal.SIGINT)
+        assert reading.stderr is not None
+        said = reading.stderr.read()
+    assert writer is not None
+    os.close(writer)
+    assert reading.returncode == 130
+    assert said == "mprm: interrupted; the same command resumes\n"
+
+
+def test_a_light_task_does_not_import_torch(tmp_path: Path) -> None:
+    program = (
+        "import runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as done:\n    assert not done.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", program, str(REPOSITORY / "run.py"), *SELECT]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
