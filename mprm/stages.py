@@ -13,6 +13,8 @@ from mprm.artifacts import RunFolder, is_rank_zero, open_run, write_json
 from mprm.config import Config
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from mprm.evaluation.predict import Scorable
     from mprm.evaluation.predictions import Prediction
     from mprm.reporting.tracking import Tracker
@@ -35,13 +37,11 @@ def select(cfg: Config) -> None:
     with open_run(cfg.raw) as run:
         _select(cfg, run)
         if cfg.export is not None:
-            from datasets import Dataset
-
             from mprm.selection.export import export_published
 
-            examples = Dataset.load_from_disk(str(run.path / "subset" / "examples"))
-            export_published(cfg.export, examples, cfg.objective.target)
-            console.print(f"wrote {len(examples)} rollouts to {cfg.export}")
+            counts = export_published(cfg.export, _subset(cfg, run), cfg.objective.target)
+            skipped = f", left out {counts['skipped']} with unmeasured steps" if counts["skipped"] else ""
+            console.print(f"wrote {counts['written']} rollouts to {cfg.export}{skipped}")
 
 
 def train(cfg: Config) -> None:
@@ -95,30 +95,47 @@ def pretrain(cfg: Config) -> None:
 def _select(cfg: Config, run: RunFolder) -> None:
     if run.finished("select") or not is_rank_zero():
         return
-    from mprm.selection.held_out import held_out
+    from mprm.selection.held_out import write_held_out
     from mprm.selection.signals import build_signals
-    from mprm.selection.subset import write_examples, write_subset
+    from mprm.selection.subset import write_subset
 
     started = monotonic()
     signals = build_signals(cfg.dataset, cfg.cache)
     manifest = write_subset(run.path / "subset", cfg.dataset, signals, cfg.selector, {"seed": cfg.seed})
-    write_examples(run.path / "held_out", cfg.dataset, held_out(signals, cfg.held_out))
+    write_held_out(run.path / "held_out.parquet", signals, cfg.held_out)
     kept, eligible = manifest["totals"]["kept"]["rollouts"], manifest["totals"]["eligible"]["rollouts"]
     run.finish("select", {"kept": kept, "eligible": eligible, "seconds": round(monotonic() - started, 2)})
     console.print(f"selected {kept:,} of {eligible:,} rollouts in {monotonic() - started:.1f} s -> {run.path / 'subset'}")
 
 
+def _subset(cfg: Config, run: RunFolder) -> Dataset:
+    return _examples(cfg, run.path / "subset" / "kept.parquet", run.path / "subset_examples")
+
+
+def _held_out(cfg: Config, run: RunFolder) -> Dataset:
+    return _examples(cfg, run.path / "held_out.parquet", run.path / "held_out_examples")
+
+
+def _examples(cfg: Config, rows: Path, folder: Path) -> Dataset:
+    """The rollouts of these rows, memory-mapped; read from the annotations the first time they are asked for."""
+    from datasets import Dataset
+    from pyarrow.parquet import read_table
+
+    from mprm.selection.subset import write_examples
+
+    if not folder.is_dir():
+        write_examples(folder, cfg.dataset, read_table(rows))
+    return Dataset.load_from_disk(str(folder))
+
+
 def _train(cfg: Config, run: RunFolder) -> None:
     if run.finished("train"):
         return
-    from datasets import Dataset
-
     from mprm.data.examples import Examples
     from mprm.training.fit import fit
 
     processor, model = load_backbone(cfg)
-    held_out = Dataset.load_from_disk(str(run.path / "held_out"))
-    subset = Dataset.load_from_disk(str(run.path / "subset" / "examples"))
+    subset, held_out = _subset(cfg, run), _held_out(cfg, run)
     never_trained_on = set(held_out["question_hash"])
     chosen = [i for i, question in enumerate(subset["question_hash"]) if question not in never_trained_on]
     if not chosen:
@@ -144,8 +161,6 @@ def _train(cfg: Config, run: RunFolder) -> None:
 def _evaluate(cfg: Config, run: RunFolder) -> None:
     if run.finished("evaluate"):
         return
-    from datasets import Dataset
-
     from mprm.data.rollouts import Dropped
     from mprm.evaluation.measure import evaluate as evaluate_predictions
     from mprm.evaluation.predict import Scorable
@@ -155,7 +170,7 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     started = monotonic()
     records = list(cfg.benchmark.solutions())
     solutions = [record for record in records if not isinstance(record, Dropped)]
-    held_out = list(Dataset.load_from_disk(str(run.path / "held_out")))
+    held_out = list(_held_out(cfg, run))
     processor, model = load_backbone(cfg)
     load_weights(model, run.path / "weights.safetensors")
     predictions, skipped = _predict(

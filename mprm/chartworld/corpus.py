@@ -41,7 +41,7 @@ class ChartWorld(VisualPRM400K):
     """Component `dataset`. rollouts: size of the corpus; continuations: N of the Monte-Carlo annotation;
     labels: monte_carlo, or truth (K = N for a right step, 0 for a wrong one: the ceiling); world_seed: of the world."""
 
-    rollouts: int = 24_000
+    rollouts: int = 16_000
     continuations: int = 16
     labels: str = "monte_carlo"
     world_seed: int = 0
@@ -50,7 +50,7 @@ class ChartWorld(VisualPRM400K):
         super().__post_init__()
         portion = len(SOLVERS) * ROLLOUTS_PER_PROBLEM
         if self.rollouts < portion or self.rollouts % portion:
-            raise ValueError(f"dataset.rollouts={self.rollouts} is not a positive multiple of {portion}; try 24000")
+            raise ValueError(f"dataset.rollouts={self.rollouts} is not a positive multiple of {portion}; try 16000")
         if self.labels not in ("monte_carlo", "truth"):
             raise ValueError(f"dataset.labels={self.labels} is unknown; choose monte_carlo or truth")
         if self.continuations < 1:

@@ -89,7 +89,9 @@ def losses(
         "numbers": hit_K[digits_V[target_K]].float().mean().item(),
         "claims": claim_hit_K.float().mean().item(),
     }
-    return loss_K.mean() + claim_loss_K.mean(), shown
+    # Few tokens are numbers, and they are what is hard: they have a mean of their own.
+    number_K = digits_V[target_K]
+    return loss_K[~number_K].mean() + loss_K[number_K].mean() + claim_loss_K.mean(), shown
 
 
 def load(config: Pretraining) -> tuple[StepModel, PreTrainedTokenizerFast, torch.Tensor]:

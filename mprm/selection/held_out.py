@@ -1,7 +1,12 @@
 """Rollouts that no arm trains on: the validation split, by question."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mprm.artifacts import atomic_file
 
 
 def held_out(signals: pa.Table, count: int) -> pa.Table:
@@ -18,3 +23,9 @@ def held_out(signals: pa.Table, count: int) -> pa.Table:
     hashed = candidates["question_hash"].to_numpy().view(np.uint64)
     border = np.sort(hashed)[min(count, len(hashed)) - 1]
     return candidates.filter(pa.array(hashed <= border))
+
+
+def write_held_out(path: str | Path, signals: pa.Table, count: int) -> None:
+    """Write the held-out rows as Parquet, atomically."""
+    with atomic_file(path) as temporary:
+        pq.write_table(held_out(signals, count), temporary)

@@ -1,4 +1,4 @@
-"""What a selection leaves behind: manifest, kept rows, dropped records, and the examples to train on."""
+"""What a selection leaves behind: manifest, kept rows, dropped records; and the examples made of them for training."""
 
 import json
 from collections import Counter
@@ -43,9 +43,8 @@ def write_subset(
 ) -> dict[str, Any]:
     """Select, and write the folder, which appears whole or not at all.
 
-    manifest.json: `header`, and what is returned here. kept.parquet: the kept rows of the signals table with score,
-    rank and tie_group. dropped.jsonl: source, line, reason of every dropped record. examples: a Hugging Face dataset of
-    the kept rollouts in file order, one row each, columns as in EXAMPLES; image paths as they stand in the record.
+    manifest.json: `header`, and what is returned here. kept.parquet: the kept rows of the signals table in file order,
+    with score, rank and tie_group. dropped.jsonl: source, line, reason of every dropped record. No annotation is read.
 
     Returns:
         The manifest. Per source: records = lines that are not blank, dropped, eligible = ranked, kept, realised_ratio =
@@ -53,7 +52,7 @@ def write_subset(
         ranked and dropped. totals: statistics of all eligible and of the kept rollouts.
 
     Raises:
-        ValueError: nothing is left to train on, or the annotations changed since `signals` were computed.
+        ValueError: nothing is left to train on.
     """
     kept = keep(signals, selector)
     dropped = Counter(signals["drop_reason"].drop_null().to_pylist())
@@ -77,7 +76,6 @@ def write_subset(
     with atomic_folder(folder) as temporary:
         pq.write_table(kept, temporary / "kept.parquet")
         _write_dropped(temporary / "dropped.jsonl", signals)
-        write_examples(temporary / "examples", dataset, kept)
         write_json(temporary / "manifest.json", manifest)
     return manifest
 
@@ -129,7 +127,13 @@ def _write_dropped(path: Path, signals: pa.Table) -> None:
 
 
 def write_examples(folder: str | Path, dataset: VisualPRM400K, rows: pa.Table) -> None:
-    """Write the rollouts of some rows of a signals table as a Hugging Face dataset, columns as in EXAMPLES."""
+    """Write the rollouts of some rows of a signals table as a memory-mapped Hugging Face dataset.
+
+    Columns as in EXAMPLES; image paths as they stand in the record.
+
+    Raises:
+        ValueError: the annotations changed since the signals were computed.
+    """
     n_bytes = int(rows["length"].to_numpy().sum())
     with atomic_folder(folder) as temporary:
         # What save_to_disk would write, without holding or copying the whole dataset.
@@ -175,7 +179,7 @@ def _read_batch(dataset: VisualPRM400K, batch: Batch) -> pa.RecordBatch:
             stream.seek(offset)
             example = _example(dataset, source, line, stream.read(length))
             if example is None or example["question_hash"] != expected:
-                raise ValueError(f"{file} line {line} (from 0) or its images changed during the selection; start again")
+                raise ValueError(f"{file} line {line} (from 0) or its images changed since the selection; select again")
             examples.append(example)
     return pa.RecordBatch.from_pylist(examples, schema=EXAMPLES)
 

@@ -58,6 +58,12 @@ def test_tile_grids_are_the_published_ones() -> None:
         assert tile_grid(width, height, 448, max_tiles) == (columns, rows), (width, height, max_tiles)
 
 
+def test_a_square_image_is_cut_only_if_it_has_more_than_half_the_pixels_of_the_tiles() -> None:
+    """One tile and two by two fit as well: 0.5 * 4 * 448 * 448 pixels are 633.6 by 633.6."""
+    assert tile_grid(633, 633, 448, 6) == (1, 1)
+    assert tile_grid(634, 634, 448, 6) == (2, 2)
+
+
 def test_a_wide_image_becomes_tiles_from_left_to_right_and_a_thumbnail() -> None:
     pixels = np.zeros((10, 30, 3), dtype=np.uint8)
     pixels[:, 10:20], pixels[:, 20:] = 100, 200

@@ -123,7 +123,7 @@ def test_true_labels_give_all_or_nothing_on_the_same_rollouts(small: ChartWorld,
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"rollouts": 100}, r"^dataset\.rollouts=100 is not a positive multiple of 32; try 24000$"),
+        ({"rollouts": 100}, r"^dataset\.rollouts=100 is not a positive multiple of 32; try 16000$"),
         ({"rollouts": 0}, r"^dataset\.rollouts=0 is not a positive multiple"),
         ({"labels": "guess"}, r"^dataset\.labels=guess is unknown; choose monte_carlo or truth$"),
         ({"continuations": 0}, r"^dataset\.continuations=0 is not positive"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 
 from mprm.data.visualprm400k import VisualPRM400K
@@ -14,7 +15,7 @@ from mprm.selection.bis import BIS
 from mprm.selection.export import export_published
 from mprm.selection.keep import Selector
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import write_subset
+from mprm.selection.subset import write_examples, write_subset
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "selection"
 SUBSETS = sorted((ORACLE / "expected").glob("bis_*.jsonl"))
@@ -28,7 +29,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(dataset: VisualPRM400K, cache: Path, selector: Selector, target: Callable[[float], float]) -> bytes:
     folder = cache / "subset"
     manifest = write_subset(folder, dataset, build_signals(dataset, cache), selector, {})
-    examples = datasets.load_from_disk(str(folder / "examples"))
+    write_examples(cache / "examples", dataset, pq.read_table(folder / "kept.parquet"))
+    examples = datasets.load_from_disk(str(cache / "examples"))
     counts = export_published(cache / "export.jsonl", examples, target)
     assert counts == {"written": manifest["totals"]["kept"]["rollouts"], "skipped": 0}
     return (cache / "export.jsonl").read_bytes()

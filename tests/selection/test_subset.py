@@ -13,8 +13,9 @@ import mprm.selection.parallel
 import mprm.selection.subset
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.baselines import Full, LowMC
+from mprm.selection.keep import keep
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import EXAMPLES, statistics, write_subset
+from mprm.selection.subset import EXAMPLES, statistics, write_examples, write_subset
 
 SOURCES = {"a": [[1.0, 0.0], [None], [0.5, None], [], [0.0, 0.0]], "b": [[0.75]], "c": [[]]}
 
@@ -62,7 +63,8 @@ def test_kept_dropped_and_examples(corpus: VisualPRM400K, tmp_path: Path) -> Non
         {"source": "a", "line": 3, "reason": "no_steps"},
         {"source": "c", "line": 0, "reason": "no_steps"},
     ]
-    examples = datasets.load_from_disk(str(tmp_path / "subset" / "examples"))
+    write_examples(tmp_path / "examples", corpus, pq.read_table(tmp_path / "subset" / "kept.parquet"))
+    examples = datasets.load_from_disk(str(tmp_path / "examples"))
     assert examples.column_names == EXAMPLES.names
     assert examples["id"][:] == ["a:0", "a:4", "b:0"]
     assert examples["question_hash"][:] == [row["question_hash"] for row in kept]
@@ -81,17 +83,16 @@ def test_kept_dropped_and_examples(corpus: VisualPRM400K, tmp_path: Path) -> Non
         "manifest.json",
         "kept.parquet",
         "dropped.jsonl",
-        "examples",
     }
 
 
 def test_batches_do_not_show(corpus: VisualPRM400K, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    signals = build_signals(corpus, tmp_path / "cache")
-    write_subset(tmp_path / "whole", corpus, signals, Full(), {})
+    signals = keep(build_signals(corpus, tmp_path / "cache"), Full())
+    write_examples(tmp_path / "whole", corpus, signals)
     monkeypatch.setattr(mprm.selection.subset, "BATCH_BYTES", 100)
     monkeypatch.setattr(mprm.selection.parallel, "BYTES_PER_PROCESS", 1)
-    write_subset(tmp_path / "batches", corpus, signals, Full(), {})
-    whole, batches = (datasets.load_from_disk(str(tmp_path / name / "examples")) for name in ("whole", "batches"))
+    write_examples(tmp_path / "batches", corpus, signals)
+    whole, batches = (datasets.load_from_disk(str(tmp_path / name)) for name in ("whole", "batches"))
     assert whole.to_list() == batches.to_list()
 
 
@@ -99,16 +100,16 @@ def test_a_second_selection_takes_the_place_of_the_first(corpus: VisualPRM400K, 
     signals = build_signals(corpus, tmp_path / "cache")
     for selector, rollouts in ((LowMC(ratio=0.67), 3), (Full(), 4)):
         write_subset(tmp_path / "subset", corpus, signals, selector, {})
-        assert len(datasets.load_from_disk(str(tmp_path / "subset" / "examples"))) == rollouts
+        assert pq.read_metadata(tmp_path / "subset" / "kept.parquet").num_rows == rollouts
 
 
 def test_annotations_that_changed_are_noticed(corpus: VisualPRM400K, tmp_path: Path) -> None:
     signals = build_signals(corpus, tmp_path / "cache")
     file = tmp_path / "annotations" / "b.jsonl"
     file.write_text(file.read_text().replace("Question 0", "Question 1"))
-    with pytest.raises(ValueError, match=r"b.jsonl line 0 .* changed during the selection"):
-        write_subset(tmp_path / "subset", corpus, signals, Full(), {})
-    assert not (tmp_path / "subset").exists()
+    with pytest.raises(ValueError, match=r"b.jsonl line 0 .* changed since the selection"):
+        write_examples(tmp_path / "examples", corpus, keep(signals, Full()))
+    assert not (tmp_path / "examples").exists()
 
 
 def test_nothing_to_train_on(dataset: Callable[..., VisualPRM400K], tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from mprm.chartworld.corpus import ChartWorld
 from mprm.data.examples import Examples
 from mprm.data.order import Shuffled
 from mprm.selection.baselines import Full
+from mprm.selection.keep import keep
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import write_subset
+from mprm.selection.subset import write_examples
 from mprm.training.fit import fit
 from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe
@@ -36,8 +37,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[ChartWorld, Path]:
     folder = tmp_path_factory.mktemp("corpus")
     world = ChartWorld(root=str(folder / "world"), rollouts=64)
     signals = build_signals(world, folder / "cache")
-    write_subset(folder / "subset", world, signals, Full(ratio=1.0), {})
-    return world, folder / "subset" / "examples"
+    write_examples(folder / "examples", world, keep(signals, Full()))
+    return world, folder / "examples"
 
 
 Training = Callable[..., list[dict[str, Any]]]

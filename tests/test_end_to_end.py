@@ -1,0 +1,103 @@
+"""`python run.py` as a user runs it, on a small world: whole, killed and restarted, and refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SMALL = (
+    "dataset.rollouts=320",
+    "selector.ratio=0.2",
+    "held_out=40",
+    "benchmark.size=40",
+    "recipe.epochs=2",
+    "recipe.global_batch_size=16",
+    "trainer.checkpoint_every=2",
+    "trainer.validate_every=4",
+)
+
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """command("runs", "key=value"): the command line of a small run whose folders are in the test's temporary one."""
+
+    def command(runs: str, *overrides: str) -> list[str]:
+        folders = [
+            f"runs={tmp_path / runs}",
+            f"cache={tmp_path / 'cache'}",
+            f"dataset.root={tmp_path / 'world'}",
+            f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}",
+        ]
+        return [sys.executable, str(REPOSITORY / "run.py"), *SMALL, *folders, *overrides]
+
+    return command
+
+
+def execute(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+
+
+def one_run(runs: Path) -> Path:
+    (folder,) = [path for path in runs.iterdir() if path.is_dir()]
+    return folder
+
+
+def kill_when(command: list[str], moment: Callable[[], Any]) -> None:
+    """Start the command and SIGKILL it, with its children, at the moment."""
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 240
+    while not moment():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_whole_job_killed_and_restarted_ends_with_the_same_numbers(command: Command, tmp_path: Path) -> None:
+    whole = execute(command("whole"))
+    assert whole.returncode == 0, whole.stderr
+    uninterrupted = one_run(tmp_path / "whole")
+    assert {path.name for path in uninterrupted.iterdir()} >= {
+        *("config.yaml", "versions.json", "stages.json", "metrics.jsonl", "weights.safetensors"),
+        *("predictions.jsonl", "validation_predictions.jsonl", "results.json", "report.html", "subset", "checkpoints"),
+    }
+    assert "AUC" in whole.stdout
+
+    def checkpointing(step: int) -> bool:
+        """A checkpoint after `step` is being written."""
+        folders = list((tmp_path / "killed").glob("*/checkpoints"))
+        return any(
+            name.startswith(".tmp-") and int(name.split("step=")[1].split(".")[0]) > step
+            for folder in folders
+            for name in os.listdir(folder)
+        )
+
+    kill_when(command("killed"), lambda: list((tmp_path / "killed").glob("*/subset/manifest.json")))
+    kill_when(command("killed"), lambda: checkpointing(0))
+    kill_when(command("killed"), lambda: checkpointing(2))
+    again = execute(command("killed"))
+    assert again.returncode == 0, again.stderr
+    resumed = one_run(tmp_path / "killed")
+    assert not list(resumed.rglob(".tmp-*")), "nothing half-written is left"
+    assert json.loads((resumed / "results.json").read_text()) == json.loads((uninterrupted / "results.json").read_text())
+    assert (resumed / "predictions.jsonl").read_bytes() == (uninterrupted / "predictions.jsonl").read_bytes()
+    assert json.loads((resumed / "stages.json").read_text())["stages"]["train"]["resumed_from"] > 0
+
+    before = (resumed / "stages.json").stat().st_mtime_ns
+    skipped = execute(command("killed"))
+    assert skipped.returncode == 0, skipped.stderr
+    assert (resumed / "stages.json").stat().st_mtime_ns == before, "a finished run is reported, not run again"
