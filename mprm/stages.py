@@ -1,4 +1,4 @@
-"""The stages: each reads files and writes files into the run folder. Heavy libraries are imported by the stage that needs them."""
+"""The stages: each reads files and writes files into the run folder, and imports the heavy libraries it needs."""
 
 from __future__ import annotations
 
@@ -66,8 +66,12 @@ def measure(cfg: Config) -> None:
     if cfg.predictions is None or cfg.output is None:
         raise ValueError("task=measure needs predictions=FILE and output=FILE.json; threshold=0.5 or searched")
     result = measure_file(cfg.predictions, cfg.threshold, cfg.output)
-    shown = ", ".join(f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1", "auc"))
-    console.print(f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {shown}; wrote {cfg.output}")
+    shown = ", ".join(
+        f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1", "auc")
+    )
+    console.print(
+        f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {shown}; wrote {cfg.output}"
+    )
 
 
 def report(cfg: Config) -> None:
@@ -105,7 +109,9 @@ def _select(cfg: Config, run: RunFolder) -> None:
     write_held_out(run.path / "held_out.parquet", signals, cfg.held_out)
     kept, eligible = manifest["totals"]["kept"]["rollouts"], manifest["totals"]["eligible"]["rollouts"]
     run.finish("select", {"kept": kept, "eligible": eligible, "seconds": round(monotonic() - started, 2)})
-    console.print(f"selected {kept:,} of {eligible:,} rollouts in {monotonic() - started:.1f} s -> {run.path / 'subset'}")
+    console.print(
+        f"selected {kept:,} of {eligible:,} rollouts in {monotonic() - started:.1f} s -> {run.path / 'subset'}"
+    )
 
 
 def _subset(cfg: Config, run: RunFolder) -> Dataset:
@@ -155,7 +161,9 @@ def _train(cfg: Config, run: RunFolder) -> None:
         tracker.log,
     )
     tracker.finish(summary)
-    run.finish("train", summary | {"held_out_rollouts": len(subset) - len(chosen), "seconds": round(monotonic() - started, 1)})
+    run.finish(
+        "train", summary | {"held_out_rollouts": len(subset) - len(chosen), "seconds": round(monotonic() - started, 1)}
+    )
 
 
 def _evaluate(cfg: Config, run: RunFolder) -> None:
@@ -252,7 +260,7 @@ def start_tracker(cfg: Config, run: RunFolder) -> Tracker:
 
     if not is_rank_zero():
         return Tracker()
-    config = OmegaConf.to_container(cfg.raw, resolve=True)
+    config: Any = OmegaConf.to_container(cfg.raw, resolve=True)
     return cfg.logger.start(run.path, config, type(cfg.selector).__name__)
 
 

@@ -93,7 +93,9 @@ def test_whole_job_killed_and_restarted_ends_with_the_same_numbers(command: Comm
     assert again.returncode == 0, again.stderr
     resumed = one_run(tmp_path / "killed")
     assert not list(resumed.rglob(".tmp-*")), "nothing half-written is left"
-    assert json.loads((resumed / "results.json").read_text()) == json.loads((uninterrupted / "results.json").read_text())
+    assert json.loads((resumed / "results.json").read_text()) == json.loads(
+        (uninterrupted / "results.json").read_text()
+    )
     assert (resumed / "predictions.jsonl").read_bytes() == (uninterrupted / "predictions.jsonl").read_bytes()
     assert json.loads((resumed / "stages.json").read_text())["stages"]["train"]["resumed_from"] > 0
 

@@ -21,16 +21,16 @@ from mprm.data.visualprocessbench import VisualProcessBench
 
 # One source per solver. Calibrated to the published statistics of VisualPRM400K-v1.1-Raw.
 SOLVERS = {
-    "careful": Skill(misread=0.012, slip=0.005, look_again=0.50),
-    "steady": Skill(misread=0.035, slip=0.012, look_again=0.50),
-    "average": Skill(misread=0.060, slip=0.018, look_again=0.35),
-    "hasty": Skill(misread=0.045, slip=0.045, look_again=0.25),
-    "blurry": Skill(misread=0.125, slip=0.012, look_again=0.40),
-    "stubborn": Skill(misread=0.032, slip=0.012, look_again=0.05),
-    "doubtful": Skill(misread=0.110, slip=0.035, look_again=0.50),
-    "wild": Skill(misread=0.125, slip=0.045, look_again=0.20),
+    "careful": Skill(misread=0.008, slip=0.004, look_again=0.50, look_back=0.2),
+    "steady": Skill(misread=0.024, slip=0.008, look_again=0.50, look_back=0.2),
+    "average": Skill(misread=0.042, slip=0.013, look_again=0.35, look_back=0.2),
+    "hasty": Skill(misread=0.032, slip=0.032, look_again=0.25, look_back=0.2),
+    "blurry": Skill(misread=0.088, slip=0.008, look_again=0.40, look_back=0.2),
+    "stubborn": Skill(misread=0.022, slip=0.008, look_again=0.05, look_back=0.2),
+    "doubtful": Skill(misread=0.077, slip=0.025, look_again=0.50, look_back=0.2),
+    "wild": Skill(misread=0.088, slip=0.032, look_again=0.20, look_back=0.2),
 }
-TEMPERATURE = 2.6  # continuations are sampled hotter than the rollouts were
+TEMPERATURE = 3.0  # continuations are sampled hotter than the rollouts were
 ROLLOUTS_PER_PROBLEM = 4
 # The benchmark's policy errs far more often, and remarks often: neutral steps.
 BENCHMARK_SKILL = Skill(misread=0.17, slip=0.12, look_again=0.10, illusion=0.02, doubt=0.03, remark=0.22)

@@ -26,12 +26,14 @@ REMARKS = ("I look at the chart.", "I combine the bars.")
 class Skill:
     """Chances per step. misread, slip: a wrong reading, a wrong result (off by one, seldom by two);
     look_again: a wrong item is noticed and stated again; doubt: a right one is stated again; remark: an empty step.
+    look_back: factor on look_again once a partial result is stated.
     illusion: chance per problem that one bar looks three units off, however often the solver looks: such a problem is
     beyond it, and a prefix is continued rightly only where other errors happen to cancel."""
 
     misread: float
     slip: float
     look_again: float
+    look_back: float = 1.0
     illusion: float = 0.012
     doubt: float = 0.02
     remark: float = 0.04
@@ -111,7 +113,8 @@ class Solver:
         remark_S = (rng.random(len(who)) < skill.remark) & ((state.next_S == 0) | (state.next_S == n_S))
         wrong_SI = stated_SI & (state.value_SI != truth_SI)
         any_wrong_S = wrong_SI.any(axis=1)
-        chance_S = np.where(any_wrong_S, skill.look_again, np.where(state.next_S > 0, skill.doubt, 0.0))
+        notices_S = skill.look_again * np.where(state.next_S > n_S, skill.look_back, 1.0)
+        chance_S = np.where(any_wrong_S, notices_S, np.where(state.next_S > 0, skill.doubt, 0.0))
         again_S = (rng.random(len(who)) < chance_S) & (state.steps_S < MAX_STEPS) & ~remark_S
         # It looks again at what went wrong first, or, without a reason, at what it stated last.
         redo_S = np.where(any_wrong_S, wrong_SI.argmax(axis=1), state.next_S - 1)

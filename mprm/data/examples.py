@@ -55,7 +55,12 @@ class Examples:
         position, weight = key
         record: dict[str, Any] = self.records[position]
         images = open_images([self.image_path(name) for name in record["images"]])
-        example = self.processor.encode(images, record["question"], record["steps"])
+        try:
+            example = self.processor.encode(images, record["question"], record["steps"])
+        except ValueError as error:  # an image of a shape that the processor refuses
+            raise ValueError(
+                f"rollout {record['id']} can not be encoded: {error}; remove it and select again"
+            ) from error
         if len(example.input_ids) > self.max_length:
             raise ValueError(
                 f"rollout {record['id']} has {len(example.input_ids)} tokens, more than backbone.max_length="

@@ -57,10 +57,10 @@ def score(
     for solution in track(list(solutions), description=description, transient=True):
         try:
             images = open_images([image_path(name) for name in solution.images])
-        except ValueError:
+            example = processor.encode(images, solution.question, list(solution.steps))
+        except ValueError:  # missing, broken, or of a shape that the processor refuses
             skipped["image"] += 1
             continue
-        example = processor.encode(images, solution.question, list(solution.steps))
         if len(example.input_ids) > max_length:
             skipped["too_long"] += 1
             continue

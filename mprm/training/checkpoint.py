@@ -49,7 +49,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         if name not in parameters or parameters[name].shape != tensor.shape:
-            raise ValueError(f"{path} holds {name} {tuple(tensor.shape)}, which this backbone has not; choose its backbone=")
+            raise ValueError(
+                f"{path} holds {name} {tuple(tensor.shape)}, which this backbone has not; choose its backbone="
+            )
     with torch.no_grad():
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)

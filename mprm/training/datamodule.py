@@ -15,7 +15,7 @@ from mprm.training.batches import BatchPlan, RankBatches
 
 
 class Rollouts(pl.LightningDataModule):
-    """Training rollouts in the plan's micro-batches, from optimizer step `start` on, and validation rollouts in order."""
+    """Training rollouts in the plan's micro-batches, from optimizer step `start` on; validation in order."""
 
     def __init__(self, train: Examples, validation: Examples, plan: BatchPlan, start: int, num_workers: int) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ Mirror = Callable[[dict[str, float]], None]
 
 
 class History(pl.Callback):
-    """Appends to metrics.jsonl: step (optimizer steps), rollouts (seen), seconds (spent in training), and what was logged.
+    """Appends to metrics.jsonl: step (optimizer steps), rollouts (seen), seconds (of training), and what was logged.
 
     A resumed run cuts the lines written after its checkpoint and goes on counting. `mirror` gets every line, e.g. W&B.
     """
@@ -39,9 +39,7 @@ class History(pl.Callback):
             self.seconds_before = lines[-1]["seconds"]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if trainer.global_step == self.seen_step:
             return  # a micro-batch in the middle of a global batch
         self.seen_step = trainer.global_step

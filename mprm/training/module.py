@@ -38,7 +38,7 @@ class StepScoring(pl.LightningModule):
         self.val_auc = BinaryAUROC()
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Loss (M,) of every step, the mask (M,) of those that count, and P(yes) (M,). A step never sampled counts not."""
+        """Loss (M,) of every step, mask (M,) of those that count (never an unsampled one), and P(yes) (M,)."""
         logits_M2 = self.model.step_logits(batch)
         scored_M = ~batch.mc_M.isnan() & (batch.weight_M > 0)
         target_M = self.objective.target(torch.where(scored_M, batch.mc_M, 0.0))

@@ -4,10 +4,12 @@ Shape suffixes: M marks, 2 logits (no, yes).
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
+
+Score = TypeVar("Score", float, torch.Tensor)  # one MC score, as the export asks for it, or those of M marks
 
 
 class Objective(Protocol):
@@ -15,7 +17,7 @@ class Objective(Protocol):
 
     normalise: str
 
-    def target(self, mc_M: torch.Tensor) -> torch.Tensor: ...
+    def target(self, mc_M: Score) -> Score: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Hard:
             raise ValueError(f"objective.tau={self.tau} is not in [0, 1); a score above it is a correct step, try 0")
         check_normalise(self.normalise)
 
-    def target(self, mc_M: torch.Tensor) -> torch.Tensor:
+    def target(self, mc_M: Score) -> Score:
         return (mc_M > self.tau) * 1.0
 
 
@@ -43,7 +45,7 @@ class Soft:
     def __post_init__(self) -> None:
         check_normalise(self.normalise)
 
-    def target(self, mc_M: torch.Tensor) -> torch.Tensor:
+    def target(self, mc_M: Score) -> Score:
         return mc_M
 
 

@@ -32,7 +32,11 @@ def scorables(benchmark: ChartWorldBenchmark) -> list[Scorable]:
 
 
 def scores_of(
-    backbone: InternVL, benchmark: ChartWorldBenchmark, solutions: list[Scorable], batch_size: int, max_length: int = 512
+    backbone: InternVL,
+    benchmark: ChartWorldBenchmark,
+    solutions: list[Scorable],
+    batch_size: int,
+    max_length: int = 512,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     processor, model = backbone.load()
     return score(model, processor, solutions, benchmark.image_path, max_length, batch_size, "cpu", "test")

@@ -30,7 +30,9 @@ def whole(train: Any, tmp_path: Path) -> Lines:
 def test_one_curve(whole: Lines, tmp_path: Path) -> None:
     assert [line["step"] for line in whole if "train/loss" in line] == [1, 2, 3, 4, 5]
     assert [line["rollouts"] for line in whole if "train/loss" in line] == [8, 16, 24, 32, 40]
-    assert all({"val/loss", "val/step_accuracy", "val/auc"} <= line.keys() for line in whole if "train/loss" not in line)
+    assert all(
+        {"val/loss", "val/step_accuracy", "val/auc"} <= line.keys() for line in whole if "train/loss" not in line
+    )
     assert losses(whole)[-1] < losses(whole)[0]
 
 
