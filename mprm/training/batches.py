@@ -1,8 +1,9 @@
 """Which rollouts make up which micro-batch of which rank, and what a step of theirs weighs.
 
 Training is one sequence of optimizer steps. The orders of all epochs are joined and cut into global batches; a global
-batch is cut into micro-batches over the ranks. A step weighs 1 / (scored steps of its global batch), so the gradient
-does not depend on how the batch was cut. The sequence is a function of its arguments, so that a resumed run continues it.
+batch is cut into micro-batches over the ranks. A step weighs 1 / (scored steps of its global batch), so that the
+gradient does not depend on how the batch was cut. The sequence is a function of its arguments, so that a resumed run
+continues it.
 """
 
 from __future__ import annotations
