@@ -35,7 +35,7 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, HydraException | YAMLError):
         return " ".join(str(error).split()), 2
     if isinstance(error, OSError):
-        return str(error), 1
+        return " ".join(str(error).split()), 1
     if isinstance(error, ValueError):
         last = traceback.extract_tb(error.__traceback__)[-1]
         ours = any(Path(last.filename).is_relative_to(Path(module).parent) for module in (__file__, hydra.__file__))

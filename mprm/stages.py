@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mprm.evaluation.predictions import Prediction
     from mprm.reporting.tracking import Tracker
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
 
 
 def experiment(cfg: Config) -> None:
@@ -81,7 +82,7 @@ def report(cfg: Config) -> None:
 
     comparison = compare(run_folders(Path(cfg.runs)))
     page = write_comparison(Path(cfg.runs), comparison)
-    print_comparison(comparison)
+    print_comparison(comparison, console)
     console.print(f"wrote {page}")
 
 
@@ -140,6 +141,7 @@ def _train(cfg: Config, run: RunFolder) -> None:
     from mprm.data.examples import Examples
     from mprm.training.fit import fit
 
+    check_devices(cfg)
     processor, model = load_backbone(cfg)
     subset, held_out = _subset(cfg, run), _held_out(cfg, run)
     never_trained_on = set(held_out["question_hash"])
@@ -161,6 +163,9 @@ def _train(cfg: Config, run: RunFolder) -> None:
         tracker.log,
     )
     tracker.finish(summary)
+    console.print(
+        f"trained on {len(chosen):,} of the {len(subset):,} rollouts kept; the others are held out by question"
+    )
     run.finish(
         "train", summary | {"held_out_rollouts": len(subset) - len(chosen), "seconds": round(monotonic() - started, 1)}
     )
@@ -243,6 +248,17 @@ def _predict(
         for s in solutions
         if s.id in scores
     ], skipped
+
+
+def check_devices(cfg: Config) -> None:
+    """Raises ValueError if the trainer wants more CUDA devices than there are."""
+    import torch
+
+    if cfg.trainer.accelerator == "gpu" and torch.cuda.device_count() < cfg.trainer.devices:
+        count = torch.cuda.device_count()
+        raise ValueError(
+            f"trainer.devices={cfg.trainer.devices}, but this machine has {count} CUDA devices; try trainer=cpu"
+        )
 
 
 def load_backbone(cfg: Config) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ class InternVL:
     """Component `backbone`: a folder in transformers' InternVL format.
 
     path: the folder; system: system message, none when empty; max_tiles: tiles per solution besides the thumbnail;
-    max_length: tokens, longer solutions are dropped and counted; dtype: of the weights.
+    max_length: tokens, a longer solution is refused in training and skipped in evaluation; dtype: of the weights.
     """
 
     path: str | None = None

@@ -219,7 +219,7 @@ def save_half(model: StepModel, folder: Path) -> None:
 
 @torch.no_grad()
 def held_out_accuracy(config: Pretraining, seed: int, batches: int = 4) -> dict[str, float]:
-    """Share of numbers and of single claims that the written model gets right on charts it never saw."""
+    """Share of numbers and of single claims that the written model gets right on newly drawn charts."""
     model, tokenizer, digits_V = load(config)
     model.eval()
     stream = Stream(tokenizer, config.family, 256, seed + 1_000_003, batches)

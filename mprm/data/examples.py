@@ -64,7 +64,7 @@ class Examples:
         if len(example.input_ids) > self.max_length:
             raise ValueError(
                 f"rollout {record['id']} has {len(example.input_ids)} tokens, more than backbone.max_length="
-                f"{self.max_length}; raise it, or drop such rollouts before training"
+                f"{self.max_length}; raise it, or remove that line of the source (counted from 0)"
             )
         mc = [float("nan") if score is None else score for score in record["scores"]]
         return replace(example, mc=torch.tensor(mc, dtype=torch.float32), weight=weight, id=record["id"])

@@ -26,7 +26,7 @@ T_QUANTILES = (
 )
 NORMAL_QUANTILE = 1.9600
 
-MEASURES = {"auc": "AUC", "f1_fixed": "overall F1 at 0.5", "f1_calibrated": "overall F1 calibrated"}
+MEASURES = {"auc": "AUC", "f1_fixed": "F1 at 0.5", "f1_calibrated": "F1 calibrated"}
 
 
 @dataclass(frozen=True, kw_only=True)

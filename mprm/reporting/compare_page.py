@@ -102,27 +102,30 @@ class Measure:
 
 
 AUC = Measure("auc", "AUC", "area under the ROC curve", 1, ".3f")
-FIXED = Measure("f1_fixed", "Overall macro-F1", "macro-F1 (points), threshold 0.5", 100, ".1f")
-CALIBRATED = Measure("f1_calibrated", "Overall macro-F1", "macro-F1 (points), calibrated threshold", 100, ".1f")
+FIXED = Measure("f1_fixed", "Overall macro-F1 at 0.5", "macro-F1 (points), threshold 0.5", 100, ".1f")
+CALIBRATED = Measure(
+    "f1_calibrated", "Overall macro-F1, calibrated", "macro-F1 (points), calibrated threshold", 100, ".1f"
+)
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
     """AUC and overall macro-F1 of every setting as dots with intervals; against the ratio below, where it varies."""
     rows = comparison.rows
-    f1 = CALIBRATED if all(row.f1_calibrated for row in rows) else FIXED
+    measures = [AUC, FIXED, CALIBRATED] if any(row.f1_calibrated for row in rows) else [AUC, FIXED]
     curves = _curves(rows)
     heights = [1.0 + 0.34 * len(rows), 3.3][: 2 if curves else 1]
     with styled():
-        figure = Figure(figsize=(9.6, sum(heights) + 0.7), layout="constrained")
-        grid = figure.subplots(len(heights), 2, squeeze=False, height_ratios=heights)
+        figure = Figure(figsize=(1.6 + 4 * len(measures), sum(heights) + 0.7), layout="constrained")
+        grid = figure.subplots(len(heights), len(measures), squeeze=False, height_ratios=heights)
         baselines = "".join(f"\n{name}: {100 * value:.1f}" for name, value in comparison.baselines.items())
-        _dots(grid[0, 0], rows, AUC, "\nchance: 0.5")
-        _dots(grid[0, 1], rows, f1, baselines)
-        grid[0, 1].tick_params(labelleft=False)
-        grid[0, 1].set_ylabel("")
+        for place, measure in enumerate(measures):
+            _dots(grid[0, place], rows, measure, "\nchance: 0.5" if measure is AUC else baselines)
+            if place:
+                grid[0, place].tick_params(labelleft=False)
+                grid[0, place].set_ylabel("")
+            if curves:
+                _lines(grid[1, place], rows, curves, measure)
         if curves:
-            _lines(grid[1, 0], rows, curves, AUC)
-            _lines(grid[1, 1], rows, curves, f1)
             handles, labels = grid[1, 0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure

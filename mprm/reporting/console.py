@@ -33,11 +33,15 @@ def rich_table(content: Table) -> RichTable:
         title_justify="left",
         box=None,
         pad_edge=False,
-        padding=(0, 3, 0, 0),
+        padding=(0, 2, 0, 0),
         header_style="dim",
     )
+    longest = max((len(row[0]) for row in content.rows), default=0)
     for index, name in enumerate(content.columns):
-        table.add_column(Text(name), justify="right" if index else "left", no_wrap=bool(index))
+        # A narrow terminal breaks cells into lines; it never hides the name of a row.
+        table.add_column(
+            Text(name), justify="right" if index else "left", min_width=None if index else min(longest, 22)
+        )
     for row in content.rows:
         table.add_row(*(Text(cell) for cell in row), style="bold" if row[0] == content.main else "")
     return table

@@ -62,6 +62,7 @@ class RankBatches:
 
     def __init__(self, plan: BatchPlan, rank: int, start: int) -> None:
         self.plan = plan
+        self.batch_size = plan.micro_batch_size  # DeepSpeed asks its sampler
         self.rank = rank
         self.start = start
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 
 from mprm.backbones.base import StepModel
@@ -60,12 +61,16 @@ def fit(
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and advertisements
     trainer = build_trainer(machine, recipe, accumulate, plan, folder, mirror)
     loaders = Rollouts(train, validation, plan, start, machine.num_workers)
+    module = StepScoring(model, objective, recipe, plan.optimizer_steps)
     with warnings.catch_warnings():
         # Said on every run, and meant here: loaders without workers on the CPU, a frozen tower in eval mode.
         warnings.filterwarnings("ignore", message=".*(does not have many workers|in eval mode|LeafSpec).*")
-        trainer.fit(StepScoring(model, objective, recipe, plan.optimizer_steps), loaders, ckpt_path=checkpoint)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(module, loaders, ckpt_path=checkpoint)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
     if trainer.is_global_zero:
         save_weights(model, folder / "weights.safetensors")
     return {"optimizer_steps": plan.optimizer_steps, "rollouts": len(plan.order), "resumed_from": start}
@@ -84,7 +89,7 @@ def build_trainer(
         devices=machine.devices,
         num_nodes=machine.num_nodes,
         strategy=build_strategy(machine),
-        precision=machine.precision,  # type: ignore[arg-type]
+        precision=None if sharded else machine.precision,  # type: ignore[arg-type]
         max_epochs=1,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=recipe.gradient_clip,
@@ -93,9 +98,22 @@ def build_trainer(
         use_distributed_sampler=False,
         logger=False,
         enable_model_summary=False,
-        plugins=[] if sharded else [AtomicCheckpointIO()],
+        plugins=[KeepTargets(machine.precision)] if sharded else [AtomicCheckpointIO()],  # type: ignore[arg-type]
         callbacks=[History(folder / "metrics.jsonl", plan, mirror), checkpoints, RichProgressBar()],
     )
+
+
+class KeepTargets(DeepSpeedPrecision):
+    """DeepSpeed's precision, but targets and weights stay float32 (the tower casts its pixels itself).
+
+    The gradient is divided by the accumulated micro-batches once, by Lightning, and not by the engine again.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def backward(self, tensor: Any, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
 
 def build_strategy(machine: Machine) -> str | Strategy:

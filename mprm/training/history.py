@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from mprm.artifacts import write_text
 from mprm.training.batches import BatchPlan
 
 Mirror = Callable[[dict[str, float]], None]
@@ -37,7 +39,7 @@ class History(pl.Callback):
         lines = read_lines(self.path, up_to=trainer.global_step)
         if lines:
             self.seconds_before = lines[-1]["seconds"]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if trainer.global_step == self.seen_step:
@@ -48,6 +50,9 @@ class History(pl.Callback):
             "train/step_accuracy": float(module.train_accuracy.compute()),
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
         }
+        if not math.isfinite(values["train/loss"]):
+            loss, step = values["train/loss"], trainer.global_step
+            raise ValueError(f"train/loss is {loss} at step {step}: the training diverged; lower recipe.learning_rate")
         module.train_loss.reset()
         module.train_accuracy.reset()
         module.log_dict({name: values[name] for name in ("train/loss", "train/step_accuracy")}, prog_bar=True)

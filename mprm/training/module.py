@@ -31,7 +31,7 @@ class StepScoring(pl.LightningModule):
         self.objective = objective
         self.recipe = recipe
         self.optimizer_steps = optimizer_steps
-        self.train_loss = MeanMetric()
+        self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_accuracy = MeanMetric()
         self.val_loss = MeanMetric()
         self.val_accuracy = MeanMetric()

@@ -118,7 +118,7 @@ def test_no_runs(tmp_path: Path) -> None:
 def test_markdown_and_csv_hold_the_rows(runs: Path) -> None:
     comparison = compare(run_folders(runs))
     markdown = as_markdown(comparison_table(comparison)).splitlines()
-    assert markdown[0] == "| selector | rollouts | seeds | AUC | overall F1 at 0.5 | overall F1 calibrated |"
+    assert markdown[0] == "| selector | rollouts | seeds | AUC | F1 at 0.5 | F1 calibrated |"
     assert "| BIS, alpha 0.2, 10 % | 9 | 3 | 0.900 [0.850, 0.950] | 80.0 [75.0, 85.0] | 81.0 [76.0, 86.0] |" in markdown
     assert "| Random, 10 % | 9 | 1 | 0.810 | 70.0 | 71.0 |" in markdown
     assert "| baseline: majority class | - | - | - | - | 41.2 |" in markdown
