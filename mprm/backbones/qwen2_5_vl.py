@@ -29,7 +29,8 @@ class Qwen2_5_VL:
     """Component `backbone`: a folder in transformers' Qwen2.5-VL format.
 
     path: the folder; system: system message, none when empty; min_pixels, max_pixels: area to which an image is
-    scaled; max_length: tokens, a longer solution is refused in training and skipped in evaluation; dtype: of the weights.
+    scaled; max_length: tokens, a longer solution is refused in training and skipped in evaluation; dtype: of the
+    weights.
     """
 
     path: str | None = None
