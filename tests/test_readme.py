@@ -32,6 +32,11 @@ def test_the_readme_has_commands() -> None:
     assert "make test" in SET_UP
 
 
+def test_no_figure_is_still_to_be_filled_in() -> None:
+    for path in [REPOSITORY / "README.md", REPOSITORY / "LOG.md", *REPOSITORY.glob("conf/**/*.yaml")]:
+        assert not re.search(r"RESULT|TODO|^WORLD$", path.read_text(), re.MULTILINE), path
+
+
 def test_set_up_by_hand_is_what_make_does() -> None:
     """make runs the commands of the README with .venv's own programs."""
     makefile = (REPOSITORY / "Makefile").read_text().replace("--quiet ", "")
