@@ -106,6 +106,6 @@ def test_damaged_files_are_read_or_named(
 def test_a_rollout_that_would_be_shortened_is_an_error_that_names_it(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     assert len(examples(tmp_path, max_length=12)[0, 1.0].input_ids) == 12
-    line = r"^rollout set:3 has 12 tokens, more than backbone\.max_length=11; raise it, or drop such rollouts"
+    line = r"^rollout set:3 has 12 tokens, more than backbone\.max_length=11; raise it, or remove that line"
     with pytest.raises(ValueError, match=line):
         examples(tmp_path, max_length=11)[0, 1.0]

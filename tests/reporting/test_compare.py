@@ -1,6 +1,7 @@
 import csv
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,18 +143,20 @@ def test_all_files_are_written(runs: Path) -> None:
 def test_curves_are_drawn_only_where_the_ratio_varies(runs: Path) -> None:
     comparison = compare(run_folders(runs))
     both = comparison_figure(comparison)
-    assert len(both.axes) == 4
+    assert len(both.axes) == 6
     assert all(axes.get_title(loc="left") and axes.get_xlabel() for axes in both.axes)
-    assert [line.get_label() for line in both.axes[2].lines] == ["Full", "BIS, alpha 0.2"]
-    assert len(comparison_figure(Comparison(comparison.rows[2:], {}, {})).axes) == 2
+    assert [line.get_label() for line in both.axes[3].lines] == ["Full", "BIS, alpha 0.2"]
+    assert len(comparison_figure(Comparison(comparison.rows[2:], {}, {})).axes) == 3
 
 
 def test_without_calibrated_thresholds_the_fixed_one_is_drawn(runs: Path) -> None:
     comparison = compare(run_folders(runs))
-    assert "calibrated threshold" in comparison_figure(comparison).axes[1].get_xlabel()
-    path = runs / "random-0" / "results.json"
-    path.write_text(path.read_text().replace('"calibrated": {', '"ignored": {'))
-    assert "threshold 0.5" in comparison_figure(compare(run_folders(runs))).axes[1].get_xlabel()
+    shown = [axes.get_xlabel() for axes in comparison_figure(comparison).axes[:3]]
+    assert "threshold 0.5" in shown[1]
+    assert "calibrated threshold" in shown[2]
+    rows = tuple(replace(row, f1_calibrated=None) for row in comparison.rows)
+    labels = [axes.get_xlabel() for axes in comparison_figure(replace(comparison, rows=rows)).axes]
+    assert not any("calibrated" in label for label in labels)
 
 
 def test_nothing_finished_is_said(tmp_path: Path) -> None:
