@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
@@ -40,7 +41,8 @@ def fit(
     """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
 
     Returns optimizer_steps, rollouts and the step it was resumed from.
-    Raises ValueError if the global batch can not be cut for the machine or a sample can not be read.
+    Raises ValueError if the global batch can not be cut for the machine, a sample can not be read, the weights are
+    bfloat16 without DeepSpeed, or the training diverges.
     """
     orders = [order.epoch(len(train), seed, epoch) for epoch in range(recipe.epochs)]
     if not orders:
@@ -55,6 +57,12 @@ def fit(
         world_size=machine.devices * machine.num_nodes,
         fill_last=machine.strategy.startswith("deepspeed"),
     )
+    if not plan.fill_last and any(p.requires_grad and p.dtype == torch.bfloat16 for p in model.parameters()):
+        # At 1e-5 an update is below half a unit in the last place of a weight: it would be rounded away.
+        raise ValueError(
+            "backbone.dtype=bfloat16 loses small updates without DeepSpeed's float32 copies; "
+            "give backbone.dtype=float32, or trainer=deepspeed_zero2"
+        )
     checkpoint, start = latest(folder / "checkpoints")
     pl.seed_everything(seed, verbose=False)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):

@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 
+from mprm.data.examples import Examples
+from mprm.data.order import Shuffled
 from mprm.training.checkpoint import latest, load_weights
+from mprm.training.fit import fit
 from mprm.training.objectives import Hard
+from mprm.training.recipe import Machine, Recipe
 
 Lines = list[dict[str, Any]]
 
@@ -89,3 +94,26 @@ def test_weights_of_another_backbone_are_refused(whole: Lines, tmp_path: Path) -
         load_weights(torch.nn.Linear(2, 2), tmp_path / "whole" / "weights.safetensors")
     with pytest.raises(ValueError, match="is missing; train first"):
         load_weights(torch.nn.Linear(2, 2), tmp_path / "nowhere.safetensors")
+
+
+def test_bfloat16_weights_without_deepspeed_are_refused(
+    corpus: Any, backbone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = type(backbone).load
+    monkeypatch.setattr(type(backbone), "load", lambda self: (load(self)[0], load(self)[1].bfloat16()))
+    with pytest.raises(ValueError, match=r"backbone\.dtype=bfloat16 loses small updates .* trainer=deepspeed_zero2"):
+        request_training(corpus, backbone, tmp_path)
+
+
+def test_a_training_that_diverges_says_so(corpus: Any, backbone: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train/loss is nan at step \d+: the training diverged; lower recipe"):
+        request_training(corpus, backbone, tmp_path, learning_rate=1e30)
+
+
+def request_training(corpus: Any, backbone: Any, folder: Path, learning_rate: float = 1e-3) -> None:
+    world, subset = corpus
+    records = Dataset.load_from_disk(str(subset)).select(range(12))
+    processor, model = backbone.load()
+    examples = Examples(records, world.image_path, processor, 512)
+    recipe = Recipe(learning_rate=learning_rate, epochs=2, global_batch_size=4)
+    fit(model, examples, examples, Hard(), Shuffled(), recipe, Machine(micro_batch_size=4), folder, seed=0)
