@@ -20,6 +20,8 @@ TASKS = {
     "select": stages.select,
     "train": stages.train,
     "evaluate": stages.evaluate,
+    "score": stages.score,
+    "export": stages.export,
     "measure": stages.measure,
     "report": stages.report,
     "pretrain": stages.pretrain,

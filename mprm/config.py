@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from mprm.artifacts import config_hash
 from mprm.messages import did_you_mean, type_name, unknown_key
+from mprm.run_folder import config_hash
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
@@ -34,6 +34,8 @@ TASKS: dict[str, tuple[str, ...]] = {
     "select": ("dataset", "selector"),
     "train": RUN_GROUPS,
     "evaluate": RUN_GROUPS,
+    "score": ("backbone", "trainer"),
+    "export": (),
     "measure": (),
     "report": (),
     "pretrain": ("pretrain",),
@@ -53,6 +55,10 @@ class RunConfig:
     overwrite: bool = False
     debug: bool = False
     export: str | None = None
+    run: str | None = None
+    checkpoint: str | None = None
+    format: str = "hf"
+    input: str | None = None
     predictions: str | None = None
     threshold: str = "0.5"
     output: str | None = None
@@ -64,6 +70,8 @@ class RunConfig:
             raise ValueError(f"seed={self.seed} is negative; give 0 or more")
         if self.held_out < 0:
             raise ValueError(f"held_out={self.held_out} is negative; give a number of rollouts, e.g. 400")
+        if self.format not in ("hf", "original"):
+            raise ValueError(f"format={self.format} is unknown; choose hf or original")
         if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):
             raise ValueError(
                 f"name={self.name} is not the name of a folder; give one without '/', and its place as runs="

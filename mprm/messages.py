@@ -1,6 +1,7 @@
 """What the user is told about a mistake: one line that names the key, the value and the remedy."""
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,13 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+# Place and message of the line that raised in a loader's worker process.
+IN_WORKER = re.compile(
+    r'Caught ValueError in DataLoader worker process.*File "([^"]+)", line [^\n]+\n +raise [^\n]+\n(?: +[\^~ ]+\n)?'
+    r"ValueError: ([^\n]+)\s*\Z",
+    re.DOTALL,
+)
 
 
 def explain(error: Exception) -> tuple[str, int] | None:
@@ -37,6 +45,9 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, OSError):
         return " ".join(str(error).split()), 1
     if isinstance(error, ValueError):
+        if from_worker := IN_WORKER.match(str(error)):
+            # torch gives the traceback of a loader's process as text
+            return (from_worker[2], 2) if Path(from_worker[1]).is_relative_to(Path(__file__).parent) else None
         last = traceback.extract_tb(error.__traceback__)[-1]
         ours = any(Path(last.filename).is_relative_to(Path(module).parent) for module in (__file__, hydra.__file__))
         if ours and (last.line or "").startswith("raise"):  # not raised by C code, such as numpy's, that we called

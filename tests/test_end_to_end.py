@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -81,7 +82,7 @@ def test_whole_job_killed_and_restarted_ends_with_the_same_numbers(command: Comm
         """A checkpoint after `step` is being written."""
         folders = list((tmp_path / "killed").glob("*/checkpoints"))
         return any(
-            name.startswith(".tmp-") and int(name.split("step=")[1].split(".")[0]) > step
+            name.startswith(".tmp-") and int(name.split("step-")[1].split(".")[0]) > step
             for folder in folders
             for name in os.listdir(folder)
         )
@@ -103,3 +104,16 @@ def test_whole_job_killed_and_restarted_ends_with_the_same_numbers(command: Comm
     skipped = execute(command("killed"))
     assert skipped.returncode == 0, skipped.stderr
     assert (resumed / "stages.json").stat().st_mtime_ns == before, "a finished run is reported, not run again"
+
+
+@pytest.mark.slow
+def test_adapters_of_all_parts_go_from_rollouts_to_a_report(command: Command, tmp_path: Path) -> None:
+    parts = ("backbone=chartworld_qwen2_5_vl", "backbone.language_model=lora", "backbone.vision=lora")
+    other = ("order=shuffled_questions", "trainer.max_tokens=600", "recipe.epochs=1")
+    whole = execute(command("adapters", *parts, *other))
+    assert whole.returncode == 0, whole.stderr
+    folder = one_run(tmp_path / "adapters")
+    names = set(load_file(folder / "weights.safetensors"))
+    trained = {"mark_D", "head.weight", *(name for name in names if "lora_" in name or "merger" in name)}
+    assert names == trained
+    assert json.loads((folder / "results.json").read_text())["auc"] > 0.5

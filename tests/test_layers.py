@@ -1,4 +1,4 @@
-"""Who may import whom. Every room reads files and writes files; only stages.py sees all of them."""
+"""Who may import whom. Every room reads files and writes files; only stages sees all of them."""
 
 import ast
 import subprocess
@@ -21,12 +21,23 @@ MAY_IMPORT = {
     "backbones": {"data"},
     "training": {"data", "backbones"},
     "evaluation": {"data", "backbones"},
-    "reporting": set(),
+    "reporting": {"run_folder"},
     "chartworld": {"data", "backbones"},
     "artifacts": set(),
+    "run_folder": set(),
     "messages": set(),
-    "config": {"messages"},
-    "stages": {"config", "data", "selection", "backbones", "training", "evaluation", "reporting", "chartworld"},
+    "config": {"messages", "run_folder"},
+    "stages": {
+        "config",
+        "run_folder",
+        "data",
+        "selection",
+        "backbones",
+        "training",
+        "evaluation",
+        "reporting",
+        "chartworld",
+    },
 }
 WITHOUT_TORCH = ("data", "selection", "reporting")
 

@@ -1,36 +1,98 @@
 """What a backbone is: a component that loads a processor (text and images to tensors) and a step model.
 
-Shape suffixes: B rows, L tokens, M marks, D hidden size, 2 logits (no, yes).
+Shape suffixes: B rows, L tokens of a row, T tokens of a packed row, M marks, D hidden size, V vocabulary, 2 logits
+(no, yes).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mprm.backbones import attention
+from mprm.backbones.parts import FROZEN, LORA, TRAINED, add_adapters, set_trained
 from mprm.data.collate import Batch, Example
 from mprm.data.prompt import MARK
+
+DTYPES = {"stored": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Processor(Protocol):
     """Turns one solution into tensors; runs in loader workers, holds no parameters."""
 
-    pad_id: int
+    def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
+        """Token ids, marks and positions for images of these sizes (width, height); `vision` is empty."""
+        ...
 
-    def encode(self, images: Sequence[Image.Image], question: str, steps: list[str]) -> Example: ...
+    def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """Image tensors of the images of one solution."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what transformers needs to make the same tensors: tokenizer and image processor."""
+        ...
 
 
-class Backbone(Protocol):
-    """A component of the config group `backbone`."""
+def encode(processor: Processor, images: Sequence[Image.Image], question: str, steps: list[str]) -> Example:
+    """One solution as tensors."""
+    example = processor.layout([image.size for image in images], question, steps)
+    return replace(example, vision=processor.vision(images))
 
-    max_length: int
 
-    def load(self) -> tuple[Processor, StepModel]: ...
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """Component of the config group `backbone`; a family adds its image options and load().
+
+    path: folder of the weights; system: system message, none when empty; max_length: tokens, a longer solution is left
+    out and counted; dtype: of the weights, stored: as in the folder. vision, projector, language_model: frozen,
+    trained, or (not the projector) lora: adapters of rank lora_rank, scaled by lora_alpha / lora_rank. mark_init: the
+    embedding of a new mark, mean: of all tokens, normal: drawn with their mean and deviation. no, yes: the verdicts.
+    """
+
+    path: str | None = None
+    system: str = ""
+    max_length: int = 8192
+    dtype: str = "float32"
+    vision: str = FROZEN
+    projector: str = TRAINED
+    language_model: str = TRAINED
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    gradient_checkpointing: bool = False
+    mark_init: str = "mean"
+    no: str = "No"
+    yes: str = "Yes"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"backbone.dtype={self.dtype} is unknown; choose {', '.join(DTYPES)}")
+        for part, choices in (
+            ("vision", (FROZEN, TRAINED, LORA)),
+            ("projector", (FROZEN, TRAINED)),
+            ("language_model", (FROZEN, TRAINED, LORA)),
+        ):
+            if getattr(self, part) not in choices:
+                raise ValueError(f"backbone.{part}={getattr(self, part)} is unknown; choose {' or '.join(choices)}")
+        if self.mark_init not in ("mean", "normal"):
+            raise ValueError(f"backbone.mark_init={self.mark_init} is unknown; choose mean or normal")
+        for name in ("lora_rank", "lora_alpha", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"backbone.{name}={getattr(self, name)} is not positive")
+
+    def load(self) -> tuple[Processor, StepModel]:
+        """Processor and model. Raises ValueError if the folder is missing or holds another architecture."""
+        raise AssertionError("a family loads its folder")
+
+    def torch_dtype(self) -> torch.dtype | None:
+        """None: as stored."""
+        return DTYPES[self.dtype]
 
 
 class StepHead(nn.Module):
@@ -38,41 +100,83 @@ class StepHead(nn.Module):
 
     def __init__(self, lm_head: nn.Module, no_id: int, yes_id: int) -> None:
         super().__init__()
+        self.verdict_ids = (no_id, yes_id)
         rows_2D = lm_head.get_parameter("weight").detach()[[no_id, yes_id]]
         self.weight = nn.Parameter(rows_2D.clone())
 
     def forward(self, h_MD: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(h_MD, self.weight).float()
+        with torch.autocast(h_MD.device.type, enabled=False):  # two numbers a step: no reason to round them
+            return nn.functional.linear(h_MD.float(), self.weight.float())
+
+
+class MarksOnly(nn.Module):
+    """Mixed into the family's decoder layer and made the last one: behind its attention nothing but the marks matters.
+
+    Its MLP is most of a layer's work and sees a hundredth of the tokens.
+    """
+
+    self_attn: nn.Module
+    mlp: nn.Module
+    input_layernorm: nn.Module
+    post_attention_layernorm: nn.Module
+
+    def forward(self, hidden_states: torch.Tensor, marks: torch.Tensor | None = None, **attention: Any) -> torch.Tensor:
+        """Hidden states of the marks, (1, M, D), of all (B, L, D) without marks."""
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **attention)
+        h = hidden_states + attended if marks is None else hidden_states[:, marks] + attended[:, marks]
+        return h + self.mlp(self.post_attention_layernorm(h))
 
 
 class StepModel(nn.Module):
-    """A vision-language model and its step head. Subclasses say how images become embeddings.
+    """A vision-language model, the embedding of the mark, and the step head. Families embed their images.
 
-    The frozen vision tower always runs in eval mode and under no_grad, so that neither drop-path nor autograd
-    touches it; the projector behind it is trained.
+    The mark's embedding is a vector of its own beside the model's table, which therefore keeps its size until export,
+    whatever shards it. The frozen vision tower always runs in eval mode and under no_grad, so that neither drop-path
+    nor autograd touches it.
     """
 
-    def __init__(self, hf: PreTrainedModel, head: StepHead, freeze_vision: bool) -> None:
+    last_layer: type[MarksOnly]  # the family's
+
+    def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Backbone) -> None:
         super().__init__()
         self.hf = hf
-        self.head = head
-        self.freeze_vision = freeze_vision
-        if freeze_vision:
-            for parameter in self.vision_parameters():
-                parameter.requires_grad_(False)
+        self.mark_id, row_D = add_mark(tokenizer, hf, options.mark_init)
+        self.mark_D = nn.Parameter(row_D)
+        self.head = StepHead(
+            hf.get_output_embeddings(), single_token(tokenizer, options.no), single_token(tokenizer, options.yes)
+        )
+        self.freeze_vision = options.vision == FROZEN
+        set_trained(hf.parameters(), options.language_model)
         # The step head replaces the LM head, which is kept for export and generation only.
-        for parameter in hf.lm_head.parameters():
-            parameter.requires_grad_(parameter is hf.get_input_embeddings().weight)
+        for parameter in hf.get_output_embeddings().parameters():
+            tied = parameter is hf.get_input_embeddings().weight
+            parameter.requires_grad_(tied and options.language_model == TRAINED)
+        set_trained(self.vision_parameters(), options.vision)
+        set_trained(self.projector().parameters(), options.projector)
+        parts = {"vision": self.vision_tower(), "language_model": hf.model.language_model}
+        adapted = {m for name, part in parts.items() if getattr(options, name) == LORA for m in part.modules()}
+        layers: set[nn.Module] = {m for m in adapted - set(self.projector().modules()) if isinstance(m, nn.Linear)}
+        if layers:
+            add_adapters(self, layers, options.lora_rank, options.lora_alpha)
+        hf.model.language_model.set_attn_implementation(attention.NAME)
+        hf.model.language_model.layers[-1].__class__ = self.last_layer
+        if options.gradient_checkpointing:
+            hf.gradient_checkpointing_enable({"use_reentrant": False})
 
     def vision_tower(self) -> nn.Module:
-        raise AssertionError("a subclass names its vision tower")
+        raise AssertionError("a family names its vision tower")
+
+    def projector(self) -> nn.Module:
+        raise AssertionError("a family names its projector")
 
     def vision_parameters(self) -> list[nn.Parameter]:
-        return list(self.vision_tower().parameters())
+        """Parameters of the tower without the projector, which may lie inside it."""
+        projector = set(self.projector().parameters())
+        return [parameter for parameter in self.vision_tower().parameters() if parameter not in projector]
 
     def image_embeddings(self, vision: dict[str, torch.Tensor]) -> torch.Tensor:
         """Embeddings of all image tokens of the batch in order, (image tokens, D)."""
-        raise AssertionError("a subclass embeds its images")
+        raise AssertionError("a family embeds its images")
 
     def train(self, mode: bool = True) -> StepModel:
         super().train(mode)
@@ -81,39 +185,47 @@ class StepModel(nn.Module):
         return self
 
     def step_logits(self, batch: Batch) -> torch.Tensor:
-        """Logits of (no, yes) at every mark of the batch, (M, 2), float32.
+        """Logits of (no, yes) at every mark of the batch, (M, 2), float32."""
+        h_1MD = self.hidden(
+            batch.input_ids_T[None],
+            batch.position_ids.unsqueeze(-2),
+            batch.vision,
+            segments=batch.segments,
+            marks=batch.mark_M,
+        )
+        return self.head(h_1MD[0])
 
-        Rows are padded on the right and attention is causal, so no mark sees padding and no mask is needed.
-        """
-        h_BLD = self.hidden(batch.input_ids_BL, batch.position_ids, batch.vision)
-        return self.head(h_BLD[batch.mark_row_M, batch.mark_column_M])
-
-    def hidden(self, ids_BL: torch.Tensor, position_ids: torch.Tensor, vision: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Last hidden states of the language model, (B, L, D)."""
-        embeds_BLD = self.hf.get_input_embeddings()(ids_BL)
+    def hidden(
+        self, ids_BL: torch.Tensor, position_ids: torch.Tensor, vision: dict[str, torch.Tensor], **attention: Any
+    ) -> torch.Tensor:
+        """Last hidden states of the language model, (B, L, D); `attention`: what its layers want besides."""
+        is_mark_BL = ids_BL == self.mark_id
+        table_VD = self.hf.get_input_embeddings()
+        embeds_BLD = table_VD(ids_BL.masked_fill(is_mark_BL, 0))
+        embeds_BLD = torch.where(is_mark_BL[..., None], self.mark_D.to(embeds_BLD.dtype), embeds_BLD)
         image_ND = self.image_embeddings(vision).to(embeds_BLD.dtype)
         is_image_BL1 = (ids_BL == self.hf.config.image_token_id)[..., None]
         embeds_BLD = embeds_BLD.masked_scatter(is_image_BL1, image_ND)
         return self.hf.model.language_model(
-            inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=False
+            inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=False, **attention
         ).last_hidden_state
 
     forward = step_logits
 
 
-def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel) -> int:
-    """Id of the mark. A new mark gets a new row, the mean of all rows, in both embedding tables."""
+def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, init: str) -> tuple[int, torch.Tensor]:
+    """Id of the mark and its embedding (D,): its row where the folder came with one, else a new one (Backbone)."""
+    table_VD = hf.get_input_embeddings().weight.detach()
     known = tokenizer.convert_tokens_to_ids(MARK)
-    if known is not None and known != tokenizer.unk_token_id:
-        return known
+    if known is not None and known != tokenizer.unk_token_id and known < len(table_VD):
+        return known, table_VD[known].clone()
     tokenizer.add_tokens([MARK], special_tokens=True)
     mark_id = tokenizer.convert_tokens_to_ids(MARK)
-    if mark_id >= hf.get_input_embeddings().weight.shape[0]:
-        hf.resize_token_embeddings(mark_id + 1, mean_resizing=False)
-    for table in {hf.get_input_embeddings().weight, hf.get_output_embeddings().weight}:
-        with torch.no_grad():
-            table[mark_id] = table[:mark_id].mean(dim=0)
-    return mark_id
+    rows_VD = table_VD[:mark_id].float()
+    row_D = rows_VD.mean(0)
+    if init == "normal":
+        row_D = torch.normal(row_D, rows_VD.std(0))
+    return mark_id, row_D.to(table_VD.dtype)
 
 
 def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:

@@ -1,78 +1,86 @@
 """InternVL2.5: tiles of 448 pixels with a thumbnail, the `internvl2_5` conversation, a Llama-shaped language model.
 
-Shape suffixes: T tiles, N image tokens, D hidden size, L tokens.
+Shape suffixes: T tiles, P patches of a tile, N image tokens, C channels, D hidden size.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerBase
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from mprm.backbones.base import StepHead, StepModel, add_mark, encode_pieces, single_token
+from mprm.backbones.base import Backbone, MarksOnly, StepModel, encode_pieces
+from mprm.backbones.internvl_original import is_original, load_original
 from mprm.backbones.loading import check_folder
+from mprm.backbones.sentencepiece import load_tokenizer
 from mprm.data.collate import Example
 from mprm.data.prompt import render
 
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+IMAGE_TOKEN = "<IMG_CONTEXT>"
 
 
 @dataclass(frozen=True, kw_only=True)
-class InternVL:
-    """Component `backbone`: a folder in transformers' InternVL format.
+class InternVL(Backbone):
+    """A folder in OpenGVLab's original format or in transformers' InternVL format.
 
-    path: the folder; system: system message, none when empty; max_tiles: tiles per solution besides the thumbnail;
-    max_length: tokens, a longer solution is refused in training and skipped in evaluation; dtype: of the weights.
+    max_tiles: tiles per solution besides the thumbnail of each image.
     """
 
-    path: str | None = None
-    system: str = ""
     max_tiles: int = 6
-    max_length: int = 8192
-    dtype: str = "float32"
-    freeze_vision: bool = True
-    gradient_checkpointing: bool = False
-    no: str = "No"
-    yes: str = "Yes"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_tiles < 1:
             raise ValueError(f"backbone.max_tiles={self.max_tiles} is not positive; the published recipe uses 6")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"backbone.dtype={self.dtype} is unknown; use float32 or bfloat16")
 
     def load(self) -> tuple["InternVLProcessor", "InternVLStepModel"]:
         """Processor and model. Raises ValueError if the folder is missing or is no InternVL."""
-        folder = check_folder(self.path, "internvl")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        hf = InternVLForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, self.dtype))
-        if self.gradient_checkpointing:
-            hf.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-        mark_id = add_mark(tokenizer, hf)
-        head = StepHead(hf.lm_head, single_token(tokenizer, self.no), single_token(tokenizer, self.yes))
+        folder = check_folder(self.path, ("internvl", "internvl_chat"))
+        tokenizer = load_tokenizer(folder)
+        if is_original(folder):
+            image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+            hf = load_original(folder, image_token_id, self.torch_dtype())
+        else:
+            hf = InternVLForConditionalGeneration.from_pretrained(folder, dtype=self.torch_dtype() or "auto")
+        model = InternVLStepModel(hf, tokenizer, self)
         size = hf.config.vision_config.image_size[0]
-        processor = InternVLProcessor(tokenizer, mark_id, size, hf.config.image_seq_length, self.system, self.max_tiles)
-        return processor, InternVLStepModel(hf, head, self.freeze_vision)
+        return InternVLProcessor(
+            tokenizer, model.mark_id, size, hf.config.image_seq_length, self.system, self.max_tiles
+        ), model
+
+
+class LastLayer(MarksOnly, LlamaDecoderLayer):
+    pass
 
 
 class InternVLStepModel(StepModel):
     """InternVL with a step head."""
 
+    last_layer = LastLayer
+
     def vision_tower(self) -> nn.Module:
         return self.hf.model.vision_tower
 
+    def projector(self) -> nn.Module:
+        return self.hf.model.multi_modal_projector
+
     def image_embeddings(self, vision: dict[str, torch.Tensor]) -> torch.Tensor:
         model, pixels_TCHW = self.hf.model, vision["pixel_values"]
+        dtype = model.vision_tower.embeddings.cls_token.dtype
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision):
-            patches_TPC = model.vision_tower(pixel_values=pixels_TCHW.to(model.dtype)).last_hidden_state[:, 1:]
+            patches_TPC = model.vision_tower(pixel_values=pixels_TCHW.to(dtype)).last_hidden_state[:, 1:]
         side = int(patches_TPC.shape[1] ** 0.5)
         grid = patches_TPC.unflatten(1, (side, side))
         merged_TNC = model.pixel_shuffle(grid, scale_factor=model.config.downsample_ratio).flatten(1, 2)
-        return model.multi_modal_projector(merged_TNC).flatten(0, 1)
+        return self.projector()(merged_TNC.to(self.projector().get_parameter("linear_1.weight").dtype)).flatten(0, 1)
 
 
 class InternVLProcessor:
@@ -92,27 +100,29 @@ class InternVLProcessor:
         self.tile_size = tile_size
         self.tokens_per_tile = tokens_per_tile
         self.max_tiles = max_tiles
-        self.pad_id = tokenizer.pad_token_id
         system_turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
         opening = f"{system_turn}<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"
         self.opening_ids = self._ids(opening)
         self.closing_ids = self._ids("<|im_end|>\n")
-        self.context_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+        self.context_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.newline_ids = self._ids("\n")
         self.image_ids = (self._ids("<img>"), self._ids("</img>"))
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def encode(self, images: Sequence[Image.Image], question: str, steps: list[str]) -> Example:
-        """Tiles and token ids of one solution; several images share max_tiles and come one line each."""
-        budget = max(1, self.max_tiles // len(images))
-        tiles = [tile(image, self.tile_size, budget) for image in images]
+    def tiles_per_image(self, n_images: int) -> int:
+        """Several images share max_tiles."""
+        return max(1, self.max_tiles // n_images)
+
+    def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
+        """Token ids for images of these sizes; several images come one line each."""
         ids = list(self.opening_ids)
-        for number, image_tiles in enumerate(tiles):
+        for number, (width, height) in enumerate(sizes):
+            columns, rows = tile_grid(width, height, self.tile_size, self.tiles_per_image(len(sizes)))
+            n_tiles = columns * rows + (columns * rows > 1)
             ids += self.newline_ids if number else []
-            ids += [*self.image_ids[0], *[self.context_id] * (len(image_tiles) * self.tokens_per_tile)]
-            ids += self.image_ids[1]
+            ids += [*self.image_ids[0], *[self.context_id] * (n_tiles * self.tokens_per_tile), *self.image_ids[1]]
         pieces = render(question, steps)
         pieces[0] = "\n" + pieces[0]
         text_ids, marks = encode_pieces(self.tokenizer, pieces, self.mark_id)
@@ -122,8 +132,23 @@ class InternVLProcessor:
             input_ids=torch.tensor(ids),
             marks=torch.tensor(marks) + start,
             position_ids=torch.arange(len(ids)),
-            vision={"pixel_values": torch.from_numpy(np.concatenate([normalise(t) for t in tiles]))},
+            vision={},
         )
+
+    def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """Tiles of the images, (T, 3, H, W)."""
+        tiles = [tile(image, self.tile_size, self.tiles_per_image(len(images))) for image in images]
+        return {"pixel_values": torch.from_numpy(np.concatenate([normalise(part) for part in tiles]))}
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+        GotOcr2ImageProcessorPil(  # transformers' name for this tiling
+            size={"height": self.tile_size, "width": self.tile_size},
+            crop_to_patches=True,
+            max_patches=self.max_tiles,
+            image_mean=MEAN.tolist(),
+            image_std=STD.tolist(),
+        ).save_pretrained(folder)
 
 
 def tile_grid(width: int, height: int, tile_size: int, max_tiles: int) -> tuple[int, int]:

@@ -96,8 +96,10 @@ def losses(
 
 def load(config: Pretraining) -> tuple[StepModel, PreTrainedTokenizerFast, torch.Tensor]:
     """The model in config.output, its tokenizer, and which of its tokens (V,) are numbers."""
-    _, model = BACKBONES[config.family](path=config.output, freeze_vision=False).load()
+    _, model = BACKBONES[config.family](path=config.output, vision="trained").load()
     model.to(config.device)
+    # On the CPU the backward pass of the fused kernel takes three times as long as plain matrix products at this size.
+    model.hf.set_attn_implementation("eager" if config.device == "cpu" else "sdpa")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(config.output)
     vocabulary = model.hf.get_input_embeddings().weight.shape[0]
     digits = [tokenizer.decode([token]).strip().isdigit() for token in range(vocabulary)]
@@ -119,9 +121,6 @@ def pretrain(config: Pretraining, seed: int) -> Path:
         tiny.build(config.family, folder)
     model, tokenizer, digits_V = load(config)
     model.train()
-    if config.device == "cpu":
-        # The backward pass of the fused CPU kernel takes three times as long as plain matrix products at this size.
-        model.hf.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(
         model.hf.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
     )
@@ -205,14 +204,9 @@ def schedule(step: int, warmup: int, total: int) -> float:
 
 
 def save_half(model: StepModel, folder: Path) -> None:
-    """Weights in float16 without the row of the mark, as the backbone found them."""
-    vocabulary = json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"]
-    tensors = {}
-    for name, value in model.hf.state_dict().items():
-        if name == "lm_head.weight":
-            continue
-        rows = value[:vocabulary] if name.endswith("embed_tokens.weight") else value
-        tensors[name] = rows.detach().cpu().half().contiguous()
+    """Weights in float16, the tied head left out."""
+    state = model.hf.state_dict()
+    tensors = {name: v.detach().cpu().half().contiguous() for name, v in state.items() if name != "lm_head.weight"}
     with atomic_file(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
 

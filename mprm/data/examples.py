@@ -2,69 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
+from PIL.ExifTags import Base
+from PIL.TiffImagePlugin import TiffImageFile
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
 
     from mprm.backbones.base import Processor
     from mprm.data.collate import Example
 
 
+# What Pillow's decoders raise on damaged files.
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+# EXIF orientation -> what makes the picture upright, as the people saw it who labelled it.
+TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ON_THE_SIDE = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+
+
 def open_images(paths: Sequence[Path]) -> list[Image.Image]:
-    """Decoded images. Raises ValueError that names the file if one is missing or broken: nothing takes its place."""
+    """Decoded images: RGB, 8 bits per channel, upright; of an animation the first frame.
+
+    Raises ValueError that names the file if one is missing, broken or too large: nothing takes its place.
+    """
     images: list[Image.Image] = []
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                image.load()
-                images.append(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"image {path} can not be read ({error}); restore the file, or remove its rollouts"
-            ) from error
+        with _named(path), Image.open(path) as image:
+            turn = None if isinstance(image, TiffImageFile) else TURNS.get(_orientation(image))
+            image.load()  # this turns a TIFF
+            rgb = _rgb(image)
+            images.append(rgb if turn is None else rgb.transpose(turn))
     return images
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of the image that open_images gives, in pixels; reads the header only.
+
+    Raises ValueError that names the file if it is missing or its header is broken.
+    """
+    with _named(path), Image.open(path) as image:
+        width, height = image.size
+        said_turned = isinstance(image, TiffImageFile) and Base.Orientation in image.tag_v2
+        if TURNS.get(_orientation(image)) in ON_THE_SIDE and not said_turned:
+            return height, width
+        return width, height
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ValueError(f"image {path} can not be read ({error}); restore the file, or remove its rollouts") from error
+
+
+def _orientation(image: Image.Image) -> object:
+    """EXIF (or XMP) orientation, 1 to 8 where it makes sense.
+
+    Only what stands before the pixels counts, so that image_size need not decode them; PngImageFile.getexif would.
+    Unreadable EXIF asks for nothing: viewers show such a picture as it is stored.
+    """
+    try:
+        return Image.Image.getexif(image).get(Base.Orientation)
+    except UNREADABLE:
+        return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion, except for grey of more than 8 bits, which it would clip to white.
+
+    Transparency is dropped and the colours below it show, as in the published code: convert("RGB").
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known range")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image.convert("I"))
+        low, high = int(grey.min()), int(grey.max())
+        if not 0 <= low <= high < 2**16:
+            raise ValueError(f"its grey values {low} to {high} are not those of 16 bits")
+        # The high byte, which is also what Pillow keeps of 16-bit colours.
+        image = Image.fromarray((grey >> 8).astype(np.uint8))
+    image.info.pop("transparency", None)  # Pillow would warn that it is lost
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class Examples:
     """Map-style view of a subset's memory-mapped rollouts.
 
-    An item is asked for as (position, weight): the weight of the rollout's steps in the loss.
-    Raises ValueError for an image that can not be read and for a rollout longer than max_length tokens.
+    Items are asked for in lists of (position, weight), the rollouts of one row: the weight is that of the rollout's
+    steps in the loss, and rollouts of one question share their images.
+    Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
     """
 
-    def __init__(
-        self, records: Dataset, image_path: Callable[[str], Path], processor: Processor, max_length: int
-    ) -> None:
+    def __init__(self, records: Dataset, image_path: Callable[[str], Path], processor: Processor) -> None:
         self.records = records
         self.image_path = image_path
         self.processor = processor
-        self.max_length = max_length
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, float]) -> Example:
+    def layout(self, position: int) -> Example:
+        """The rollout without its pixels: of its images only the headers are read."""
+        return self._layout(self.records[position])
+
+    def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Example]:
+        """What a data loader asks for: the examples of one row."""
+        vision: dict[int, dict[str, torch.Tensor]] = {}
+        examples = []
+        for position, weight in keys:
+            record = self.records[position]
+            question = record["question_hash"]
+            if question not in vision:
+                images = open_images(self._paths(record))
+                with _refused(record):
+                    vision[question] = self.processor.vision(images)
+            examples.append(replace(self._layout(record), vision=vision[question], weight=weight))
+        return examples
+
+    def _layout(self, record: dict[str, Any]) -> Example:
         import torch
 
-        position, weight = key
-        record: dict[str, Any] = self.records[position]
-        images = open_images([self.image_path(name) for name in record["images"]])
-        try:
-            example = self.processor.encode(images, record["question"], record["steps"])
-        except ValueError as error:  # an image of a shape that the processor refuses
-            raise ValueError(
-                f"rollout {record['id']} can not be encoded: {error}; remove it and select again"
-            ) from error
-        if len(example.input_ids) > self.max_length:
-            raise ValueError(
-                f"rollout {record['id']} has {len(example.input_ids)} tokens, more than backbone.max_length="
-                f"{self.max_length}; raise it, or remove that line of the source (counted from 0)"
-            )
+        sizes = [image_size(path) for path in self._paths(record)]
+        with _refused(record):
+            example = self.processor.layout(sizes, record["question"], record["steps"])
         mc = [float("nan") if score is None else score for score in record["scores"]]
-        return replace(example, mc=torch.tensor(mc, dtype=torch.float32), weight=weight, id=record["id"])
+        return replace(
+            example, mc=torch.tensor(mc, dtype=torch.float32), id=record["id"], group=record["question_hash"]
+        )
+
+    def _paths(self, record: dict[str, Any]) -> list[Path]:
+        return [self.image_path(name) for name in record["images"]]
+
+
+@contextmanager
+def _refused(record: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"rollout {record['id']} can not be encoded: {error}; remove it and select again") from error

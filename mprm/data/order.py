@@ -9,8 +9,11 @@ import numpy as np
 class Order(Protocol):
     """A component of the config group `order`."""
 
-    def epoch(self, count: int, seed: int, epoch: int) -> np.ndarray:
-        """The positions 0..count-1 in the order of this epoch; a function of its arguments alone."""
+    def epoch(self, question_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """The positions 0..N-1 in the order of this epoch; a function of its arguments alone.
+
+        question_N: an integer per rollout, the same for the same images and question.
+        """
         ...
 
 
@@ -18,13 +21,24 @@ class Order(Protocol):
 class Shuffled:
     """A new random order every epoch."""
 
-    def epoch(self, count: int, seed: int, epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch]).permutation(count)
+    def epoch(self, question_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(len(question_N))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffledQuestions:
+    """A new random order of the questions every epoch; the rollouts of one follow each other, so that they share a
+    forward pass and their prefix is computed once."""
+
+    def epoch(self, question_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        _, number_N = np.unique(question_N, return_inverse=True)
+        place = np.random.default_rng([seed, epoch]).permutation(number_N.max() + 1)
+        return np.argsort(place[number_N], kind="stable")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileOrder:
     """Sources in name order, rollouts in file order, the same every epoch."""
 
-    def epoch(self, count: int, seed: int, epoch: int) -> np.ndarray:
-        return np.arange(count)
+    def epoch(self, question_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        return np.arange(len(question_N))

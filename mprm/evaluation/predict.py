@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.progress import track
 
-from mprm.backbones.base import Processor, StepModel
-from mprm.data.collate import Example, collate
+from mprm.backbones.base import Processor, StepModel, encode
+from mprm.data.collate import Example, collate, common_prefix, group_members
 from mprm.data.examples import open_images
+from mprm.data.packing import Lengths, pack, rows_needed
+from mprm.data.rollouts import question_hash
 
 
 @dataclass(frozen=True)
@@ -28,44 +31,66 @@ class Scorable:
 def score(
     model: StepModel,
     processor: Processor,
-    solutions: Iterable[Scorable],
+    solutions: Sequence[Scorable],
     image_path: Callable[[str], Path],
     max_length: int,
-    batch_size: int,
+    max_tokens: int,
     device: str,
     description: str,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Scores in [0, 1] per solution id, one per step, and the number of solutions skipped by reason.
 
     A solution without a readable image or with more than max_length tokens is skipped and counted, never shortened or
-    replaced. Solutions of similar length share a batch; the scores depend neither on that nor on the batch size.
+    replaced. At most max_tokens tokens share a forward pass; solutions of one question share their prefix. The scores
+    depend on neither.
     """
     model.to(device).eval()
-    examples: list[tuple[str, Example]] = []
     skipped = {"image": 0, "too_long": 0}
     scores: dict[str, list[float]] = {}
+    held: list[Example] = []
 
     def flush() -> None:
-        examples.sort(key=lambda item: len(item[1].input_ids))
-        for start in range(0, len(examples), batch_size):
-            ids, chosen = zip(*examples[start : start + batch_size], strict=True)
-            batch = collate(chosen, processor.pad_id).to(torch.device(device))
+        for row in rows(held, max(max_tokens, max_length)):
+            batch = collate(row).to(torch.device(device))
             yes_M = model.step_logits(batch).softmax(-1)[:, 1].cpu()
-            scores.update(zip(ids, (part.tolist() for part in yes_M.split(batch.n_marks)), strict=True))
-        examples.clear()
+            scores.update(zip(batch.ids, (part.tolist() for part in yes_M.split(batch.n_marks)), strict=True))
+        held.clear()
 
-    for solution in track(list(solutions), description=description, transient=True):
+    n_tokens, last_group = 0, None
+    by_question = sorted(solutions, key=lambda solution: (solution.question, *solution.images))
+    for solution in track(by_question, description=description, transient=True):
+        group = question_hash(solution.question, list(solution.images))
+        if n_tokens > 8 * max_tokens and group != last_group:  # what is held in memory at once
+            flush()
+            n_tokens = 0
+        last_group = group
         try:
             images = open_images([image_path(name) for name in solution.images])
-            example = processor.encode(images, solution.question, list(solution.steps))
+            example = encode(processor, images, solution.question, list(solution.steps))
         except ValueError:  # missing, broken, or of a shape that the processor refuses
             skipped["image"] += 1
             continue
         if len(example.input_ids) > max_length:
             skipped["too_long"] += 1
             continue
-        examples.append((solution.id, example))
-        if len(examples) == 16 * batch_size:  # what is held in memory at once
-            flush()
+        held.append(replace(example, id=solution.id, group=group))
+        n_tokens += len(example.input_ids)
     flush()
     return scores, {reason: count for reason, count in skipped.items() if count}
+
+
+def rows(examples: list[Example], max_tokens: int) -> list[list[Example]]:
+    """The examples in rows of at most max_tokens, those of one question together as far as they fit."""
+    if not examples:
+        return []
+    by_group = group_members(examples)
+    shared = np.empty(len(examples), dtype=np.int64)
+    question = np.empty(len(examples), dtype=np.int64)
+    for number, members in enumerate(by_group):
+        shared[members] = common_prefix([examples[i].input_ids for i in members])
+        question[members] = number
+    lengths = Lengths(np.array([len(example.input_ids) for example in examples]), shared, question)
+    everything = list(range(len(examples)))
+    packed = pack(lengths, everything, max_tokens, rows_needed(lengths, everything, max_tokens))
+    assert packed is not None
+    return [[examples[i] for i in row] for row in packed if row]

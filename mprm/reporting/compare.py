@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mprm.artifacts import NOT_IN_HASH
 from mprm.reporting import tables
 from mprm.reporting.collect import read_config, read_manifest, read_results
 from mprm.reporting.tables import Estimate, Table
+from mprm.run_folder import NOT_IN_HASH
 
 # 97.5 % quantiles of Student's t for 1, 2, 3, ... degrees of freedom; beyond 30 the normal one is within 4 %.
 T_QUANTILES = (

@@ -1,17 +1,22 @@
-"""Which rollouts make up which micro-batch of which rank, and what a step of theirs weighs.
+"""Which rollouts make up which forward pass of which rank, and what a step of theirs weighs.
 
-Training is one sequence of optimizer steps. The orders of all epochs are joined and cut into global batches; a global
-batch is cut into micro-batches over the ranks. A step weighs 1 / (scored steps of its global batch), so that the
-gradient does not depend on how the batch was cut. The sequence is a function of its arguments, so that a resumed run
-continues it.
+Training is one sequence of optimizer steps. The orders of all epochs are joined and cut into global batches; the
+rollouts of a global batch are packed into rows of at most max_tokens, as many on every rank and in every optimizer
+step. A step weighs 1 / (scored steps of its global batch), so that the gradient does not depend on how the batch was
+packed or on the number of ranks. The sequence is a function of its arguments, so that a resumed run continues it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+
+from mprm.data.packing import Lengths, pack, rows_needed
+
+Row = list[tuple[int, float]]  # position of a rollout and weight of its steps
 
 
 @dataclass(frozen=True)
@@ -20,56 +25,62 @@ class BatchPlan:
 
     order: np.ndarray
     n_scored: np.ndarray
+    lengths: Lengths
     global_batch_size: int
-    micro_batch_size: int
+    max_tokens: int
     world_size: int
-    fill_last: bool = False  # DeepSpeed counts micro-batches itself and needs a whole number of global batches
 
     @property
     def optimizer_steps(self) -> int:
         return -(-len(self.order) // self.global_batch_size)
 
-    @property
+    @cached_property
     def accumulate(self) -> int:
-        return self.global_batch_size // (self.world_size * self.micro_batch_size)
+        """Rows per rank and optimizer step: Lightning and DeepSpeed want the same number in every step."""
+        steps = range(self.optimizer_steps)
+        n_rows = max((self._rows_needed(step) for step in steps), default=0)
+        while any(pack(self.lengths, self.chosen(step), self.max_tokens, n_rows) is None for step in steps):
+            n_rows += self.world_size
+        return n_rows // self.world_size
+
+    def _rows_needed(self, step: int) -> int:
+        return rows_needed(self.lengths, self.chosen(step), self.max_tokens, self.world_size)
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches of one rank over the whole training."""
-        last = self.optimizer_steps - 1
-        return last * self.accumulate + len(self.cut(last))
+        """Rows of one rank over the whole training."""
+        return self.optimizer_steps * self.accumulate
 
-    def cut(self, step: int) -> list[list[list[tuple[int, float]]]]:
-        """Micro-batches of optimizer step `step`: [micro-batch][rank][rollout] = (position, weight of its steps).
+    def chosen(self, step: int) -> list[int]:
+        """Rollouts of the global batch of optimizer step `step`."""
+        chosen: list[int] = self.order[step * self.global_batch_size : (step + 1) * self.global_batch_size].tolist()
+        return chosen
 
-        The last global batch may be short: it is filled up to whole micro-batches with rollouts of weight 0.
-        """
-        chosen = self.order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
+    def cut(self, step: int) -> list[list[Row]]:
+        """Rows of optimizer step `step`: [forward pass][rank]. A row left empty gets the shortest rollout, weight 0."""
+        chosen = self.chosen(step)
         weight = 1.0 / max(1, int(self.n_scored[chosen].sum()))
-        items = [(int(position), weight) for position in chosen]
-        at_once = self.world_size * self.micro_batch_size
-        missing = -len(items) % (self.global_batch_size if self.fill_last else at_once)
-        items += [(int(chosen[0]), 0.0)] * missing
-        size = self.micro_batch_size
-        return [
-            [items[start + rank * size : start + (rank + 1) * size] for rank in range(self.world_size)]
-            for start in range(0, len(items), at_once)
-        ]
+        rows = pack(self.lengths, chosen, self.max_tokens, self.accumulate * self.world_size)
+        assert rows is not None
+        filler = [(min(chosen, key=lambda position: int(self.lengths.tokens[position])), 0.0)]
+        weighted = [[(position, weight) for position in row] or filler for row in rows]
+        return [weighted[start : start + self.world_size] for start in range(0, len(rows), self.world_size)]
 
 
 class RankBatches:
     """Batch sampler of one rank, from optimizer step `start` on. Its length is that of the whole training."""
 
+    batch_size = 1  # DeepSpeed asks its sampler, for its own statistics
+
     def __init__(self, plan: BatchPlan, rank: int, start: int) -> None:
         self.plan = plan
-        self.batch_size = plan.micro_batch_size  # DeepSpeed asks its sampler
         self.rank = rank
         self.start = start
 
     def __len__(self) -> int:
         return self.plan.micro_batches
 
-    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+    def __iter__(self) -> Iterator[Row]:
         for step in range(self.start, self.plan.optimizer_steps):
             for micro_batch in self.plan.cut(step):
                 yield micro_batch[self.rank]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mprm.artifacts import atomic_file
+from mprm.artifacts import atomic_file, is_rank_zero
 
-_STEP = re.compile(r"step=(\d+)\.ckpt$")
+_STEP = re.compile(r"step-(\d+)\.ckpt")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -28,30 +29,87 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def latest(folder: Path) -> tuple[Path | None, int]:
-    """The newest checkpoint and its optimizer step; (None, 0) when there is none."""
-    found = [(int(match[1]), path) for path in folder.glob("*.ckpt") if (match := _STEP.search(path.name))]
+    """The newest checkpoint, a file or DeepSpeed's folder, and its optimizer step; (None, 0) when there is none.
+
+    Both get their name by a rename when they are whole; a killed process leaves another name.
+    """
+    found = [(int(match[1]), path) for path in folder.glob("*.ckpt") if (match := _STEP.fullmatch(path.name))]
     step, path = max(found, default=(0, None))
     return path, step
 
 
+def recount(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Make a checkpoint count forward passes as a training does that has `accumulate` of them in an optimizer step.
+
+    Lightning resumes by that count, which is another one for other devices or another trainer.max_tokens.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    # Checkpoints are written at the end of an optimizer step. Some counts lag one behind: they go on doing so.
+    shift = checkpoint["global_step"] * accumulate - progress["current"]["ready"]
+    for counts in (progress["total"], progress["current"]):
+        for name in counts:
+            counts[name] += shift
+
+
 def save_weights(model: nn.Module, path: Path) -> None:
-    """The trained parameters, by name; the frozen ones stay in the backbone's folder."""
-    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-    with atomic_file(path) as temporary:
-        save_file(tensors, temporary)
+    """The trained parameters, by name; the frozen ones stay in the backbone's folder.
+
+    Call it on every rank: under ZeRO-3 each parameter is gathered for the moment in which rank 0, which writes the
+    file, copies it to the CPU.
+    """
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            with _gathered(parameter):
+                if is_rank_zero():
+                    # What was gathered is let go again, also where it is on the CPU already.
+                    tensors[name] = parameter.detach().to("cpu", copy=hasattr(parameter, "ds_id")).contiguous()
+    if is_rank_zero():
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary)
+
+
+def _gathered(parameter: nn.Parameter) -> AbstractContextManager[None]:
+    if not hasattr(parameter, "ds_id"):  # ZeRO-3's mark
+        return nullcontext()
+    import deepspeed
+
+    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters([parameter])
+    return gathered
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Put trained parameters back. Raises ValueError if they belong to another backbone."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; train first (task=train), or name another run")
-    tensors = load_file(path)
+    put_back(model, load_file(path), path)
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> None:
+    """Put the trained parameters of a checkpoint back: a file, or the folder of DeepSpeed's shards.
+
+    Raises ValueError if it is not there or belongs to another backbone.
+    """
+    if path.is_dir():
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        state = get_fp32_state_dict_from_zero_checkpoint(str(path), tag="checkpoint", exclude_frozen_parameters=True)
+    elif path.is_file():
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    else:
+        raise ValueError(f"checkpoint={path} is not there; give one of runs/NAME/checkpoints")
+    names = {f"model.{name}": name for name, p in model.named_parameters() if p.requires_grad}
+    put_back(model, {name: state[full] for full, name in names.items() if full in state}, path)
+
+
+def put_back(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Copy trained parameters, from `path`, into the model's own, in their type."""
     parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        if name not in parameters or parameters[name].shape != tensor.shape:
-            raise ValueError(
-                f"{path} holds {name} {tuple(tensor.shape)}, which this backbone has not; choose its backbone="
-            )
+    wanted = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    for name in sorted(wanted | set(tensors)):
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if name not in parameters or found != tuple(parameters[name].shape):
+            raise ValueError(f"{path} and this backbone differ in {name}; choose the backbone= it was trained from")
     with torch.no_grad():
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)

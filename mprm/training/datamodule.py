@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import pytorch_lightning as pl
 import torch
@@ -15,35 +14,41 @@ from mprm.training.batches import BatchPlan, RankBatches
 
 
 class Rollouts(pl.LightningDataModule):
-    """Training rollouts in the plan's micro-batches, from optimizer step `start` on; validation in order."""
+    """Training rollouts in the rows of their plan, from optimizer step `start` on; validation in those of its own."""
 
-    def __init__(self, train: Examples, validation: Examples, plan: BatchPlan, start: int, num_workers: int) -> None:
+    def __init__(
+        self,
+        train: Examples,
+        validation: Examples,
+        plan: BatchPlan,
+        validation_plan: BatchPlan,
+        start: int,
+        num_workers: int,
+    ) -> None:
         super().__init__()
         self.train = train
         self.validation = validation
         self.plan = plan
+        self.validation_plan = validation_plan
         self.start = start
         self.num_workers = num_workers
 
-    def _loader(self, examples: Examples, batches: object) -> DataLoader[Batch]:
+    def _loader(self, examples: Examples, plan: BatchPlan, start: int) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        plan = replace(plan, world_size=self.trainer.world_size)
         return DataLoader(
             examples,  # type: ignore[arg-type]
-            batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=partial(collate, pad_id=examples.processor.pad_id),
+            batch_sampler=RankBatches(plan, self.trainer.global_rank, start),
+            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
             # Of its own, so that building a loader draws nothing from the global generator.
             generator=torch.Generator().manual_seed(0),
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        assert self.trainer is not None
-        plan = replace(self.plan, world_size=self.trainer.world_size)
-        return self._loader(self.train, RankBatches(plan, self.trainer.global_rank, self.start))
+        return self._loader(self.train, self.plan, self.start)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        assert self.trainer is not None
-        size = 2 * self.plan.micro_batch_size
-        own = range(self.trainer.global_rank, len(self.validation), self.trainer.world_size)
-        batches = [[(position, 1.0) for position in own[start : start + size]] for start in range(0, len(own), size)]
-        return self._loader(self.validation, batches)
+        return self._loader(self.validation, self.validation_plan, 0)

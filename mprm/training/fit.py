@@ -11,9 +11,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
-from pytorch_lightning.plugins.precision import DeepSpeedPrecision
-from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 
+from mprm.artifacts import is_rank_zero
 from mprm.backbones.base import StepModel
 from mprm.data.examples import Examples
 from mprm.data.order import Order
@@ -21,9 +20,14 @@ from mprm.training.batches import BatchPlan
 from mprm.training.checkpoint import AtomicCheckpointIO, latest, save_weights
 from mprm.training.datamodule import Rollouts
 from mprm.training.history import History, Mirror
+from mprm.training.lengths import token_lengths
+from mprm.training.memory import check, estimate
 from mprm.training.module import StepScoring
 from mprm.training.objectives import Objective
 from mprm.training.recipe import Machine, Recipe
+from mprm.training.strategies import KeepTargets, build_strategy, check_checkpoint, check_world_size, part_ranks
+
+PATCHES_PER_TOKEN = 4  # of the vision tower for an image token, in both families
 
 
 def fit(
@@ -34,41 +38,35 @@ def fit(
     order: Order,
     recipe: Recipe,
     machine: Machine,
+    max_length: int,
     folder: Path,
     seed: int,
     mirror: Mirror | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
 
-    Returns optimizer_steps, rollouts and the step it was resumed from.
-    Raises ValueError if the global batch can not be cut for the machine, a sample can not be read, the weights are
-    bfloat16 without DeepSpeed, or the training diverges.
+    Rollouts with more than max_length tokens are left out and counted.
+
+    Returns optimizer_steps, rollouts, too_long and the step it was resumed from.
+    Raises ValueError if a rollout does not fit the machine's max_tokens, a sample can not be read, or the training
+    diverges.
     """
-    orders = [order.epoch(len(train), seed, epoch) for epoch in range(recipe.epochs)]
-    if not orders:
+    if recipe.epochs == 0:
         save_weights(model, folder / "weights.safetensors")
-        return {"optimizer_steps": 0, "rollouts": 0, "resumed_from": 0}
-    accumulate = machine.accumulate(recipe.global_batch_size)
-    plan = BatchPlan(
-        order=np.concatenate(orders),
-        n_scored=np.array([sum(score is not None for score in scores) for scores in train.records["scores"]]),
-        global_batch_size=recipe.global_batch_size,
-        micro_batch_size=machine.micro_batch_size,
-        world_size=machine.devices * machine.num_nodes,
-        fill_last=machine.strategy.startswith("deepspeed"),
-    )
-    if not plan.fill_last and any(p.requires_grad and p.dtype == torch.bfloat16 for p in model.parameters()):
-        # At 1e-5 an update is below half a unit in the last place of a weight: it would be rounded away.
-        raise ValueError(
-            "backbone.dtype=bfloat16 loses small updates without DeepSpeed's float32 copies; "
-            "give backbone.dtype=float32, or trainer=deepspeed_zero2"
-        )
+        return {"optimizer_steps": 0, "rollouts": 0, "too_long": 0, "resumed_from": 0}
+    plan, validation_plan, too_long = make_plans(train, validation, order, recipe, machine, max_length, seed)
+    if not machine.strategy.startswith("deepspeed"):
+        train_in_float32(model)
+    announce_memory(model, machine)
     checkpoint, start = latest(folder / "checkpoints")
+    check_world_size(machine)
+    check_checkpoint(checkpoint, machine)
     pl.seed_everything(seed, verbose=False)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and advertisements
-    trainer = build_trainer(machine, recipe, accumulate, plan, folder, mirror)
-    loaders = Rollouts(train, validation, plan, start, machine.num_workers)
+    trainer = build_trainer(machine, recipe, plan, folder, mirror)
+    loaders = Rollouts(train, validation, plan, validation_plan, start, machine.num_workers)
+    model.train()  # transformers loads in eval mode, in which no layer is checkpointed
     module = StepScoring(model, objective, recipe, plan.optimizer_steps)
     with warnings.catch_warnings():
         # Said on every run, and meant here: loaders without workers on the CPU, a frozen tower in eval mode.
@@ -79,17 +77,85 @@ def fit(
             if trainer.interrupted:
                 raise KeyboardInterrupt from None
             raise
-    if trainer.is_global_zero:
-        save_weights(model, folder / "weights.safetensors")
-    return {"optimizer_steps": plan.optimizer_steps, "rollouts": len(plan.order), "resumed_from": start}
+    save_weights(model, folder / "weights.safetensors")
+    part_ranks(trainer.strategy)
+    return {
+        "optimizer_steps": plan.optimizer_steps,
+        "rollouts": len(plan.order),
+        "too_long": too_long,
+        "resumed_from": start,
+    }
 
 
-def build_trainer(
-    machine: Machine, recipe: Recipe, accumulate: int, plan: BatchPlan, folder: Path, mirror: Mirror | None
-) -> pl.Trainer:
+def make_plans(
+    train: Examples,
+    validation: Examples,
+    order: Order,
+    recipe: Recipe,
+    machine: Machine,
+    max_length: int,
+    seed: int,
+) -> tuple[BatchPlan, BatchPlan, int]:
+    """The rows of the training and of a validation, and the number of training rollouts left out as too long."""
+    machine.check(recipe.global_batch_size)
+    lengths, validation_lengths = (token_lengths(part, machine.num_workers) for part in (train, validation))
+    usable, validated = (np.flatnonzero(part.tokens <= max_length) for part in (lengths, validation_lengths))
+    if not len(usable):
+        raise ValueError(
+            f"all {len(lengths)} rollouts have more than backbone.max_length={max_length} tokens; raise it"
+        )
+    machine.check_longest(max([*lengths.tokens[usable], *validation_lengths.tokens[validated]]))
+    epochs = [usable[order.epoch(lengths.question[usable], seed, epoch)] for epoch in range(recipe.epochs)]
+    world_size = machine.devices * machine.num_nodes
+    plan = BatchPlan(
+        order=np.concatenate(epochs),
+        n_scored=scored_steps(train),
+        lengths=lengths,
+        global_batch_size=recipe.global_batch_size,
+        max_tokens=machine.max_tokens,
+        world_size=world_size,
+    )
+    # All of it is one batch; without a backward pass twice the tokens fit.
+    validation_plan = BatchPlan(
+        order=validated,
+        n_scored=scored_steps(validation),
+        lengths=validation_lengths,
+        global_batch_size=max(1, len(validated)),
+        max_tokens=2 * machine.max_tokens,
+        world_size=world_size,
+    )
+    return plan, validation_plan, len(lengths) - len(usable)
+
+
+def announce_memory(model: StepModel, machine: Machine) -> None:
+    """Print what a device needs; raises ValueError if that is more than it has."""
+    memory = estimate(model, machine, machine.max_tokens, PATCHES_PER_TOKEN * machine.max_tokens)
+    if is_rank_zero():
+        print(memory, flush=True)
+    check(memory, torch.cuda.mem_get_info()[0] if machine.accelerator == "gpu" else None, machine)
+
+
+def scored_steps(examples: Examples) -> np.ndarray:
+    """Steps with an MC score, per rollout."""
+    return np.array([sum(score is not None for score in scores) for scores in examples.records["scores"]])
+
+
+def train_in_float32(model: StepModel) -> None:
+    """Trained parameters as float32: at 1e-5 an update is below half a unit in the last place of a bfloat16 weight and
+    would be rounded away. DeepSpeed keeps float32 copies of its own."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def build_trainer(machine: Machine, recipe: Recipe, plan: BatchPlan, folder: Path, mirror: Mirror | None) -> pl.Trainer:
     """Lightning's trainer for the machine. DeepSpeed writes sharded checkpoints itself; all others are atomic files."""
     checkpoints = ModelCheckpoint(
-        folder / "checkpoints", filename="{step}", save_top_k=1, every_n_train_steps=machine.checkpoint_every
+        folder / "checkpoints",
+        filename="step-{step}",
+        auto_insert_metric_name=False,
+        save_top_k=1,
+        every_n_train_steps=machine.checkpoint_every,
     )
     sharded = machine.strategy.startswith("deepspeed")
     return pl.Trainer(
@@ -99,9 +165,9 @@ def build_trainer(
         strategy=build_strategy(machine),
         precision=None if sharded else machine.precision,  # type: ignore[arg-type]
         max_epochs=1,
-        accumulate_grad_batches=accumulate,
+        accumulate_grad_batches=plan.accumulate,
         gradient_clip_val=recipe.gradient_clip,
-        val_check_interval=min(machine.validate_every * accumulate, plan.micro_batches),
+        val_check_interval=min(machine.validate_every * plan.accumulate, plan.micro_batches),
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         logger=False,
@@ -109,25 +175,3 @@ def build_trainer(
         plugins=[KeepTargets(machine.precision)] if sharded else [AtomicCheckpointIO()],  # type: ignore[arg-type]
         callbacks=[History(folder / "metrics.jsonl", plan, mirror), checkpoints, RichProgressBar()],
     )
-
-
-class KeepTargets(DeepSpeedPrecision):
-    """DeepSpeed's precision, but targets and weights stay float32 (the tower casts its pixels itself).
-
-    The gradient is divided by the accumulated micro-batches once, by Lightning, and not by the engine again.
-    """
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-    def backward(self, tensor: Any, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
-
-
-def build_strategy(machine: Machine) -> str | Strategy:
-    """The strategy by name. DDP on CPUs spawns its processes, so that it works under a multirun too."""
-    if machine.strategy == "ddp_cpu":
-        return DDPStrategy(process_group_backend="gloo", start_method="spawn")
-    if machine.strategy in ("deepspeed_stage_2", "deepspeed_stage_3"):
-        return DeepSpeedStrategy(stage=int(machine.strategy[-1]), offload_optimizer=machine.offload_optimizer)
-    return machine.strategy

@@ -14,8 +14,10 @@ from torchmetrics.classification import BinaryAUROC
 
 from mprm.backbones.base import StepModel
 from mprm.data.collate import Batch
+from mprm.training.checkpoint import recount
 from mprm.training.objectives import Objective, step_losses
 from mprm.training.recipe import Recipe
+from mprm.training.strategies import build_optimizer
 
 
 class StepScoring(pl.LightningModule):
@@ -31,6 +33,7 @@ class StepScoring(pl.LightningModule):
         self.objective = objective
         self.recipe = recipe
         self.optimizer_steps = optimizer_steps
+        self.strict_loading = False  # checkpoints hold what is trained; the rest lies in the backbone's folder
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_accuracy = MeanMetric()
         self.val_loss = MeanMetric()
@@ -39,15 +42,18 @@ class StepScoring(pl.LightningModule):
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss (M,) of every step, mask (M,) of those that count (never an unsampled one), and P(yes) (M,)."""
-        logits_M2 = self.model.step_logits(batch)
+        logits_M2 = self.model(batch)
         scored_M = ~batch.mc_M.isnan() & (batch.weight_M > 0)
         target_M = self.objective.target(torch.where(scored_M, batch.mc_M, 0.0))
         return step_losses(logits_M2, target_M) * scored_M, scored_M, logits_M2.softmax(-1)[:, 1]
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, non_blocking=True)  # beside the device's work: the loader has pinned the pixels
+
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         loss_M, scored_M, yes_M = self.losses(batch)
         hit_M = (yes_M > 0.5) == (self.objective.target(batch.mc_M) > 0.5)
-        self.train_loss.update(loss_M.detach(), scored_M)
+        self.train_loss.update(loss_M.detach()[scored_M])  # without a NaN strategy it has no weights
         self.train_accuracy.update(hit_M.float(), scored_M)
         if self.objective.normalise == "micro_batch":
             return loss_M.sum() / scored_M.sum().clamp(min=1)
@@ -72,8 +78,7 @@ class StepScoring(pl.LightningModule):
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.recipe.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        betas = (self.recipe.betas[0], self.recipe.betas[1])
-        optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, betas=betas, eps=self.recipe.eps)
+        optimizer = build_optimizer(groups, self.recipe, self.trainer.strategy)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.recipe.factor(step, self.optimizer_steps)
         )
@@ -81,6 +86,9 @@ class StepScoring(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["random_state"] = torch.get_rng_state()
+        frozen = {f"model.{name}" for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["random_state"].cpu())
+        recount(checkpoint, self.trainer.accumulate_grad_batches)

@@ -43,10 +43,10 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Component `trainer`: devices and how the global batch is cut for them.
+    """Component `trainer`: devices and how the global batch is cut for them. None of it changes the gradient.
 
-    strategy: Lightning's name, e.g. auto, ddp, deepspeed_stage_3; process_group: for ddp on CPUs, gloo;
-    micro_batch_size: rollouts per forward pass; validate_every, checkpoint_every: optimizer steps.
+    strategy: Lightning's name, e.g. auto, ddp, deepspeed_stage_3; max_tokens: text and image tokens of one forward pass
+    on one device; validate_every, checkpoint_every: optimizer steps.
     """
 
     accelerator: str = "cpu"
@@ -55,25 +55,29 @@ class Machine:
     strategy: str = "auto"
     offload_optimizer: bool = False
     precision: str = "32-true"
-    micro_batch_size: int = 8
+    max_tokens: int = 4096
     num_workers: int = 0
     validate_every: int = 50
     checkpoint_every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("devices", "num_nodes", "micro_batch_size", "validate_every", "checkpoint_every"):
+        for name in ("devices", "num_nodes", "max_tokens", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} is not positive; give 1 or more")
 
-    def accumulate(self, global_batch_size: int) -> int:
-        """Micro-batches per optimizer step and device.
-
-        Raises ValueError if the global batch is not a multiple of devices x micro-batch.
-        """
-        at_once = self.devices * self.num_nodes * self.micro_batch_size
-        if global_batch_size % at_once:
+    def check(self, global_batch_size: int) -> None:
+        """Raises ValueError if a device would have nothing to do."""
+        world_size = self.devices * self.num_nodes
+        if global_batch_size < world_size:
             raise ValueError(
-                f"recipe.global_batch_size={global_batch_size} is not a multiple of devices x num_nodes x "
-                f"micro_batch_size = {self.devices} x {self.num_nodes} x {self.micro_batch_size}; change one of them"
+                f"recipe.global_batch_size={global_batch_size} is less than trainer.devices x num_nodes = "
+                f"{self.devices} x {self.num_nodes}; every device needs a rollout in every optimizer step"
             )
-        return global_batch_size // at_once
+
+    def check_longest(self, tokens: int) -> None:
+        """Raises ValueError if the longest rollout does not fit one forward pass."""
+        if tokens > self.max_tokens:
+            raise ValueError(
+                f"trainer.max_tokens={self.max_tokens} is less than the {tokens} tokens of the longest rollout; "
+                "raise it, or lower backbone.max_length to leave such rollouts out"
+            )

@@ -1,4 +1,4 @@
-"""What both families share: marks, the step head, frozen vision, independence of batch and padding."""
+"""What both families share: marks, the step head, frozen vision, what a folder is loaded as."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from mprm.backbones.base import add_mark, encode_pieces, single_token
+from mprm.backbones.base import add_mark, encode, encode_pieces, single_token
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import check_folder
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
@@ -41,22 +41,32 @@ def fresh(request: pytest.FixtureRequest, internvl_folder: Path, qwen_folder: Pa
     return *qwen, qwen[1].hf.model.visual.merger
 
 
-def test_scores_do_not_depend_on_the_batch_or_on_padding(backbone: Any, picture: Picture) -> None:
+def test_scores_come_in_the_order_of_the_marks(backbone: Any, picture: Picture) -> None:
     processor, model = backbone
     sizes = [(56, 56), (150, 90), (40, 100)]
-    rows = [
-        processor.encode([picture(*size)], "What is red plus blue?" * (number + 1), STEPS[: number + 2])
+    examples = [
+        encode(processor, [picture(*size)], "What is red plus blue?" * (number + 1), STEPS[: number + 2])
         for number, size in enumerate(sizes)
     ]
     with torch.inference_mode():
-        alone = torch.cat([model.step_logits(collate([row], processor.pad_id)) for row in rows])
-        together = model.step_logits(collate(rows, processor.pad_id))
-        other_padding = model.step_logits(collate(rows, processor.mark_id))
+        alone = torch.cat([model.step_logits(collate([example])) for example in examples])
+        together = model.step_logits(collate(examples))
     assert together.shape == (2 + 3 + 4, 2)
     assert together.dtype == torch.float32
     assert together.std() > 0.05
     assert (together.softmax(-1) - alone.softmax(-1)).abs().max() < 1e-6
-    assert torch.equal(together, other_padding)
+
+
+def test_the_hidden_states_at_the_marks_are_those_of_all_tokens(backbone: Any, picture: Picture) -> None:
+    """The last layer leaves all other tokens out."""
+    processor, model = backbone
+    batch = collate([encode(processor, [picture(56, 56)], "How?", STEPS)])
+    row = batch.input_ids_T[None], batch.position_ids.unsqueeze(-2), batch.vision
+    with torch.inference_mode():
+        h_1TD = model.hidden(*row, segments=batch.segments)
+        h_1MD = model.hidden(*row, segments=batch.segments, marks=batch.mark_M)
+    assert h_1MD.shape[:2] == (1, len(STEPS))
+    torch.testing.assert_close(h_1TD[:, batch.mark_M], h_1MD)
 
 
 def test_the_image_and_the_steps_before_matter_and_later_steps_do_not(backbone: Any, picture: Picture) -> None:
@@ -64,7 +74,7 @@ def test_the_image_and_the_steps_before_matter_and_later_steps_do_not(backbone: 
 
     def logits(size: tuple[int, int], steps: list[str]) -> torch.Tensor:
         with torch.inference_mode():
-            return model.step_logits(collate([processor.encode([picture(*size)], "How?", steps)], processor.pad_id))
+            return model.step_logits(collate([encode(processor, [picture(*size)], "How?", steps)]))
 
     whole = logits((56, 56), STEPS)
     assert (logits((57, 56), STEPS) - whole).abs().max() > 1e-3
@@ -74,7 +84,7 @@ def test_the_image_and_the_steps_before_matter_and_later_steps_do_not(backbone: 
 
 def test_marks_stand_behind_every_step(backbone: Any, picture: Picture) -> None:
     processor, _ = backbone
-    example = processor.encode([picture(56, 56)], "What is red plus blue?", STEPS)
+    example = encode(processor, [picture(56, 56)], "What is red plus blue?", STEPS)
     places = (example.input_ids == processor.mark_id).nonzero()[:, 0]
     assert places.equal(example.marks)
     text = processor.tokenizer.decode(example.input_ids)
@@ -89,8 +99,8 @@ def test_special_tokens_in_the_users_text_are_only_text(backbone: Any, picture: 
     processor, model = backbone
     question, *steps = texts
     special = torch.tensor(processor.tokenizer.all_special_ids)
-    example = processor.encode([picture(56, 56)], question, steps)
-    plain = processor.encode([picture(56, 56)], "a", ["b"] * len(steps))
+    example = encode(processor, [picture(56, 56)], question, steps)
+    plain = encode(processor, [picture(56, 56)], "a", ["b"] * len(steps))
     counts = [torch.isin(x.input_ids, special).sum() for x in (example, plain)]
     assert counts[0] == counts[1]
     assert (example.input_ids == model.hf.config.image_token_id).sum() == 4
@@ -103,7 +113,7 @@ def test_frozen_vision_is_neither_trained_nor_noisy(fresh: Any, picture: Picture
     model.train()
     assert model.hf.model.language_model.training
     assert not any(module.training for module in model.vision_tower().modules())
-    batch = collate([processor.encode([picture(100, 60)], "How?", STEPS)], processor.pad_id)
+    batch = collate([encode(processor, [picture(100, 60)], "How?", STEPS)])
     gradients_enabled = []
     blocks = getattr(model.vision_tower(), "blocks", None) or model.vision_tower().encoder.layer
     hook = blocks[-1].register_forward_hook(lambda *_: gradients_enabled.append(torch.is_grad_enabled()))
@@ -115,31 +125,6 @@ def test_frozen_vision_is_neither_trained_nor_noisy(fresh: Any, picture: Picture
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters if p.ndim > 1)
 
 
-def test_vision_can_be_trained_too(internvl_folder: Path, qwen_folder: Path, picture: Picture) -> None:
-    for component in (
-        InternVL(path=str(internvl_folder), freeze_vision=False),
-        Qwen2_5_VL(path=str(qwen_folder), freeze_vision=False),
-    ):
-        processor, model = component.load()
-        model.train()
-        assert model.vision_tower().training
-        batch = collate([processor.encode([picture(56, 56)], "How?", STEPS)], processor.pad_id)
-        model.step_logits(batch).square().sum().backward()
-        assert all(p.grad is not None for p in model.vision_parameters() if p.ndim > 1)
-
-
-def test_gradient_checkpointing_changes_no_gradient(internvl_folder: Path, qwen_folder: Path, picture: Picture) -> None:
-    for kind, folder in ((InternVL, internvl_folder), (Qwen2_5_VL, qwen_folder)):
-        gradients = []
-        for checkpointing in (False, True):
-            processor, model = kind(path=str(folder), gradient_checkpointing=checkpointing).load()
-            batch = collate([processor.encode([picture(56, 56)], "How?", STEPS)], processor.pad_id)
-            model.train().step_logits(batch).sum().backward()
-            gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-        assert gradients[0].keys() == gradients[1].keys()
-        assert all(torch.allclose(value, gradients[1][name], atol=1e-5) for name, value in gradients[0].items())
-
-
 def test_the_head_begins_as_the_rows_of_the_verdicts(backbone: Any) -> None:
     processor, model = backbone
     rows = [single_token(processor.tokenizer, word) for word in ("No", "Yes")]
@@ -147,31 +132,89 @@ def test_the_head_begins_as_the_rows_of_the_verdicts(backbone: Any) -> None:
     assert [processor.tokenizer.decode([row]) for row in rows] == ["No", "Yes"]
 
 
-def test_the_row_of_the_mark_is_the_mean_of_all_rows(backbone: Any) -> None:
+def test_the_mark_is_the_mean_of_all_rows_and_the_table_keeps_its_size(backbone: Any) -> None:
     processor, model = backbone
     table = model.hf.get_input_embeddings().weight
-    assert processor.mark_id == len(table) - 1
-    assert torch.allclose(table[-1], table[:-1].mean(0), atol=1e-7)
-    assert model.hf.get_output_embeddings().weight.equal(table)
+    assert processor.mark_id == model.mark_id == len(table) == len(processor.tokenizer) - 1
+    assert model.mark_D.equal(table.mean(0))
+    assert model.mark_D.requires_grad
 
 
-def test_a_mark_that_the_tokenizer_knows_keeps_its_row(backbone: Any) -> None:
-    processor, model = backbone
-    before = model.hf.get_input_embeddings().weight.clone()
-    assert add_mark(processor.tokenizer, model.hf) == processor.mark_id
-    assert model.hf.get_input_embeddings().weight.equal(before)
+def test_the_mark_in_the_text_is_its_embedding_and_no_row_of_the_table(fresh: Any, picture: Picture) -> None:
+    processor, model, _ = fresh
+    batch = collate([encode(processor, [picture(56, 56)], "How?", STEPS)])
+    with torch.no_grad():
+        before = model.step_logits(batch)
+        model.mark_D += 1
+        after = model.step_logits(batch)
+    assert (before - after).abs().min() > 1e-4
+    model.step_logits(batch).sum().backward()
+    assert model.mark_D.grad.abs().sum() > 0
+    used = batch.input_ids_T[batch.input_ids_T != processor.mark_id].unique()
+    assert 0 not in used  # the row that is looked up at the marks
+    assert model.hf.get_input_embeddings().weight.grad[0].abs().sum() == 0
 
 
-def test_untied_tables_both_get_a_row_and_spare_rows_are_used() -> None:
-    tokenizer = tiny.build_tokenizer("internvl")
+def table_of(rows: int) -> tuple[PreTrainedTokenizerFast, Any]:
+    """A tokenizer, and a model of nothing but an embedding table."""
+    torch.manual_seed(0)
+    embeddings = torch.nn.Embedding(rows, 4000)
+    with torch.no_grad():
+        embeddings.weight += torch.arange(rows)[:, None]
+    return tiny.build_tokenizer("internvl"), SimpleNamespace(get_input_embeddings=lambda: embeddings)
+
+
+def test_spare_rows_of_the_table_are_no_tokens() -> None:
+    tokenizer, hf = table_of(500)
     known = len(tokenizer)
-    embeddings, head = torch.nn.Embedding(known + 5, 3), torch.nn.Linear(3, known + 5)
-    hf: Any = SimpleNamespace(get_input_embeddings=lambda: embeddings, get_output_embeddings=lambda: head)
-    mark_id = add_mark(tokenizer, hf)
-    assert mark_id == known
-    for weight in (embeddings.weight, head.weight):
-        assert len(weight) == known + 5
-        assert torch.allclose(weight[mark_id], weight[:mark_id].mean(0))
+    mark_id, row_D = add_mark(tokenizer, hf, "mean")
+    assert mark_id == known < 500
+    assert torch.allclose(row_D, hf.get_input_embeddings().weight[:known].mean(0))
+
+
+def test_a_mark_that_the_folder_came_with_keeps_its_row() -> None:
+    tokenizer, hf = table_of(500)
+    tokenizer.add_tokens(["<prm>"], special_tokens=True)
+    mark_id, row_D = add_mark(tokenizer, hf, "mean")
+    assert mark_id == len(tokenizer) - 1
+    assert row_D.equal(hf.get_input_embeddings().weight[mark_id])
+    row_D += 1  # its own memory
+    assert not row_D.equal(hf.get_input_embeddings().weight[mark_id])
+
+
+def test_a_mark_can_be_drawn_with_mean_and_deviation_of_all_rows() -> None:
+    """Rows 0 + noise .. n-1 + noise: over 4000 dimensions the drawn values have their deviation."""
+    drawn = []
+    for _ in range(2):
+        tokenizer, hf = table_of(len(tiny.build_tokenizer("internvl")))
+        torch.manual_seed(3)
+        drawn.append(add_mark(tokenizer, hf, "normal")[1])
+    rows_VD = hf.get_input_embeddings().weight
+    assert drawn[0].equal(drawn[1])
+    assert drawn[0].mean() == pytest.approx(rows_VD.mean().item(), rel=0.05)
+    assert drawn[0].std() == pytest.approx(rows_VD.std(0).mean().item(), rel=0.05)
+
+
+def test_weights_are_loaded_in_the_dtype_asked_for(component: Any, picture: Picture, tmp_path: Path) -> None:
+    for family in ("internvl", "qwen2_5_vl"):
+        processor, model = component(family).load()
+        folder = tmp_path / family
+        model.hf.bfloat16().save_pretrained(folder)
+        processor.tokenizer.save_pretrained(folder)
+        kind = type(component(family))
+        example = encode(processor, [picture(56, 56)], "How?", STEPS)
+        for dtype, expected in (
+            ("stored", torch.bfloat16),
+            ("bfloat16", torch.bfloat16),
+            ("float32", torch.float32),
+        ):
+            _, loaded = kind(path=str(folder), dtype=dtype).load()
+            assert {p.dtype for p in loaded.parameters()} == {expected}
+            with torch.inference_mode():
+                logits = loaded.eval().step_logits(collate([example]))
+            assert logits.dtype == torch.float32
+            assert logits.isfinite().all()
+        assert component(family, dtype="stored").load()[1].mark_D.dtype == torch.float32
 
 
 def test_a_verdict_of_several_tokens_is_one_line(internvl_folder: Path) -> None:
@@ -189,13 +232,13 @@ def test_pieces_are_encoded_with_a_mark_behind_each() -> None:
 
 
 def test_folders_are_checked_in_one_line(tmp_path: Path, internvl_folder: Path) -> None:
-    assert check_folder(str(internvl_folder), "internvl") == internvl_folder
+    assert check_folder(str(internvl_folder), ("internvl",)) == internvl_folder
     with pytest.raises(
         ValueError, match=r"^backbone\.path is not set; give the folder of the downloaded internvl weights$"
     ):
-        check_folder(None, "internvl")
+        check_folder(None, ("internvl",))
     with pytest.raises(ValueError, match=rf"^backbone\.path={tmp_path} has no config\.json; give the folder"):
-        check_folder(str(tmp_path), "internvl")
+        check_folder(str(tmp_path), ("internvl",))
     line = r"^backbone\.path=.* holds model_type 'internvl', not 'qwen2_5_vl'; choose another backbone=$"
     with pytest.raises(ValueError, match=line):
         Qwen2_5_VL(path=str(internvl_folder)).load()
@@ -205,8 +248,15 @@ def test_folders_are_checked_in_one_line(tmp_path: Path, internvl_folder: Path) 
     ("make", "line"),
     [
         (lambda: InternVL(max_tiles=0), r"^backbone\.max_tiles=0 is not positive; the published recipe uses 6$"),
-        (lambda: InternVL(dtype="float16"), r"^backbone\.dtype=float16 is unknown; use float32 or bfloat16$"),
+        (lambda: InternVL(dtype="float16"), r"^backbone\.dtype=float16 is unknown; choose stored, float32, bfloat16$"),
         (lambda: Qwen2_5_VL(dtype="int8"), r"^backbone\.dtype=int8 is unknown"),
+        (lambda: InternVL(vision="thawed"), r"^backbone\.vision=thawed is unknown; choose frozen or trained or lora$"),
+        (lambda: InternVL(projector="lora"), r"^backbone\.projector=lora is unknown; choose frozen or trained$"),
+        (lambda: Qwen2_5_VL(language_model="none"), r"^backbone\.language_model=none is unknown; choose frozen or"),
+        (lambda: Qwen2_5_VL(mark_init="zero"), r"^backbone\.mark_init=zero is unknown; choose mean or normal$"),
+        (lambda: InternVL(lora_rank=0), r"^backbone\.lora_rank=0 is not positive$"),
+        (lambda: InternVL(lora_alpha=-1), r"^backbone\.lora_alpha=-1 is not positive$"),
+        (lambda: InternVL(max_length=0), r"^backbone\.max_length=0 is not positive$"),
         (lambda: Qwen2_5_VL(min_pixels=0), r"^backbone\.min_pixels=0 is not in 1\.\.max_pixels=200704"),
         (lambda: Qwen2_5_VL(max_pixels=500), r"^backbone\.min_pixels=784 is not in 1\.\.max_pixels=500"),
     ],

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
 
+from mprm.backbones.base import encode
 from mprm.backbones.internvl import InternVLProcessor, normalise, tile, tile_grid
 from mprm.data.collate import collate
 from mprm.data.prompt import MARK
@@ -40,7 +41,7 @@ def test_token_ids_and_pixels_are_the_published_ones(oracle: InternVLProcessor, 
     record, train = case["record"], case["train"]
     with Image.open(ORACLE / record["image"]) as image:
         steps = [step["step"] for step in record["steps_with_score"]]
-        example = oracle.encode([image], record["question_orig"], steps)
+        example = encode(oracle, [image], record["question_orig"], steps)
     assert example.input_ids.tolist() == train["input_ids"]
     assert len(example.marks) == len(train["labels_at_markers"])
     assert example.input_ids[example.marks].eq(oracle.mark_id).all()
@@ -88,36 +89,52 @@ def test_normalisation_is_that_of_imagenet() -> None:
 
 def test_several_images_share_the_tiles_and_come_one_line_each(internvl: Any, picture: Picture) -> None:
     processor, _ = internvl
-    example = processor.encode([picture(300, 100), picture(100, 300)], "Which?", STEPS)
+    example = encode(processor, [picture(300, 100), picture(100, 300)], "Which?", STEPS)
     assert processor.max_tiles == 6
     assert example.vision["pixel_values"].shape[0] == 8  # three tiles and a thumbnail each
     line = "<img>" + "<IMG_CONTEXT>" * 16 + "</img>\n"
     assert (
         processor.tokenizer.decode(example.input_ids).partition("assistant\n")[2].startswith(f"{line}{line}Question:")
     )
-    many = processor.encode([picture(300, 100)] * 8, "Which?", STEPS)
+    many = encode(processor, [picture(300, 100)] * 8, "Which?", STEPS)
     assert many.vision["pixel_values"].shape[0] == 8  # one tile is the least
 
 
-def test_step_logits_are_those_of_stock_transformers(internvl: Any, internvl_folder: Path, picture: Picture) -> None:
+def test_step_logits_are_those_of_stock_transformers(
+    internvl: Any, component: Any, stock: Any, picture: Picture
+) -> None:
     processor, model = internvl
-    stock = InternVLForConditionalGeneration.from_pretrained(internvl_folder)
-    stock.resize_token_embeddings(processor.mark_id + 1, mean_resizing=False)
-    stock.load_state_dict(model.hf.state_dict())
-    verdicts = [processor.tokenizer.convert_tokens_to_ids(word) for word in ("No", "Yes")]
-    rows = [
-        processor.encode([picture(60, 50)], "What is red plus blue?", STEPS),
-        processor.encode([picture(300, 100), picture(100, 300)], "Which?", STEPS[:2]),
+    examples = [
+        encode(processor, [picture(60, 50)], "What is red plus blue?", STEPS),
+        encode(processor, [picture(300, 100), picture(100, 300)], "Which?", STEPS[:2]),
     ]
-    batch = collate(rows, processor.pad_id)
-    lengths = torch.tensor([len(row.input_ids) for row in rows])
     with torch.inference_mode():
-        logits = stock.eval()(
-            input_ids=batch.input_ids_BL,
-            attention_mask=(torch.arange(batch.input_ids_BL.shape[1]) < lengths[:, None]).long(),
-            pixel_values=batch.vision["pixel_values"],
-        ).logits
-        ours = model.step_logits(batch)
-    theirs = logits[batch.mark_row_M, batch.mark_column_M][:, verdicts]
+        ours = model.step_logits(collate(examples))
+        theirs = stock(model, component("internvl")).logits(examples)
     assert theirs.std() > 0.05
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_the_head_is_that_of_the_stock_language_model(
+    internvl: Any, component: Any, stock: Any, picture: Picture
+) -> None:
+    """Logits of the verdicts out of the whole model, head included, as a user of transformers would call it."""
+    processor, model = internvl
+    example = encode(processor, [picture(60, 50)], "What is red plus blue?", STEPS)
+    verdicts = [processor.tokenizer.convert_tokens_to_ids(word) for word in ("No", "Yes")]
+    hf = stock(model, component("internvl")).hf
+    assert isinstance(hf, InternVLForConditionalGeneration)
+    with torch.inference_mode():
+        logits = hf(input_ids=example.input_ids[None], pixel_values=example.vision["pixel_values"]).logits
+        ours = model.step_logits(collate([example]))
+    torch.testing.assert_close(ours, logits[0, example.marks][:, verdicts], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[(56, 56)], [(300, 100), (100, 300)], [(640, 480)] * 3, [(57, 900)]])
+def test_a_layout_has_a_token_for_every_feature(internvl: Any, picture: Picture, sizes: list[tuple[int, int]]) -> None:
+    processor, model = internvl
+    example = encode(processor, [picture(*size) for size in sizes], "Which?", STEPS)
+    assert example.input_ids.equal(processor.layout(sizes, "Which?", STEPS).input_ids)
+    n_tokens = int((example.input_ids == model.hf.config.image_token_id).sum())
+    assert n_tokens == len(example.vision["pixel_values"]) * processor.tokens_per_tile
+    assert len(model.image_embeddings(example.vision)) == n_tokens

@@ -1,83 +1,86 @@
 """Qwen2.5-VL against stock transformers."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
+from mprm.backbones.base import encode
 from mprm.backbones.qwen2_5_vl import SegmentedAttention, window_layout
-from mprm.data.collate import Batch, collate
+from mprm.data.collate import Batch, Example, collate
 
 STEPS = ["red is 4.", "blue is 7.", "The answer is 11."]
-SIZES = [[(140, 84)], [(56, 56), (84, 140), (30, 200)], [(170, 170)]]  # pixels, per row of the batch
+SIZES = [[(140, 84)], [(56, 56), (84, 140), (30, 200)], [(170, 170)]]  # pixels, per solution
 
 Picture = Callable[[int, int], Image.Image]
 
 
 @pytest.fixture(scope="module")
-def batch(qwen: Any, picture: Picture) -> Batch:
+def examples(qwen: Any, picture: Picture) -> list[Example]:
     processor, _ = qwen
-    rows = [
-        processor.encode([picture(*size) for size in sizes], "What is red plus blue?" * number, STEPS[: number + 1])
+    return [
+        encode(processor, [picture(*size) for size in sizes], "What is red plus blue?" * number, STEPS[: number + 1])
         for number, sizes in enumerate(SIZES)
     ]
-    return collate(rows, processor.pad_id)
 
 
 @pytest.fixture(scope="module")
-def stock(qwen: Any, qwen_folder: Path) -> Qwen2_5_VLForConditionalGeneration:
-    """The same weights in transformers' own classes."""
-    processor, model = qwen
-    stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(qwen_folder)
-    stock.resize_token_embeddings(processor.mark_id + 1, mean_resizing=False)
-    stock.load_state_dict(model.hf.state_dict())
-    return stock.eval()
-
-
-def masks(batch: Batch, image_token_id: int, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    attention = torch.arange(batch.input_ids_BL.shape[1]) < torch.tensor(lengths)[:, None]
-    return attention.long(), (batch.input_ids_BL == image_token_id).int()
-
-
-def lengths(batch: Batch, closing_id: int) -> list[int]:
-    """Rows end with <|im_end|>."""
-    return [int((row == closing_id).nonzero()[-1]) + 1 for row in batch.input_ids_BL]
+def batch(examples: list[Example]) -> Batch:
+    return collate(examples)
 
 
 def test_step_logits_are_those_of_stock_transformers(
-    qwen: Any, stock: Qwen2_5_VLForConditionalGeneration, batch: Batch
+    qwen: Any, component: Any, stock: Any, examples: list[Example], batch: Batch
 ) -> None:
-    processor, model = qwen
+    _, model = qwen
+    theirs = stock(model, component("qwen2_5_vl"))
     assert type(model.hf.model.visual.blocks[0].attn) is SegmentedAttention
-    assert type(stock.model.visual.blocks[0].attn) is Qwen2_5_VLVisionAttention
-    attention, types = masks(batch, processor.image_id, lengths(batch, processor.closing_ids[0]))
-    verdicts = [processor.tokenizer.convert_tokens_to_ids(word) for word in ("No", "Yes")]
+    assert type(theirs.hf.model.visual.blocks[0].attn) is Qwen2_5_VLVisionAttention
     with torch.inference_mode():
-        logits = stock(
-            input_ids=batch.input_ids_BL, attention_mask=attention, mm_token_type_ids=types, **batch.vision
-        ).logits
-        ours = model.step_logits(batch)
-    theirs = logits[batch.mark_row_M, batch.mark_column_M][:, verdicts]
-    assert theirs.std() > 0.05
-    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+        ours, expected = model.step_logits(batch), theirs.logits(examples)
+    assert expected.std() > 0.05
+    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_the_head_is_that_of_the_stock_language_model(
+    qwen: Any, component: Any, stock: Any, examples: list[Example]
+) -> None:
+    """Logits of the verdicts out of the whole model, head included, as a user of transformers would call it."""
+    processor, model = qwen
+    example = examples[1]
+    verdicts = [processor.tokenizer.convert_tokens_to_ids(word) for word in ("No", "Yes")]
+    hf = stock(model, component("qwen2_5_vl")).hf
+    ids_1L = example.input_ids[None]
+    with torch.inference_mode():
+        logits = hf(input_ids=ids_1L, mm_token_type_ids=(ids_1L == processor.image_id).int(), **example.vision).logits
+        ours = model.step_logits(collate([example]))
+    torch.testing.assert_close(ours, logits[0, example.marks][:, verdicts], atol=2e-5, rtol=1e-5)
 
 
 def test_positions_are_those_of_stock_transformers(
-    qwen: Any, stock: Qwen2_5_VLForConditionalGeneration, batch: Batch
+    qwen: Any, component: Any, stock: Any, examples: list[Example]
 ) -> None:
-    processor, _ = qwen
-    attention, types = masks(batch, processor.image_id, lengths(batch, processor.closing_ids[0]))
-    positions, _ = stock.model.get_rope_index(
-        batch.input_ids_BL, types, image_grid_thw=batch.vision["image_grid_thw"], attention_mask=attention
-    )
-    stated = attention.bool()
-    assert torch.equal(batch.position_ids[:, stated], positions[:, stated])
-    assert not torch.equal(batch.position_ids[0], batch.position_ids[1])
+    processor, model = qwen
+    hf = stock(model, component("qwen2_5_vl")).hf
+    for example in examples:
+        ids_1L = example.input_ids[None]
+        types = (ids_1L == processor.image_id).int()
+        positions, _ = hf.model.get_rope_index(ids_1L, types, image_grid_thw=example.vision["image_grid_thw"])
+        assert torch.equal(example.position_ids, positions[:, 0])
+        assert not torch.equal(example.position_ids[0], example.position_ids[1])
+
+
+@pytest.mark.parametrize("sizes", [[(56, 56)], [(300, 100), (100, 300)], [(640, 480)] * 3, [(57, 900)], [(3, 5)]])
+def test_a_layout_has_a_token_for_every_feature(qwen: Any, picture: Picture, sizes: list[tuple[int, int]]) -> None:
+    processor, model = qwen
+    example = encode(processor, [picture(*size) for size in sizes], "Which?", STEPS)
+    assert example.input_ids.equal(processor.layout(sizes, "Which?", STEPS).input_ids)
+    n_tokens = int((example.input_ids == processor.image_id).sum())
+    assert n_tokens == int(example.vision["image_grid_thw"].prod(-1).sum()) // 4
+    assert len(model.image_embeddings(example.vision)) == n_tokens
 
 
 def test_windows_of_several_sizes_are_used(qwen: Any, batch: Batch) -> None:
@@ -101,7 +104,7 @@ def test_window_attention_is_really_local(qwen: Any, picture: Picture) -> None:
     hook = visual.blocks[0].register_forward_hook(lambda *call: outputs.append(call[2]))
     for image in pictures:
         with torch.inference_mode():
-            model.image_embeddings(processor.encode([image], "How?", STEPS).vision)
+            model.image_embeddings(encode(processor, [image], "How?", STEPS).vision)
     hook.remove()
     changed = (outputs[0] - outputs[1]).abs().amax(-1) > 1e-6
     assert changed.nonzero()[:, 0].tolist() == list(range(16))
@@ -109,7 +112,7 @@ def test_window_attention_is_really_local(qwen: Any, picture: Picture) -> None:
 
 def test_images_keep_their_shape_and_come_one_line_each(qwen: Any, picture: Picture) -> None:
     processor, _ = qwen
-    example = processor.encode([picture(140, 84), picture(56, 56)], "Which?", STEPS)
+    example = encode(processor, [picture(140, 84), picture(56, 56)], "Which?", STEPS)
     assert example.vision["image_grid_thw"].tolist() == [[1, 6, 10], [1, 4, 4]]
     lines = [f"<|vision_start|>{'<|image_pad|>' * n}<|vision_end|>\n" for n in (15, 4)]
     text = processor.tokenizer.decode(example.input_ids).partition("assistant\n")[2]
@@ -118,6 +121,6 @@ def test_images_keep_their_shape_and_come_one_line_each(qwen: Any, picture: Pict
 
 def test_large_images_are_scaled_down_to_max_pixels(qwen: Any, picture: Picture) -> None:
     processor, _ = qwen
-    _, rows, columns = processor.encode([picture(1000, 500)], "How?", STEPS).vision["image_grid_thw"][0].tolist()
+    _, rows, columns = encode(processor, [picture(1000, 500)], "How?", STEPS).vision["image_grid_thw"][0].tolist()
     assert 0.9 * 200_704 < rows * columns * 14 * 14 <= 200_704
     assert 1.9 < columns / rows < 2.1

@@ -74,7 +74,7 @@ def test_verdicts_are_targets_and_never_stand_in_the_input(family: str) -> None:
 def test_images_are_exactly_what_the_processor_makes_of_them(family: str, processors: dict[str, Any]) -> None:
     _, _, images = stream(family)[0]
     ours = vision_inputs(images, family)
-    theirs = [processors[family].encode([Image.fromarray(i.numpy())], "a", ["b"]).vision for i in images]
+    theirs = [processors[family].vision([Image.fromarray(i.numpy())]) for i in images]
     assert ours.keys() == theirs[0].keys()
     for name, value in ours.items():
         together = torch.cat([vision[name] for vision in theirs])
@@ -86,7 +86,7 @@ def test_images_are_exactly_what_the_processor_makes_of_them(family: str, proces
 def test_positions_are_those_of_the_processor(family: str, processors: dict[str, Any]) -> None:
     processor = processors[family]
     _, _, images = stream(family)[0]
-    example = processor.encode([Image.fromarray(images[0].numpy())], "How?", ["red is 4.", "blue is 7."])
+    example = processor.layout([images[0].shape[1::-1]], "How?", ["red is 4.", "blue is 7."])
     context = processor.tokenizer.convert_tokens_to_ids(tiny.IMAGE_TOKENS[family][1])
     image_start = int((example.input_ids == context).nonzero()[0])
     positions = position_ids(family, image_start, len(example.input_ids), rows=2)

@@ -1,16 +1,54 @@
 """Orders of training."""
 
-from mprm.data.order import FileOrder, Shuffled
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mprm.data.order import FileOrder, Order, Shuffled, ShuffledQuestions
+
+QUESTION_N = np.array([7, -3, 7, 2**62, -3, 7, 5] * 6)  # hashes are any 64-bit integers
 
 
-def test_shuffled_is_a_permutation_given_by_seed_and_epoch() -> None:
-    order = Shuffled()
-    first = order.epoch(50, seed=1, epoch=0).tolist()
-    assert sorted(first) == list(range(50))
-    assert order.epoch(50, seed=1, epoch=0).tolist() == first
-    others = [order.epoch(50, seed=1, epoch=1).tolist(), order.epoch(50, seed=2, epoch=0).tolist()]
-    assert all(other != first and sorted(other) == list(range(50)) for other in others)
+@pytest.mark.parametrize("order", [Shuffled(), ShuffledQuestions()])
+def test_shuffled_is_a_permutation_given_by_seed_and_epoch(order: Order) -> None:
+    first = order.epoch(QUESTION_N, seed=1, epoch=0).tolist()
+    assert sorted(first) == list(range(len(QUESTION_N)))
+    assert order.epoch(QUESTION_N, seed=1, epoch=0).tolist() == first
+    others = [order.epoch(QUESTION_N, seed=1, epoch=epoch).tolist() for epoch in range(1, 6)]
+    others += [order.epoch(QUESTION_N, seed=seed, epoch=0).tolist() for seed in range(2, 6)]
+    assert all(sorted(other) == list(range(len(QUESTION_N))) for other in others)
+    assert len({tuple(other) for other in [first, *others]}) > 5
+
+
+def test_shuffled_knows_no_questions() -> None:
+    other_N = np.arange(len(QUESTION_N))
+    assert Shuffled().epoch(QUESTION_N, 1, 0).tolist() == Shuffled().epoch(other_N, 1, 0).tolist()
 
 
 def test_file_order_is_the_same_every_epoch() -> None:
-    assert all(FileOrder().epoch(5, seed, epoch).tolist() == [0, 1, 2, 3, 4] for seed in (0, 1) for epoch in (0, 1))
+    question_N = np.zeros(5, dtype=np.int64)
+    orders = [FileOrder().epoch(question_N, seed, epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert orders == [[0, 1, 2, 3, 4]] * 4
+
+
+@given(question=st.lists(st.integers(-3, 3), min_size=1, max_size=30), seed=st.integers(0, 5))
+def test_rollouts_of_a_question_follow_each_other_in_file_order(question: list[int], seed: int) -> None:
+    order = ShuffledQuestions().epoch(np.array(question), seed, 0).tolist()
+    assert sorted(order) == list(range(len(question)))
+    asked = [question[position] for position in order]
+    changes = sum(a != b for a, b in pairwise(asked))
+    assert changes == len(set(question)) - 1
+    for member in set(question):
+        places = [position for position in order if question[position] == member]
+        assert places == sorted(places)
+
+
+def test_questions_come_in_every_order() -> None:
+    question_N = np.array([0, 0, 1, 2])
+    orders = Counter(tuple(ShuffledQuestions().epoch(question_N, seed, 0).tolist()) for seed in range(300))
+    assert len(orders) == 6  # 3! orders of the questions
+    assert min(orders.values()) > 25

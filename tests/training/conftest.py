@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> InternVL:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[ChartWorld, Path]:
-    """A world of 64 rollouts and the folder of its selected examples."""
+    """A world of 64 rollouts, four of a question, and the folder of its selected examples."""
     folder = tmp_path_factory.mktemp("corpus")
     world = ChartWorld(root=str(folder / "world"), rollouts=64)
     signals = build_signals(world, folder / "cache")
@@ -41,26 +42,50 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[ChartWorld, Path]:
     return world, folder / "examples"
 
 
+Parts = Callable[[Any, range], Examples]
 Training = Callable[..., list[dict[str, Any]]]
 
 
-@pytest.fixture
-def train(backbone: InternVL, corpus: tuple[ChartWorld, Path]) -> Training:
-    """train(folder, micro_batch_size=8, ...) trains 20 rollouts for two epochs in steps of 8; returns metrics.jsonl."""
+@pytest.fixture(scope="session")
+def part(corpus: tuple[ChartWorld, Path]) -> Parts:
+    """part(processor, range(20)): these rollouts of the corpus, encoded by the processor."""
+    world, subset = corpus
+    records = Dataset.load_from_disk(str(subset))
+    return lambda processor, numbers: Examples(records.select(numbers), world.image_path, processor)
 
-    def train(folder: Path, objective: Any = None, mirror: Any = None, **machine: Any) -> list[dict[str, Any]]:
-        world, subset = corpus
-        records = Dataset.load_from_disk(str(subset))
-        processor, model = backbone.load()
+
+@pytest.fixture
+def train(backbone: InternVL, part: Parts) -> Training:
+    """train(folder, max_tokens=256, ...) trains 20 rollouts for two epochs in steps of 8; returns metrics.jsonl.
+
+    A rollout has 60 to 106 tokens: 106 hold one, or a few of one question, 4096 all of a step.
+    """
+
+    def train(
+        folder: Path,
+        objective: Any = None,
+        order: Any = None,
+        mirror: Any = None,
+        max_length: int = 512,
+        options: Any = None,
+        recipe: Any = None,
+        watch: Any = None,
+        **machine: Any,
+    ) -> list[dict[str, Any]]:
+        torch.manual_seed(0)
+        processor, model = replace(backbone, **(options or {})).load()
+        if watch is not None:
+            watch(model)
         folder.mkdir(exist_ok=True)
         fit(
             model,
-            Examples(records.select(range(20)), world.image_path, processor, 512),
-            Examples(records.select(range(20, 30)), world.image_path, processor, 512),
+            part(processor, range(20)),
+            part(processor, range(20, 30)),
             objective or Hard(),
-            Shuffled(),
-            Recipe(learning_rate=1e-3, epochs=2, global_batch_size=8),
-            Machine(**{"micro_batch_size": 8, "checkpoint_every": 2, "validate_every": 2} | machine),
+            order or Shuffled(),
+            Recipe(**{"learning_rate": 1e-3, "epochs": 2, "global_batch_size": 8} | (recipe or {})),
+            Machine(**{"max_tokens": 4096, "checkpoint_every": 2, "validate_every": 2} | machine),
+            max_length,
             folder,
             seed=0,
             mirror=mirror,

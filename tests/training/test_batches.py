@@ -1,52 +1,120 @@
+"""Which rollouts share a forward pass of which rank, and what their steps weigh."""
+
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mprm.data.packing import Lengths
 from mprm.training.batches import BatchPlan, RankBatches
 
-CUTS = [(1, 8), (8, 1), (2, 4), (4, 2)]
+RANKS = st.sampled_from([1, 2, 3, 4, 8])
+# Of 4 rollouts to a question, with 20 to 29 tokens of which 12 are shared: 29 hold one, 400 a global batch.
+TOKENS = st.sampled_from([29, 40, 61, 100, 400])
 
 
-def plan_of(n: int, epochs: int, world_size: int, micro: int, fill_last: bool = False) -> BatchPlan:
+def lengths_of(n: int) -> Lengths:
+    number = np.arange(n)
+    return Lengths(tokens=20 + 7 * number % 10, shared=np.full(n, 12), question=number // 4)
+
+
+def plan_of(n: int, epochs: int = 1, world_size: int = 1, max_tokens: int = 400) -> BatchPlan:
     order = np.concatenate([np.random.default_rng(epoch).permutation(n) for epoch in range(epochs)])
-    return BatchPlan(order, np.arange(n) % 5 + 1, 8, micro, world_size, fill_last)
+    return BatchPlan(order, np.arange(n) % 5 + 1, lengths_of(n), 8, max_tokens, world_size)
 
 
-@given(n=st.integers(1, 40), epochs=st.integers(1, 3), cut=st.sampled_from(CUTS), fill=st.booleans())
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 40), epochs=st.integers(1, 3), world_size=RANKS, max_tokens=TOKENS)
 def test_every_rollout_counts_once_per_epoch_however_the_batch_is_cut(
-    n: int, epochs: int, cut: tuple[int, int], fill: bool
+    n: int, epochs: int, world_size: int, max_tokens: int
 ) -> None:
-    plan = plan_of(n, epochs, *cut, fill)
-    ranks = [list(RankBatches(plan, rank, 0)) for rank in range(plan.world_size)]
+    plan = plan_of(n, epochs, world_size, max_tokens)
+    ranks = [list(RankBatches(plan, rank, 0)) for rank in range(world_size)]
     assert {len(batches) for batches in ranks} == {plan.micro_batches}, "ranks wait for each other"
-    assert len(RankBatches(plan, 0, 0)) == plan.micro_batches
-    seen = Counter(position for batches in ranks for batch in batches for position, weight in batch if weight > 0)
-    assert seen == Counter(dict.fromkeys(range(n), epochs))
-    assert all(len(batch) == plan.micro_batch_size for batches in ranks for batch in batches)
-
-
-@given(n=st.integers(1, 40), cut=st.sampled_from(CUTS))
-def test_the_steps_of_a_global_batch_weigh_one_together(n: int, cut: tuple[int, int]) -> None:
-    plan = plan_of(n, 1, *cut)
+    assert len(RankBatches(plan, 0, 0)) == plan.micro_batches == plan.optimizer_steps * plan.accumulate
+    assert all(row for rows in ranks for row in rows), "every rank has something to do"
     for step in range(plan.optimizer_steps):
-        items = [item for micro_batch in plan.cut(step) for rank in micro_batch for item in rank]
+        rows = [row for micro_batch in plan.cut(step) for row in micro_batch]
+        assert [len(micro_batch) for micro_batch in plan.cut(step)] == [world_size] * plan.accumulate
+        seen = Counter(position for row in rows for position, weight in row if weight > 0)
+        assert seen == Counter(plan.order[8 * step : 8 * step + 8].tolist())
+        assert all(plan.lengths.cost([position for position, _ in row]) <= max_tokens for row in rows)
+    read = Counter(position for rows in ranks for row in rows for position, weight in row if weight > 0)
+    assert read == Counter(dict.fromkeys(range(n), epochs))
+
+
+@given(n=st.integers(1, 40), world_size=RANKS, max_tokens=TOKENS)
+def test_the_steps_of_a_global_batch_weigh_one_together(n: int, world_size: int, max_tokens: int) -> None:
+    plan = plan_of(n, 1, world_size, max_tokens)
+    for step in range(plan.optimizer_steps):
+        items = [item for micro_batch in plan.cut(step) for row in micro_batch for item in row]
         assert sum(weight * plan.n_scored[position] for position, weight in items) == pytest.approx(1)
+        assert len({weight for _, weight in items if weight > 0}) == 1
 
 
-@given(n=st.integers(2, 40), cut=st.sampled_from(CUTS), data=st.data())
-def test_resumed_batches_are_the_tail(n: int, cut: tuple[int, int], data: st.DataObject) -> None:
-    plan = plan_of(n, 2, *cut)
+@given(n=st.integers(2, 40), world_size=RANKS, max_tokens=TOKENS, data=st.data())
+def test_resumed_batches_are_the_tail(n: int, world_size: int, max_tokens: int, data: st.DataObject) -> None:
+    plan = plan_of(n, 2, world_size, max_tokens)
     start = data.draw(st.integers(0, plan.optimizer_steps))
-    whole, tail = list(RankBatches(plan, 0, 0)), list(RankBatches(plan, 0, start))
+    rank = data.draw(st.integers(0, world_size - 1))
+    whole, tail = list(RankBatches(plan, rank, 0)), list(RankBatches(plan, rank, start))
     assert tail == whole[start * plan.accumulate :]
+
+
+def test_a_row_left_empty_gets_the_shortest_rollout_without_weight() -> None:
+    """Two questions on three ranks: 15 and 14 tokens in two rows, the third row has nothing to do."""
+    lengths = Lengths(tokens=np.array([12, 13, 14]), shared=np.array([10, 10, 14]), question=np.array([1, 1, 2]))
+    plan = BatchPlan(np.array([2, 1, 0]), np.array([2, 1, 5]), lengths, 3, 100, 3)
+    assert plan.accumulate == 1
+    assert plan.cut(0) == [[[(1, 1 / 8), (0, 1 / 8)], [(2, 1 / 8)], [(0, 0.0)]]]
+
+
+def test_a_batch_without_a_scored_step_has_finite_weights() -> None:
+    plan = BatchPlan(np.array([0]), np.array([0]), lengths_of(1), 8, 100, 2)
+    assert plan.cut(0) == [[[(0, 1.0)], [(0, 0.0)]]]
+
+
+def test_every_step_has_the_rows_of_the_fullest() -> None:
+    """Steps of 4 + 1 rollouts of 20 tokens that share nothing, two in a row: 2 rows and 1."""
+    lengths = Lengths(np.full(5, 20), np.full(5, 20), np.arange(5))
+    plan = BatchPlan(np.arange(5), np.ones(5, dtype=int), lengths, 4, 40, 1)
+    assert (plan.optimizer_steps, plan.accumulate, plan.micro_batches) == (2, 2, 4)
+    assert [sorted(len(row) for (row,) in plan.cut(step)) for step in range(2)] == [[2, 2], [1, 1]]
+    assert replace(plan, world_size=2).accumulate == 1
+    assert replace(plan, max_tokens=80).accumulate == 1
+    assert replace(plan, max_tokens=20).accumulate == 4
+    assert replace(plan, max_tokens=20, world_size=3).accumulate == 2
+
+
+def test_three_ranks_share_a_global_batch_of_eight() -> None:
+    """8 rollouts of 20 to 29 tokens: no rank has more than the mean and the longest one."""
+    plan = plan_of(40, world_size=3, max_tokens=100)
+    assert plan.accumulate == 1
+    for step in range(plan.optimizer_steps):
+        (micro_batch,) = plan.cut(step)
+        assert all(weight > 0 for row in micro_batch for _, weight in row)
+        loads = [plan.lengths.cost([position for position, _ in row]) for row in micro_batch]
+        assert loads == sorted(loads, reverse=True)
+        assert loads[0] - loads[-1] <= 29
+
+
+def test_nothing_to_validate_is_no_row() -> None:
+    empty = Lengths(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+    plan = BatchPlan(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), empty, 1, 400, 2)
+    assert (plan.optimizer_steps, plan.accumulate, plan.micro_batches) == (0, 0, 0)
+    assert list(RankBatches(plan, 1, 0)) == []
 
 
 def test_published_number_of_optimizer_steps() -> None:
     """565,096 rollouts in batches of 512; 10 % take 110 to 111 steps, all take 1,100 to 1,104."""
-    order = np.arange(56_509)
-    plan = BatchPlan(order, np.ones(56_509, dtype=int), 512, 4, 4)
+    lengths = Lengths(np.full(56_509, 500), np.full(56_509, 500), np.arange(56_509))
+    plan = BatchPlan(np.arange(56_509), np.ones(56_509, dtype=int), lengths, 512, 2_000, 4)
     assert plan.optimizer_steps == 111
     assert plan.accumulate == 32
+
+
+def test_the_sampler_tells_its_batch_size() -> None:
+    assert RankBatches(plan_of(8), 0, 0).batch_size == 1

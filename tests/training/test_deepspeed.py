@@ -1,26 +1,183 @@
-"""What DeepSpeed asks of us, as far as it can be asked without CUDA."""
+"""What DeepSpeed asks of us, and whole trainings with it: on CPUs over gloo, and on CUDA devices where there are."""
 
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
+from safetensors.torch import load_file
 
-from mprm.data.collate import Example, collate
-from mprm.training.batches import BatchPlan, RankBatches
-from mprm.training.fit import KeepTargets
+from mprm.backbones.internvl import InternVL
+from mprm.chartworld.corpus import ChartWorld
+from mprm.training.batches import RankBatches
+from mprm.training.checkpoint import latest, load_checkpoint
+from mprm.training.recipe import Machine, Recipe
+from mprm.training.strategies import KeepTargets, Sharded, build_optimizer, check_world_size
+
+ONE_RANK = Path(__file__).with_name("one_rank.py")
+Start = Callable[..., None]
+Weights = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def start(backbone: InternVL, corpus: tuple[ChartWorld, Path]) -> Start:
+    """start(folder, ranks, kill_at=0, strategy=...): a training of one_rank.py in as many processes.
+
+    It must end well or, with kill_at, by the kill of the first rank; the others, which then wait for it, are killed.
+    """
+
+    def start(folder: Path, ranks: int, kill_at: int = 0, **machine: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        world, subset = corpus
+        settings = {"devices": ranks, "max_tokens": 1024, "checkpoint_every": 2, "validate_every": 2}
+        job = {"folder": str(folder), "backbone": backbone.path, "world": world.root, "subset": str(subset)}
+        job |= {"machine": settings | machine, "kill_at": kill_at}
+        shared = os.environ | {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        shared |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"}
+        if machine.get("accelerator") != "gpu":
+            shared["DS_ACCELERATOR"] = "cpu"
+        processes = []
+        for rank in range(ranks):
+            env = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            with (folder / f"rank{rank}.log").open("w") as log:
+                command = [sys.executable, str(ONE_RANK), json.dumps(job)]
+                processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT))
+        try:
+            ends = [process.wait(timeout=120) for process in processes[: 1 if kill_at else ranks]]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        logs = "".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(ranks))
+        assert ends == ([-signal.SIGKILL] if kill_at else [0] * ranks), logs
+
+    return start
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def plain_folder(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training in one process without DeepSpeed."""
+    folder = tmp_path_factory.mktemp("plain")
+    start(folder, ranks=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(plain_folder: Path) -> Weights:
+    """Its weights."""
+    return load_file(plain_folder / "weights.safetensors")
+
+
+def checkpoint_weights(folder: Path, backbone: InternVL) -> Weights:
+    """What task=export makes of the folder's last checkpoint."""
+    checkpoint, step = latest(folder / "checkpoints")
+    assert step == 4
+    assert checkpoint is not None
+    _, model = backbone.load()
+    load_checkpoint(model, checkpoint)
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def difference(folder: Path, weights: Weights) -> float:
+    """The largest difference of one weight."""
+    other = load_file(folder / "weights.safetensors")
+    assert other.keys() == weights.keys()
+    return max(float((other[name] - weights[name]).abs().max()) for name in weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_one_rank_equals_a_training_without_deepspeed(start: Start, plain: Weights, tmp_path: Path, stage: int) -> None:
+    start(tmp_path, ranks=1, strategy=f"deepspeed_stage_{stage}")
+    assert difference(tmp_path, plain) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_ranks_killed_and_resumed_equal_uninterrupted(
+    start: Start, plain: Weights, plain_folder: Path, backbone: InternVL, tmp_path: Path, stage: int
+) -> None:
+    strategy = f"deepspeed_stage_{stage}"
+    start(tmp_path / "whole", ranks=2, strategy=strategy)
+    start(tmp_path / "killed", ranks=2, strategy=strategy, kill_at=3)
+    assert latest(tmp_path / "killed" / "checkpoints")[1] == 2
+    start(tmp_path / "killed", ranks=2, strategy=strategy)
+    assert difference(tmp_path / "killed", load_file(tmp_path / "whole" / "weights.safetensors")) == 0
+    assert difference(tmp_path / "killed", plain) < 1e-5
+    shards, file = (checkpoint_weights(folder, backbone) for folder in (tmp_path / "whole", plain_folder))
+    for name, weight in file.items():
+        torch.testing.assert_close(shards[name], weight, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "before", "after"), [(2, 1, 2), (3, 2, 1)])
+def test_resumed_on_other_devices_with_the_optimizer_offloaded(
+    start: Start, plain: Weights, tmp_path: Path, stage: int, before: int, after: int
+) -> None:
+    strategy = f"deepspeed_stage_{stage}"
+    start(tmp_path, ranks=before, strategy=strategy, kill_at=3)
+    start(tmp_path, ranks=after, strategy=strategy, offload_optimizer=True, max_tokens=400)
+    assert difference(tmp_path, plain) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("offload_optimizer", [False, True])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_on_cuda_killed_and_resumed_equals_uninterrupted(
+    start: Start, plain: Weights, tmp_path: Path, stage: int, offload_optimizer: bool
+) -> None:
+    ranks = min(2, torch.cuda.device_count())
+    strategy = f"deepspeed_stage_{stage}"
+    machine = {"accelerator": "gpu", "strategy": strategy, "offload_optimizer": offload_optimizer}
+    start(tmp_path / "whole", ranks, **machine)
+    start(tmp_path / "killed", ranks, kill_at=3, **machine)
+    start(tmp_path / "killed", ranks, **machine)
+    assert difference(tmp_path / "killed", load_file(tmp_path / "whole" / "weights.safetensors")) < 1e-4
+    assert difference(tmp_path / "killed", plain) < 1e-3
+
+
+@pytest.mark.slow  # where DeepSpeed's C++ is not built yet
+def test_the_offloaded_optimizer_is_adamw() -> None:
+    recipe = Recipe(learning_rate=1e-2, weight_decay=0.1)
+    start_N = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for offloaded in (False, True):
+        decayed, free = torch.nn.Parameter(start_N.clone()), torch.nn.Parameter(start_N.clone())
+        groups = [{"params": [decayed], "weight_decay": recipe.weight_decay}, {"params": [free], "weight_decay": 0.0}]
+        optimizer = build_optimizer(groups, recipe, Sharded(2, offloaded))
+        gradient = torch.Generator().manual_seed(1)
+        for _ in range(20):
+            decayed.grad = torch.randn(1000, generator=gradient)
+            free.grad = decayed.grad.clone()
+            optimizer.step()
+        ends.append((decayed.detach(), free.detach()))
+    assert not torch.allclose(ends[0][0], ends[0][1], atol=1e-3)
+    torch.testing.assert_close(ends[1], ends[0], atol=1e-5, rtol=0)
 
 
 def test_targets_are_not_rounded_to_bfloat16() -> None:
-    example = Example(torch.arange(3), torch.tensor([2]), torch.arange(3), {}, torch.tensor([1 / 3]), 0.1)
-    batch = collate([example], pad_id=0)
-    assert KeepTargets("bf16-true").convert_input(batch) is batch
+    targets_M = torch.tensor([1 / 3])
+    assert KeepTargets("bf16-true").convert_input(targets_M) is targets_M
 
 
 def test_the_sampler_tells_its_batch_size() -> None:
-    plan = BatchPlan(np.arange(8), np.ones(8, dtype=int), 8, 4, 1)
-    assert RankBatches(plan, 0, 0).batch_size == 4
+    assert RankBatches.batch_size == 1
 
 
 def test_a_gradient_is_divided_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +185,29 @@ def test_a_gradient_is_divided_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeepSpeedPrecision, "backward", lambda self, *args, **kwargs: seen.update(kwargs))
     KeepTargets("32-true").backward(torch.tensor(1.0), None, None)
     assert seen == {"scale_wrt_gas": False}
+
+
+LAUNCHERS = {
+    "nobody": {},
+    "a notebook server": {"WORLD_SIZE": "1"},
+    "a shell inside an allocation": {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "interactive"},
+    "torchrun": {"WORLD_SIZE": "8", "LOCAL_RANK": "3"},
+    "srun": {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "train"},
+    "torchrun, once per node by srun": {"SLURM_NTASKS": "2", "WORLD_SIZE": "8", "LOCAL_RANK": "0"},
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_launcher_must_start_as_many_processes_as_there_are_devices(
+    monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "SLURM_NTASKS", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in LAUNCHERS[launcher].items():
+        monkeypatch.setenv(name, value)
+    check_world_size(Machine(devices=4, num_nodes=2))
+    if "8" in LAUNCHERS[launcher].values():
+        with pytest.raises(ValueError, match=r"^trainer\.devices=4 x trainer\.num_nodes=1 are 4 .*=8; change"):
+            check_world_size(Machine(devices=4))
+    else:
+        check_world_size(Machine(devices=4))

@@ -1,15 +1,14 @@
 """The invariants of training, on an untrained tiny InternVL: 20 rollouts, two epochs, five steps of 8."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
 
-from mprm.data.examples import Examples
-from mprm.data.order import Shuffled
+from mprm.data.order import FileOrder, Shuffled, ShuffledQuestions
 from mprm.training.checkpoint import latest, load_weights
 from mprm.training.fit import fit
 from mprm.training.objectives import Hard
@@ -26,6 +25,27 @@ def without_seconds(lines: Lines) -> Lines:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
+def assert_same_curve(found: Lines, expected: Lines) -> None:
+    assert len(found) == len(expected)
+    for one, two in zip(found, expected, strict=True):
+        assert {**one, "seconds": 0} == pytest.approx({**two, "seconds": 0}, abs=1e-6)
+
+
+def assert_same_weights(found: Path, expected: Path) -> None:
+    one, two = (load_file(folder / "weights.safetensors") for folder in (found, expected))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=0)
+
+
+def stop_after(step: int) -> Callable[[dict[str, float]], None]:
+    def stop(line: dict[str, float]) -> None:
+        if line["step"] == step:
+            raise RuntimeError("the power is cut")
+
+    return stop
+
+
 @pytest.fixture
 def whole(train: Any, tmp_path: Path) -> Lines:
     lines: Lines = train(tmp_path / "whole")
@@ -38,42 +58,40 @@ def test_one_curve(whole: Lines, tmp_path: Path) -> None:
     assert all(
         {"val/loss", "val/step_accuracy", "val/auc"} <= line.keys() for line in whole if "train/loss" not in line
     )
+    assert [line["step"] for line in whole if "val/loss" in line] == [2, 4]
     assert losses(whole)[-1] < losses(whole)[0]
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 2])
-def test_loss_does_not_depend_on_the_micro_batch(
-    train: Any, whole: Lines, tmp_path: Path, micro_batch_size: int
+@pytest.mark.parametrize("max_tokens", [106, 200, 400])
+def test_loss_does_not_depend_on_the_tokens_of_a_forward_pass(
+    train: Any, whole: Lines, tmp_path: Path, max_tokens: int
 ) -> None:
-    cut = train(tmp_path / "cut", micro_batch_size=micro_batch_size)
-    assert losses(cut) == pytest.approx(losses(whole), abs=1e-6)
+    """106 tokens hold the longest rollout."""
+    assert_same_curve(train(tmp_path / "cut", max_tokens=max_tokens), whole)
+    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_published_normalisation_depends_on_it(train: Any, tmp_path: Path) -> None:
     published = Hard(normalise="micro_batch")
-    at_once = train(tmp_path / "8", published, micro_batch_size=8)
-    cut = train(tmp_path / "1", published, micro_batch_size=1)
+    at_once = train(tmp_path / "8", published)
+    cut = train(tmp_path / "1", published, max_tokens=106)
+    assert losses(cut)[0] == pytest.approx(losses(at_once)[0], abs=1e-6), "the loss that is shown does not"
     assert losses(cut)[1:] != pytest.approx(losses(at_once)[1:], abs=1e-6)
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one(train: Any, whole: Lines, tmp_path: Path) -> None:
-    ranks = train(tmp_path / "ranks", devices=2, strategy="ddp_cpu", micro_batch_size=4)
-    assert losses(ranks) == pytest.approx(losses(whole), abs=1e-6)
-    assert [line["rollouts"] for line in ranks] == [line["rollouts"] for line in whole]
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "ranks"))
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=0)
+@pytest.mark.parametrize(("devices", "max_tokens"), [(2, 4096), (3, 200)])
+def test_ranks_equal_one(train: Any, whole: Lines, tmp_path: Path, devices: int, max_tokens: int) -> None:
+    """Three ranks do not divide the global batch of 8, nor the 4 rollouts of the last step."""
+    ranks = train(tmp_path / "ranks", devices=devices, strategy="ddp_cpu", max_tokens=max_tokens)
+    assert_same_curve(ranks, whole)
+    assert_same_weights(tmp_path / "ranks", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4])
 def test_resumed_equals_uninterrupted_bit_for_bit(train: Any, whole: Lines, tmp_path: Path, stop_at: int) -> None:
-    def stop(line: dict[str, float]) -> None:
-        if line["step"] == stop_at:
-            raise RuntimeError("the power is cut")
-
     with pytest.raises(RuntimeError, match="the power is cut"):
-        train(tmp_path / "resumed", mirror=stop)
+        train(tmp_path / "resumed", mirror=stop_after(stop_at))
     assert latest(tmp_path / "resumed" / "checkpoints")[1] == stop_at - 1 - (stop_at - 1) % 2
     resumed = train(tmp_path / "resumed")
     assert without_seconds(resumed) == without_seconds(whole)
@@ -82,38 +100,163 @@ def test_resumed_equals_uninterrupted_bit_for_bit(train: Any, whole: Lines, tmp_
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_frozen_vision_tower_is_not_trained(whole: Lines, backbone: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "after"), [(4096, 106), (106, 4096)])
+def test_resuming_with_other_forward_passes_is_the_same_curve(
+    train: Any, whole: Lines, tmp_path: Path, before: int, after: int
+) -> None:
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        train(tmp_path / "resumed", mirror=stop_after(3), max_tokens=before)
+    assert latest(tmp_path / "resumed" / "checkpoints")[1] == 2
+    resumed = train(tmp_path / "resumed", max_tokens=after)
+    assert_same_curve(resumed, whole)
+    assert_same_weights(tmp_path / "resumed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_resuming_on_other_devices_is_the_same_curve(train: Any, whole: Lines, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        train(tmp_path / "resumed", mirror=stop_after(3), max_tokens=106)
+    resumed = train(tmp_path / "resumed", devices=2, strategy="ddp_cpu", max_tokens=4096)
+    assert_same_curve(resumed, whole)
+    assert_same_weights(tmp_path / "resumed", tmp_path / "whole")
+
+
+def test_only_the_order_of_questions_differs(train: Any, tmp_path: Path) -> None:
+    """With all rollouts in one global batch the orders give one and the same curve."""
+    curves = [
+        train(
+            tmp_path / type(order).__name__,
+            order=order,
+            recipe={"global_batch_size": 20, "warmup": 0.5},
+            max_tokens=300,
+        )
+        for order in (Shuffled(), ShuffledQuestions(), FileOrder())
+    ]
+    assert len(losses(curves[0])) == 2
+    assert_same_curve(curves[1], curves[0])
+    assert_same_curve(curves[2], curves[0])
+
+
+def test_gradient_checkpointing_is_the_same_curve(train: Any, whole: Lines, tmp_path: Path) -> None:
+    calls: list[bool] = []
+
+    def watch(model: Any) -> None:
+        norm = model.hf.model.language_model.layers[2].input_layernorm
+        norm.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+
+    options = {"gradient_checkpointing": True}
+    assert_same_curve(train(tmp_path / "checkpointed", options=options, watch=watch), whole)
+    # A forward pass and one more in the backward pass for each of 5 steps, one for each of 2 validations.
+    assert len(calls) == 2 * 5 + 2
+
+
+def test_the_language_model_is_in_training_mode_and_the_frozen_tower_is_not(train: Any, tmp_path: Path) -> None:
+    modes: list[tuple[bool, bool]] = []
+
+    def watch(model: Any) -> None:
+        layer, tower = model.hf.model.language_model.layers[2], model.vision_tower()
+        layer.register_forward_hook(lambda *_: modes.append((layer.training, tower.training)))
+
+    train(tmp_path / "watched", watch=watch)
+    assert modes == [(True, False)] * 2 + [(False, False)] + [(True, False)] * 2 + [(False, False), (True, False)]
+
+
+def test_rollouts_that_are_too_long_are_left_out_and_counted(backbone: Any, part: Any, tmp_path: Path) -> None:
+    """Of 36 rollouts, the one of 106 tokens and those of 96; of the held-out ones all."""
+    processor, model = backbone.load()
+    counted = run(model, part(processor, range(36)), part(processor, range(8, 12)), tmp_path, max_length=95)
+    long = [len(part(processor, range(36)).layout(number).input_ids) > 95 for number in range(36)]
+    assert sum(long) == 8
+    assert counted == {"optimizer_steps": 7, "rollouts": 28, "too_long": 8, "resumed_from": 0}
+
+
+def test_no_rollout_that_is_short_enough_is_one_line(backbone: Any, part: Any, tmp_path: Path) -> None:
+    processor, model = backbone.load()
+    line = r"^all 12 rollouts have more than backbone\.max_length=50 tokens; raise it$"
+    with pytest.raises(ValueError, match=line):
+        run(model, part(processor, range(12)), part(processor, range(4)), tmp_path, max_length=50)
+
+
+def test_a_rollout_that_fits_no_forward_pass_is_one_line(backbone: Any, part: Any, tmp_path: Path) -> None:
+    processor, model = backbone.load()
+    line = r"^trainer\.max_tokens=90 is less than the 96 tokens of the longest rollout; raise it, or lower backbone"
+    for numbers in ((range(12), range(4)), (range(8), range(8, 12))):
+        with pytest.raises(ValueError, match=line):
+            run(model, *(part(processor, chosen) for chosen in numbers), tmp_path, max_tokens=90)
+
+
+def test_validation_may_be_smaller_than_the_ranks_or_empty(backbone: Any, part: Any, tmp_path: Path) -> None:
+    for number in (0, 1):
+        processor, model = backbone.load()
+        folder = tmp_path / str(number)
+        counted = run(model, part(processor, range(8)), part(processor, range(number)), folder, validate_every=1)
+        assert counted["optimizer_steps"] == 2
+        text = (folder / "metrics.jsonl").read_text()
+        assert ("val/loss" in text) == bool(number)
+
+
+def test_only_what_is_trained_is_written(train: Any, whole: Lines, tmp_path: Path) -> None:
     names = load_file(tmp_path / "whole" / "weights.safetensors").keys()
-    assert not [name for name in names if "vision_tower" in name]
+    assert not [name for name in names if "vision_tower" in name or "lm_head" in name]
     assert [name for name in names if "multi_modal_projector" in name]
-    assert "head.weight" in names
+    assert {"head.weight", "mark_D"} < names
+    train(tmp_path / "lora", options={"language_model": "lora", "projector": "frozen"})
+    names = load_file(tmp_path / "lora" / "weights.safetensors").keys()
+    assert {name for name in names if "lora_" not in name} == {"head.weight", "mark_D"}
+    assert len(names) == 2 + 2 * 7 * 6  # two matrices beside seven linear layers in each of six layers
+
+
+def test_an_untrained_backbone_is_written_as_it_is(train: Any, backbone: Any, tmp_path: Path) -> None:
+    _, model = backbone.load()
+    nothing: Any = None
+    counted = fit(model, nothing, nothing, Hard(), Shuffled(), Recipe(epochs=0), Machine(), 512, tmp_path, seed=0)
+    assert counted == {"optimizer_steps": 0, "rollouts": 0, "too_long": 0, "resumed_from": 0}
+    written = load_file(tmp_path / "weights.safetensors")
+    assert written["mark_D"].equal(model.mark_D)
 
 
 def test_weights_of_another_backbone_are_refused(whole: Lines, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="this backbone has not; choose its backbone="):
+    with pytest.raises(ValueError, match="differ in bias; choose the backbone= it was trained from"):
         load_weights(torch.nn.Linear(2, 2), tmp_path / "whole" / "weights.safetensors")
     with pytest.raises(ValueError, match="is missing; train first"):
         load_weights(torch.nn.Linear(2, 2), tmp_path / "nowhere.safetensors")
 
 
-def test_bfloat16_weights_without_deepspeed_are_refused(
-    corpus: Any, backbone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load = type(backbone).load
-    monkeypatch.setattr(type(backbone), "load", lambda self: (load(self)[0], load(self)[1].bfloat16()))
-    with pytest.raises(ValueError, match=r"backbone\.dtype=bfloat16 loses small updates .* trainer=deepspeed_zero2"):
-        request_training(corpus, backbone, tmp_path)
+def test_half_precision_weights_are_trained_in_float32(train: Any, tmp_path: Path) -> None:
+    """At 1e-5 an update is less than half a bfloat16 step of many weights."""
+    before: dict[str, torch.Tensor] = {}
+
+    def watch(model: Any) -> None:
+        before.update({name: p.detach().clone() for name, p in model.named_parameters()})
+
+    options, recipe = {"dtype": "bfloat16"}, {"learning_rate": 1e-5}
+    train(tmp_path / "half", options=options, recipe=recipe, watch=watch)
+    after = load_file(tmp_path / "half" / "weights.safetensors")
+    assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    name = "hf.model.language_model.layers.0.mlp.up_proj.weight"
+    moved = (after[name] - before[name].float()).abs()
+    assert (moved > 0).float().mean() > 0.99
+    assert (after[name].bfloat16() == before[name]).float().mean() > 0.3
 
 
-def test_a_training_that_diverges_says_so(corpus: Any, backbone: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"train/loss is nan at step \d+: the training diverged; lower recipe"):
-        request_training(corpus, backbone, tmp_path, learning_rate=1e30)
-
-
-def request_training(corpus: Any, backbone: Any, folder: Path, learning_rate: float = 1e-3) -> None:
-    world, subset = corpus
-    records = Dataset.load_from_disk(str(subset)).select(range(12))
+def test_a_training_that_diverges_says_so(backbone: Any, part: Any, tmp_path: Path) -> None:
     processor, model = backbone.load()
-    examples = Examples(records, world.image_path, processor, 512)
-    recipe = Recipe(learning_rate=learning_rate, epochs=2, global_batch_size=4)
-    fit(model, examples, examples, Hard(), Shuffled(), recipe, Machine(micro_batch_size=4), folder, seed=0)
+    examples = part(processor, range(12))
+    with pytest.raises(ValueError, match=r"train/loss is nan at step \d+: the training diverged; lower recipe"):
+        run(model, examples, examples, tmp_path, learning_rate=1e30)
+
+
+def run(
+    model: Any,
+    train: Any,
+    validation: Any,
+    folder: Path,
+    max_length: int = 512,
+    learning_rate: float = 1e-3,
+    **machine: Any,
+) -> dict[str, Any]:
+    """One epoch in global batches of 4."""
+    folder.mkdir(exist_ok=True)
+    recipe = Recipe(learning_rate=learning_rate, global_batch_size=4)
+    return fit(model, train, validation, Hard(), Shuffled(), recipe, Machine(**machine), max_length, folder, seed=0)

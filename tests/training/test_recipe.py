@@ -13,13 +13,26 @@ def test_warm_up_and_cosine() -> None:
     assert 0 < factors[-1] < 0.001
 
 
-def test_global_batch_is_cut_for_the_machine() -> None:
-    assert Machine(devices=4, micro_batch_size=4).accumulate(512) == 32
-    with pytest.raises(ValueError, match=r"recipe\.global_batch_size=512 .* = 3 x 1 x 4; change one of them"):
-        Machine(devices=3, micro_batch_size=4).accumulate(512)
+def test_every_device_has_a_rollout() -> None:
+    Machine(devices=4, num_nodes=2).check(8)
+    Machine(devices=3).check(512)  # need not divide it
+    with pytest.raises(ValueError, match=r"^recipe\.global_batch_size=7 is less than .* = 4 x 2; every device needs"):
+        Machine(devices=4, num_nodes=2).check(7)
+
+
+def test_the_longest_rollout_fits_a_forward_pass() -> None:
+    Machine(max_tokens=100).check_longest(100)
+    with pytest.raises(ValueError, match=r"^trainer\.max_tokens=100 is less than the 101 tokens of the longest"):
+        Machine(max_tokens=100).check_longest(101)
 
 
 @pytest.mark.parametrize("bad", [{"learning_rate": 0.0}, {"warmup": 1.0}, {"epochs": -1}, {"global_batch_size": 0}])
 def test_values_that_make_no_sense(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"recipe.{next(iter(bad))}="):
         Recipe(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["devices", "num_nodes", "max_tokens", "validate_every", "checkpoint_every"])
+def test_a_machine_without_anything(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^trainer\.{name}=0 is not positive; give 1 or more$"):
+        Machine(**{name: 0})

@@ -1,17 +1,17 @@
-"""The stages: each reads files and writes files into the run folder, and imports the heavy libraries it needs."""
+"""The pipeline: select, train, evaluate, report. Each stage reads files and writes files into the run folder."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
-from rich.console import Console
 
-from mprm.artifacts import RunFolder, is_rank_zero, open_run, write_json
+from mprm.artifacts import is_rank_zero, write_json
 from mprm.config import Config
+from mprm.run_folder import RunFolder, open_run, wait_for_rank_zero
+from mprm.stages.devices import check_devices, console, device_of, load_backbone
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mprm.evaluation.predict import Scorable
     from mprm.evaluation.predictions import Prediction
     from mprm.reporting.tracking import Tracker
-
-console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
 
 
 def experiment(cfg: Config) -> None:
@@ -60,21 +58,6 @@ def evaluate(cfg: Config) -> None:
         _evaluate(cfg, run)
 
 
-def measure(cfg: Config) -> None:
-    """Metrics of anybody's predictions."""
-    from mprm.evaluation.measure import measure_file
-
-    if cfg.predictions is None or cfg.output is None:
-        raise ValueError("task=measure needs predictions=FILE and output=FILE.json; threshold=0.5 or searched")
-    result = measure_file(cfg.predictions, cfg.threshold, cfg.output)
-    shown = ", ".join(
-        f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1", "auc")
-    )
-    console.print(
-        f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {shown}; wrote {cfg.output}"
-    )
-
-
 def report(cfg: Config) -> None:
     """Compare all finished runs below `runs`."""
     from mprm.reporting.compare import compare, run_folders
@@ -86,19 +69,11 @@ def report(cfg: Config) -> None:
     console.print(f"wrote {page}")
 
 
-def pretrain(cfg: Config) -> None:
-    """Pretrain a tiny backbone on chartworld."""
-    from mprm.chartworld.pretrain import held_out_accuracy
-    from mprm.chartworld.pretrain import pretrain as run_pretraining
-
-    folder = run_pretraining(cfg.pretrain, cfg.seed)
-    accuracy = held_out_accuracy(cfg.pretrain, cfg.seed)
-    write_json(folder / "held_out.json", accuracy)
-    console.print(f"wrote {folder}: {accuracy['numbers']:.1%} of numbers, {accuracy['claims']:.1%} of claims right")
-
-
 def _select(cfg: Config, run: RunFolder) -> None:
-    if run.finished("select") or not is_rank_zero():
+    if not is_rank_zero():
+        wait_for_rank_zero(run, "select")
+        return
+    if run.finished("select"):
         return
     from mprm.selection.held_out import write_held_out
     from mprm.selection.signals import build_signals
@@ -143,7 +118,9 @@ def _train(cfg: Config, run: RunFolder) -> None:
 
     check_devices(cfg)
     processor, model = load_backbone(cfg)
+    wait_for_rank_zero(run, "examples")
     subset, held_out = _subset(cfg, run), _held_out(cfg, run)
+    run.finish("examples", {"subset": len(subset), "held_out": len(held_out)})
     never_trained_on = set(held_out["question_hash"])
     chosen = [i for i, question in enumerate(subset["question_hash"]) if question not in never_trained_on]
     if not chosen:
@@ -152,20 +129,23 @@ def _train(cfg: Config, run: RunFolder) -> None:
     started = monotonic()
     summary = fit(
         model,
-        Examples(subset.select(chosen), cfg.dataset.image_path, processor, cfg.backbone.max_length),
-        Examples(held_out, cfg.dataset.image_path, processor, cfg.backbone.max_length),
+        Examples(subset.select(chosen), cfg.dataset.image_path, processor),
+        Examples(held_out, cfg.dataset.image_path, processor),
         cfg.objective,
         cfg.order,
         cfg.recipe,
         cfg.trainer,
+        cfg.backbone.max_length,
         run.path,
         cfg.seed,
         tracker.log,
     )
     tracker.finish(summary)
-    console.print(
-        f"trained on {len(chosen):,} of the {len(subset):,} rollouts kept; the others are held out by question"
-    )
+    if is_rank_zero():
+        console.print(
+            f"trained on {len(chosen) - summary['too_long']:,} of the {len(subset):,} rollouts kept; "
+            f"{len(subset) - len(chosen):,} are held out by question, {summary['too_long']:,} too long"
+        )
     run.finish(
         "train", summary | {"held_out_rollouts": len(subset) - len(chosen), "seconds": round(monotonic() - started, 1)}
     )
@@ -235,39 +215,24 @@ def _predict(
     description: str,
 ) -> tuple[list[Prediction], dict[str, int]]:
     """Predictions of the solutions that could be scored, in their order, and the counts of the others."""
-    from mprm.evaluation.predict import score
+    from mprm.evaluation.predict import score as predict
     from mprm.evaluation.predictions import Prediction
 
-    device = "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
-    batch_size = 2 * cfg.trainer.micro_batch_size
-    scores, skipped = score(
-        model, processor, solutions, image_path, cfg.backbone.max_length, batch_size, device, description
+    scores, skipped = predict(
+        model,
+        processor,
+        solutions,
+        image_path,
+        cfg.backbone.max_length,
+        2 * cfg.trainer.max_tokens,  # nothing is kept for a backward pass
+        device_of(cfg),
+        description,
     )
     return [
         Prediction(id=s.id, source=known[s.id][0], labels=known[s.id][1], scores=tuple(scores[s.id]))
         for s in solutions
         if s.id in scores
     ], skipped
-
-
-def check_devices(cfg: Config) -> None:
-    """Raises ValueError if the trainer wants more CUDA devices than there are."""
-    import torch
-
-    if cfg.trainer.accelerator == "gpu" and torch.cuda.device_count() < cfg.trainer.devices:
-        count = torch.cuda.device_count()
-        raise ValueError(
-            f"trainer.devices={cfg.trainer.devices}, but this machine has {count} CUDA devices; try trainer=cpu"
-        )
-
-
-def load_backbone(cfg: Config) -> tuple[Any, Any]:
-    """Processor and step model, without transformers' progress bars."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    return cfg.backbone.load()
 
 
 def start_tracker(cfg: Config, run: RunFolder) -> Tracker:

@@ -1,0 +1,105 @@
+"""Attention inside the segments of one long row, in few large calls.
+
+On CUDA in half precision a single variable-length flash-attention call; elsewhere batches of padded segments.
+Both are exact: no query sees a key outside its segment.
+
+Shape suffixes: T tokens, H query heads, G key-value heads, D head size, S segments of a block, Q queries, K keys.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+
+from mprm.data.segments import Segments
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+
+    # torch 2.10 has the function without the masks of 2.11, and 2.11 may lack grouped heads.
+    VARLEN = set(inspect.signature(varlen_attn).parameters)
+except ImportError:
+    VARLEN = set()
+
+NAME = "mprm_segments"
+
+
+def attend(
+    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, segments: Segments, scale: float
+) -> torch.Tensor:
+    """Attention of every query to its segment's keys, (T, H, D)."""
+    if q_THD.is_cuda and q_THD.dtype in (torch.bfloat16, torch.float16) and "window_size" in VARLEN:
+        return _flash(q_THD, k_TGD, v_TGD, segments, scale)
+    blocks, place_T = segments.padded
+    outputs = []
+    for query_SQ, key_SK, mask_S1QK in blocks:
+        q_SHQD = _rows(q_THD, query_SQ)
+        k_SGKD, v_SGKD = _rows(k_TGD, key_SK), _rows(v_TGD, key_SK)
+        attended_SHQD = _softmax_attention(q_SHQD, k_SGKD, v_SGKD, mask_S1QK, scale)
+        outputs.append(attended_SHQD.transpose(1, 2).flatten(0, 1).flatten(1))
+    return nn.functional.embedding(place_T, torch.cat(outputs)).view_as(q_THD)
+
+
+def _rows(x_THD: torch.Tensor, place_SN: torch.Tensor) -> torch.Tensor:
+    """The tokens at these places, (S, H, N, D). An embedding look-up: its backward is faster than that of indexing."""
+    return nn.functional.embedding(place_SN, x_THD.flatten(1)).unflatten(-1, x_THD.shape[1:]).transpose(1, 2)
+
+
+def _softmax_attention(
+    q_SHQD: torch.Tensor, k_SGKD: torch.Tensor, v_SGKD: torch.Tensor, mask_S1QK: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    return nn.functional.scaled_dot_product_attention(
+        q_SHQD, k_SGKD, v_SGKD, mask_S1QK, scale=scale, enable_gqa=q_SHQD.shape[1] != k_SGKD.shape[1]
+    )
+
+
+def _flash(
+    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, segments: Segments, scale: float
+) -> torch.Tensor:
+    if segments.key is not None:
+        k_TGD, v_TGD = k_TGD.index_select(0, segments.key), v_TGD.index_select(0, segments.key)
+    grouped: dict[str, Any] = {}
+    if "enable_gqa" in VARLEN:
+        grouped["enable_gqa"] = True
+    else:
+        repeats = q_THD.shape[1] // k_TGD.shape[1]
+        k_TGD, v_TGD = (x.repeat_interleave(repeats, dim=1) for x in (k_TGD, v_TGD))
+    attended_THD = varlen_attn(
+        q_THD,
+        k_TGD,
+        v_TGD,
+        segments.query_border,
+        segments.key_border,
+        segments.longest_query,
+        segments.longest_key,
+        scale=scale,
+        # With fewer queries than keys the kernel aligns the last query with the last key, as Segments means it.
+        window_size=(-1, 0) if segments.causal else (-1, -1),
+        **grouped,
+    )
+    assert isinstance(attended_THD, torch.Tensor)
+    return attended_THD
+
+
+def _language_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    segments: Segments,
+    **_: Any,  # transformers passes positions, dropout and window of its own kernels
+) -> tuple[torch.Tensor, None]:
+    """transformers' interface: (1, heads, T, D) in, (1, T, heads, D) out. `segments` comes through the model's call."""
+    # Under autocast the rotation has made queries and keys float32 again.
+    q_THD, k_TGD, v_TGD = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+    return attend(q_THD, k_TGD, v_TGD, segments, scaling)[None], None
+
+
+AttentionInterface.register(NAME, _language_attention)

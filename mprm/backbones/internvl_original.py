@@ -1,0 +1,267 @@
+"""OpenGVLab's own InternVL2.5 folders: read into transformers' InternVL with a Llama language model, and written back.
+
+Nothing of the folder is executed or unpickled, and no converted copy is written to disk.
+
+Shape suffixes: G key-value groups, H rows of a group (its query heads, then key, then value), d head dimension.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import InternVLConfig, InternVLForConditionalGeneration, LlamaConfig
+from transformers.models.internvl import InternVLVisionConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+INDEX = "model.safetensors.index.json"
+WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth")
+# Keys of config.json with the same name in transformers.
+SHARED_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
+VISION_KEYS = ("attention_dropout", "norm_type", "layer_norm_eps", "image_size", "patch_size", "num_channels")
+TOKEN_KEYS = ("pad_token_id", "bos_token_id", "eos_token_id", "vocab_size", "tie_word_embeddings")
+TEXT_KEYS = ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", *TOKEN_KEYS)
+# Parts of parameter names, transformers' and the original's, replaced from top to bottom.
+RENAMED = {
+    "model.vision_tower.embeddings.cls_token": "vision_model.embeddings.class_embedding",
+    "model.vision_tower.embeddings.position_embeddings": "vision_model.embeddings.position_embedding",
+    "model.vision_tower.embeddings.patch_embeddings.projection": "vision_model.embeddings.patch_embedding",
+    "model.vision_tower.encoder.layer.": "vision_model.encoder.layers.",
+    ".attention.q_proj.": ".attn.qkv.",
+    ".attention.k_proj.": ".attn.qkv.",
+    ".attention.v_proj.": ".attn.qkv.",
+    ".attention.q_norm.": ".attn.q_norm.",
+    ".attention.k_norm.": ".attn.k_norm.",
+    ".attention.projection_layer.": ".attn.proj.",
+    ".layernorm_before.": ".norm1.",
+    ".layernorm_after.": ".norm2.",
+    ".lambda_1": ".ls1",
+    ".lambda_2": ".ls2",
+    "model.multi_modal_projector.layer_norm.": "mlp1.0.",
+    "model.multi_modal_projector.linear_1.": "mlp1.1.",
+    "model.multi_modal_projector.linear_2.": "mlp1.3.",
+    "model.language_model.": "language_model.model.",
+    "embed_tokens": "tok_embeddings",
+    ".self_attn.q_proj.": ".attention.wqkv.",
+    ".self_attn.k_proj.": ".attention.wqkv.",
+    ".self_attn.v_proj.": ".attention.wqkv.",
+    ".self_attn.o_proj.": ".attention.wo.",
+    ".mlp.gate_proj.": ".feed_forward.w1.",
+    ".mlp.down_proj.": ".feed_forward.w2.",
+    ".mlp.up_proj.": ".feed_forward.w3.",
+    ".input_layernorm.": ".attention_norm.",
+    ".post_attention_layernorm.": ".ffn_norm.",
+    "lm_head.": "language_model.output.",
+}
+
+
+def is_original(folder: Path) -> bool:
+    """Whether the folder's config.json names OpenGVLab's own InternVL."""
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("model_type") == "internvl_chat"
+
+
+def original_config(folder: Path, image_token_id: int) -> InternVLConfig:
+    """The folder's config.json in transformers' words; image_token_id is the id of <IMG_CONTEXT>.
+
+    Drop-path has no counterpart in transformers: a vision tower that is trained is trained without it.
+    Raises ValueError if the config lacks a key or describes a model that transformers can not compute alike.
+    """
+    raw = json.loads((folder / "config.json").read_text())
+    try:
+        _check_supported(raw, folder)
+        vision, text = _vision_config(raw["vision_config"]), _text_config(raw["llm_config"])
+        ratio = raw["downsample_ratio"]
+    except KeyError as missing:
+        raise ValueError(
+            f"backbone.path={folder}: config.json has no {missing}; download the InternVL2.5 folder anew"
+        ) from None
+    return InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=image_token_id,
+        image_seq_length=int((vision.image_size[0] // vision.patch_size[0]) ** 2 * ratio**2),
+        downsample_ratio=ratio,
+        projector_hidden_act="gelu",
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+
+
+def _check_supported(raw: dict[str, Any], folder: Path) -> None:
+    vision = raw["vision_config"]
+    size = vision["image_size"]
+    demands = {
+        "llm_config.architectures": (raw["llm_config"]["architectures"], ["InternLM2ForCausalLM"]),
+        "template": (raw["template"], "internvl2_5"),
+        "ps_version": (raw["ps_version"], "v2"),
+        "select_layer": (raw["select_layer"], -1),  # the step model reads the tower's last layer
+        # Positions would have to be interpolated, and the tile size be told apart from the tower's.
+        "force_image_size": (raw.get("force_image_size") or size, size),
+    }
+    if vision["qk_normalization"]:
+        # transformers' norm of queries and keys has this epsilon built in.
+        demands["vision_config.layer_norm_eps"] = (vision["layer_norm_eps"], 1e-6)
+    for key, (found, wanted) in demands.items():
+        if found != wanted:
+            raise ValueError(
+                f"backbone.path={folder}: config.json has {key}={found!r}, only {wanted!r} can be read; "
+                "use an InternVL2.5 with InternLM2, or a folder in transformers' format"
+            )
+
+
+def _vision_config(raw: dict[str, Any]) -> InternVLVisionConfig:
+    return InternVLVisionConfig(
+        **{key: raw[key] for key in SHARED_KEYS + VISION_KEYS},
+        attention_bias=raw["qkv_bias"],
+        use_qk_norm=raw["qk_normalization"],
+        projection_dropout=raw["dropout"],
+        layer_scale_init_value=raw["initializer_factor"],
+        use_mean_pooling=True,  # the way to say: no layer norm behind the last layer
+    )
+
+
+def _text_config(raw: dict[str, Any]) -> LlamaConfig:
+    rope = {"rope_type": "default", "rope_theta": raw["rope_theta"]}
+    if raw["rope_scaling"]:
+        rope |= {"rope_type": raw["rope_scaling"]["type"], "factor": raw["rope_scaling"]["factor"]}
+    return LlamaConfig(
+        **{key: raw[key] for key in SHARED_KEYS + TEXT_KEYS}, attention_bias=raw["bias"], rope_parameters=rope
+    )
+
+
+def split_wqkv(wqkv: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, ...]:
+    """InternLM2's fused rows (G * H * d, ...) as q (heads * d, ...), k and v (kv_heads * d, ...), copied."""
+    wqkv_GHd = wqkv.unflatten(0, (kv_heads, heads // kv_heads + 2, -1))
+    parts = wqkv_GHd.split([heads // kv_heads, 1, 1], dim=1)
+    return tuple(part.flatten(0, 2).clone() for part in parts)
+
+
+def merge_wqkv(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, kv_heads: int) -> torch.Tensor:
+    """The inverse of split_wqkv."""
+    q_GHd = q.unflatten(0, (kv_heads, heads // kv_heads, -1))
+    k_GHd, v_GHd = k.unflatten(0, (kv_heads, 1, -1)), v.unflatten(0, (kv_heads, 1, -1))
+    return torch.cat([q_GHd, k_GHd, v_GHd], dim=1).flatten(0, 2)
+
+
+def _original_names(state: Mapping[str, torch.Tensor], config: InternVLConfig) -> dict[str, list[str]]:
+    """Every original tensor and the parameters it holds: one, or q, k and v."""
+    names: dict[str, list[str]] = {}
+    for ours in state:
+        if ours == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        original = ours
+        for part, replacement in RENAMED.items():
+            original = original.replace(part, replacement)
+        names.setdefault(original, []).append(ours)
+    return names
+
+
+def load_original(folder: Path, image_token_id: int, dtype: torch.dtype | None) -> InternVLForConditionalGeneration:
+    """The folder's model in eval mode, its weights as stored or in `dtype`; one shard is read at a time.
+
+    Raises ValueError if the folder has no safetensors, lacks a tensor, or has one that is unknown or of another shape.
+    """
+    config = original_config(folder, image_token_id)
+    layout = _shard_layout(folder)
+    with torch.device("meta"):
+        hf = InternVLForConditionalGeneration(config)
+    empty = hf.state_dict()
+    names = _original_names(empty, config)
+    _check_names(set(names), {name for shard in layout.values() for name in shard}, folder)
+    for file, stored in layout.items():
+        filled: dict[str, torch.Tensor] = {}
+        with safe_open(folder / file, framework="pt") as shard:
+            for name in stored:
+                wanted = [empty[ours].shape for ours in names[name]]
+                whole = (sum(shape[0] for shape in wanted), *wanted[0][1:])
+                tensor = shard.get_tensor(name)
+                if tensor.shape != whole:
+                    raise ValueError(
+                        f"backbone.path={folder}: {name} in {file} has shape {tuple(tensor.shape)}, "
+                        f"config.json says {whole}; download the folder anew"
+                    )
+                filled |= zip(names[name], _split(name, tensor.to(dtype), config), strict=True)
+        hf.load_state_dict(filled, strict=False, assign=True)
+    # The only buffers; they are computed, not stored.
+    hf.model.language_model.rotary_emb = LlamaRotaryEmbedding(hf.model.language_model.config)
+    hf.tie_weights()
+    assert not any(tensor.is_meta for tensor in (*hf.parameters(), *hf.buffers()))
+    return hf.eval()
+
+
+def _split(name: str, tensor: torch.Tensor, config: InternVLConfig) -> tuple[torch.Tensor, ...]:
+    if ".wqkv." in name:
+        text = config.text_config
+        return split_wqkv(tensor, text.num_attention_heads, text.num_key_value_heads)
+    if ".attn.qkv." in name:
+        return tuple(part.clone() for part in tensor.chunk(3))
+    return (tensor,)
+
+
+def _merge(name: str, parts: list[torch.Tensor], config: InternVLConfig) -> torch.Tensor:
+    if ".wqkv." in name:
+        text = config.text_config
+        q, k, v = parts
+        return merge_wqkv(q, k, v, text.num_attention_heads, text.num_key_value_heads)
+    return torch.cat(parts) if ".attn.qkv." in name else parts[0]
+
+
+def _check_names(wanted: set[str], found: set[str], folder: Path) -> None:
+    if missing := sorted(wanted - found):
+        raise ValueError(f"backbone.path={folder}: the weights have no {missing[0]}; download the folder anew")
+    if unknown := sorted(found - wanted):
+        raise ValueError(f"backbone.path={folder}: the weights have {unknown[0]}, which no InternVL2.5 has; check it")
+
+
+def _shard_layout(folder: Path) -> dict[str, list[str]]:
+    """The folder's weight files and the tensors in each. Raises ValueError if a file is not there."""
+    files = ["model.safetensors"]
+    if (folder / INDEX).is_file():
+        files = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    layout = {}
+    for file in files:
+        # A name with a folder in it would be written outside the new folder.
+        if Path(file).name != file or not (folder / file).is_file():
+            pickled = "; pytorch_model.bin is never unpickled" if list(folder.glob("*.bin")) else ""
+            raise ValueError(f"backbone.path={folder} has no {file}{pickled}; give a folder with all its safetensors")
+        with safe_open(folder / file, framework="pt") as shard:
+            layout[file] = list(shard.keys())
+    return layout
+
+
+def to_original(hf_state: Mapping[str, torch.Tensor], config: InternVLConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    """The original's tensors, one after the other: renamed, and q, k and v merged again."""
+    for name, ours in _original_names(hf_state, config).items():
+        yield name, _merge(name, [hf_state[part] for part in ours], config)
+
+
+def write_original(hf: InternVLForConditionalGeneration, source: Path, folder: Path) -> None:
+    """Write the model into the empty `folder`, laid out as `source`, from which it was loaded; one shard at a time.
+
+    The files of `source` that hold no weights are copied; its subfolders are not.
+    """
+    assert not any(folder.iterdir())
+    state = hf.state_dict()
+    names = _original_names(state, hf.config)
+    total = 0
+    for file, stored in _shard_layout(source).items():
+        part = {ours: state[ours] for name in stored for ours in names[name]}
+        tensors = {name: tensor.contiguous() for name, tensor in to_original(part, hf.config)}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if (source / INDEX).is_file():
+        index = json.loads((source / INDEX).read_text())
+        index["metadata"]["total_size"] = total
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
+            shutil.copyfile(path, folder / path.name)
+    config = json.loads((source / "config.json").read_text())
+    config["llm_config"]["vocab_size"] = hf.get_input_embeddings().weight.shape[0]
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,217 @@
+"""Tokenizers of downloaded folders, without running code from there: tokenizer.json, or sentencepiece converted."""
+
+import json
+import math
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import import_protobuf
+
+SPACE = "▁"  # how sentencepiece writes a space in its pieces
+BPE_MODEL = 2  # TrainerSpec.ModelType
+NORMAL, UNKNOWN, USER_DEFINED, UNUSED, BYTE = 1, 2, 4, 5, 6  # SentencePiece.Type; 3 is control
+NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Tokenizer of a folder: from tokenizer.json, else from a sentencepiece tokenizer.model.
+
+    The converted one gives the ids of the tokenizer class the folder was made for: text is cut at the added tokens and
+    what lies between is encoded by sentencepiece on its own. It differs in this alone:
+    - The name of a piece whose id an added token has taken over (InternLM2's "[UNUSED_TOKEN_146]", now "<|im_start|>")
+      is ordinary text, so that user text can not make special tokens.
+    - With split_special_tokens, added tokens that are not special are cut out all the same.
+    - With add_dummy_prefix, text that is one user-defined symbol and nothing else gets no prefix.
+    - Decoding prints an unknown token by its name, and takes one space off the front, not several.
+
+    Raises ValueError if there is neither file, the model can not be converted exactly (not BPE, a character map such as
+    nmt_nfkc, spaces as suffix), or the ids of the added tokens contradict each other.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    if not (folder / "tokenizer.model").is_file():
+        raise ValueError(
+            f"backbone.path={folder} has neither tokenizer.json nor tokenizer.model; download the tokenizer files too"
+        )
+    model = _read_model(folder)
+    config, names = _read_json(folder, "tokenizer_config.json"), _read_json(folder, "special_tokens_map.json")
+    added = _added_tokens(folder, config, names)
+    named = {key: _content(value) for key in NAMED if (value := config.get(key) or names.get(key))}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_convert(folder, model, added),
+        clean_up_tokenization_spaces=False,
+        add_bos_token=config.get("add_bos_token", False),
+        add_eos_token=config.get("add_eos_token", False),
+        **named,
+    )
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Contents of a file of the folder, empty if it is not there."""
+    path = folder / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _content(token: str | dict[str, Any]) -> str:
+    return token if isinstance(token, str) else token["content"]
+
+
+def _read_model(folder: Path) -> Any:
+    """The sentencepiece ModelProto. Raises ValueError if it is none, or one that can not be converted exactly."""
+    protobuf = import_protobuf()
+    path, model = folder / "tokenizer.model", protobuf.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf's DecodeError; the class belongs to an optional module
+        raise ValueError(f"{path} is no sentencepiece model ({error}); download it again") from None
+    reason = None
+    if model.trainer_spec.model_type != BPE_MODEL:
+        reason = "it is no BPE model"
+    elif model.normalizer_spec.precompiled_charsmap:
+        # `tokenizers` maps grapheme by grapheme, sentencepiece takes the longest match: "\r\n" is one space or two.
+        reason = f"its character map {model.normalizer_spec.name!r} has no exact equivalent"
+    elif model.trainer_spec.treat_whitespace_as_suffix or not model.normalizer_spec.escape_whitespaces:
+        reason = "it does not write a space as a prefix of the word"
+    if reason:
+        raise ValueError(f"{path} can not be converted: {reason}; put the model's tokenizer.json into the folder")
+    return model
+
+
+def _added_tokens(folder: Path, config: dict[str, Any], names: dict[str, Any]) -> dict[int, AddedToken]:
+    """Added tokens by id, from tokenizer_config.json and, where that lacks them, added_tokens.json."""
+    added: dict[int, AddedToken] = {}
+    for token_id, entry in config.get("added_tokens_decoder", {}).items():
+        flags = {flag: entry.get(flag, False) for flag in ("lstrip", "rstrip", "single_word", "special")}
+        # The original cuts the text before it normalises, whatever the file says.
+        added[int(token_id)] = AddedToken(entry["content"], normalized=False, **flags)
+    listed = [*names.get("additional_special_tokens", []), *(names[key] for key in NAMED if names.get(key))]
+    special = {_content(token) for token in listed}
+    ids = {token.content: token_id for token_id, token in added.items()}
+    for content, token_id in _read_json(folder, "added_tokens.json").items():
+        if ids.get(content, token_id) != token_id or (token_id in added and added[token_id].content != content):
+            raise ValueError(
+                f"{folder} gives token {content!r} the id {token_id} in added_tokens.json and another in"
+                " tokenizer_config.json; download both files again"
+            )
+        if token_id not in added:
+            added[token_id] = AddedToken(content, normalized=False, special=content in special)
+    return added
+
+
+def _convert(folder: Path, model: Any, added: dict[int, AddedToken]) -> Tokenizer:
+    """The model in the form of the `tokenizers` library, with the added tokens at their ids."""
+    own = dict(enumerate(model.pieces))
+    renamed = {
+        token_id for token_id, token in added.items() if token_id in own and own[token_id].piece != token.content
+    }
+    symbols = [p.piece for token_id, p in own.items() if p.type == USER_DEFINED and token_id not in renamed]
+    merges = _merges(folder, model)
+    _check_renamed(folder, [own[token_id] for token_id in renamed], merges)
+    vocab = {p.piece: token_id for token_id, p in own.items() if token_id not in renamed}
+    for token_id, token in added.items():
+        if vocab.setdefault(token.content, token_id) != token_id:
+            raise ValueError(
+                f"{folder} gives token {token.content!r} the ids {vocab[token.content]} and {token_id}; download"
+                " tokenizer_config.json, added_tokens.json and tokenizer.model again"
+            )
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocab,
+            merges=merges,
+            unk_token=next(p.piece for p in model.pieces if p.type == UNKNOWN),
+            fuse_unk=True,
+            byte_fallback=model.trainer_spec.byte_fallback,
+        )
+    )
+    tokenizer.normalizer = _normalizer(folder, model.normalizer_spec, symbols)
+    tokenizer.decoder = _decoder(model.normalizer_spec)
+    # sentencepiece finds these in the normalised text, so that what is around them keeps its place in the text.
+    tokenizer.add_tokens([AddedToken(symbol, normalized=True, special=False) for symbol in symbols])
+    for _, token in sorted(added.items()):
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+    return tokenizer
+
+
+def _check_renamed(folder: Path, pieces: list[Any], merges: list[tuple[str, str]]) -> None:
+    """Raises ValueError if an added token has taken the id of a piece that ordinary text is made of."""
+    used = {part for left, right in merges for part in (left, right, left + right)}
+    for piece in pieces:
+        if piece.piece in used or len(piece.piece) == 1 or piece.type in (UNKNOWN, BYTE):
+            raise ValueError(
+                f"{folder} gives an added token the id of {piece.piece!r}, which ordinary text needs; download"
+                " tokenizer_config.json, added_tokens.json and tokenizer.model again"
+            )
+
+
+def _merges(folder: Path, model: Any) -> list[tuple[str, str]]:
+    """Pairs in the order in which sentencepiece merges them: by falling score of the piece they make.
+
+    sentencepiece may make a piece of any of its splits and among equal scores takes the leftmost, `tokenizers` ranks
+    every split on its own. But what happens inside a stretch of text that nothing has merged into from outside is what
+    happens to that stretch alone. So only one split of a piece can ever come about, the one its own text ends in, and
+    with one split a piece and one piece a score both orders are the same.
+    """
+    scores = {p.piece: p.score for p in model.pieces if p.type in (NORMAL, UNUSED)}
+    unused = {p.piece for p in model.pieces if p.type == UNUSED}
+    merges: dict[float, tuple[str, str]] = {}
+    for piece, score in scores.items():
+        pair = _last_merge(piece, scores)
+        if pair is None:
+            continue  # no text is ever encoded as this piece
+        reason = None
+        if score in merges:
+            reason = f"{piece!r} and {''.join(merges[score])!r} have the same score"
+        elif piece in unused:
+            reason = f"{piece!r} is made and split again"
+        elif missing := [part for part in pair if part not in scores]:
+            reason = f"{piece!r} is made of {missing[0]!r}, which is no piece"
+        if reason:
+            raise ValueError(
+                f"{folder / 'tokenizer.model'} can not be converted: {reason}; put the model's tokenizer.json into the"
+                " folder"
+            )
+        merges[score] = pair
+    return [merges[score] for score in sorted(merges, reverse=True)]
+
+
+def _last_merge(piece: str, scores: dict[str, float]) -> tuple[str, str] | None:
+    """The two parts that are left when a piece's text is merged as sentencepiece does; None if more are left."""
+    parts = list(piece)
+    while len(parts) > 2:
+        pairs = [left + right for left, right in pairwise(parts)]
+        place = max(range(len(pairs)), key=lambda i: scores.get(pairs[i], -math.inf))  # the first of equals
+        if pairs[place] not in scores:
+            return None
+        parts[place : place + 2] = [pairs[place]]
+    return (parts[0], parts[1]) if len(parts) == 2 else None
+
+
+def _normalizer(folder: Path, spec: Any, symbols: list[str]) -> normalizers.Normalizer:
+    """Spaces as sentencepiece treats them, for a text between two added tokens."""
+    if any(" " in symbol or (SPACE in symbol and spec.remove_extra_whitespaces) for symbol in symbols):
+        raise ValueError(
+            f"{folder / 'tokenizer.model'} can not be converted: it has a user-defined symbol with a space; put the"
+            " model's tokenizer.json into the folder"
+        )
+    steps: list[normalizers.Normalizer] = []
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" +"), " ")]
+    steps.append(normalizers.Replace(" ", SPACE))
+    if spec.add_dummy_prefix:
+        # `tokenizers` normalises the symbols too before it looks for them, and they must stay as they are.
+        alone = rf"(?!(?:{'|'.join(map(re.escape, symbols))})\z)" if symbols else ""
+        steps.append(normalizers.Replace(Regex(rf"\A(?!\z){alone}"), SPACE))
+    if spec.remove_extra_whitespaces:
+        steps.append(normalizers.Replace(Regex(rf"{SPACE}+\z"), ""))
+    return normalizers.Sequence(steps)
+
+
+def _decoder(spec: Any) -> decoders.Decoder:
+    steps: list[decoders.Decoder] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if spec.add_dummy_prefix or spec.remove_extra_whitespaces:
+        steps.append(decoders.Strip(" ", left=1))
+    return decoders.Sequence(steps)

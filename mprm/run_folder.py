@@ -1,0 +1,216 @@
+"""The run folder and its rule: finished stages are skipped, an unfinished one goes on, another config is refused."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import sleep
+from types import TracebackType
+from typing import IO, Any, Self
+
+from omegaconf import DictConfig, OmegaConf
+
+from mprm.artifacts import TEMPORARY, is_rank_zero, read_json, remove, write_json, write_text
+
+# Enters every config hash. Raise it when a file of the run folder changes its meaning: older runs are then refused.
+FORMAT_VERSION = 2
+
+# Keys that do not change what a run computes: changing them finds the same run again. A group name covers its keys.
+NOT_IN_HASH = (
+    "task",  # task=train continues the run that task=select began
+    "name",
+    "runs",
+    "cache",
+    "overwrite",
+    "debug",
+    "logger",
+    "pretrain",
+    "export",  # files asked for beside the run folder
+    "output",
+    "run",  # what task=export and task=score read
+    "checkpoint",
+    "format",
+    "input",
+    "predictions",  # somebody else's scores, for task=measure, which opens no run
+    "threshold",
+    "trainer.accelerator",  # the gradient does not depend on how a global batch is cut: resume on other devices
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.offload_optimizer",
+    "trainer.max_tokens",
+    "trainer.num_workers",
+    "trainer.checkpoint_every",
+)
+
+PACKAGES = ("mprm", "torch", "transformers", "pytorch-lightning", "torchmetrics", "deepspeed", "datasets", "numpy")
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """SHA-256, in hex, of the resolved config without NOT_IN_HASH, and of FORMAT_VERSION.
+
+    The order of keys does not matter. An absolute path inside the working folder counts as the relative one.
+    """
+    content = {"format": FORMAT_VERSION, "config": _hashed_values(cfg)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """An open run: `path` holds its files. Locked against other processes until closed, or until the process ends."""
+
+    path: Path
+    config_hash: str
+    lock: IO[str] | None = field(repr=False)  # None: a further rank of a distributed run, which reads and never writes
+
+    def finished(self, stage: str) -> bool:
+        """Has `stage` ended with this config?"""
+        return stage in self._record()["stages"]
+
+    def summary(self, stage: str) -> dict[str, Any]:
+        """What `stage` handed to finish(); KeyError when it has not finished."""
+        summary: dict[str, Any] = self._record()["stages"][stage]
+        return summary
+
+    def finish(self, stage: str, summary: dict[str, Any]) -> None:
+        """Record that `stage` is done. Call it after the stage's files are in place: from now on it is skipped."""
+        if self.lock is not None:
+            record = self._record()
+            record["stages"][stage] = summary
+            write_json(self.path / "stages.json", record)
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self.lock is not None:
+            self.lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _record(self) -> dict[str, Any]:
+        record: dict[str, Any] = read_json(self.path / "stages.json")
+        return record
+
+
+def open_run(cfg: DictConfig) -> RunFolder:
+    """Open runs/<name> and lock it: a new folder, or the one that the same config left behind, finished or not.
+
+    Args:
+        cfg: the composed config, its `name` filled in (mprm.config.validate does).
+
+    Raises:
+        ValueError: the folder belongs to another config and overwrite is false (with overwrite=true it is emptied),
+            is no run folder, or is in use by another process.
+    """
+    path, this_hash = Path(cfg.runs) / cfg.name, config_hash(cfg)
+    if not is_rank_zero():
+        return RunFolder(path, this_hash, None)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = _lock(path)
+    try:
+        _claim(path, this_hash, cfg)
+    except BaseException:
+        lock.close()
+        raise
+    return RunFolder(path, this_hash, lock)
+
+
+def wait_for_rank_zero(run: RunFolder, stage: str) -> None:
+    """In a further rank: return when the first has opened the folder with the same config and finished `stage`.
+
+    In the first rank: return at once. Waits for ever; the launcher ends the further ranks when the first one fails.
+    """
+    while not is_rank_zero():
+        with suppress(FileNotFoundError):  # not opened yet, or being emptied of another config's files
+            record = read_json(run.path / "stages.json")
+            if record["config_hash"] == run.config_hash and stage in record["stages"]:
+                return
+        sleep(0.5)
+
+
+def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
+    """Make the locked folder this config's own, or raise ValueError."""
+    for leftover in list(path.rglob(TEMPORARY + "*")):  # of a killed process: nobody else can be writing here
+        remove(leftover)
+    contents = [entry for entry in path.iterdir() if entry.name != ".lock"]
+    if contents and not (path / "stages.json").exists():
+        raise ValueError(f"{path} holds files but is no run folder (no stages.json); give another name= or runs=")
+    if contents and read_json(path / "stages.json")["config_hash"] != this_hash:
+        if not cfg.overwrite:
+            raise ValueError(
+                f"{path} was made with another config ({_differences(path, cfg)}); "
+                "give another name=, or overwrite=true to empty the folder and start again"
+            )
+        # stages.json goes last: until then a killed process leaves a folder that is still known as a run
+        for entry in sorted(contents, key=lambda entry: entry.name == "stages.json"):
+            remove(entry)
+    if not (path / "stages.json").exists():
+        write_json(path / "stages.json", {"format": FORMAT_VERSION, "config_hash": this_hash, "stages": {}})
+    if not (path / "config.yaml").exists():
+        write_text(path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    if not (path / "versions.json").exists():
+        write_json(path / "versions.json", {package: _version(package) for package in PACKAGES})
+
+
+def _lock(path: Path) -> IO[str]:
+    # Opened without truncation: the pid in it is the holder's until the lock is ours.
+    lock = open(path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until RunFolder.close
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        lock.close()
+        raise ValueError(f"{path} is in use by process {holder}; wait until it ends, or give another name=") from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _hashed_values(cfg: DictConfig) -> dict[str, Any]:
+    """The leaves that enter the hash, by dotted key."""
+    return {
+        key: value
+        for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True), "")
+        if not any(key == name or key.startswith(name + ".") for name in NOT_IN_HASH)
+    }
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for name, child in node.items():
+            yield from _leaves(child, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, str) and Path(node).is_absolute() and Path(node).is_relative_to(Path.cwd()):
+        yield key, str(Path(node).relative_to(Path.cwd()))
+    elif isinstance(node, int) and not isinstance(node, bool):
+        yield key, float(node)  # alpha=1 is alpha=1.0
+    else:
+        yield key, node
+
+
+def _differences(path: Path, cfg: DictConfig) -> str:
+    """The first keys in which cfg differs from the folder's config, as `key there -> here`."""
+    if not (path / "config.yaml").exists():
+        return "its config.yaml is missing"
+    stored = OmegaConf.load(path / "config.yaml")
+    assert isinstance(stored, DictConfig), path
+    there, here = _hashed_values(stored), _hashed_values(cfg)
+    changed = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
+    shown = [f"{key} {there.get(key)} -> {here.get(key)}" for key in changed[:3]]
+    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "") or "another format version"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

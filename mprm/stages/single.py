@@ -1,0 +1,90 @@
+"""Tasks beside the pipeline: on a model or a file of its own, without a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from mprm.artifacts import write_json
+from mprm.config import Config, validate
+from mprm.stages.devices import check_devices, console, device_of, load_backbone
+
+
+def score(cfg: Config) -> None:
+    """Step scores for a file of solutions, by the backbone as it lies in its folder."""
+    from mprm.evaluation.predict import score as predict
+    from mprm.evaluation.score_file import score_file
+
+    if cfg.input is None or cfg.output is None:
+        raise ValueError("task=score needs input=FILE.jsonl (image, question, steps) and output=FILE.jsonl")
+    check_devices(cfg)
+    processor, model = load_backbone(cfg)
+    scored, skipped = score_file(
+        Path(cfg.input),
+        Path(cfg.output),
+        lambda solutions, image_path: predict(
+            model,
+            processor,
+            solutions,
+            image_path,
+            cfg.backbone.max_length,
+            2 * cfg.trainer.max_tokens,
+            device_of(cfg),
+            "solutions",
+        ),
+    )
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+    console.print(f"scored {scored} solutions{f', not scored: {reasons}' if reasons else ''}; wrote {cfg.output}")
+
+
+def export(cfg: Config) -> None:
+    """A trained run as a folder that other software loads."""
+    from mprm.training.checkpoint import load_checkpoint, load_weights
+    from mprm.training.export import export as write
+
+    if cfg.run is None or cfg.output is None:
+        raise ValueError("task=export needs run=runs/NAME and output=DIR; format=hf or original")
+    trained = config_of_run(Path(cfg.run))
+    processor, model = load_backbone(trained)
+    if cfg.checkpoint is None:
+        load_weights(model, Path(cfg.run) / "weights.safetensors")
+    else:
+        load_checkpoint(model, Path(cfg.checkpoint))
+    write(model, processor, Path(cfg.output), cfg.format, Path(trained.backbone.path or ""))
+    console.print(f"wrote {cfg.output}")
+
+
+def measure(cfg: Config) -> None:
+    """Metrics of anybody's predictions."""
+    from mprm.evaluation.measure import measure_file
+
+    if cfg.predictions is None or cfg.output is None:
+        raise ValueError("task=measure needs predictions=FILE and output=FILE.json; threshold=0.5 or searched")
+    result = measure_file(cfg.predictions, cfg.threshold, cfg.output)
+    shown = ", ".join(
+        f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1", "auc")
+    )
+    console.print(
+        f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {shown}; wrote {cfg.output}"
+    )
+
+
+def pretrain(cfg: Config) -> None:
+    """Pretrain a tiny backbone on chartworld."""
+    from mprm.chartworld.pretrain import held_out_accuracy
+    from mprm.chartworld.pretrain import pretrain as run_pretraining
+
+    folder = run_pretraining(cfg.pretrain, cfg.seed)
+    accuracy = held_out_accuracy(cfg.pretrain, cfg.seed)
+    write_json(folder / "held_out.json", accuracy)
+    console.print(f"wrote {folder}: {accuracy['numbers']:.1%} of numbers, {accuracy['claims']:.1%} of claims right")
+
+
+def config_of_run(folder: Path) -> Config:
+    """The configuration that a run was made with. Raises ValueError if the folder is no run."""
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"run={folder} has no config.yaml; give the folder of a run, runs/NAME")
+    raw = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(raw, DictConfig)
+    return validate(raw, {})

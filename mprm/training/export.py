@@ -1,0 +1,82 @@
+"""A trained step model as a folder that transformers, or the published evaluation script, reads by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from mprm.artifacts import atomic_folder
+from mprm.backbones.base import Processor, StepModel
+from mprm.backbones.internvl_original import is_original, write_original
+from mprm.backbones.parts import merge_adapters
+from mprm.data.prompt import MARK
+
+FORMATS = ("hf", "original")
+
+
+def export(model: StepModel, processor: Processor, folder: Path, layout: str, source: Path) -> None:
+    """Write the model into `folder`, which must not be there; the model is not a step model any more.
+
+    layout: hf, for transformers' AutoModelForImageTextToText, or original, OpenGVLab's, which `source`, the backbone's
+    folder, must then be in. The weights keep their type.
+    Raises ValueError if the folder is there, or the source is no original.
+    """
+    if folder.exists():
+        raise ValueError(f"output={folder} is there already; give another folder, or remove it")
+    if layout == "original" and not is_original(source):
+        raise ValueError(f"format=original: backbone.path={source} is not in OpenGVLab's format; use format=hf")
+    hf = fold(model)
+    with atomic_folder(folder) as temporary:
+        if layout == "original":
+            write_original(hf, source, temporary)
+            name_mark(temporary, model.mark_id)
+        else:
+            hf.save_pretrained(temporary)
+            processor.save(temporary)
+
+
+def fold(model: StepModel) -> PreTrainedModel:
+    """The transformers model with all that was trained written into it: adapters, the mark's row, the verdicts' rows.
+
+    Tied tables come apart: the head has learnt rows of its own, and the same rows of the embedding stay what they were.
+    """
+    merge_adapters(model)
+    hf: Any = model.hf
+    with torch.no_grad():
+        table_VD = hf.get_input_embeddings().weight
+        if hf.get_output_embeddings().weight is table_VD:
+            hf.get_output_embeddings().weight = nn.Parameter(table_VD.clone())
+            hf.config.tie_word_embeddings = hf.config.text_config.tie_word_embeddings = False
+        if model.mark_id >= len(table_VD):
+            hf.resize_token_embeddings(model.mark_id + 1, mean_resizing=False)
+            head_VD = hf.get_output_embeddings().weight
+            head_VD[model.mark_id] = head_VD[: model.mark_id].mean(0)
+        hf.get_input_embeddings().weight[model.mark_id] = model.mark_D
+        hf.get_output_embeddings().weight[list(model.head.verdict_ids)] = model.head.weight.to(table_VD.dtype)
+    return hf
+
+
+def name_mark(folder: Path, mark_id: int) -> None:
+    """Add the mark to the tokenizer's files of an original folder, each where it lists added tokens."""
+    entry = {"content": MARK, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    for name, key in (
+        ("added_tokens.json", None),
+        ("tokenizer_config.json", "added_tokens_decoder"),
+        ("tokenizer.json", "added_tokens"),
+    ):
+        path = folder / name
+        if not path.is_file() or MARK in path.read_text(encoding="utf-8"):
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if key is None:
+            content[MARK] = mark_id
+        elif key == "added_tokens":
+            content[key].append({"id": mark_id, **entry, "special": True})
+        else:
+            content.setdefault(key, {})[str(mark_id)] = {**entry, "special": True}
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,173 @@
+"""How Lightning spreads a training over devices: strategies, DeepSpeed's settings and optimizer, launchers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.precision import DeepSpeedPrecision
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
+
+from mprm.artifacts import atomic_folder, write_text
+from mprm.training.recipe import Machine, Recipe
+
+
+class KeepTargets(DeepSpeedPrecision):
+    """DeepSpeed's precision, but targets and weights stay float32 (the tower casts its pixels itself).
+
+    The gradient is divided by the accumulated micro-batches once, by Lightning, and not by the engine again.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def backward(self, tensor: Any, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+
+class Sharded(DeepSpeedStrategy):
+    """DeepSpeed ZeRO. A checkpoint is a folder of shards that is whole or not there.
+
+    Everything else is Lightning's default: buckets of 2e8 elements, reduction overlapped with the backward pass into
+    contiguous gradients, clipping by the engine. Activation checkpointing is the backbone's own.
+    """
+
+    def __init__(self, stage: int, offload_optimizer: bool) -> None:
+        # Lightning's sub_group_size puts all parameters into one group, for whose step ZeRO-3 casts all gradients to
+        # float32 at once; DeepSpeed's own 1e9 elements bound that copy.
+        super().__init__(
+            stage=stage,
+            offload_optimizer=offload_optimizer,
+            sub_group_size=1_000_000_000,
+            exclude_frozen_parameters=True,
+        )
+        self.offload_optimizer = offload_optimizer
+        assert isinstance(self.config, dict)
+        # bfloat16 has 8 bits: in a sum of 32 micro-batches the last ones would be rounded away.
+        self.config["data_types"] = {"grad_accum_dtype": "fp32"}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        # DeepSpeed's last file, `latest`, says nothing: rank 0 writes it while others may still write their shards.
+        # Lightning takes rank 0's folder on every rank and ends in a barrier, so that the folder is whole when renamed.
+        with atomic_folder(filepath) if self.is_global_zero else nullcontext(filepath) as folder:
+            super().save_checkpoint(checkpoint, folder, storage_options)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        if shards(Path(checkpoint_path)) != self.world_size:
+            if self.is_global_zero:
+                make_universal(Path(checkpoint_path))
+            self.barrier()
+            self.deepspeed_engine._config.load_universal_checkpoint = True
+        optimizer = self.optimizers[0]
+        settings = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
+        client_state = super().load_checkpoint(checkpoint_path, weights_only)
+        for group, before in zip(optimizer.param_groups, settings, strict=True):
+            # Universal ZeRO-3 gives every group the first one's weight decay; AdamW and its C++ twin have keys of their
+            # own, which the other's checkpoint has not.
+            group.update({**before, **group, "weight_decay": before["weight_decay"]})
+        for state in optimizer.state.values():
+            # Universal ZeRO-3 lets all groups share one step counter, which AdamW would raise once for each of them.
+            state["step"] = deepcopy(state["step"])
+        return client_state
+
+
+def shards(checkpoint: Path) -> int:
+    """The number of processes that wrote a DeepSpeed checkpoint."""
+    return len(list(checkpoint.glob("checkpoint/*_optim_states.pt")))
+
+
+def make_universal(checkpoint: Path) -> None:
+    """Write the shards a second time, by parameter, which DeepSpeed loads on any number of devices.
+
+    In a process of its own, as the conversion forks. Raises ValueError if it fails.
+    """
+    universal = checkpoint / "universal"
+    if not universal.is_dir():
+        with atomic_folder(universal) as folder:
+            command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+            command += ["--input_folder", str(checkpoint / "checkpoint"), "--output_folder", str(folder)]
+            converted = subprocess.run(command, capture_output=True, text=True)
+            if converted.returncode:
+                reason = (converted.stderr.strip() or "killed").splitlines()[-1]
+                raise ValueError(f"{checkpoint} can not be converted for other devices ({reason}); resume on as many")
+    write_text(checkpoint / "latest_universal", universal.name)
+
+
+def part_ranks(strategy: Strategy) -> None:
+    """Wait for the other ranks, then end the connections to them: a process that just exits with them may abort."""
+    if not torch.distributed.is_initialized():
+        return
+    torch.distributed.barrier()
+    if isinstance(strategy, Sharded):
+        import deepspeed
+
+        deepspeed.comm.destroy_process_group()
+    else:
+        torch.distributed.destroy_process_group()
+
+
+def build_strategy(machine: Machine) -> str | Strategy:
+    """The strategy by name. DDP on CPUs spawns its processes, also in a multirun, unless a launcher started them."""
+    if machine.strategy == "ddp_cpu":
+        if launched() is not None:
+            return DDPStrategy(process_group_backend="gloo")
+        return DDPStrategy(process_group_backend="gloo", start_method="spawn")
+    if machine.strategy in ("deepspeed_stage_2", "deepspeed_stage_3"):
+        return Sharded(int(machine.strategy[-1]), machine.offload_optimizer)
+    return machine.strategy
+
+
+def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, strategy: Strategy) -> torch.optim.Optimizer:
+    """AdamW. Where its states are in CPU memory the update runs there too, in DeepSpeed's C++, built at first use."""
+    betas = (recipe.betas[0], recipe.betas[1])
+    if isinstance(strategy, Sharded) and strategy.offload_optimizer:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps, adamw_mode=True)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
+
+
+def launched() -> tuple[str, int] | None:
+    """The variable in which torchrun or srun says how many processes it started, and their number; None without one.
+
+    torchrun goes first: it may have been started by srun, once for each node.
+    """
+    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return "WORLD_SIZE", int(os.environ["WORLD_SIZE"])
+    # Lightning's rule for a shell inside an allocation, where nobody started processes yet.
+    if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return "SLURM_NTASKS", int(os.environ["SLURM_NTASKS"])
+    return None
+
+
+def check_world_size(machine: Machine) -> None:
+    """Raises ValueError if a launcher started another number of processes than the machine has devices."""
+    started = launched()
+    wanted = machine.devices * machine.num_nodes
+    if started is not None and started[1] != wanted:
+        raise ValueError(
+            f"trainer.devices={machine.devices} x trainer.num_nodes={machine.num_nodes} are {wanted} processes, but "
+            f"the launcher started {started[0]}={started[1]}; change the launcher's number or the trainer's"
+        )
+
+
+def check_checkpoint(checkpoint: Path | None, machine: Machine) -> None:
+    """Raises ValueError if the machine's strategy can not load the checkpoint: DeepSpeed's stages have their own."""
+    if checkpoint is None:
+        return
+    written = "no deepspeed strategy"
+    if checkpoint.is_dir():
+        written = f"deepspeed_stage_{2 if (checkpoint / 'checkpoint' / 'mp_rank_00_model_states.pt').is_file() else 3}"
+    wanted = machine.strategy if machine.strategy.startswith("deepspeed") else "no deepspeed strategy"
+    if written != wanted:
+        raise ValueError(
+            f"trainer.strategy={machine.strategy} can not resume {checkpoint}, which was written with {written}; "
+            "resume with that, or remove the checkpoints folder to start again"
+        )

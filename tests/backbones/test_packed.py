@@ -1,0 +1,164 @@
+"""The bar of exactness: a packed row with shared prefixes gives the scores and gradients of separate solutions.
+
+Compared in float32: solutions in one row that share their question's prefix, the same without sharing, one by one, and
+transformers' own classes on a padded batch. Every question has several images; solutions have different lengths, and
+some share whole steps with their marks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from mprm.backbones.base import Backbone, Processor, StepModel, encode
+from mprm.data.collate import Batch, Example, collate
+
+QUESTIONS = [
+    (
+        "What is red plus blue?",
+        [(56, 56), (170, 90), (40, 100)],
+        [
+            ["red is 4.", "blue is 7.", "red 4 + blue 7 = 11.", "The answer is 11."],
+            ["red is 4.", "blue is 8.", "The answer is 12."],
+            ["red is 4."],
+            ["red is 4.", "blue is 7.", "red 4 + blue 7 = 11.", "The answer is 11."],
+        ],
+    ),
+    ("Which?", [(140, 84)], [["black is 3."]]),
+    ("How much taller is black than orange?", [(112, 56), (60, 120)], [["black is 8.", "So 5."], ["I look."]]),
+]
+OPTIONS = {
+    "plain": {},
+    "checkpointing": {"gradient_checkpointing": True},
+    "lora": {"language_model": "lora", "vision": "lora", "lora_rank": 3},
+    "lora, checkpointing": {"language_model": "lora", "gradient_checkpointing": True},
+    "vision": {"vision": "trained"},
+    "grouped": {"grouped": True},
+    "grouped, vision, checkpointing": {"grouped": True, "vision": "trained", "gradient_checkpointing": True},
+}
+
+Logits = Callable[[], torch.Tensor]
+
+
+def encoded(processor: Processor, picture: Callable[[int, int], Image.Image]) -> list[Example]:
+    """Solutions of all questions, in turn."""
+    examples = [
+        replace(encode(processor, [picture(*size) for size in sizes], question, steps), group=number, id=question)
+        for number, (question, sizes, solutions) in enumerate(QUESTIONS)
+        for steps in solutions
+    ]
+    return examples[::2] + examples[1::2]
+
+
+def gradients(model: StepModel, logits: Logits) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model.zero_grad(set_to_none=True)
+    logits_M2 = logits()
+    loss(logits_M2).backward()
+    return logits_M2.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def loss(logits_M2: torch.Tensor) -> torch.Tensor:
+    """The soft loss at scores that differ from mark to mark."""
+    target_M = torch.linspace(0, 1, len(logits_M2))
+    return torch.nn.functional.cross_entropy(logits_M2, torch.stack([1 - target_M, target_M], dim=1), reduction="sum")
+
+
+def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    (logits_M2, ours), (expected_M2, theirs) = found, expected
+    assert (logits_M2.softmax(-1) - expected_M2.softmax(-1)).abs().max() < tolerance
+    for name, gradient in ours.items():
+        largest = theirs[name].abs().max()
+        assert largest > 1e-6, name
+        assert (gradient - theirs[name]).abs().max() <= tolerance * largest, name
+
+
+@pytest.fixture(params=["internvl", "qwen2_5_vl"])
+def family(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_scores_and_gradients_are_those_of_separate_solutions(
+    family: str, options: dict[str, Any], component: Any, stock: Any, picture: Any
+) -> None:
+    loaded: Backbone = component(family, **options)
+    torch.manual_seed(1)
+    processor, model = loaded.load()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)  # they start at zero, and so would the gradient of lora_A
+    model.train()
+    examples = encoded(processor, picture)
+    alone = [replace(example, group=None) for example in examples]
+    shared, separate = collate(examples), collate(alone)
+    assert len(shared.input_ids_T) < 0.6 * len(separate.input_ids_T)
+
+    theirs = stock(model, loaded)
+    expected_M2 = theirs.logits(alone)
+    loss(expected_M2).backward()
+    expected = expected_M2.detach(), theirs.gradients()
+    assert expected_M2.std() > 0.05
+
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    together = gradients(model, lambda: model.step_logits(shared))
+    assert together[1].keys() == trained
+    assert_same(together, expected)
+    apart = gradients(model, lambda: model.step_logits(separate))
+    assert_same(apart, expected)
+    one_by_one = gradients(model, lambda: torch.cat([model.step_logits(collate([example])) for example in alone]))
+    assert_same(one_by_one, expected)
+    assert_same(together, one_by_one)
+
+
+def test_order_and_company_do_not_matter(family: str, component: Any, picture: Any) -> None:
+    processor, model = component(family).load()
+    examples = encoded(processor, picture)
+
+    def scores(chosen: Sequence[int]) -> dict[int, torch.Tensor]:
+        with torch.inference_mode():
+            batch = collate([examples[number] for number in chosen])
+            parts = model.eval().step_logits(batch).softmax(-1)[:, 1].split(batch.n_marks)
+        return dict(zip(chosen, parts, strict=True))
+
+    everything = scores(range(len(examples)))
+    for chosen in ([6, 5, 4, 3, 2, 1, 0], [3, 0], [2, 5, 6], [4]):
+        for number, yes in scores(chosen).items():
+            assert (yes - everything[number]).abs().max() < 1e-6
+
+
+def test_solutions_do_not_see_each_other(family: str, component: Any, picture: Any) -> None:
+    """Another last step of one solution changes its own last score alone, to the last bit."""
+    processor, model = component(family).load()
+    question, sizes, solutions = QUESTIONS[0]
+    images = [picture(*size) for size in sizes]
+
+    def batch(last: str) -> Batch:
+        first, second = [*solutions[0][:3], last], solutions[1]
+        return collate([replace(encode(processor, images, question, s), group=1) for s in (first, second)])
+
+    with torch.inference_mode():
+        one, two = (model.eval().step_logits(batch(last)) for last in ("The answer is 11.", "The answer is 12."))
+    changed = (one != two).any(-1)
+    assert changed.tolist() == [False, False, False, True, False, False, False]
+
+
+def test_positions_start_anew(component: Any, picture: Any) -> None:
+    """M-RoPE: every solution goes on from its question's prefix, every question from zero."""
+    processor, _ = component("qwen2_5_vl").load()
+    examples = encoded(processor, picture)
+    batch = collate(examples)
+    assert batch.position_ids.shape == (3, len(batch.input_ids_T))
+    key = batch.segments.key
+    assert key is not None
+    seen = key.split(batch.segments.key_border.diff().tolist())
+    starts = [int(batch.position_ids[0, places[0]]) for places in seen]
+    assert starts == [0] * len(seen)
+    for example, mark in zip(examples, batch.mark_M.split(batch.n_marks), strict=True):
+        segment = int((batch.segments.query_border <= mark[-1]).nonzero()[-1])
+        places = seen[segment][: len(example.input_ids)]
+        assert batch.position_ids[:, places].equal(example.position_ids[:, : len(places)])

@@ -1,0 +1,72 @@
+"""One rank of a training, as torchrun would start it: `python one_rank.py JOB`, with the launcher's variables set."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from pytorch_lightning.strategies import DeepSpeedStrategy
+
+from mprm.backbones.internvl import InternVL
+from mprm.chartworld.corpus import ChartWorld
+from mprm.data.examples import Examples
+from mprm.data.order import Shuffled
+from mprm.training import fit as fit_module
+from mprm.training.objectives import Hard
+from mprm.training.recipe import Machine, Recipe
+from mprm.training.strategies import Sharded, build_strategy
+
+
+class OnCPU(Sharded):
+    """Without Lightning's demand for CUDA: DeepSpeed itself runs on CPUs, over gloo."""
+
+    def setup_environment(self) -> None:
+        super(DeepSpeedStrategy, self).setup_environment()
+
+    def setup_distributed(self) -> None:
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    @property
+    def root_device(self) -> torch.device:
+        return torch.device("cpu", 0)
+
+
+def for_tests(machine: Machine) -> Any:
+    """build_strategy's, on the CPU too. ZeRO-3 partitions all parameters here; it would keep such small ones whole."""
+    strategy = build_strategy(machine)
+    if isinstance(strategy, Sharded):
+        assert isinstance(strategy.config, dict)
+        strategy.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        if machine.accelerator == "cpu":
+            strategy.__class__ = OnCPU
+    return strategy
+
+
+def main(job: dict[str, Any]) -> None:
+    """Train 20 rollouts for two epochs in steps of 8; the process is killed when it has done step `kill_at`."""
+
+    def kill(line: dict[str, float]) -> None:
+        if line["step"] == job["kill_at"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    records = Dataset.load_from_disk(job["subset"])
+    world = ChartWorld(root=job["world"], rollouts=64)
+    processor, model = InternVL(path=job["backbone"], max_tiles=1, max_length=512).load()
+    train, validation = (
+        Examples(records.select(chosen), world.image_path, processor) for chosen in (range(20), range(20, 30))
+    )
+    recipe = Recipe(learning_rate=1e-3, epochs=2, global_batch_size=8)
+    machine = Machine(**job["machine"])
+    fit_module.build_strategy = for_tests
+    fit_module.fit(
+        model, train, validation, Hard(), Shuffled(), recipe, machine, 512, Path(job["folder"]), seed=0, mirror=kill
+    )
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

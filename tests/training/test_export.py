@@ -1,0 +1,165 @@
+"""A trained model leaves the project and scores as it did: in plain transformers, and in OpenGVLab's format."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GotOcr2ImageProcessorPil,
+    Qwen2VLImageProcessorPil,
+)
+
+from mprm.backbones.base import Backbone, Processor, StepModel, encode
+from mprm.backbones.internvl import InternVL
+from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
+from mprm.data.collate import collate
+from mprm.training.export import export
+from mprm.training.objectives import step_losses
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ORIGINAL = REPOSITORY / "tests" / "oracle_data" / "internvl" / "checkpoint"
+WEIGHTS = REPOSITORY / "mprm" / "chartworld" / "weights"
+PICTURE = Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB")
+QUESTION, STEPS = "What is red plus blue?", ["red is 4.", "blue is 7.", "The answer is 11."]
+
+BACKBONES: dict[str, Callable[[], Backbone]] = {
+    "internvl": lambda: InternVL(path=str(WEIGHTS / "internvl")),
+    "internvl lora": lambda: InternVL(path=str(WEIGHTS / "internvl"), language_model="lora", vision="lora"),
+    "original": lambda: InternVL(path=str(ORIGINAL)),
+    "qwen2_5_vl": lambda: Qwen2_5_VL(path=str(WEIGHTS / "qwen2_5_vl")),
+    "qwen2_5_vl lora": lambda: Qwen2_5_VL(path=str(WEIGHTS / "qwen2_5_vl"), language_model="lora"),
+}
+
+
+def scores(processor: Processor, model: StepModel) -> torch.Tensor:
+    with torch.inference_mode():
+        batch = collate([encode(processor, [PICTURE], QUESTION, STEPS)])
+        return model.eval().step_logits(batch).softmax(-1)[:, 1]
+
+
+def trained(component: Backbone) -> tuple[Processor, StepModel, torch.Tensor]:
+    """The backbone after five large steps, and its scores."""
+    torch.manual_seed(0)
+    processor, model = component.load()
+    before = scores(processor, model)
+    batch = collate([encode(processor, [PICTURE], QUESTION, STEPS)])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    for _ in range(5):
+        step_losses(model.train().step_logits(batch), torch.tensor([1.0, 0.0, 1.0])).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = scores(processor, model)
+    assert (after - before).abs().max() > 0.05
+    return processor, model, after
+
+
+def plain_scores(folder: Path) -> torch.Tensor:
+    """Without a line of this project."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
+    if model.config.model_type == "internvl":
+        vision = GotOcr2ImageProcessorPil.from_pretrained(folder)([PICTURE], return_tensors="pt")
+        tokens = model.config.image_seq_length * len(vision["pixel_values"])
+        image = "<img>" + "<IMG_CONTEXT>" * tokens + "</img>"
+        del vision["num_patches"]
+    else:
+        vision = Qwen2VLImageProcessorPil.from_pretrained(folder)([PICTURE], return_tensors="pt")
+        tokens = int(vision["image_grid_thw"].prod()) // 4
+        image = "<|vision_start|>" + "<|image_pad|>" * tokens + "<|vision_end|>"
+    body = f"{image}\nQuestion: {QUESTION}\nProcess: " + "\n\n".join(f"{step}<prm>" for step in STEPS)
+    text = f"<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n{body}<|im_end|>\n"
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    if "image_grid_thw" in vision:
+        vision["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+    with torch.inference_mode():
+        logits = model(input_ids=ids, **vision).logits[0, ids[0] == tokenizer.convert_tokens_to_ids("<prm>")]
+    return logits[:, tokenizer.convert_tokens_to_ids(["No", "Yes"])].softmax(-1)[:, 1]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_plain_transformers_gives_the_same_scores(name: str, tmp_path: Path) -> None:
+    processor, model, expected = trained(BACKBONES[name]())
+    export(model, processor, tmp_path / "out", "hf", tmp_path)
+    torch.testing.assert_close(plain_scores(tmp_path / "out"), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_an_exported_folder_is_a_backbone_again(name: str, tmp_path: Path) -> None:
+    component = BACKBONES[name]()
+    processor, model, expected = trained(component)
+    export(model, processor, tmp_path / "out", "hf", tmp_path)
+    again = type(component)(path=str(tmp_path / "out")).load()
+    torch.testing.assert_close(scores(*again), expected, atol=1e-5, rtol=0)
+
+
+def test_the_original_format_gives_the_same_scores(tmp_path: Path) -> None:
+    for language_model in ("trained", "lora"):
+        processor, model, expected = trained(InternVL(path=str(ORIGINAL), language_model=language_model))
+        export(model, processor, tmp_path / language_model, "original", ORIGINAL)
+        again = InternVL(path=str(tmp_path / language_model)).load()
+        torch.testing.assert_close(scores(*again), expected, atol=1e-5, rtol=0)
+
+
+def test_an_untrained_original_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    component = InternVL(path=str(ORIGINAL), dtype="stored")
+    processor, model = component.load()
+    export(model, processor, tmp_path / "out", "original", ORIGINAL)
+    assert {path.name for path in ORIGINAL.iterdir()} == {path.name for path in (tmp_path / "out").iterdir()}
+    before, after = (load_file(folder / "model.safetensors") for folder in (ORIGINAL, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+        assert json.loads((ORIGINAL / name).read_text()) == json.loads((tmp_path / "out" / name).read_text())
+
+
+def test_a_new_mark_is_named_in_every_file_that_lists_added_tokens(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(ORIGINAL, source)
+    (source / "added_tokens.json").write_text('{"<img>": 400}')
+    for name, key in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "added_tokens_decoder")):
+        content: dict[str, Any] = json.loads((source / name).read_text())
+        if key == "added_tokens":
+            content[key] = [token for token in content[key] if token["content"] != "<prm>"]
+        else:
+            content[key] = {number: token for number, token in content[key].items() if token["content"] != "<prm>"}
+        (source / name).write_text(json.dumps(content))
+    processor, model, expected = trained(InternVL(path=str(source)))
+    assert model.mark_id == 409
+    export(model, processor, tmp_path / "out", "original", source)
+    again, step_model = InternVL(path=str(tmp_path / "out")).load()
+    assert step_model.mark_id == 409
+    torch.testing.assert_close(scores(again, step_model), expected, atol=1e-5, rtol=0)
+    assert json.loads((tmp_path / "out" / "added_tokens.json").read_text()) == {"<img>": 400, "<prm>": 409}
+    listed = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    assert listed["409"]["content"] == "<prm>"
+    assert listed["409"]["special"]
+
+
+def test_a_mark_beyond_the_table_adds_a_row(tmp_path: Path) -> None:
+    processor, model, _ = trained(BACKBONES["internvl"]())
+    rows = len(model.hf.get_input_embeddings().weight)
+    assert model.mark_id == rows
+    mark_D = model.mark_D.detach().clone()
+    export(model, processor, tmp_path / "out", "hf", tmp_path)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    table_VD, head_VD = tensors["model.language_model.embed_tokens.weight"], tensors["lm_head.weight"]
+    assert len(table_VD) == len(head_VD) == rows + 1
+    assert table_VD[rows].equal(mark_D)
+    assert torch.allclose(head_VD[rows], head_VD[:rows].mean(0), atol=1e-4)
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    processor, model = BACKBONES["internvl"]().load()
+    with pytest.raises(ValueError, match=rf"^output={tmp_path} is there already; give another folder, or remove it$"):
+        export(model, processor, tmp_path, "hf", tmp_path)
+    line = r"^format=original: backbone\.path=.*internvl is not in OpenGVLab's format; use format=hf$"
+    with pytest.raises(ValueError, match=line):
+        export(model, processor, tmp_path / "out", "original", WEIGHTS / "internvl")
+    assert not (tmp_path / "out").exists()
