@@ -3,7 +3,8 @@
 On CUDA in half precision a single variable-length flash-attention call; elsewhere batches of padded segments.
 Both are exact: no query sees a key outside its segment.
 
-Shape suffixes: T tokens, H query heads, G key-value heads, D head size, S segments of a block, Q queries, K keys.
+Shape suffixes: T tokens, H query heads, G key-value heads, D head size, S segments of a block, Q queries, K keys; P
+places of all blocks, N of one, padding included, X all numbers of a token.
 """
 
 from __future__ import annotations
@@ -35,18 +36,20 @@ def attend(
     if q_THD.is_cuda and q_THD.dtype in (torch.bfloat16, torch.float16) and "window_size" in VARLEN:
         return _flash(q_THD, k_TGD, v_TGD, segments, scale)
     blocks, place_T = segments.padded
+    # One look-up for all blocks. As an embedding: its backward is faster than that of indexing.
+    query_P = torch.cat([block.query_SQ.flatten() for block in blocks])
+    key_P = torch.cat([block.key_SK.flatten() for block in blocks])
+    q_PX = nn.functional.embedding(query_P, q_THD.flatten(1))
+    kv_PX = nn.functional.embedding(key_P, torch.cat([k_TGD, v_TGD], dim=1).flatten(1))
+    queries = q_PX.split([block.query_SQ.numel() for block in blocks])
+    keys = kv_PX.split([block.key_SK.numel() for block in blocks])
     outputs = []
-    for query_SQ, key_SK, mask_S1QK in blocks:
-        q_SHQD = _rows(q_THD, query_SQ)
-        k_SGKD, v_SGKD = _rows(k_TGD, key_SK), _rows(v_TGD, key_SK)
-        attended_SHQD = _softmax_attention(q_SHQD, k_SGKD, v_SGKD, mask_S1QK, scale)
+    for (query_SQ, key_SK, mask_S1QK), q_NX, kv_NX in zip(blocks, queries, keys, strict=True):
+        q_SHQD = q_NX.view(*query_SQ.shape, *q_THD.shape[1:]).transpose(1, 2)
+        kv_S2GKD = kv_NX.view(*key_SK.shape, -1, q_THD.shape[2]).transpose(1, 2)
+        attended_SHQD = _softmax_attention(q_SHQD, *kv_S2GKD.chunk(2, dim=1), mask_S1QK, scale)
         outputs.append(attended_SHQD.transpose(1, 2).flatten(0, 1).flatten(1))
     return nn.functional.embedding(place_T, torch.cat(outputs)).view_as(q_THD)
-
-
-def _rows(x_THD: torch.Tensor, place_SN: torch.Tensor) -> torch.Tensor:
-    """The tokens at these places, (S, H, N, D). An embedding look-up: its backward is faster than that of indexing."""
-    return nn.functional.embedding(place_SN, x_THD.flatten(1)).unflatten(-1, x_THD.shape[1:]).transpose(1, 2)
 
 
 def _softmax_attention(

@@ -3,14 +3,12 @@ floating-point operations and memory."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import psutil
 import torch
 from transformers import (
     InternVLConfig,
@@ -113,13 +111,15 @@ def random_rollouts(family: str, count: int, seed: int) -> list[Example]:
     return rollouts
 
 
-def flops(model: StepModel, packed: list[list[Example]]) -> float:
-    """Additions and multiplications that a step needs for these rows: 6 a weight and token, 4 where a weight is not
-    trained but lies behind one, 2 in the frozen tower; attention; nothing for what checkpointing does twice."""
+def flops(model: StepModel, packed: list[list[Example]], marks_only: bool) -> float:
+    """Additions and multiplications that a step does for these rows: 6 a weight and token, 4 where a weight is not
+    trained but lies behind one, 2 in the frozen tower; attention; nothing for what checkpointing does twice.
+    marks_only: the last layer's MLP sees the marks alone."""
     text, vision = model.hf.config.text_config, model.hf.config.vision_config
     # Adapters: their own weights are few, and no gradient of the others is computed.
     per_weight = 6 if model.hf.model.language_model.norm.weight.requires_grad else 4
     weights = sum(p.numel() for n, p in model.hf.model.language_model.named_parameters() if "embed_tokens" not in n)
+    last_mlp = sum(p.numel() for p in model.hf.model.language_model.layers[-1].mlp.parameters())
     tower = sum(p.numel() for p in model.vision_parameters())
     total = 0.0
     for row in packed:
@@ -127,6 +127,8 @@ def flops(model: StepModel, packed: list[list[Example]]) -> float:
         queries, keys = batch.segments.query_border.diff().double(), batch.segments.key_border.diff().double()
         pairs = float((queries * (keys - queries / 2)).sum())
         total += per_weight * weights * len(batch.input_ids_T)
+        if marks_only:
+            total -= per_weight * last_mlp * (len(batch.input_ids_T) - len(batch.mark_M))
         total += 2 * per_weight * pairs * text.hidden_size * text.num_hidden_layers
         pixels = batch.vision["pixel_values"]
         patches = pixels[..., 0].numel() if pixels.ndim == 2 else pixels[:, 0].numel() // vision.patch_size[0] ** 2
@@ -146,24 +148,10 @@ def measured_flops(device: str) -> float:
 
 @contextmanager
 def peak_memory(seen: list[int], device: str) -> Iterator[None]:
-    """Append the largest memory in use during the block: of the device, or of this process beyond what it began with
-    (sampled every 2 ms)."""
+    """Append the largest memory that tensors took on the GPU during the block; nothing on the CPU, where freed memory
+    stays with the process and no such number is to be had."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        yield
-        seen.append(torch.cuda.max_memory_allocated())
-        return
-    process, done = psutil.Process(), threading.Event()
-    before = process.memory_info().rss
-    samples = [before]
-
-    def sample() -> None:
-        while not done.wait(0.002):
-            samples.append(process.memory_info().rss)
-
-    thread = threading.Thread(target=sample)
-    thread.start()
     yield
-    done.set()
-    thread.join()
-    seen.append(max(samples) - before)
+    if device == "cuda":
+        seen.append(torch.cuda.max_memory_allocated())

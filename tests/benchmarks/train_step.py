@@ -172,11 +172,13 @@ def show(arms: list[Arm], batches: list[list[Example]], device: str, title: str)
         # What a rollout needs by itself; ours computes less where prefixes are shared.
         separate = arm.name != "ours"
         work = statistics.mean(
-            flops(model, [[e] for e in rollouts] if separate else arm.rows(rollouts)) for rollouts in batches
+            flops(model, [[e] for e in rollouts] if separate else arm.rows(rollouts), not separate)
+            for rollouts in batches
         )
+        memory = f"{max(arm.peak_bytes) / 2**20:.0f}" if arm.peak_bytes else "-"
         print(
             f"{arm.name:>10} {seconds:8.3f} {n_rollouts / seconds:11.1f} {n_tokens / seconds:9.0f} "
-            f"{work / seconds / peak:6.1%} {max(arm.peak_bytes) / 2**20:9.0f} {published / seconds:6.2f}"
+            f"{work / seconds / peak:6.1%} {memory:>9} {published / seconds:6.2f}"
         )
 
 
