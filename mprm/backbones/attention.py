@@ -47,17 +47,12 @@ def attend(
     for (query_SQ, key_SK, mask_S1QK), q_NX, kv_NX in zip(blocks, queries, keys, strict=True):
         q_SHQD = q_NX.view(*query_SQ.shape, *q_THD.shape[1:]).transpose(1, 2)
         kv_S2GKD = kv_NX.view(*key_SK.shape, -1, q_THD.shape[2]).transpose(1, 2)
-        attended_SHQD = _softmax_attention(q_SHQD, *kv_S2GKD.chunk(2, dim=1), mask_S1QK, scale)
+        k_SGKD, v_SGKD = kv_S2GKD.chunk(2, dim=1)
+        attended_SHQD = nn.functional.scaled_dot_product_attention(
+            q_SHQD, k_SGKD, v_SGKD, mask_S1QK, scale=scale, enable_gqa=q_SHQD.shape[1] != k_SGKD.shape[1]
+        )
         outputs.append(attended_SHQD.transpose(1, 2).flatten(0, 1).flatten(1))
     return nn.functional.embedding(place_T, torch.cat(outputs)).view_as(q_THD)
-
-
-def _softmax_attention(
-    q_SHQD: torch.Tensor, k_SGKD: torch.Tensor, v_SGKD: torch.Tensor, mask_S1QK: torch.Tensor | None, scale: float
-) -> torch.Tensor:
-    return nn.functional.scaled_dot_product_attention(
-        q_SHQD, k_SGKD, v_SGKD, mask_S1QK, scale=scale, enable_gqa=q_SHQD.shape[1] != k_SGKD.shape[1]
-    )
 
 
 def _flash(

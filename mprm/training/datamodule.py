@@ -52,3 +52,6 @@ class Rollouts(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.validation, self.validation_plan, 0)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, non_blocking=True)  # beside the device's work: the loader has pinned the pixels

@@ -47,9 +47,6 @@ class StepScoring(pl.LightningModule):
         target_M = self.objective.target(torch.where(scored_M, batch.mc_M, 0.0))
         return step_losses(logits_M2, target_M) * scored_M, scored_M, logits_M2.softmax(-1)[:, 1]
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device, non_blocking=True)  # beside the device's work: the loader has pinned the pixels
-
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         loss_M, scored_M, yes_M = self.losses(batch)
         hit_M = (yes_M > 0.5) == (self.objective.target(batch.mc_M) > 0.5)
