@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mprm import stages
+from mprm.artifacts import is_rank_zero
 from mprm.config import validate
 from mprm.messages import explain
 
@@ -27,6 +28,8 @@ TASKS = {
     "pretrain": stages.pretrain,
 }
 
+BY_EVERY_RANK = ("experiment", "select", "train")  # the other tasks are the first rank's alone
+
 exit_codes = [0]  # one for each run of a sweep; hydra.main returns none
 
 
@@ -35,7 +38,8 @@ def run(raw: DictConfig) -> None:
     """One run. A failed run of a sweep is reported and the sweep goes on."""
     try:
         config = validate(raw, HydraConfig.get().runtime.choices)
-        exit_codes.append(TASKS[config.task](config) or 0)
+        if is_rank_zero() or config.task in BY_EVERY_RANK:
+            exit_codes.append(TASKS[config.task](config) or 0)
     except Exception as error:
         sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
         where = " ".join(HydraConfig.get().overrides.task) + ": " if sweeping else ""

@@ -12,6 +12,9 @@ from uuid import uuid4
 
 TEMPORARY = ".tmp-"
 
+# What a new file may be read and written by; safetensors writes for the owner alone.
+os.umask(UMASK := os.umask(0o077))
+
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
@@ -24,6 +27,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     temporary = _temporary_sibling(path)
     try:
         yield temporary
+        temporary.chmod(0o666 & ~UMASK)
         _fsync(temporary)
         os.replace(temporary, path)
     except BaseException:
@@ -47,6 +51,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         yield temporary
         for folder, _, names in os.walk(temporary):
             for name in names:
+                Path(folder, name).chmod(0o666 & ~UMASK)
                 _fsync(Path(folder, name))
             _fsync(Path(folder))
         if path.exists():

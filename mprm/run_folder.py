@@ -38,6 +38,7 @@ NOT_IN_HASH = (
     "input",
     "predictions",  # somebody else's scores, for task=measure, which opens no run
     "threshold",
+    "backbone.gradient_checkpointing",
     "trainer.accelerator",  # the gradient does not depend on how a global batch is cut: resume on other devices
     "trainer.devices",
     "trainer.num_nodes",
@@ -46,6 +47,7 @@ NOT_IN_HASH = (
     "trainer.max_tokens",
     "trainer.num_workers",
     "trainer.checkpoint_every",
+    "trainer.validate_every",
 )
 
 PACKAGES = ("mprm", "torch", "transformers", "pytorch-lightning", "torchmetrics", "deepspeed", "datasets", "numpy")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from PIL import Image
@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mprm.backbones import attention
+from mprm.backbones.loading import check_folder, check_prompt
 from mprm.backbones.parts import FROZEN, LORA, TRAINED, add_adapters, set_trained
 from mprm.data.collate import Batch, Example
 from mprm.data.prompt import MARK
@@ -56,6 +57,9 @@ class Backbone:
     embedding of a new mark, mean: of all tokens, normal: drawn with their mean and deviation. no, yes: the verdicts.
     """
 
+    model_types: ClassVar[tuple[str, ...]] = ()  # of the folder's config.json
+    prompt_fields: ClassVar[tuple[str, ...]] = ("system", "no", "yes")  # what a trained model depends on
+
     path: str | None = None
     system: str = ""
     max_length: int = 8192
@@ -90,19 +94,29 @@ class Backbone:
         """Processor and model. Raises ValueError if the folder is missing or holds another architecture."""
         raise AssertionError("a family loads its folder")
 
+    def folder(self) -> Path:
+        """The folder. Raises ValueError if it is not there, holds another architecture or wants another prompt."""
+        folder = check_folder(self.path, self.model_types)
+        check_prompt(folder, self.prompt())
+        return folder
+
+    def prompt(self) -> dict[str, Any]:
+        """The options that a model is trained with and must be used with."""
+        return {name: getattr(self, name) for name in self.prompt_fields}
+
     def torch_dtype(self) -> torch.dtype | None:
         """None: as stored."""
         return DTYPES[self.dtype]
 
 
 class StepHead(nn.Module):
-    """Two-row head on the hidden states at the marks: logits of "No" and "Yes" and of nothing else."""
+    """Two-row head on the hidden states at the marks, in float32: logits of "No" and "Yes" and of nothing else."""
 
     def __init__(self, lm_head: nn.Module, no_id: int, yes_id: int) -> None:
         super().__init__()
         self.verdict_ids = (no_id, yes_id)
         rows_2D = lm_head.get_parameter("weight").detach()[[no_id, yes_id]]
-        self.weight = nn.Parameter(rows_2D.clone())
+        self.weight = nn.Parameter(rows_2D.float())
 
     def forward(self, h_MD: torch.Tensor) -> torch.Tensor:
         with torch.autocast(h_MD.device.type, enabled=False):  # two numbers a step: no reason to round them
@@ -218,14 +232,14 @@ def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, init: str)
     table_VD = hf.get_input_embeddings().weight.detach()
     known = tokenizer.convert_tokens_to_ids(MARK)
     if known is not None and known != tokenizer.unk_token_id and known < len(table_VD):
-        return known, table_VD[known].clone()
+        return known, table_VD[known].to(torch.float32, copy=True)
     tokenizer.add_tokens([MARK], special_tokens=True)
     mark_id = tokenizer.convert_tokens_to_ids(MARK)
     rows_VD = table_VD[:mark_id].float()
     row_D = rows_VD.mean(0)
     if init == "normal":
         row_D = torch.normal(row_D, rows_VD.std(0))
-    return mark_id, row_D.to(table_VD.dtype)
+    return mark_id, row_D
 
 
 def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:

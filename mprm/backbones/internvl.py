@@ -6,6 +6,7 @@ Shape suffixes: T tiles, P patches of a tile, N image tokens, C channels, D hidd
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from mprm.backbones.base import Backbone, MarksOnly, StepModel, encode_pieces
 from mprm.backbones.internvl_original import is_original, load_original
-from mprm.backbones.loading import check_folder
+from mprm.backbones.loading import load_hf
 from mprm.backbones.sentencepiece import load_tokenizer
 from mprm.data.collate import Example
 from mprm.data.prompt import render
@@ -34,6 +35,9 @@ class InternVL(Backbone):
     max_tiles: tiles per solution besides the thumbnail of each image.
     """
 
+    model_types: ClassVar[tuple[str, ...]] = ("internvl", "internvl_chat")
+    prompt_fields: ClassVar[tuple[str, ...]] = (*Backbone.prompt_fields, "max_tiles")
+
     max_tiles: int = 6
 
     def __post_init__(self) -> None:
@@ -43,13 +47,13 @@ class InternVL(Backbone):
 
     def load(self) -> tuple["InternVLProcessor", "InternVLStepModel"]:
         """Processor and model. Raises ValueError if the folder is missing or is no InternVL."""
-        folder = check_folder(self.path, ("internvl", "internvl_chat"))
+        folder = self.folder()
         tokenizer = load_tokenizer(folder)
         if is_original(folder):
             image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
             hf = load_original(folder, image_token_id, self.torch_dtype())
         else:
-            hf = InternVLForConditionalGeneration.from_pretrained(folder, dtype=self.torch_dtype() or "auto")
+            hf = load_hf(InternVLForConditionalGeneration, folder, self.torch_dtype())
         model = InternVLStepModel(hf, tokenizer, self)
         size = hf.config.vision_config.image_size[0]
         return InternVLProcessor(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import InternVLConfig, InternVLForConditionalGeneration, LlamaConfig
 from transformers.models.internvl import InternVLVisionConfig
@@ -230,8 +230,11 @@ def _shard_layout(folder: Path) -> dict[str, list[str]]:
         if Path(file).name != file or not (folder / file).is_file():
             pickled = "; pytorch_model.bin is never unpickled" if list(folder.glob("*.bin")) else ""
             raise ValueError(f"backbone.path={folder} has no {file}{pickled}; give a folder with all its safetensors")
-        with safe_open(folder / file, framework="pt") as shard:
-            layout[file] = list(shard.keys())
+        try:
+            with safe_open(folder / file, framework="pt") as shard:
+                layout[file] = list(shard.keys())
+        except SafetensorError as error:
+            raise ValueError(f"backbone.path={folder}: {file} is broken ({error}); download it again") from None
     return layout
 
 

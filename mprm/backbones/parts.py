@@ -27,6 +27,8 @@ def add_adapters(model: nn.Module, layers: set[nn.Module], rank: int, alpha: int
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), model)
     for name, parameter in model.named_parameters():  # peft has frozen everything else
         parameter.requires_grad_("lora_" in name or name in trained)
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
 
 
 def merge_adapters(model: nn.Module) -> None:

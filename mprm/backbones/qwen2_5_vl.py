@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -23,7 +23,7 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 
 from mprm.backbones.attention import attend
 from mprm.backbones.base import Backbone, MarksOnly, StepModel, encode_pieces
-from mprm.backbones.loading import check_folder
+from mprm.backbones.loading import load_hf
 from mprm.data.collate import Example
 from mprm.data.prompt import render
 from mprm.data.segments import Segments, rows
@@ -35,6 +35,9 @@ class Qwen2_5_VL(Backbone):
 
     min_pixels, max_pixels: area to which an image is scaled.
     """
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_vl",)
+    prompt_fields: ClassVar[tuple[str, ...]] = (*Backbone.prompt_fields, "min_pixels", "max_pixels")
 
     min_pixels: int = 784
     max_pixels: int = 200_704
@@ -49,9 +52,9 @@ class Qwen2_5_VL(Backbone):
 
     def load(self) -> tuple["QwenProcessor", "QwenStepModel"]:
         """Processor and model. Raises ValueError if the folder is missing or is no Qwen2.5-VL."""
-        folder = check_folder(self.path, ("qwen2_5_vl",))
+        folder = self.folder()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=self.torch_dtype() or "auto")
+        hf = load_hf(Qwen2_5_VLForConditionalGeneration, folder, self.torch_dtype())
         model = QwenStepModel(hf, tokenizer, self)
         vision = hf.config.vision_config
         images = Qwen2VLImageProcessorPil(

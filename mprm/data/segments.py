@@ -53,7 +53,7 @@ class Segments:
     @cached_property
     def padded(self) -> tuple[list[Block], torch.Tensor]:
         """Blocks of padded segments, and for every token of the row where its query is when the blocks' (S, Q) are
-        laid flat one behind the other, (T,)."""
+        laid flat one behind the other, (T,). Kept: made under inference_mode, they can not serve a training."""
         import torch
 
         device = self.query_border.device

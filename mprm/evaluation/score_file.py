@@ -32,6 +32,7 @@ def score_file(source: Path, target: Path, score: Score) -> tuple[int, dict[str,
                 continue
             try:
                 record = json_object(line)
+                check_text(json.dumps(record, ensure_ascii=False))  # it will be written again
                 records[str(number)] = record
                 solutions.append(_solution(str(number), record))
             except Unusable as unusable:
@@ -53,7 +54,6 @@ def _solution(number: str, record: dict[str, Any]) -> Scorable:
         raise Unusable("no_steps")
     if not all(isinstance(step, str) for step in steps):
         raise Unusable("bad_step")
-    check_text(question, *images, *steps)
     return Scorable(number, images, question, steps)
 
 

@@ -1,23 +1,25 @@
-"""What several tasks need: the console, the devices and the backbone."""
+"""What several tasks need: the console, the devices, the backbone and its scores."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from mprm.config import Config
 
+if TYPE_CHECKING:
+    from mprm.backbones.base import Processor, StepModel
+    from mprm.evaluation.predict import Scorable
+
 console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
 
 
-def device_of(cfg: Config) -> str:
-    return "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
-
-
 def check_devices(cfg: Config) -> None:
-    """Raises ValueError if the trainer wants more CUDA devices than there are."""
+    """Raises ValueError if the trainer wants more CUDA devices than there are, or DeepSpeed without any."""
     import torch
 
     if cfg.trainer.accelerator == "gpu" and torch.cuda.device_count() < cfg.trainer.devices:
@@ -25,6 +27,14 @@ def check_devices(cfg: Config) -> None:
         raise ValueError(
             f"trainer.devices={cfg.trainer.devices}, but this machine has {count} CUDA devices; try trainer=cpu"
         )
+    if cfg.trainer.strategy.startswith("deepspeed") and cfg.trainer.accelerator != "gpu":
+        raise ValueError(f"trainer.strategy={cfg.trainer.strategy} needs trainer.accelerator=gpu; try trainer=ddp_cpu")
+
+
+def check_before_selection(cfg: Config) -> None:
+    """Raises ValueError for what a training will want and has not: devices, the backbone's folder."""
+    check_devices(cfg)
+    cfg.backbone.folder()
 
 
 def load_backbone(cfg: Config) -> tuple[Any, Any]:
@@ -36,3 +46,19 @@ def load_backbone(cfg: Config) -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(cfg.seed)  # adapters, and a mark drawn at random
     return cfg.backbone.load()
+
+
+def predict(
+    cfg: Config,
+    model: StepModel,
+    processor: Processor,
+    solutions: Sequence[Scorable],
+    image_path: Callable[[str], Path],
+    description: str,
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Step scores by solution id and counts of what could not be scored, on the trainer's device."""
+    from mprm.evaluation.predict import score
+
+    max_tokens = 2 * cfg.trainer.max_tokens  # nothing is kept for a backward pass
+    device = "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
+    return score(model, processor, solutions, image_path, cfg.backbone.max_length, max_tokens, device, description)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from mprm.artifacts import is_rank_zero, write_json
 from mprm.config import Config
 from mprm.run_folder import RunFolder, open_run, wait_for_rank_zero
-from mprm.stages.devices import check_devices, console, device_of, load_backbone
+from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 def experiment(cfg: Config) -> None:
     """Select, train, evaluate and report."""
+    check_before_selection(cfg)
+    if is_rank_zero() and next(iter(cfg.benchmark.solutions()), None) is None:
+        raise ValueError(f"benchmark.path={cfg.benchmark.path} holds no solution; give the test.jsonl of a benchmark")
     with open_run(cfg.raw) as run:
         _select(cfg, run)
         _train(cfg, run)
@@ -35,7 +38,7 @@ def select(cfg: Config) -> None:
     """Rank the rollouts, keep the subset; with export=FILE also write it in the published training format."""
     with open_run(cfg.raw) as run:
         _select(cfg, run)
-        if cfg.export is not None:
+        if cfg.export is not None and is_rank_zero():
             from mprm.selection.export import export_published
 
             counts = export_published(cfg.export, _subset(cfg, run), cfg.objective.target)
@@ -45,6 +48,7 @@ def select(cfg: Config) -> None:
 
 def train(cfg: Config) -> None:
     """Train on the subset, which is selected first if it is not there."""
+    check_before_selection(cfg)
     with open_run(cfg.raw) as run:
         _select(cfg, run)
         _train(cfg, run)
@@ -74,6 +78,7 @@ def _select(cfg: Config, run: RunFolder) -> None:
         wait_for_rank_zero(run, "select")
         return
     if run.finished("select"):
+        console.print(f"already selected -> {run.path / 'subset'}")
         return
     from mprm.selection.held_out import write_held_out
     from mprm.selection.signals import build_signals
@@ -85,9 +90,10 @@ def _select(cfg: Config, run: RunFolder) -> None:
     write_held_out(run.path / "held_out.parquet", signals, cfg.held_out)
     kept, eligible = manifest["totals"]["kept"]["rollouts"], manifest["totals"]["eligible"]["rollouts"]
     run.finish("select", {"kept": kept, "eligible": eligible, "seconds": round(monotonic() - started, 2)})
-    console.print(
-        f"selected {kept:,} of {eligible:,} rollouts in {monotonic() - started:.1f} s -> {run.path / 'subset'}"
-    )
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items())
+    before = f" (dropped before: {dropped})" if dropped else ""
+    seconds = monotonic() - started
+    console.print(f"selected {kept:,} of {eligible:,} rollouts{before} in {seconds:.1f} s -> {run.path / 'subset'}")
 
 
 def _subset(cfg: Config, run: RunFolder) -> Dataset:
@@ -112,19 +118,24 @@ def _examples(cfg: Config, rows: Path, folder: Path) -> Dataset:
 
 def _train(cfg: Config, run: RunFolder) -> None:
     if run.finished("train"):
+        if is_rank_zero():
+            console.print(f"already trained -> {run.path}")
         return
     from mprm.data.examples import Examples
     from mprm.training.fit import fit
 
-    check_devices(cfg)
     processor, model = load_backbone(cfg)
     wait_for_rank_zero(run, "examples")
     subset, held_out = _subset(cfg, run), _held_out(cfg, run)
+    # Not a stage of its own: the further ranks of a launcher wait for these files.
     run.finish("examples", {"subset": len(subset), "held_out": len(held_out)})
     never_trained_on = set(held_out["question_hash"])
     chosen = [i for i, question in enumerate(subset["question_hash"]) if question not in never_trained_on]
     if not chosen:
-        raise ValueError("no rollout is left to train on beside the held-out questions; raise selector.ratio")
+        raise ValueError(
+            f"no rollout is left to train on beside the questions of held_out={cfg.held_out}; lower it, or raise "
+            "selector.ratio"
+        )
     tracker = start_tracker(cfg, run)
     started = monotonic()
     summary = fit(
@@ -160,6 +171,7 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     from mprm.evaluation.predictions import write_predictions
     from mprm.training.checkpoint import load_weights
 
+    check_devices(cfg)
     started = monotonic()
     records = list(cfg.benchmark.solutions())
     solutions = [record for record in records if not isinstance(record, Dropped)]
@@ -189,6 +201,8 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     results = evaluate_predictions(predictions, calibration, cfg.seed)
     results["skipped"] = skipped | {"malformed": len(records) - len(solutions)}
     write_json(run.path / "results.json", results)
+    if not_scored := {reason: count for reason, count in results["skipped"].items() if count}:
+        console.print("benchmark solutions not scored: " + ", ".join(f"{n} {why}" for why, n in not_scored.items()))
     fixed = results["thresholds"]["fixed"]
     numbers = {"auc": results["auc"], "overall_at_0.5": fixed["overall_step_weighted_macro_f1"]}
     start_tracker(cfg, run).finish(numbers, run.path / "subset" / "manifest.json")
@@ -215,19 +229,9 @@ def _predict(
     description: str,
 ) -> tuple[list[Prediction], dict[str, int]]:
     """Predictions of the solutions that could be scored, in their order, and the counts of the others."""
-    from mprm.evaluation.predict import score as predict
     from mprm.evaluation.predictions import Prediction
 
-    scores, skipped = predict(
-        model,
-        processor,
-        solutions,
-        image_path,
-        cfg.backbone.max_length,
-        2 * cfg.trainer.max_tokens,  # nothing is kept for a backward pass
-        device_of(cfg),
-        description,
-    )
+    scores, skipped = predict(cfg, model, processor, solutions, image_path, description)
     return [
         Prediction(id=s.id, source=known[s.id][0], labels=known[s.id][1], scores=tuple(scores[s.id]))
         for s in solutions

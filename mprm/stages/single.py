@@ -8,34 +8,27 @@ from omegaconf import DictConfig, OmegaConf
 
 from mprm.artifacts import write_json
 from mprm.config import Config, validate
-from mprm.stages.devices import check_devices, console, device_of, load_backbone
+from mprm.stages.devices import check_devices, console, load_backbone, predict
 
 
-def score(cfg: Config) -> None:
+def score(cfg: Config) -> int:
     """Step scores for a file of solutions, by the backbone as it lies in its folder."""
-    from mprm.evaluation.predict import score as predict
     from mprm.evaluation.score_file import score_file
 
     if cfg.input is None or cfg.output is None:
         raise ValueError("task=score needs input=FILE.jsonl (image, question, steps) and output=FILE.jsonl")
+    if Path(cfg.output).is_dir() or Path(cfg.output).resolve() == Path(cfg.input).resolve():
+        raise ValueError(f"output={cfg.output} is a folder or the input itself; give another file")
     check_devices(cfg)
     processor, model = load_backbone(cfg)
     scored, skipped = score_file(
         Path(cfg.input),
         Path(cfg.output),
-        lambda solutions, image_path: predict(
-            model,
-            processor,
-            solutions,
-            image_path,
-            cfg.backbone.max_length,
-            2 * cfg.trainer.max_tokens,
-            device_of(cfg),
-            "solutions",
-        ),
+        lambda solutions, image_path: predict(cfg, model, processor, solutions, image_path, "solutions"),
     )
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
     console.print(f"scored {scored} solutions{f', not scored: {reasons}' if reasons else ''}; wrote {cfg.output}")
+    return 0 if scored else 1
 
 
 def export(cfg: Config) -> None:
@@ -51,7 +44,7 @@ def export(cfg: Config) -> None:
         load_weights(model, Path(cfg.run) / "weights.safetensors")
     else:
         load_checkpoint(model, Path(cfg.checkpoint))
-    write(model, processor, Path(cfg.output), cfg.format, Path(trained.backbone.path or ""))
+    write(model, processor, trained.backbone, Path(cfg.output), cfg.format)
     console.print(f"wrote {cfg.output}")
 
 

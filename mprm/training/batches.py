@@ -2,8 +2,9 @@
 
 Training is one sequence of optimizer steps. The orders of all epochs are joined and cut into global batches; the
 rollouts of a global batch are packed into rows of at most max_tokens, as many on every rank and in every optimizer
-step. A step weighs 1 / (scored steps of its global batch), so that the gradient does not depend on how the batch was
-packed or on the number of ranks. The sequence is a function of its arguments, so that a resumed run continues it.
+step. The weight of a step is a function of its global batch: 1 / (its scored steps), or what makes the published mean
+of micro-batch means. So the gradient does not depend on how the batch was packed or on the number of ranks. The
+sequence is a function of its arguments, so that a resumed run continues it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Row = list[tuple[int, float]]  # position of a rollout and weight of its steps
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """order: rollout positions over all epochs; n_scored: scored steps of every rollout, by position."""
+    """order: rollout positions over all epochs; n_scored: scored steps of every rollout, by position; micro_batch_size:
+    rollouts whose steps are averaged first, None: all of a global batch."""
 
     order: np.ndarray
     n_scored: np.ndarray
@@ -29,6 +31,7 @@ class BatchPlan:
     global_batch_size: int
     max_tokens: int
     world_size: int
+    micro_batch_size: int | None = None
 
     @property
     def optimizer_steps(self) -> int:
@@ -46,6 +49,12 @@ class BatchPlan:
     def _rows_needed(self, step: int) -> int:
         return rows_needed(self.lengths, self.chosen(step), self.max_tokens, self.world_size)
 
+    @cached_property
+    def most_keys(self) -> int:
+        """The largest number of keys of a row: a solution attends to its question's prefix, which stands there once."""
+        rows = (row for step in range(self.optimizer_steps) for ranks in self.cut(step) for row in ranks)
+        return max(sum(int(self.lengths.tokens[position]) for position, _ in row) for row in rows)
+
     @property
     def micro_batches(self) -> int:
         """Rows of one rank over the whole training."""
@@ -59,12 +68,24 @@ class BatchPlan:
     def cut(self, step: int) -> list[list[Row]]:
         """Rows of optimizer step `step`: [forward pass][rank]. A row left empty gets the shortest rollout, weight 0."""
         chosen = self.chosen(step)
-        weight = 1.0 / max(1, int(self.n_scored[chosen].sum()))
+        weights = self._weights(chosen)
         rows = pack(self.lengths, chosen, self.max_tokens, self.accumulate * self.world_size)
         assert rows is not None
         filler = [(min(chosen, key=lambda position: int(self.lengths.tokens[position])), 0.0)]
-        weighted = [[(position, weight) for position in row] or filler for row in rows]
+        # A rollout may stand in a batch twice, at the border of two epochs.
+        weighted = [[(position, weights[position].pop()) for position in row] or filler for row in rows]
         return [weighted[start : start + self.world_size] for start in range(0, len(rows), self.world_size)]
+
+    def _weights(self, chosen: list[int]) -> dict[int, list[float]]:
+        """Weight of a step of each chosen rollout, as often as it was chosen."""
+        size = self.micro_batch_size or len(chosen)
+        means = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        weights: dict[int, list[float]] = {}
+        for rollouts in means:
+            weight = 1.0 / (len(means) * max(1, int(self.n_scored[rollouts].sum())))
+            for position in rollouts:
+                weights.setdefault(position, []).append(weight)
+        return weights
 
 
 class RankBatches:

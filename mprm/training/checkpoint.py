@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mprm.artifacts import atomic_file, is_rank_zero
+from mprm.artifacts import atomic_file, is_rank_zero, remove
 
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 
@@ -49,6 +50,14 @@ def recount(checkpoint: dict[str, Any], accumulate: int) -> None:
     for counts in (progress["total"], progress["current"]):
         for name in counts:
             counts[name] += shift
+
+
+def prune(folder: Path) -> None:
+    """Remove all checkpoints but the newest: Lightning keeps the one that it resumed from."""
+    newest, _ = latest(folder)
+    for path in folder.glob("*.ckpt"):
+        if path != newest:
+            remove(path)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -95,7 +104,10 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 
         state = get_fp32_state_dict_from_zero_checkpoint(str(path), tag="checkpoint", exclude_frozen_parameters=True)
     elif path.is_file():
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        except (RuntimeError, KeyError, UnpicklingError, EOFError):
+            raise ValueError(f"checkpoint={path} is none, or not whole; give one of runs/NAME/checkpoints") from None
     else:
         raise ValueError(f"checkpoint={path} is not there; give one of runs/NAME/checkpoints")
     names = {f"model.{name}": name for name, p in model.named_parameters() if p.requires_grad}

@@ -10,22 +10,22 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mprm.artifacts import atomic_folder
-from mprm.backbones.base import Processor, StepModel
+from mprm.artifacts import atomic_folder, write_json
+from mprm.backbones.base import Backbone, Processor, StepModel
 from mprm.backbones.internvl_original import is_original, write_original
+from mprm.backbones.loading import PROMPT
 from mprm.backbones.parts import merge_adapters
 from mprm.data.prompt import MARK
 
-FORMATS = ("hf", "original")
 
-
-def export(model: StepModel, processor: Processor, folder: Path, layout: str, source: Path) -> None:
+def export(model: StepModel, processor: Processor, backbone: Backbone, folder: Path, layout: str) -> None:
     """Write the model into `folder`, which must not be there; the model is not a step model any more.
 
-    layout: hf, for transformers' AutoModelForImageTextToText, or original, OpenGVLab's, which `source`, the backbone's
-    folder, must then be in. The weights keep their type.
-    Raises ValueError if the folder is there, or the source is no original.
+    layout: hf, for transformers' AutoModelForImageTextToText, or original, OpenGVLab's, which the backbone's own folder
+    must then be in. The weights have the type of the language model's.
+    Raises ValueError if the folder is there, or the backbone's is no original.
     """
+    source = backbone.folder()
     if folder.exists():
         raise ValueError(f"output={folder} is there already; give another folder, or remove it")
     if layout == "original" and not is_original(source):
@@ -38,6 +38,7 @@ def export(model: StepModel, processor: Processor, folder: Path, layout: str, so
         else:
             hf.save_pretrained(temporary)
             processor.save(temporary)
+        write_json(temporary / PROMPT, backbone.prompt())
 
 
 def fold(model: StepModel) -> PreTrainedModel:

@@ -17,7 +17,7 @@ from mprm.backbones.base import StepModel
 from mprm.data.examples import Examples
 from mprm.data.order import Order
 from mprm.training.batches import BatchPlan
-from mprm.training.checkpoint import AtomicCheckpointIO, latest, save_weights
+from mprm.training.checkpoint import AtomicCheckpointIO, latest, prune, save_weights
 from mprm.training.datamodule import Rollouts
 from mprm.training.history import History, Mirror
 from mprm.training.lengths import token_lengths
@@ -27,6 +27,12 @@ from mprm.training.objectives import Objective
 from mprm.training.recipe import Machine, Recipe
 from mprm.training.strategies import KeepTargets, build_strategy, check_checkpoint, check_world_size, part_ranks
 
+# What Lightning and torchmetrics say and what is meant here: loaders without workers on the CPU, a frozen tower in eval
+# mode, batches that begin where the checkpoint ends, a small validation with one class.
+NOT_MEANT_HERE = (
+    "does not have many workers|in eval mode|LeafSpec|ended before the epoch ended|exists and is not empty|"
+    "No (negative|positive) samples in targets"
+)
 PATCHES_PER_TOKEN = 4  # of the vision tower for an image token, in both families
 
 
@@ -54,13 +60,18 @@ def fit(
     if recipe.epochs == 0:
         save_weights(model, folder / "weights.safetensors")
         return {"optimizer_steps": 0, "rollouts": 0, "too_long": 0, "resumed_from": 0}
-    plan, validation_plan, too_long = make_plans(train, validation, order, recipe, machine, max_length, seed)
-    if not machine.strategy.startswith("deepspeed"):
-        train_in_float32(model)
-    announce_memory(model, machine)
     checkpoint, start = latest(folder / "checkpoints")
     check_world_size(machine)
     check_checkpoint(checkpoint, machine)
+    micro_batch_size = objective.micro_batch_size if objective.normalise == "micro_batch" else None
+    plan, validation_plan, too_long = make_plans(
+        train, validation, order, recipe, machine, max_length, micro_batch_size, seed
+    )
+    if not machine.strategy.startswith("deepspeed"):
+        train_in_float32(model)
+    announce_memory(model, machine, plan.most_keys)
+    if start and is_rank_zero():
+        print(f"resuming from step {start} of {plan.optimizer_steps}", flush=True)
     pl.seed_everything(seed, verbose=False)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and advertisements
@@ -69,8 +80,7 @@ def fit(
     model.train()  # transformers loads in eval mode, in which no layer is checkpointed
     module = StepScoring(model, objective, recipe, plan.optimizer_steps)
     with warnings.catch_warnings():
-        # Said on every run, and meant here: loaders without workers on the CPU, a frozen tower in eval mode.
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|in eval mode|LeafSpec).*")
+        warnings.filterwarnings("ignore", message=f".*({NOT_MEANT_HERE}).*")
         try:
             trainer.fit(module, loaders, ckpt_path=checkpoint)
         except SystemExit:  # Lightning's answer to Ctrl-C
@@ -78,6 +88,8 @@ def fit(
                 raise KeyboardInterrupt from None
             raise
     save_weights(model, folder / "weights.safetensors")
+    if is_rank_zero():
+        prune(folder / "checkpoints")
     part_ranks(trainer.strategy)
     return {
         "optimizer_steps": plan.optimizer_steps,
@@ -94,6 +106,7 @@ def make_plans(
     recipe: Recipe,
     machine: Machine,
     max_length: int,
+    micro_batch_size: int | None,
     seed: int,
 ) -> tuple[BatchPlan, BatchPlan, int]:
     """The rows of the training and of a validation, and the number of training rollouts left out as too long."""
@@ -102,7 +115,8 @@ def make_plans(
     usable, validated = (np.flatnonzero(part.tokens <= max_length) for part in (lengths, validation_lengths))
     if not len(usable):
         raise ValueError(
-            f"all {len(lengths)} rollouts have more than backbone.max_length={max_length} tokens; raise it"
+            f"backbone.max_length={max_length} is less than the {lengths.tokens.min()} tokens of the shortest of "
+            f"{len(lengths)} rollouts; raise it"
         )
     machine.check_longest(max([*lengths.tokens[usable], *validation_lengths.tokens[validated]]))
     epochs = [usable[order.epoch(lengths.question[usable], seed, epoch)] for epoch in range(recipe.epochs)]
@@ -114,6 +128,7 @@ def make_plans(
         global_batch_size=recipe.global_batch_size,
         max_tokens=machine.max_tokens,
         world_size=world_size,
+        micro_batch_size=micro_batch_size,
     )
     # All of it is one batch; without a backward pass twice the tokens fit.
     validation_plan = BatchPlan(
@@ -127,12 +142,13 @@ def make_plans(
     return plan, validation_plan, len(lengths) - len(usable)
 
 
-def announce_memory(model: StepModel, machine: Machine) -> None:
+def announce_memory(model: StepModel, machine: Machine, keys: int) -> None:
     """Print what a device needs; raises ValueError if that is more than it has."""
-    memory = estimate(model, machine, machine.max_tokens, PATCHES_PER_TOKEN * machine.max_tokens)
+    memory = estimate(model, machine, machine.max_tokens, PATCHES_PER_TOKEN * machine.max_tokens, keys)
     if is_rank_zero():
         print(memory, flush=True)
-    check(memory, torch.cuda.mem_get_info()[0] if machine.accelerator == "gpu" else None, machine)
+    available = torch.cuda.get_device_properties(0).total_memory if machine.accelerator == "gpu" else None
+    check(memory, available, machine)
 
 
 def scored_steps(examples: Examples) -> np.ndarray:

@@ -62,15 +62,18 @@ def check(memory: Memory, available: int | None, machine: Machine) -> None:
     )
 
 
-def estimate(model: nn.Module, machine: Machine, tokens: int, patches: int) -> Memory:
+def estimate(model: nn.Module, machine: Machine, tokens: int, patches: int, keys: int = 0) -> Memory:
     """Memory of training the step model.
 
     tokens, patches: of the largest forward pass, tokens of text and images in one row without padding, patches of the
-    vision tower before they are merged.
+    vision tower before they are merged; keys: of all its solutions together, more than tokens where they share a
+    prefix.
     """
     weights = list(model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
-    activations = activation_bytes(model, machine, tokens, patches)
+    activations = activation_bytes(model, machine, tokens, patches) + _shared_key_bytes(
+        model.hf, machine, keys - tokens
+    )
     if machine.strategy.startswith("deepspeed"):
         return _deepspeed(_numbers(weights), _numbers(trained), machine, activations)
     gradients = _bytes(trained)
@@ -117,6 +120,16 @@ def activation_bytes(model: nn.Module, machine: Machine, tokens: int, patches: i
     # Nothing of the language model is there yet when a frozen tower runs, nor any more when a trained one goes back.
     tower_runs = _tower_kept(hf, size, patches) + _tower_running(hf, size, patches)
     return pixels + max(forward_ends, tower_runs)
+
+
+def _shared_key_bytes(hf: Any, machine: Machine, repeated: int) -> int:
+    """Bytes of the keys and values that stand in the row once and are laid out again for every solution that sees them,
+    in the running layer, or in all that keep theirs for the backward pass."""
+    language_model = hf.model.language_model
+    layers = 1 if language_model.gradient_checkpointing else len(language_model.layers)
+    text = language_model.config
+    width = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    return max(0, repeated) * 2 * width * numbers_of(hf, machine).product * layers
 
 
 def kept_bytes(hf: Any, size: Numbers, tokens: int, patches: int) -> int:

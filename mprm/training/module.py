@@ -52,8 +52,6 @@ class StepScoring(pl.LightningModule):
         hit_M = (yes_M > 0.5) == (self.objective.target(batch.mc_M) > 0.5)
         self.train_loss.update(loss_M.detach()[scored_M])  # without a NaN strategy it has no weights
         self.train_accuracy.update(hit_M.float(), scored_M)
-        if self.objective.normalise == "micro_batch":
-            return loss_M.sum() / scored_M.sum().clamp(min=1)
         # Lightning divides by the accumulated micro-batches and DDP by the ranks: undo both.
         return (loss_M * batch.weight_M).sum() * self.trainer.accumulate_grad_batches * self.trainer.world_size
 

@@ -13,9 +13,17 @@ Score = TypeVar("Score", float, torch.Tensor)  # one MC score, as the export ask
 
 
 class Objective(Protocol):
-    """A component of the config group `objective`. normalise: over the global batch, or per micro-batch (published)."""
+    """A component of the config group `objective`.
 
-    normalise: str
+    normalise: global_batch, a mean over all steps of a global batch; micro_batch, the published mean of the means over
+    micro-batches, which are micro_batch_size rollouts that follow each other in the order of the training.
+    """
+
+    @property
+    def normalise(self) -> str: ...
+
+    @property
+    def micro_batch_size(self) -> int: ...
 
     def target(self, mc_M: Score) -> Score: ...
 
@@ -26,11 +34,12 @@ class Hard:
 
     tau: float = 0.0
     normalise: str = "global_batch"
+    micro_batch_size: int = 4
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau < 1:
             raise ValueError(f"objective.tau={self.tau} is not in [0, 1); a score above it is a correct step, try 0")
-        check_normalise(self.normalise)
+        check_normalise(self)
 
     def target(self, mc_M: Score) -> Score:
         return (mc_M > self.tau) * 1.0
@@ -41,17 +50,22 @@ class Soft:
     """The MC score itself is the target probability of Yes."""
 
     normalise: str = "global_batch"
+    micro_batch_size: int = 4
 
     def __post_init__(self) -> None:
-        check_normalise(self.normalise)
+        check_normalise(self)
 
     def target(self, mc_M: Score) -> Score:
         return mc_M
 
 
-def check_normalise(value: str) -> None:
-    if value not in ("global_batch", "micro_batch"):
-        raise ValueError(f"objective.normalise={value} is unknown; choose global_batch or micro_batch (published)")
+def check_normalise(objective: Objective) -> None:
+    if objective.normalise not in ("global_batch", "micro_batch"):
+        raise ValueError(
+            f"objective.normalise={objective.normalise} is unknown; choose global_batch or micro_batch (published)"
+        )
+    if objective.micro_batch_size < 1:
+        raise ValueError(f"objective.micro_batch_size={objective.micro_batch_size} is not positive; try 4")
 
 
 def step_losses(logits_M2: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:

@@ -41,12 +41,15 @@ class Recipe:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+STRATEGIES = ("auto", "ddp", "ddp_cpu", "deepspeed_stage_2", "deepspeed_stage_3")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """Component `trainer`: devices and how the global batch is cut for them. None of it changes the gradient.
 
-    strategy: Lightning's name, e.g. auto, ddp, deepspeed_stage_3; max_tokens: text and image tokens of one forward pass
-    on one device; validate_every, checkpoint_every: optimizer steps.
+    strategy: one of STRATEGIES; precision: 32-true, bf16-mixed, or with DeepSpeed bf16-true; max_tokens: text and image
+    tokens of one forward pass on one device; validate_every, checkpoint_every: optimizer steps.
     """
 
     accelerator: str = "cpu"
@@ -61,6 +64,15 @@ class Machine:
     checkpoint_every: int = 50
 
     def __post_init__(self) -> None:
+        choices = {
+            "accelerator": ("cpu", "gpu"),
+            "strategy": STRATEGIES,
+            # Without DeepSpeed's float32 copies small updates of bfloat16 weights would be rounded away.
+            "precision": ("32-true", "bf16-mixed", *(["bf16-true"] if self.strategy.startswith("deepspeed") else [])),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"trainer.{name}={getattr(self, name)} is not one of {', '.join(known)}")
         for name in ("devices", "num_nodes", "max_tokens", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} is not positive; give 1 or more")

@@ -21,8 +21,12 @@ from mprm.training.recipe import Machine, Recipe
 class KeepTargets(DeepSpeedPrecision):
     """DeepSpeed's precision, but targets and weights stay float32 (the tower casts its pixels itself).
 
-    The gradient is divided by the accumulated micro-batches once, by Lightning, and not by the engine again.
+    So do buffers: the engine casts parameters, Lightning would cast the rotary frequencies and the metrics as well. The
+    gradient is divided by the accumulated micro-batches once, by Lightning, and not by the engine again.
     """
+
+    def convert_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        return module
 
     def convert_input(self, data: Any) -> Any:
         return data

@@ -3,7 +3,7 @@
 Shape suffixes: T tokens, H query heads, G key-value heads, D head size.
 """
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
@@ -90,6 +90,52 @@ def test_transformers_interface_has_one_row_and_heads_first() -> None:
     found, weights = attention._language_attention(module, q, k, v, None, scaling=SCALE, segments=segments, dropout=0.0)
     assert weights is None
     torch.testing.assert_close(found, dense(q_THD, k_TGD, v_TGD, segments)[None])
+
+
+def emulated(
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    query_border: torch.Tensor,
+    key_border: torch.Tensor,
+    longest_query: int,
+    longest_key: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """torch's varlen_attn as its documentation has it, sequence by sequence, causal masks at the lower right corner."""
+    assert (longest_query, longest_key) == (int(query_border.diff().max()), int(key_border.diff().max()))
+    assert q_THD.shape[1] == k_TGD.shape[1] or enable_gqa
+    outputs = []
+    for (start, end), (key_start, key_end) in zip(
+        pairwise(query_border.tolist()), pairwise(key_border.tolist()), strict=True
+    ):
+        mask = torch.ones(end - start, key_end - key_start, dtype=torch.bool)
+        if window_size == (-1, 0):
+            mask = mask.tril(key_end - key_start - (end - start))
+        q, k, v = (x.transpose(0, 1) for x in (q_THD[start:end], k_TGD[key_start:key_end], v_TGD[key_start:key_end]))
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            q[None], k[None], v[None], mask, scale=scale, enable_gqa=True
+        )
+        outputs.append(attended[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("grouped_heads", [True, False], ids=["with grouped heads", "torch 2.11"])
+@pytest.mark.parametrize(
+    "segments",
+    [groups([(13, [4, 7, 1]), (2, []), (6, [3, 6])]), rows([10, 7], causal=True), rows([6, 4], causal=False)],
+    ids=["shared", "causal", "whole"],
+)
+def test_what_the_cuda_kernel_is_asked_for(
+    segments: Segments, grouped_heads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "varlen_attn", emulated, raising=False)
+    monkeypatch.setattr(attention, "VARLEN", {"window_size", *(["enable_gqa"] if grouped_heads else [])})
+    qkv = drawn(int(segments.query_border[-1]), 4, 2, 0)
+    torch.testing.assert_close(attention._flash(*qkv, segments, SCALE), dense(*qkv, segments))
 
 
 @pytest.mark.gpu

@@ -209,7 +209,8 @@ def test_weights_are_loaded_in_the_dtype_asked_for(component: Any, picture: Pict
             ("float32", torch.float32),
         ):
             _, loaded = kind(path=str(folder), dtype=dtype).load()
-            assert {p.dtype for p in loaded.parameters()} == {expected}
+            assert {p.dtype for p in loaded.hf.parameters()} == {expected}
+            assert loaded.mark_D.dtype == loaded.head.weight.dtype == torch.float32
             with torch.inference_mode():
                 logits = loaded.eval().step_logits(collate([example]))
             assert logits.dtype == torch.float32

@@ -37,7 +37,7 @@ CONTEXT = 1  # how tiny's tokenizers number their image tokens: the second of th
 
 
 def random_model(family: str, size: str) -> Any:
-    """The published architecture with random bfloat16 weights on the GPU."""
+    """The published architecture with random bfloat16 weights."""
     layers, hidden, mlp, heads, kv_heads, vocabulary = TEXT[family, size]
     text = {
         "num_hidden_layers": layers,
@@ -49,7 +49,7 @@ def random_model(family: str, size: str) -> Any:
         "max_position_embeddings": 32768,
     }
     ids = tiny.build_tokenizer(family).convert_tokens_to_ids(tiny.IMAGE_TOKENS[family])
-    with torch.device("cuda"):
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         if family == "internvl":
             vision = {"image_size": [448, 448], "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
             config = InternVLConfig(
@@ -137,13 +137,19 @@ def flops(model: StepModel, packed: list[list[Example]], marks_only: bool) -> fl
 
 
 def measured_flops(device: str) -> float:
-    """Of a large matrix product in the dtype of the step: the peak of a device that no data sheet is known for."""
-    a = torch.randn(2048, 2048, device=device)
-    a @ a
-    started = time.perf_counter()
-    for _ in range(5):
-        a @ a
-    return 5 * 2 * 2048**3 / (time.perf_counter() - started)
+    """Of a large matrix product in the type of the step: the peak of a device that no data sheet is known for."""
+    a = torch.randn(2048, 2048, device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
+
+    def seconds(products: int) -> float:
+        started = time.perf_counter()
+        for _ in range(products):
+            a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    seconds(1)
+    return 5 * 2 * 2048**3 / seconds(5)
 
 
 @contextmanager

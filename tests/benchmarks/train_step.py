@@ -121,13 +121,14 @@ def stock_model(hf: Any, step_model: StepModel, options: Backbone) -> nn.Module:
 def make_arms(
     load: Callable[[], Any], family: str, options: Backbone, device: str, micro_batch: int, max_tokens: int
 ) -> list[Arm]:
-    ours = STEP_MODELS[family](load(), tiny.build_tokenizer(family), options).to(device).train()
+    """The arms, their models on the CPU."""
+    ours = STEP_MODELS[family](load(), tiny.build_tokenizer(family), options).train()
 
     def micro_batches(rollouts: list[Example]) -> list[list[Example]]:
         return [rollouts[start : start + micro_batch] for start in range(0, len(rollouts), micro_batch)]
 
     def padded(verdict_ids: tuple[int, int] | None) -> tuple[nn.Module, Losses]:
-        hf = stock_model(load(), ours, options).to(device).train()
+        hf = stock_model(load(), ours, options).train()
         return hf, lambda rollouts: (padded_loss(hf, part, device, verdict_ids) for part in micro_batches(rollouts))
 
     def packed(rollouts: list[Example]) -> list[list[Example]]:
@@ -141,20 +142,43 @@ def make_arms(
 
 
 def time_arms(arms: list[Arm], batches: list[list[Example]], device: str) -> None:
-    """Every arm does every batch; the arms take turns, so that what else the machine does falls on all of them."""
-    optimizers = [torch.optim.AdamW([p for p in arm.model.parameters() if p.requires_grad], lr=1e-5) for arm in arms]
-    for number, rollouts in enumerate(batches):
-        for arm, optimizer in zip(arms, optimizers, strict=True):
-            started = time.perf_counter()
-            with peak_memory(arm.peak_bytes, device), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                for loss in arm.losses(rollouts):
-                    loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                if device == "cuda":
-                    torch.cuda.synchronize()
-            if number:  # the first batch warms up
-                arm.seconds.append(time.perf_counter() - started)
+    """Every arm does every batch. On the CPU the arms take turns, so that what else the machine does falls on all of
+    them; on the GPU each has it for itself, so that its peak memory is its own."""
+    if device == "cpu":
+        optimizers = [optimizer_of(arm) for arm in arms]
+        for number, rollouts in enumerate(batches):
+            for arm, optimizer in zip(arms, optimizers, strict=True):
+                one_step(arm, optimizer, rollouts, device, warm_up=number == 0)
+        return
+    for arm in arms:
+        arm.model.to(device)
+        optimizer = optimizer_of(arm)
+        for number, rollouts in enumerate(batches):
+            one_step(arm, optimizer, rollouts, device, warm_up=number == 0)
+        arm.model.to("cpu")
+        del optimizer
+        torch.cuda.empty_cache()
+
+
+def optimizer_of(arm: Arm) -> torch.optim.Optimizer:
+    """AdamW on float32 parameters, as trainer=gpu has it."""
+    trained = [parameter for parameter in arm.model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    return torch.optim.AdamW(trained, lr=1e-5)
+
+
+def one_step(arm: Arm, optimizer: torch.optim.Optimizer, rollouts: list[Example], device: str, warm_up: bool) -> None:
+    started = time.perf_counter()
+    with peak_memory(arm.peak_bytes, device), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        for loss in arm.losses(rollouts):
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+    if not warm_up:
+        arm.seconds.append(time.perf_counter() - started)
 
 
 def show(arms: list[Arm], batches: list[list[Example]], device: str, title: str) -> None:

@@ -72,6 +72,20 @@ def test_a_row_left_empty_gets_the_shortest_rollout_without_weight() -> None:
     assert plan.cut(0) == [[[(1, 1 / 8), (0, 1 / 8)], [(2, 1 / 8)], [(0, 0.0)]]]
 
 
+def test_published_weights_are_those_of_means_of_means() -> None:
+    """Micro-batches of two rollouts with 1 + 2, 3 + 4 and 5 scored steps: 1/3 of 1/3, 1/7 and 1/5."""
+    plan = BatchPlan(np.arange(5), np.array([1, 2, 3, 4, 5]), lengths_of(5), 8, 400, 1, micro_batch_size=2)
+    weights = dict(item for rows in plan.cut(0) for row in rows for item in row)
+    assert weights == pytest.approx({0: 1 / 9, 1: 1 / 9, 2: 1 / 21, 3: 1 / 21, 4: 1 / 15})
+
+
+def test_a_rollout_that_is_twice_in_a_batch_has_both_its_weights() -> None:
+    """At the border of two epochs; micro-batches (0, 1), (1, 2): 1 + 2 and 2 + 3 scored steps."""
+    plan = BatchPlan(np.array([0, 1, 1, 2]), np.array([1, 2, 3]), lengths_of(3), 8, 400, 1, micro_batch_size=2)
+    weights = [item for rows in plan.cut(0) for row in rows for item in row]
+    assert sorted(weights) == [(0, 1 / 6), (1, 1 / 10), (1, 1 / 6), (2, 1 / 10)]
+
+
 def test_a_batch_without_a_scored_step_has_finite_weights() -> None:
     plan = BatchPlan(np.array([0]), np.array([0]), lengths_of(1), 8, 100, 2)
     assert plan.cut(0) == [[[(0, 1.0)], [(0, 0.0)]]]

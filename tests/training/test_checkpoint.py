@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
-from mprm.training.checkpoint import AtomicCheckpointIO, latest, recount, save_weights
+from mprm.training.checkpoint import AtomicCheckpointIO, latest, load_checkpoint, prune, recount, save_weights
 from mprm.training.recipe import Machine
 from mprm.training.strategies import check_checkpoint
 
@@ -135,3 +135,22 @@ def test_trained_weights_are_saved_by_the_first_rank_only(tmp_path: Path, monkey
     monkeypatch.setenv("RANK", "1")
     save_weights(model, tmp_path / "other.safetensors")
     assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_all_checkpoints_but_the_newest_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "step-2.ckpt").touch()
+    shard(tmp_path / "step-4.ckpt", "mp_rank_00_model_states.pt")
+    (tmp_path / "step-10.ckpt").touch()
+    prune(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-10.ckpt"]
+    prune(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])
+def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^checkpoint=.*file is none, or not whole; give one of"):
+        load_checkpoint(torch.nn.Linear(2, 2), tmp_path / "file")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "weights")
+    with pytest.raises(ValueError, match=r"^checkpoint=.*weights is none, or not whole; give one of"):
+        load_checkpoint(torch.nn.Linear(2, 2), tmp_path / "weights")

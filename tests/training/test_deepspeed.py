@@ -176,6 +176,13 @@ def test_targets_are_not_rounded_to_bfloat16() -> None:
     assert KeepTargets("bf16-true").convert_input(targets_M) is targets_M
 
 
+def test_what_is_no_parameter_stays_float32() -> None:
+    """Rotary frequencies in bfloat16 turn a token at place 2,000 by whole radians too far."""
+    module = torch.nn.Module()
+    module.register_buffer("frequencies", torch.tensor([1 / 3]))
+    assert KeepTargets("bf16-true").convert_module(module).get_buffer("frequencies").dtype == torch.float32
+
+
 def test_the_sampler_tells_its_batch_size() -> None:
     assert RankBatches.batch_size == 1
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,9 @@ def plain_scores(folder: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_plain_transformers_gives_the_same_scores(name: str, tmp_path: Path) -> None:
-    processor, model, expected = trained(BACKBONES[name]())
-    export(model, processor, tmp_path / "out", "hf", tmp_path)
+    component = BACKBONES[name]()
+    processor, model, expected = trained(component)
+    export(model, processor, component, tmp_path / "out", "hf")
     torch.testing.assert_close(plain_scores(tmp_path / "out"), expected, atol=1e-5, rtol=0)
 
 
@@ -94,15 +96,16 @@ def test_plain_transformers_gives_the_same_scores(name: str, tmp_path: Path) -> 
 def test_an_exported_folder_is_a_backbone_again(name: str, tmp_path: Path) -> None:
     component = BACKBONES[name]()
     processor, model, expected = trained(component)
-    export(model, processor, tmp_path / "out", "hf", tmp_path)
+    export(model, processor, component, tmp_path / "out", "hf")
     again = type(component)(path=str(tmp_path / "out")).load()
     torch.testing.assert_close(scores(*again), expected, atol=1e-5, rtol=0)
 
 
 def test_the_original_format_gives_the_same_scores(tmp_path: Path) -> None:
     for language_model in ("trained", "lora"):
-        processor, model, expected = trained(InternVL(path=str(ORIGINAL), language_model=language_model))
-        export(model, processor, tmp_path / language_model, "original", ORIGINAL)
+        component = InternVL(path=str(ORIGINAL), language_model=language_model)
+        processor, model, expected = trained(component)
+        export(model, processor, component, tmp_path / language_model, "original")
         again = InternVL(path=str(tmp_path / language_model)).load()
         torch.testing.assert_close(scores(*again), expected, atol=1e-5, rtol=0)
 
@@ -110,8 +113,9 @@ def test_the_original_format_gives_the_same_scores(tmp_path: Path) -> None:
 def test_an_untrained_original_comes_back_bit_for_bit(tmp_path: Path) -> None:
     component = InternVL(path=str(ORIGINAL), dtype="stored")
     processor, model = component.load()
-    export(model, processor, tmp_path / "out", "original", ORIGINAL)
-    assert {path.name for path in ORIGINAL.iterdir()} == {path.name for path in (tmp_path / "out").iterdir()}
+    export(model, processor, component, tmp_path / "out", "original")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"mprm.json", *(path.name for path in ORIGINAL.iterdir())}
     before, after = (load_file(folder / "model.safetensors") for folder in (ORIGINAL, tmp_path / "out"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -130,9 +134,10 @@ def test_a_new_mark_is_named_in_every_file_that_lists_added_tokens(tmp_path: Pat
         else:
             content[key] = {number: token for number, token in content[key].items() if token["content"] != "<prm>"}
         (source / name).write_text(json.dumps(content))
-    processor, model, expected = trained(InternVL(path=str(source)))
+    component = InternVL(path=str(source))
+    processor, model, expected = trained(component)
     assert model.mark_id == 409
-    export(model, processor, tmp_path / "out", "original", source)
+    export(model, processor, component, tmp_path / "out", "original")
     again, step_model = InternVL(path=str(tmp_path / "out")).load()
     assert step_model.mark_id == 409
     torch.testing.assert_close(scores(again, step_model), expected, atol=1e-5, rtol=0)
@@ -143,11 +148,12 @@ def test_a_new_mark_is_named_in_every_file_that_lists_added_tokens(tmp_path: Pat
 
 
 def test_a_mark_beyond_the_table_adds_a_row(tmp_path: Path) -> None:
-    processor, model, _ = trained(BACKBONES["internvl"]())
+    component = BACKBONES["internvl"]()
+    processor, model, _ = trained(component)
     rows = len(model.hf.get_input_embeddings().weight)
     assert model.mark_id == rows
     mark_D = model.mark_D.detach().clone()
-    export(model, processor, tmp_path / "out", "hf", tmp_path)
+    export(model, processor, component, tmp_path / "out", "hf")
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     table_VD, head_VD = tensors["model.language_model.embed_tokens.weight"], tensors["lm_head.weight"]
     assert len(table_VD) == len(head_VD) == rows + 1
@@ -156,10 +162,32 @@ def test_a_mark_beyond_the_table_adds_a_row(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
-    processor, model = BACKBONES["internvl"]().load()
+    component = BACKBONES["internvl"]()
+    processor, model = component.load()
     with pytest.raises(ValueError, match=rf"^output={tmp_path} is there already; give another folder, or remove it$"):
-        export(model, processor, tmp_path, "hf", tmp_path)
+        export(model, processor, component, tmp_path, "hf")
     line = r"^format=original: backbone\.path=.*internvl is not in OpenGVLab's format; use format=hf$"
     with pytest.raises(ValueError, match=line):
-        export(model, processor, tmp_path / "out", "original", WEIGHTS / "internvl")
+        export(model, processor, component, tmp_path / "out", "original")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_exported_folder_refuses_another_prompt(tmp_path: Path) -> None:
+    component = InternVL(path=str(WEIGHTS / "internvl"), system="Be strict.", max_tiles=2)
+    processor, model = component.load()
+    export(model, processor, component, tmp_path / "out", "hf")
+    replace(component, path=str(tmp_path / "out")).load()
+    line = r"^backbone\.system='', but backbone\.path=.*out was trained with 'Be strict\.'; give the backbone= it was"
+    with pytest.raises(ValueError, match=line):
+        InternVL(path=str(tmp_path / "out"), max_tiles=2).load()
+    with pytest.raises(ValueError, match=r"^backbone\.max_tiles=6, but backbone\.path=.* was trained with 2; give"):
+        InternVL(path=str(tmp_path / "out"), system="Be strict.").load()
+
+
+def test_exported_weights_are_for_all_to_read(tmp_path: Path) -> None:
+    component = BACKBONES["internvl"]()
+    processor, model = component.load()
+    export(model, processor, component, tmp_path / "out", "hf")
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in (*(tmp_path / "out").iterdir(), tmp_path / "plain")}
+    assert len(modes) == 1

@@ -29,3 +29,5 @@ def test_values_that_make_no_sense() -> None:
         Hard(tau=1.0)
     with pytest.raises(ValueError, match=r"objective\.normalise=sum .* choose global_batch or micro_batch"):
         Soft(normalise="sum")
+    with pytest.raises(ValueError, match=r"objective\.micro_batch_size=0 is not positive"):
+        Hard(micro_batch_size=0)

@@ -36,3 +36,18 @@ def test_values_that_make_no_sense(bad: dict[str, float]) -> None:
 def test_a_machine_without_anything(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^trainer\.{name}=0 is not positive; give 1 or more$"):
         Machine(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"accelerator": "cuda"}, r"^trainer\.accelerator=cuda is not one of cpu, gpu$"),
+        ({"strategy": "deepspeed"}, r"^trainer\.strategy=deepspeed is not one of auto, ddp, .*deepspeed_stage_3$"),
+        ({"precision": "bf16"}, r"^trainer\.precision=bf16 is not one of 32-true, bf16-mixed$"),
+        ({"precision": "bf16-true"}, r"^trainer\.precision=bf16-true is not one of 32-true, bf16-mixed$"),
+    ],
+)
+def test_a_machine_that_is_not_known(options: dict[str, str], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        Machine(**options)  # type: ignore[arg-type]
+    Machine(strategy="deepspeed_stage_3", precision="bf16-true")
