@@ -101,10 +101,9 @@ def random_rollouts(family: str, count: int, seed: int) -> list[Example]:
             "image_grid_thw": torch.tensor([[1, side, side]]),
         }
         size = (IMAGE_SIDE, IMAGE_SIDE)
-    per_step = TEXT_TOKENS // 6
     rollouts = []
     for _ in range(count):
-        numbers = torch.randint(10, 33, (5, per_step // 2), generator=generator).tolist()
+        numbers = torch.randint(10, 33, (5, TEXT_TOKENS // 5), generator=generator).tolist()
         example = processor.layout([size], "How?", [" ".join(map(str, step)) for step in numbers])
         mc = torch.rand(5, generator=generator)
         rollouts.append(replace(example, vision=vision, mc=mc))

@@ -122,13 +122,13 @@ def make_arms(
     load: Callable[[], Any], family: str, options: Backbone, device: str, micro_batch: int, max_tokens: int
 ) -> list[Arm]:
     """The arms, their models on the CPU."""
-    ours = STEP_MODELS[family](load(), tiny.build_tokenizer(family), options).train()
+    ours = STEP_MODELS[family](load(), tiny.build_tokenizer(family), options).cpu().train()
 
     def micro_batches(rollouts: list[Example]) -> list[list[Example]]:
         return [rollouts[start : start + micro_batch] for start in range(0, len(rollouts), micro_batch)]
 
     def padded(verdict_ids: tuple[int, int] | None) -> tuple[nn.Module, Losses]:
-        hf = stock_model(load(), ours, options).train()
+        hf = stock_model(load(), ours, options).cpu().train()
         return hf, lambda rollouts: (padded_loss(hf, part, device, verdict_ids) for part in micro_batches(rollouts))
 
     def packed(rollouts: list[Example]) -> list[list[Example]]:
