@@ -59,7 +59,10 @@ def _flash(
     q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, segments: Segments, scale: float
 ) -> torch.Tensor:
     if segments.key is not None:
-        k_TGD, v_TGD = k_TGD.index_select(0, segments.key), v_TGD.index_select(0, segments.key)
+        # As an embedding: its backward sums a prefix's gradients in float32 and in a fixed order.
+        k_TGD, v_TGD = (
+            nn.functional.embedding(segments.key, x.flatten(1)).unflatten(1, x.shape[1:]) for x in (k_TGD, v_TGD)
+        )
     grouped: dict[str, Any] = {}
     if "enable_gqa" in VARLEN:
         grouped["enable_gqa"] = True

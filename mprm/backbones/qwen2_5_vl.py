@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLDecoderLayer,
+    Qwen2_5_VLPatchMerger,
     Qwen2_5_VLVisionAttention,
     apply_rotary_pos_emb_vision,
 )
@@ -66,6 +67,18 @@ class Qwen2_5_VL(Backbone):
         return QwenProcessor(tokenizer, model.mark_id, images, self.system), model
 
 
+class Merger(Qwen2_5_VLPatchMerger):
+    """The projector. The tower calls it itself, in the tower's type and without gradient: there it only folds patches
+    of one token together, and merge() does the work."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(-1, self.hidden_size)
+
+    def merge(self, patches_PD: torch.Tensor) -> torch.Tensor:
+        """Embeddings of the image tokens, (N, D)."""
+        return super().forward(patches_PD)
+
+
 class LastLayer(MarksOnly, Qwen2_5_VLDecoderLayer):
     pass
 
@@ -82,6 +95,7 @@ class QwenStepModel(StepModel):
         for number, block in enumerate(visual.blocks):
             block.attn.__class__ = SegmentedAttention
             block.attn.windowed = number not in visual.fullatt_block_indexes
+        visual.merger.__class__ = Merger
         super().__init__(hf, tokenizer, options)
 
     def vision_tower(self) -> nn.Module:
@@ -101,7 +115,7 @@ class QwenStepModel(StepModel):
                 **layout,
             ).last_hidden_state
         # The tower works in window order; the language model reads row by row.
-        merged_ND = visual.merger(patches_PD.to(visual.merger.ln_q.weight.dtype))
+        merged_ND = visual.merger.merge(patches_PD.to(visual.merger.ln_q.weight.dtype))
         return merged_ND[torch.argsort(layout["window_index"])]
 
 

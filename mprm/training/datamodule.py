@@ -42,7 +42,7 @@ class Rollouts(pl.LightningDataModule):
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
             # Of its own, so that building a loader draws nothing from the global generator.
             generator=torch.Generator().manual_seed(0),
         )

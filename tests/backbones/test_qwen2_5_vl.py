@@ -1,6 +1,7 @@
 """Qwen2.5-VL against stock transformers."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
 from mprm.backbones.base import encode
-from mprm.backbones.qwen2_5_vl import SegmentedAttention, window_layout
+from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, SegmentedAttention, window_layout
 from mprm.data.collate import Batch, Example, collate
 
 STEPS = ["red is 4.", "blue is 7.", "The answer is 11."]
@@ -124,3 +125,16 @@ def test_large_images_are_scaled_down_to_max_pixels(qwen: Any, picture: Picture)
     _, rows, columns = encode(processor, [picture(1000, 500)], "How?", STEPS).vision["image_grid_thw"][0].tolist()
     assert 0.9 * 200_704 < rows * columns * 14 * 14 <= 200_704
     assert 1.9 < columns / rows < 2.1
+
+
+def test_the_projector_runs_once_and_in_its_own_type(qwen_folder: Path, picture: Picture) -> None:
+    component = Qwen2_5_VL(path=str(qwen_folder), dtype="bfloat16", vision="trained", projector="frozen")
+    processor, model = component.load()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # as a training without DeepSpeed does
+    calls: list[torch.dtype] = []
+    hook = model.hf.model.visual.merger.mlp.register_forward_hook(lambda *call: calls.append(call[2].dtype))
+    model(collate([encode(processor, [picture(56, 56)], "How?", STEPS)])).sum().backward()
+    hook.remove()
+    assert calls == [torch.bfloat16]
