@@ -120,7 +120,10 @@ def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
     os.mkfifo(predictions)
     arguments = ["task=measure", f"predictions={predictions}", f"output={tmp_path / 'out.json'}"]
     command = [sys.executable, str(REPOSITORY / "run.py"), *arguments]
+    # A shell starts what runs in its background with the signal ignored, and children inherit that.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as reading:
+        signal.signal(signal.SIGINT, heard)
         writer = None
         while writer is None and reading.poll() is None:
             with contextlib.suppress(
