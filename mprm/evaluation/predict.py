@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from mprm.backbones.base import Processor, StepModel, encode
+from mprm.backbones.base import Processor, StepModel
 from mprm.data.collate import Example, collate, common_prefix, group_members
 from mprm.data.examples import open_images
 from mprm.data.packing import Lengths, pack, rows_needed
@@ -63,17 +63,20 @@ def score(
         if n_tokens > 8 * max_tokens and group != last_group:  # what is held in memory at once
             flush()
             n_tokens = 0
-        last_group = group
         try:
-            images = open_images([image_path(name) for name in solution.images])
-            example = encode(processor, images, solution.question, list(solution.steps))
+            if group != last_group:  # solutions of a question follow each other and share its images
+                last_group = None
+                images = open_images([image_path(name) for name in solution.images])
+                sizes, vision = [image.size for image in images], processor.vision(images)
+                last_group = group
+            example = processor.layout(sizes, solution.question, list(solution.steps))
         except ValueError:  # missing, broken, or of a shape that the processor refuses
             skipped["image"] += 1
             continue
         if len(example.input_ids) > max_length:
             skipped["too_long"] += 1
             continue
-        held.append(replace(example, id=solution.id, group=group))
+        held.append(replace(example, vision=vision, id=solution.id, group=group))
         n_tokens += len(example.input_ids)
     flush()
     return scores, {reason: count for reason, count in skipped.items() if count}
