@@ -73,20 +73,11 @@ def fit(
     if start and is_rank_zero():
         print(f"resuming from step {start} of {plan.optimizer_steps}", flush=True)
     pl.seed_everything(seed, verbose=False)
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # device lists and advertisements
     trainer = build_trainer(machine, recipe, plan, folder, mirror)
     loaders = Rollouts(train, validation, plan, validation_plan, start, machine.num_workers)
     model.train()  # transformers loads in eval mode, in which no layer is checkpointed
     module = StepScoring(model, objective, recipe, plan.optimizer_steps)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=f".*({NOT_MEANT_HERE}).*")
-        try:
-            trainer.fit(module, loaders, ckpt_path=checkpoint)
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            if trainer.interrupted:
-                raise KeyboardInterrupt from None
-            raise
+    run_trainer(trainer, module, loaders, checkpoint)
     save_weights(model, folder / "weights.safetensors")
     if is_rank_zero():
         prune(folder / "checkpoints")
@@ -164,6 +155,18 @@ def train_in_float32(model: StepModel) -> None:
             parameter.data = parameter.data.float()
 
 
+def run_trainer(trainer: pl.Trainer, module: StepScoring, loaders: Rollouts, checkpoint: Path | None) -> None:
+    """Lightning's fit without what it says on every run. Raises KeyboardInterrupt for Ctrl-C, which it swallows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=f".*({NOT_MEANT_HERE}).*")
+        try:
+            trainer.fit(module, loaders, ckpt_path=checkpoint)
+        except SystemExit:
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+
+
 def build_trainer(machine: Machine, recipe: Recipe, plan: BatchPlan, folder: Path, mirror: Mirror | None) -> pl.Trainer:
     """Lightning's trainer for the machine. DeepSpeed writes sharded checkpoints itself; all others are atomic files."""
     checkpoints = ModelCheckpoint(
@@ -173,6 +176,8 @@ def build_trainer(machine: Machine, recipe: Recipe, plan: BatchPlan, folder: Pat
         save_top_k=1,
         every_n_train_steps=machine.checkpoint_every,
     )
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # device lists and advertisements
     sharded = machine.strategy.startswith("deepspeed")
     return pl.Trainer(
         accelerator=machine.accelerator,
