@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from mprm.data.segments import Segments
+from mprm.data.segments import Segments, from_keys, rows
 
 if TYPE_CHECKING:
     import torch
@@ -91,19 +90,14 @@ def collate(examples: Sequence[Example]) -> Batch:
                 ids.append(example.input_ids[shared:])
                 positions.append(example.position_ids[..., shared:])
                 keys.append(torch.cat([prefix, own]))
+    lengths = list(map(len, ids))
     n_marks = [len(example.marks) for example in examples]
     mc = [e.mc if e.mc is not None else torch.full((len(e.marks),), float("nan")) for e in examples]
     vision = [examples[members[0]].vision for members in groups]
     return Batch(
         input_ids_T=torch.cat(ids),
         position_ids=torch.cat(positions, dim=-1),
-        segments=Segments(
-            query_border=_borders(ids),
-            key_border=_borders(keys),
-            longest_query=max(map(len, ids)),
-            longest_key=max(map(len, keys)),
-            key=torch.cat(keys) if len(keys) > len(groups) else None,
-        ),
+        segments=from_keys(lengths, keys, causal=True) if len(keys) > len(groups) else rows(lengths, causal=True),
         vision={name: torch.cat([tensors[name] for tensors in vision]) for name in vision[0]},
         mark_M=torch.cat([marks[number] for number in range(len(examples))]),
         mc_M=torch.cat(mc),
@@ -129,9 +123,3 @@ def common_prefix(ids: Sequence[torch.Tensor]) -> int:
         differ = (ids[0][:length] != other[:length]).nonzero()
         length = int(differ[0]) if len(differ) else length
     return length
-
-
-def _borders(parts: list[torch.Tensor]) -> torch.Tensor:
-    import torch
-
-    return torch.tensor([0, *accumulate(map(len, parts))], dtype=torch.int32)

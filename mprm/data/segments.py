@@ -6,8 +6,10 @@ block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -78,11 +80,23 @@ class Segments:
         return blocks, place_T.to(device)
 
 
-def rows(lengths: list[int], causal: bool) -> Segments:
-    """Segments that stand one behind the other, each its own keys."""
+def from_keys(lengths: Sequence[int], keys: Sequence[torch.Tensor], causal: bool) -> Segments:
+    """Segments of so many queries each, and the places in the row of each one's keys."""
     import torch
 
-    border = torch.tensor([0, *lengths]).cumsum(0).int()
+    n_keys = list(map(len, keys))
+    return Segments(_borders(lengths), _borders(n_keys), max(lengths), max(n_keys), torch.cat(list(keys)), causal)
+
+
+def _borders(lengths: Sequence[int]) -> torch.Tensor:
+    import torch
+
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+
+
+def rows(lengths: Sequence[int], causal: bool) -> Segments:
+    """Segments that stand one behind the other, each its own keys."""
+    border = _borders(lengths)
     return Segments(border, border, max(lengths), max(lengths), causal=causal)
 
 

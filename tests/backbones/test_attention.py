@@ -3,7 +3,7 @@
 Shape suffixes: T tokens, H query heads, G key-value heads, D head size.
 """
 
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mprm.backbones import attention
 from mprm.backbones.attention import attend
-from mprm.data.segments import Segments, rows
+from mprm.data.segments import Segments, from_keys, rows
 
 SCALE = 0.3
 
@@ -28,14 +28,7 @@ def groups(shapes: list[tuple[int, list[int]]], causal: bool = True) -> Segments
         for length in own:
             keys.append([*prefix, *range(sum(queries), sum(queries) + length)])
             queries.append(length)
-    return Segments(
-        query_border=torch.tensor([0, *accumulate(queries)], dtype=torch.int32),
-        key_border=torch.tensor([0, *accumulate(map(len, keys))], dtype=torch.int32),
-        longest_query=max(queries),
-        longest_key=max(map(len, keys)),
-        key=torch.tensor([place for part in keys for place in part]),
-        causal=causal,
-    )
+    return from_keys(queries, list(map(torch.tensor, keys)), causal)
 
 
 def dense(q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, segments: Segments) -> torch.Tensor:

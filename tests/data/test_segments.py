@@ -1,12 +1,10 @@
 """Who attends to whom: worked examples, and the padded form against a dense mask."""
 
-from itertools import accumulate
-
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mprm.data.segments import ALIKE, Segments, rows
+from mprm.data.segments import ALIKE, Segments, from_keys, rows
 
 
 def dense(segments: Segments) -> torch.Tensor:
@@ -37,14 +35,7 @@ def segmented(draw: st.DrawFn) -> Segments:
         for length in draw(st.lists(st.integers(1, 9), max_size=4)):
             keys.append([*prefix, *range(sum(queries), sum(queries) + length)])
             queries.append(length)
-    return Segments(
-        query_border=torch.tensor([0, *accumulate(queries)], dtype=torch.int32),
-        key_border=torch.tensor([0, *accumulate(map(len, keys))], dtype=torch.int32),
-        longest_query=max(queries),
-        longest_key=max(map(len, keys)),
-        key=torch.tensor([place for part in keys for place in part]),
-        causal=causal,
-    )
+    return from_keys(queries, list(map(torch.tensor, keys)), causal)
 
 
 def test_rows_stand_one_behind_the_other() -> None:
