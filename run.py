@@ -3,6 +3,8 @@
 import os
 import sys
 import traceback
+from functools import partial
+from pathlib import Path
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to report() below, which says them in one line
 
@@ -30,31 +32,40 @@ TASKS = {
 
 BY_EVERY_RANK = ("experiment", "select", "train")  # the other tasks are the first rank's alone
 
-exit_codes = [0]  # one for each run of a sweep; hydra.main returns none
+exit_codes = [0]  # of the run; hydra.main returns none
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def run(raw: DictConfig) -> None:
-    """One run. A failed run of a sweep is reported and the sweep goes on."""
+    """One run, or one point of a multirun, whose failure is recorded there and does not stop the others."""
+    chosen = HydraConfig.get()
+    if chosen.mode == RunMode.MULTIRUN:
+        stages.run_point(Path(raw.runs), " ".join(chosen.overrides.task), partial(attempt, raw))
+    else:
+        exit_codes.append(attempt(raw)[0])
+
+
+def attempt(raw: DictConfig) -> tuple[int, str]:
+    """Run the task: exit code, and the line that explains it where it is not 0."""
     try:
         config = validate(raw, HydraConfig.get().runtime.choices)
         if is_rank_zero() or config.task in BY_EVERY_RANK:
-            exit_codes.append(TASKS[config.task](config) or 0)
+            exit_code = TASKS[config.task](config) or 0
+            return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""
     except Exception as error:
-        sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-        where = " ".join(HydraConfig.get().overrides.task) + ": " if sweeping else ""
-        exit_codes.append(report(error, where, debug=raw.get("debug") is True))
+        return report(error, debug=raw.get("debug") is True)
+    return 0, ""
 
 
-def report(error: Exception, where: str, debug: bool) -> int:
-    """Print the line that explains the error, or the traceback of a bug; return the exit code."""
+def report(error: Exception, debug: bool) -> tuple[int, str]:
+    """Print the line that explains the error, or the traceback of a bug; return the exit code and the line."""
     explained = explain(error)
     if explained is None or debug:
         traceback.print_exception(error)
     if explained is None:
-        return 1
-    print(f"mprm: {where}{explained[0]}", file=sys.stderr)
-    return explained[1]
+        return 1, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    print(f"mprm: {explained[0]}", file=sys.stderr)
+    return explained[1], explained[0]
 
 
 def main() -> int:
@@ -64,7 +75,7 @@ def main() -> int:
         print("mprm: interrupted; the same command resumes", file=sys.stderr)
         return 130
     except Exception as error:
-        exit_codes.append(report(error, "", debug="debug=true" in sys.argv))
+        exit_codes.append(report(error, debug="debug=true" in sys.argv)[0])
     return max(exit_codes)
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import sleep
@@ -50,15 +51,17 @@ NOT_IN_HASH = (
     "trainer.validate_every",
 )
 
+LOCK_ATTEMPTS = 5
+
 PACKAGES = ("mprm", "torch", "transformers", "pytorch-lightning", "torchmetrics", "deepspeed", "datasets", "numpy")
 
 
-def config_hash(cfg: DictConfig) -> str:
-    """SHA-256, in hex, of the resolved config without NOT_IN_HASH, and of FORMAT_VERSION.
+def config_hash(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
+    """SHA-256, in hex, of the resolved config without NOT_IN_HASH and `leave_out`, and of FORMAT_VERSION.
 
     The order of keys does not matter. An absolute path inside the working folder counts as the relative one.
     """
-    content = {"format": FORMAT_VERSION, "config": _hashed_values(cfg)}
+    content = {"format": FORMAT_VERSION, "config": _hashed_values(cfg, leave_out)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -116,13 +119,13 @@ def open_run(cfg: DictConfig) -> RunFolder:
     if not is_rank_zero():
         return RunFolder(path, this_hash, None)
     path.mkdir(parents=True, exist_ok=True)
-    lock = _lock(path)
+    held = lock(path, "give another name=")
     try:
         _claim(path, this_hash, cfg)
     except BaseException:
-        lock.close()
+        held.close()
         raise
-    return RunFolder(path, this_hash, lock)
+    return RunFolder(path, this_hash, held)
 
 
 def wait_for_rank_zero(run: RunFolder, stage: str) -> None:
@@ -162,28 +165,48 @@ def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
         write_json(path / "versions.json", {package: _version(package) for package in PACKAGES})
 
 
-def _lock(path: Path) -> IO[str]:
+def lock(path: Path, remedy: str) -> IO[str]:
+    """Lock a folder against other processes, until the file is closed or the process ends.
+
+    Raises ValueError, with the other's process id and the remedy, if it is locked.
+    """
     # Opened without truncation: the pid in it is the holder's until the lock is ours.
-    lock = open(path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until RunFolder.close
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
-        lock.close()
-        raise ValueError(f"{path} is in use by process {holder}; wait until it ends, or give another name=") from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
+    held = open(path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the caller closes it
+    for attempt in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if attempt + 1 == LOCK_ATTEMPTS:
+                held.seek(0)
+                holder = held.read().strip() or "unknown"
+                held.close()
+                raise ValueError(f"{path} is in use by process {holder}; wait until it ends, or {remedy}") from None
+            sleep(0.1)  # in_use() of another process holds it for a moment
+    held.truncate(0)
+    held.write(str(os.getpid()))
+    held.flush()
+    return held
 
 
-def _hashed_values(cfg: DictConfig) -> dict[str, Any]:
+def in_use(path: Path) -> bool:
+    """Does a living process hold the folder's lock?"""
+    if not (path / ".lock").exists():
+        return False
+    with open(path / ".lock", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _hashed_values(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The leaves that enter the hash, by dotted key."""
     return {
         key: value
         for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True), "")
-        if not any(key == name or key.startswith(name + ".") for name in NOT_IN_HASH)
+        if not any(key == name or key.startswith(name + ".") for name in (*NOT_IN_HASH, *leave_out))
     }
 
 
@@ -211,6 +234,7 @@ def _differences(path: Path, cfg: DictConfig) -> str:
     return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "") or "another format version"
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -42,11 +42,11 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(
         folder=folder,
         config=read_config(folder),
-        versions=_json(folder / "versions.json", "experiment"),
+        versions=read_json_object(folder / "versions.json", "experiment"),
         manifest=manifest,
-        kept=_parquet(folder / "subset" / "kept.parquet"),
-        signals=_parquet(Path(manifest["signals"]), SIGNALS) if manifest and manifest.get("signals") else None,
-        metrics=_json_lines(folder / "metrics.jsonl"),
+        kept=read_parquet(folder / "subset" / "kept.parquet"),
+        signals=read_parquet(Path(manifest["signals"]), SIGNALS) if manifest and manifest.get("signals") else None,
+        metrics=read_json_lines(folder / "metrics.jsonl"),
         results=read_results(folder),
         scored=_scored_steps(folder / "predictions.jsonl"),
     )
@@ -68,15 +68,15 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What the selection kept and dropped, or None."""
-    return _json(folder / "subset" / "manifest.json", "select")
+    return read_json_object(folder / "subset" / "manifest.json", "select")
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
     """The metrics of the evaluation, or None."""
-    return _json(folder / "results.json", "evaluate")
+    return read_json_object(folder / "results.json", "evaluate")
 
 
-def _json(path: Path, task: str) -> dict[str, Any] | None:
+def read_json_object(path: Path, task: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     remedy = f"delete it and run task={task} again"
@@ -89,7 +89,7 @@ def _json(path: Path, task: str) -> dict[str, Any] | None:
     return content
 
 
-def _parquet(path: Path, columns: list[str] | None = None) -> pa.Table | None:
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table | None:
     if not path.exists():
         return None
     try:
@@ -98,7 +98,7 @@ def _parquet(path: Path, columns: list[str] | None = None) -> pa.Table | None:
         raise ValueError(_unreadable(path, error, "delete it and run task=select again")) from error
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]] | None:
+def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
     if not path.exists():
         return None
     # A line without its newline is still being written, or was cut off when the run was killed.
@@ -114,7 +114,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _scored_steps(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    solutions = _json_lines(path)
+    solutions = read_json_lines(path)
     if solutions is None:
         return None
     labels = np.array([label for solution in solutions for label in solution["labels"]], dtype=np.int64)

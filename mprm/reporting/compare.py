@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,19 @@ import numpy as np
 
 from mprm.reporting import tables
 from mprm.reporting.collect import read_config, read_manifest, read_results
+from mprm.reporting.published import published_f1
+from mprm.reporting.settings import others, setting_of
 from mprm.reporting.tables import Estimate, Table
-from mprm.run_folder import NOT_IN_HASH
-
-# 97.5 % quantiles of Student's t for 1, 2, 3, ... degrees of freedom; beyond 30 the normal one is within 4 %.
-T_QUANTILES = (
-    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
-    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
-    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
-)
-NORMAL_QUANTILE = 1.9600
+from mprm.student_t import half_width
+from mprm.sweep_folder import Point
 
 MEASURES = {"auc": "AUC", "f1_fixed": "F1 at 0.5", "f1_calibrated": "F1 calibrated"}
+PUBLISHED_COLUMNS = ("F1 oracle", "published F1")
+PUBLISHED_NOTE = (
+    "Published: overall macro-F1 in arXiv 2602.04145, of one training, at the threshold searched on the benchmark "
+    "itself; compare it with our F1 oracle, which is found and flatters in the same way."
+)
+NOT_FINISHED = "not finished: no results.json yet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +38,12 @@ class Row:
     other: str  # what else tells this row from the others, e.g. "objective._target_=Soft"
     kept: float  # rollouts, mean over seeds
     seeds: tuple[int, ...]
+    folders: tuple[Path, ...]  # of the runs, in the order of seeds
     auc: Estimate | None
     f1_fixed: Estimate | None
     f1_calibrated: Estimate | None
+    f1_oracle: Estimate | None  # at the threshold that is searched on the benchmark itself
+    published: float | None  # overall macro-F1 of this setting in arXiv 2602.04145, at a threshold found in that way
 
     @property
     def line(self) -> str:
@@ -56,11 +58,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """rows: one per setting. baselines: overall macro-F1, mean of all runs. left_out: folder name -> reason."""
+    """Many runs side by side.
+
+    rows: one per setting. baselines: overall macro-F1, mean of all runs. left_out: folder name -> reason. points: of
+    the multirun that made the runs; what it knows to be waiting, running, failed or interrupted is not in left_out.
+    """
 
     rows: tuple[Row, ...]
     baselines: dict[str, float]
     left_out: dict[str, str]
+    points: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,38 +86,40 @@ def run_folders(directory: Path) -> list[Path]:
     return folders
 
 
-def compare(folders: list[Path]) -> Comparison:
+def compare(folders: list[Path], points: tuple[Point, ...] = ()) -> Comparison:
     """Read config, manifest and results of every folder; average over seeds with 95 % t-intervals.
 
-    A folder without results, or that repeats a seed of the same setting, is left out and named.
+    A folder without results, or that repeats a seed of the same setting, is left out and named, unless the points of
+    the multirun (sweep_folder.read_points) say already why it is not finished.
     """
+    explained = {point.name for point in points if point.state != "done"}
     groups: dict[str, dict[int, _Run]] = {}
     left_out: dict[str, str] = {}
     for folder in folders:
         config, manifest, results = read_config(folder), read_manifest(folder), read_results(folder)
         if config is None or manifest is None or results is None:
-            left_out[folder.name] = "not finished: no results.json yet"
+            if folder.name not in explained:
+                left_out[folder.name] = NOT_FINISHED
             continue
-        runs = groups.setdefault(json.dumps(dict(_setting(config)), sort_keys=True), {})
+        runs = groups.setdefault(json.dumps(setting_of(config), sort_keys=True), {})
         seed = int(config["seed"])
         if seed in runs:
             left_out[folder.name] = f"same setting and seed as {runs[seed].folder.name}"
         else:
             runs[seed] = _Run(folder, config, manifest, results)
-    others = _others([dict(_setting(next(iter(runs.values())).config)) for runs in groups.values()])
-    rows = [_row(runs, other) for runs, other in zip(groups.values(), others, strict=True)]
+    words = others([setting_of(next(iter(runs.values())).config) for runs in groups.values()])
+    rows = [_row(runs, other) for runs, other in zip(groups.values(), words, strict=True)]
     results_of_all = [run.results for runs in groups.values() for run in runs.values()]
     rows.sort(key=lambda row: (-row.ratio, row.label))
-    return Comparison(tuple(rows), _mean_baselines(results_of_all), left_out)
+    return Comparison(tuple(rows), _mean_baselines(results_of_all), left_out, points)
 
 
 def mean_over_seeds(values: list[float]) -> Estimate:
     """Mean and 95 % interval mean -/+ t sd / sqrt(n) over n seeds; no interval for one."""
-    n, mean = len(values), float(np.mean(values))
-    if n == 1:
+    mean = float(np.mean(values))
+    if len(values) == 1:
         return Estimate(mean)
-    quantile = T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else NORMAL_QUANTILE
-    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = half_width(values)
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -129,9 +138,12 @@ def _row(runs: dict[int, _Run], other: str) -> Row:
         other=other,
         kept=float(np.mean(kept)),
         seeds=tuple(sorted(runs)),
+        folders=tuple(runs[seed].folder for seed in sorted(runs)),
         auc=_mean([tables.auc(result) for result in results]),
         f1_fixed=_mean([tables.overall(result, "fixed") for result in results]),
         f1_calibrated=_mean([tables.overall(result, "calibrated") for result in results]),
+        f1_oracle=_mean([tables.overall(result, "oracle") for result in results]),
+        published=published_f1(first.config),
     )
 
 
@@ -146,56 +158,40 @@ def _mean_baselines(results: list[dict[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in found if name in one])) for name in names}
 
 
-def _setting(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of the config by dotted key, without the seed of the run and what does not change results."""
-    if isinstance(node, dict):
-        for name, child in node.items():
-            path = f"{key}.{name}" if key else str(name)
-            # The seed of a dataset or benchmark says which data, every other one follows the seed of the run.
-            follows_seed = name == "seed" and key not in ("dataset", "benchmark")
-            if path not in NOT_IN_HASH and not follows_seed:
-                yield from _setting(child, path)
-    else:
-        yield key, node
-
-
-def _others(settings: list[dict[str, Any]]) -> list[str]:
-    """What tells the settings apart beside the selector's own fields, in words, one text per setting."""
-    shown = ("selector._target_", "selector.alpha", "selector.ratio", "selector.count")
-    keys = sorted({key for setting in settings for key in setting if not key.startswith("selector.")})
-    keys += sorted({key for setting in settings for key in setting if key.startswith("selector.")} - set(shown))
-    varied = [key for key in keys if len({json.dumps(setting.get(key)) for setting in settings if key in setting}) > 1]
-    # Another class brings other fields with it: its name says enough.
-    classes = {key.removesuffix("._target_") for key in varied if key.endswith("._target_")}
-    varied = [key for key in varied if key.endswith("._target_") or key.split(".")[0] not in classes]
-    return [", ".join(_assignment(key, setting[key]) for key in varied if key in setting) for setting in settings]
-
-
-def _assignment(key: str, value: Any) -> str:
-    if key.endswith("._target_"):
-        return f"{key.removesuffix('._target_')} {str(value).rsplit('.', 1)[-1]}"
-    return f"{key}={value}"
-
-
 def comparison_table(comparison: Comparison) -> Table:
     """The comparison as texts, for terminal, Markdown and HTML alike."""
+    published = any(row.published is not None for row in comparison.rows)
     rows = []
     for row in comparison.rows:
         numbers = [
             row.auc.fraction() if row.auc else "-",
-            row.f1_fixed.points() if row.f1_fixed else "-",
-            row.f1_calibrated.points() if row.f1_calibrated else "-",
+            *(number.points() if number else "-" for number in (row.f1_fixed, row.f1_calibrated)),
         ]
+        if published:
+            numbers.append(row.f1_oracle.points() if row.f1_oracle else "-")
+            numbers.append("-" if row.published is None else f"{100 * row.published:.2f}")
         rows.append((row.label, f"{row.kept:,.0f}", str(len(row.seeds)), *numbers))
+    columns = ("selector", "rollouts", "seeds", *MEASURES.values(), *(PUBLISHED_COLUMNS if published else ()))
     rows += [
-        (f"baseline: {name}", "-", "-", "-", "-", f"{100 * value:.1f}") for name, value in comparison.baselines.items()
+        (f"baseline: {name}", *["-"] * 4, f"{100 * value:.1f}", *["-"] * (len(columns) - 6))
+        for name, value in comparison.baselines.items()
     ]
     note = (
         "F1: mean of the sources' macro-F1, weighted by labelled steps, in points; calibrated: at the threshold chosen "
         "on held-out training questions. Brackets: 95 % t-interval over seeds; one seed has none."
     )
-    columns = ("selector", "rollouts", "seeds", *MEASURES.values())
-    return Table("Comparison of selectors", columns, tuple(rows), note)
+    return Table("Comparison of selectors", columns, tuple(rows), f"{note} {PUBLISHED_NOTE}" if published else note)
+
+
+def left_out_lines(comparison: Comparison) -> list[str]:
+    """What was left out, for a reader: one line per reason, which names at most three folders."""
+    folders: dict[str, list[str]] = {}
+    for name, reason in comparison.left_out.items():
+        folders.setdefault(reason, []).append(name)
+    return [
+        ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") + f" ({reason})"
+        for reason, names in folders.items()
+    ]
 
 
 def as_markdown(table: Table) -> str:
@@ -206,15 +202,20 @@ def as_markdown(table: Table) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """All rows with unrounded numbers; an absent one is an empty cell."""
+    """All rows with unrounded numbers; an absent one is an empty cell. Published values only where there are any."""
+    published = any(row.published is not None for row in comparison.rows)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    ends = [f"{name}_{end}" for name in MEASURES for end in ("mean", "low", "high")]
-    writer.writerow(["selector", "alpha", "ratio", "other", "kept", "n_seeds", "seeds", *ends])
+    measures = [*MEASURES, "f1_oracle"] if published else [*MEASURES]
+    ends = [f"{name}_{end}" for name in measures for end in ("mean", "low", "high")]
+    names = ["selector", "alpha", "ratio", "other", "kept", "n_seeds", "seeds", *ends]
+    writer.writerow([*names, "published_f1"] if published else names)
     for row in comparison.rows:
         cells: list[float | None] = []
-        for number in (row.auc, row.f1_fixed, row.f1_calibrated):
+        for number in (getattr(row, name) for name in measures):
             cells += [number.value, number.low, number.high] if number else [None, None, None]
+        if published:
+            cells.append(row.published)
         seeds = " ".join(map(str, row.seeds))
         writer.writerow([row.selector, row.alpha, row.ratio, row.other, row.kept, len(row.seeds), seeds, *cells])
     return buffer.getvalue()

@@ -1,180 +1,194 @@
-"""report.html, comparison.csv, comparison.md, comparison.png and comparison.svg of a folder of runs."""
+"""What task=report writes: the page, and the same content as Markdown, tables and pictures."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
-from mprm.artifacts import atomic_file, write_text
+from mprm.artifacts import atomic_file, atomic_folder, write_text
 from mprm.reporting import markup
-from mprm.reporting.compare import Comparison, Row, as_csv, as_markdown, comparison_table
+from mprm.reporting.compare import Comparison, as_csv, as_markdown, comparison_table
+from mprm.reporting.composition import histogram_exhibit, maps_exhibit
 from mprm.reporting.console import rich_table
-from mprm.reporting.style import BLUE, CARD, GOLD, GREEN, GREY, INK, ORANGE, PURPLE, name_axes, styled
-from mprm.reporting.tables import Estimate
+from mprm.reporting.cost import cost_table, unfinished_lines, unfinished_table
+from mprm.reporting.exhibit import AUC, FIXED, Exhibit, best_row
+from mprm.reporting.heatmap import heatmap_exhibit
+from mprm.reporting.learning import learning_exhibit
+from mprm.reporting.overlap import overlap_exhibit
+from mprm.reporting.overview import ratio_exhibit, settings_exhibit
+from mprm.reporting.sources import by_source, sources_exhibit, sources_table
+from mprm.reporting.style import styled
+from mprm.reporting.subsets import composition_table, read_corpora
+from mprm.reporting.tables import Table
+from mprm.reporting.verdicts import Verdict, verdicts_table
 
-LOOKS = {
-    "BIS": (BLUE, "D"),
-    "Full": (INK, "s"),
-    "Random": (GREY, "o"),
-    "Mixed": (GREEN, "^"),
-    "Reliable": (PURPLE, "v"),
-    "LowMC": (ORANGE, "X"),
-}
-OTHER_LOOK = (GOLD, "P")
-DASHES = ("-", "--", "-.", ":")
+FOLDER = "report"  # beside report.html: every figure and table as a file of its own, and all of it as Markdown
+MANY = 45  # rows from which a table is folded
 
 
-def write_comparison(directory: Path, comparison: Comparison) -> Path:
-    """Write the comparison of the runs in `directory` next to them, each file atomically; return the page's path."""
-    table = comparison_table(comparison)
+@dataclass(frozen=True)
+class NamedTable:
+    """A table of the page and the name of its files."""
+
+    name: str
+    table: Table
+
+
+Part = Exhibit | NamedTable
+
+
+def write_comparison(directory: Path, comparison: Comparison, verdicts: Sequence[Verdict] = ()) -> Path:
+    """Write the comparison of the runs in `directory`; return the page's path.
+
+    report.html is the whole in one file. comparison.csv (unrounded), .md, .png, .svg are the main table and figure;
+    report/ has every figure (.png, .svg), every table (.csv) and all of it as report.md. Each file is written
+    atomically, the folder report/ as a whole.
+
+    Raises ValueError when report/ is a run folder, or a file of a run can not be read.
+    """
+    if (directory / FOLDER / "config.yaml").exists():
+        raise ValueError(f"{directory / FOLDER} is a run folder, where the report is to be written; rename it")
+    table = _main_table(comparison)
+    parts = _parts(comparison, table, verdicts)
     write_text(directory / "comparison.csv", as_csv(comparison))
     write_text(directory / "comparison.md", as_markdown(table))
-    parts = []
-    if comparison.rows:
-        figure = comparison_figure(comparison)
-        with styled():
+    title = f"mprm comparison {directory.resolve().name}"
+    with atomic_folder(directory / FOLDER) as folder:
+        for part in parts:
+            _write_part(folder, part)
+        (folder / "report.md").write_text(_markdown(title, comparison, verdicts, parts), encoding="utf-8")
+    for part in parts:
+        if part.name == "comparison" and isinstance(part, Exhibit):
             for kind in ("png", "svg"):
                 with atomic_file(directory / f"comparison.{kind}") as path:
-                    figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-        caption = "Dots: mean over seeds. Bars: 95 % t-interval over seeds; a single seed has none."
-        says = "; ".join(
-            ": ".join((row[0], f"AUC {row[3]}, F1 {row[5] if row[5] != '-' else row[4]}")) for row in table.rows
-        )
-        parts.append(markup.figure(figure, "comparison", caption, f"Comparison of selectors. {says}."))
-    parts.append(markup.table(table))
-    if comparison.left_out:
-        names = "; ".join(f"{name} ({reason})" for name, reason in comparison.left_out.items())
-        parts.append(markup.note("Left out", names))
+                    path.write_bytes((directory / FOLDER / f"comparison.{kind}").read_bytes())
     path = directory / "report.html"
-    write_text(path, markup.document(f"mprm comparison {directory.resolve().name}", headline(comparison), parts))
+    write_text(path, _page(title, comparison, verdicts, parts))
     return path
 
 
-def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Print the comparison table and what was left out."""
-    console = console or Console()
-    table = comparison_table(comparison)
-    console.print(rich_table(table))
-    console.print(Text(table.note, style="dim"))
-    for name, reason in comparison.left_out.items():
-        console.print(Text(f"Left out: {name} ({reason})"))
+def _parts(comparison: Comparison, table: Table, verdicts: Sequence[Verdict]) -> list[Part]:
+    """All figures and tables in the order of the page; what has no content is not there."""
+    rows = comparison.rows
+    missing = unfinished_table(comparison)
+    last = [NamedTable("unfinished", missing)] if missing else []
+    main = NamedTable("settings", table)
+    if not rows:
+        return [main, *last]
+    points = [(row, by_source(row)) for row in rows]
+    parts: list[Part | None] = [
+        settings_exhibit(comparison),
+        main,
+        NamedTable("verdicts", verdicts_table(verdicts)) if verdicts else None,
+        heatmap_exhibit(rows),
+        ratio_exhibit(rows),
+        learning_exhibit(rows),
+        sources_exhibit(points),
+        NamedTable("by_source", sources_table(points)),
+    ]
+    for corpus in read_corpora(rows):
+        parts.append(NamedTable(f"composition{corpus.suffix}", composition_table(corpus)))
+        if corpus.subsets:
+            parts += [maps_exhibit(corpus), histogram_exhibit(corpus), overlap_exhibit(corpus)]
+    return [*(part for part in parts if part), NamedTable("cost", cost_table(rows)), *last]
+
+
+def _main_table(comparison: Comparison) -> Table:
+    """The comparison table, the setting with the highest AUC stressed."""
+    best = best_row(comparison.rows, AUC)
+    return replace(comparison_table(comparison), main=best.label if best else "")
+
+
+def _page(title: str, comparison: Comparison, verdicts: Sequence[Verdict], parts: list[Part]) -> str:
+    links = [(part.name, part.title if isinstance(part, Exhibit) else part.table.title) for part in parts]
+    answers = main_answers(verdicts)
+    html = [markup.findings("Verdicts", answers)] if answers else []
+    html += [_tiles(comparison), markup.contents(links)]
+    for part in parts:
+        if isinstance(part, Exhibit):
+            html.append(markup.figure(part.figure, part.name, part.caption, part.says, part.title))
+        else:
+            html.append(markup.table(part.table, part.name, folded=len(part.table.rows) > MANY))
+    return markup.document(title, headline(comparison), html, wide=True)
+
+
+def _tiles(comparison: Comparison) -> str:
+    numbers = []
+    for measure, words in ((AUC, "Best AUC"), (FIXED, "Best F1 at 0.5")):
+        row = best_row(comparison.rows, measure)
+        number = measure.of(row) if row else None
+        if row and number:
+            numbers.append((words, f"{number.value:{measure.form}}", row.label))
+    numbers.append(("Runs compared", str(sum(len(row.seeds) for row in comparison.rows)), _counted(comparison)))
+    missing = unfinished_table(comparison)
+    if missing:
+        failed = sum(point.state == "failed" for point in comparison.points)
+        numbers.append(("Not in it", str(len(missing.rows)), f"{failed} failed"))
+    return markup.tiles(numbers)
+
+
+def _write_part(folder: Path, part: Part) -> None:
+    if isinstance(part, NamedTable):
+        (folder / f"{part.name}.csv").write_text(_csv(part.table), encoding="utf-8")
+        return
+    _save(part.figure, folder / part.name)
+    if part.data:
+        (folder / f"{part.name}.csv").write_text(_csv(part.data), encoding="utf-8")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with styled():
+        figure.savefig(path.with_suffix(".png"), dpi=160)
+        figure.set_layout_engine("none")  # it stays where the first drawing put it, and costs half of every other one
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+
+
+def _csv(table: Table) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([table.columns, *table.rows])
+    return buffer.getvalue()
+
+
+def _markdown(title: str, comparison: Comparison, verdicts: Sequence[Verdict], parts: list[Part]) -> str:
+    texts = [f"# {title}", headline(comparison), *(f"- {words}" for words in main_answers(verdicts))]
+    for part in parts:
+        if isinstance(part, Exhibit):
+            texts += [f"## {part.title}", f"![{part.title}]({part.name}.svg)", part.caption, part.says]
+        else:
+            texts += [f"## {part.table.title}", as_markdown(part.table).strip()]
+    return "\n\n".join(texts) + "\n"
+
+
+def main_answers(verdicts: Sequence[Verdict]) -> list[str]:
+    """What the verdicts say about the best setting; those about all others are in the table."""
+    return [verdict.words for verdict in verdicts if verdict.question.kind != "random"]
 
 
 def headline(comparison: Comparison) -> str:
     """How many runs were compared and which setting has the highest mean AUC."""
-    rated = [row for row in comparison.rows if row.auc]
-    if not rated:
+    best = best_row(comparison.rows, AUC)
+    if best is None or best.auc is None:
         return "No run has results yet."
-    best = max(rated, key=_auc)
-    seeds = sum(len(row.seeds) for row in comparison.rows)
-    assert best.auc
-    counted = f"{len(comparison.rows)} settings in {seeds} runs."
-    return f"{counted} The highest mean AUC is {best.auc.fraction()}, by {best.label}."
+    return f"{_counted(comparison)}. The highest mean AUC is {best.auc.fraction()}, by {best.label}."
 
 
-def _auc(row: Row) -> float:
-    assert row.auc
-    return row.auc.value
+def _counted(comparison: Comparison) -> str:
+    settings, runs = len(comparison.rows), sum(len(row.seeds) for row in comparison.rows)
+    return f"{settings} {'setting' if settings == 1 else 'settings'} in {runs} {'run' if runs == 1 else 'runs'}"
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One of the numbers of a Row, and how it is shown."""
-
-    field: str
-    title: str
-    axis: str
-    scale: int
-    form: str
-
-    def of(self, row: Row) -> Estimate | None:
-        """The row's number in the unit of the axis."""
-        number: Estimate | None = getattr(row, self.field)
-        if number is None or number.low is None or number.high is None:
-            return None if number is None else Estimate(self.scale * number.value)
-        return Estimate(self.scale * number.value, self.scale * number.low, self.scale * number.high)
-
-
-AUC = Measure("auc", "AUC", "area under the ROC curve", 1, ".3f")
-FIXED = Measure("f1_fixed", "Overall macro-F1 at 0.5", "macro-F1 (points), threshold 0.5", 100, ".1f")
-CALIBRATED = Measure(
-    "f1_calibrated", "Overall macro-F1, calibrated", "macro-F1 (points), calibrated threshold", 100, ".1f"
-)
-
-
-def comparison_figure(comparison: Comparison) -> Figure:
-    """AUC and overall macro-F1 of every setting as dots with intervals; against the ratio below, where it varies."""
-    rows = comparison.rows
-    measures = [AUC, FIXED, CALIBRATED] if any(row.f1_calibrated for row in rows) else [AUC, FIXED]
-    curves = _curves(rows)
-    heights = [1.0 + 0.34 * len(rows), 3.3][: 2 if curves else 1]
-    with styled():
-        figure = Figure(figsize=(1.6 + 4 * len(measures), sum(heights) + 0.7), layout="constrained")
-        grid = figure.subplots(len(heights), len(measures), squeeze=False, height_ratios=heights)
-        baselines = "".join(f"\n{name}: {100 * value:.1f}" for name, value in comparison.baselines.items())
-        for place, measure in enumerate(measures):
-            _dots(grid[0, place], rows, measure, "\nchance: 0.5" if measure is AUC else baselines)
-            if place:
-                grid[0, place].tick_params(labelleft=False)
-                grid[0, place].set_ylabel("")
-            if curves:
-                _lines(grid[1, place], rows, curves, measure)
-        if curves:
-            handles, labels = grid[1, 0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    return figure
-
-
-def _dots(axes: Axes, rows: tuple[Row, ...], measure: Measure, below: str) -> None:
-    name_axes(axes, measure.title, measure.axis + below, "setting")
-    for y, row in enumerate(reversed(rows)):
-        number = measure.of(row)
-        if number is None:
-            continue
-        colour, marker = LOOKS.get(row.selector, OTHER_LOOK)
-        if number.low is not None and number.high is not None:
-            axes.hlines(y, number.low, number.high, color=colour, lw=2)
-        axes.plot(number.value, y, ls="", marker=marker, ms=8, color=colour, mec=CARD)
-        text = format(number.value, measure.form)
-        axes.annotate(text, (1, y), (5, 0), axes.get_yaxis_transform(), "offset points", va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
-    axes.tick_params(axis="y", length=0, labelcolor=INK)
-    axes.grid(axis="y", visible=False)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.margins(x=0.08)
-
-
-def _curves(rows: tuple[Row, ...]) -> dict[str, list[Row]]:
-    """Settings that differ only in the ratio, by ascending ratio."""
-    curves: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row.ratio):
-        curves.setdefault(row.line, []).append(row)
-    return {line: points for line, points in curves.items() if len(points) > 1}
-
-
-def _lines(axes: Axes, rows: tuple[Row, ...], curves: dict[str, list[Row]], measure: Measure) -> None:
-    name_axes(axes, f"{measure.title} against ratio", "rollouts kept (% of eligible)", measure.axis)
-    for row in rows:
-        if row.selector == "Full" and (number := measure.of(row)):
-            axes.axhline(number.value, color=INK, lw=1.2, ls=(0, (5, 3)), label=row.label)
-            if number.low is not None and number.high is not None:
-                axes.axhspan(number.low, number.high, color=INK, alpha=0.07, lw=0)
-    seen: Counter[str] = Counter()
-    for line, points in curves.items():
-        selector = points[0].selector
-        colour, marker = LOOKS.get(selector, OTHER_LOOK)
-        known = [(100 * row.ratio, number) for row in points if (number := measure.of(row))]
-        x, y = [x for x, _ in known], [number.value for _, number in known]
-        dash = DASHES[seen[selector] % len(DASHES)]
-        axes.plot(x, y, color=colour, marker=marker, ls=dash, ms=7, lw=1.8, label=line)
-        seen[selector] += 1
-        for ratio, number in known:
-            if number.low is not None and number.high is not None:
-                axes.vlines(ratio, number.low, number.high, color=colour, lw=1.2)
-    axes.margins(x=0.08, y=0.12)
+def print_comparison(comparison: Comparison, console: Console | None = None, verdicts: Sequence[Verdict] = ()) -> None:
+    """Print the comparison table, its best row stressed, the verdicts on the best setting, and what is not in it."""
+    console = console or Console()
+    table = _main_table(comparison)
+    console.print(rich_table(table))
+    console.print(Text(table.note, style="dim"))
+    for line in [*main_answers(verdicts), *unfinished_lines(comparison)]:
+        console.print(Text(line))

@@ -16,6 +16,7 @@ CSS = """
 body { margin: 0; background: var(--page); color: var(--ink); }
 body { font: 16px/1.55 system-ui, "Segoe UI", Roboto, Arial, sans-serif; }
 main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+main.wide { max-width: 80rem; }
 h1 { margin: 0; font-size: 1.05rem; font-weight: 600; color: var(--muted); overflow-wrap: anywhere; }
 h2 { margin: 0 0 .6rem; font-size: 1.1rem; }
 p { margin: .5rem 0; }
@@ -32,12 +33,22 @@ figure svg { display: block; width: 100%; height: auto; }
 figure svg text { font-family: "DejaVu Sans", Verdana, system-ui, sans-serif !important; }
 figcaption, .note { margin-top: .6rem; font-size: .9rem; color: var(--muted); }
 .scroll { overflow-x: auto; }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 0 0 1.2rem; font-size: .92rem; }
+nav a { text-decoration: none; }
+nav a:hover { text-decoration: underline; }
+.findings ul { margin: 0; padding-left: 1.2rem; }
+.findings li { margin: .3rem 0; }
+.findings li:first-child { font-weight: 650; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .38rem .7rem; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap; }
 th { font-weight: 600; color: var(--muted); vertical-align: bottom; }
 tbody tr:last-child > * { border-bottom: 0; }
 th:first-child { padding-left: 0; text-align: left; white-space: normal; }
+th:first-child { position: sticky; left: 0; background: var(--card); min-width: 11rem; }
 tbody th { font-weight: 400; color: var(--ink); }
+.words { text-align: left; }
+tbody th, td { vertical-align: baseline; }
+td.words { white-space: normal; min-width: 9rem; }
 .main > * { font-weight: 650 !important; }
 pre { margin: .5rem 0 0; padding: .9rem; overflow-x: auto; background: var(--page); border-radius: .4rem; }
 pre { font-size: .85rem; line-height: 1.5; }
@@ -46,8 +57,12 @@ a { color: var(--blue); }
 """
 
 
-def document(title: str, headline: str, parts: list[str]) -> str:
-    """A whole page that needs nothing from outside: no script, no font, no image file. `parts` are HTML."""
+def document(title: str, headline: str, parts: list[str], wide: bool = False) -> str:
+    """A whole page that needs nothing from outside: no script, no font, no image file. `parts` are HTML.
+
+    Its content security policy has a browser refuse, and complain about, whatever it would fetch.
+    """
+    main = '<main class="wide">' if wide else "<main>"
     light = _variables(0) + "--page:#f4f5f7;"
     dark = _variables(1) + "--page:#111519;"
     return f"""<!DOCTYPE html>
@@ -55,17 +70,23 @@ def document(title: str, headline: str, parts: list[str]) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)}</title>
 <style>
 :root {{ color-scheme: light dark; {light} }}
 @media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}
-@media print {{ :root {{ {light} }} section {{ break-inside: avoid; }} }}
+@media print {{
+:root {{ {light} }}
+section {{ break-inside: avoid; }}
+nav {{ display: none; }}
+details::details-content {{ content-visibility: visible; block-size: auto; }}
+}}
 {CSS.strip()}
 </style>
 </head>
 <body>
-<main>
+{main}
 <h1>{escape(title)}</h1>
 <p class="headline">{escape(headline)}</p>
 {"".join(parts)}</main>
@@ -87,25 +108,52 @@ def tiles(numbers: list[tuple[str, str, str]]) -> str:
     return f'<dl class="tiles">{rows}</dl>\n'
 
 
-def figure(drawing: Figure, name: str, caption: str, description: str) -> str:
-    """A card with the drawing, a caption, and the description as text alternative."""
+def figure(drawing: Figure, name: str, caption: str, description: str, title: str = "") -> str:
+    """A card with the drawing, a caption, and the description as text alternative. The card's id is `name`."""
     svg = inline_svg(drawing, name, description)
-    return f"<section><figure>{svg}<figcaption>{escape(caption)}</figcaption></figure></section>\n"
+    width = min(round(62 * drawing.get_figwidth()), 900)  # a narrow screen scrolls: it does not shrink the letters away
+    framed = f'<div class="scroll"><div style="min-width:{width}px">{svg}</div></div>'
+    head = f"<h2>{escape(title)}</h2>" if title else ""
+    return f'<section id="{name}">{head}<figure>{framed}<figcaption>{escape(caption)}</figcaption></figure></section>\n'
 
 
-def table(content: Table) -> str:
-    """A card with one table."""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in content.columns)
-    body = "".join(_row(row, stressed=row[0] == content.main) for row in content.rows)
+def table(content: Table, name: str = "", folded: bool = False) -> str:
+    """A card with one table, `folded` behind its title. The card's id is `name`."""
+    words = [_is_words([row[place] for row in content.rows]) for place in range(len(content.columns))]
+    looks = [' class="words"' if of_words else "" for of_words in words]
+    named = zip(content.columns, looks, strict=True)
+    head = "".join(f'<th scope="col"{look}>{escape(text)}</th>' for text, look in named)
+    body = "".join(_row(row, looks, stressed=row[0] == content.main) for row in content.rows)
     note = f'<p class="note">{escape(content.note)}</p>' if content.note else ""
     grid = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<section><h2>{escape(content.title)}</h2><div class="scroll">{grid}</div>{note}</section>\n'
+    inside, title = f'<div class="scroll">{grid}</div>{note}', escape(content.title)
+    opening = f'<section id="{name}">' if name else "<section>"
+    if folded:
+        return f"{opening}<details><summary>{title}: {len(content.rows)} rows</summary>{inside}</details></section>\n"
+    return f"{opening}<h2>{title}</h2>{inside}</section>\n"
 
 
-def _row(cells: tuple[str, ...], stressed: bool) -> str:
+def _is_words(cells: list[str]) -> bool:
+    """A column without a number in front is read from the left."""
+    return any(cell != "-" for cell in cells) and all(cell == "-" or cell[:1].isalpha() for cell in cells)
+
+
+def _row(cells: tuple[str, ...], looks: list[str], stressed: bool) -> str:
     opening = '<tr class="main">' if stressed else "<tr>"
-    rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:])
+    rest = "".join(f"<td{look}>{escape(cell)}</td>" for cell, look in zip(cells[1:], looks[1:], strict=True))
     return f'{opening}<th scope="row">{escape(cells[0])}</th>{rest}</tr>'
+
+
+def contents(places: list[tuple[str, str]]) -> str:
+    """Links to the cards of the page: (id, words)."""
+    links = "".join(f'<a href="#{name}">{escape(words)}</a>' for name, words in places)
+    return f'<nav aria-label="Contents">{links}</nav>\n'
+
+
+def findings(title: str, sentences: list[str]) -> str:
+    """A card of sentences, the first one stressed."""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<section class="findings"><h2>{escape(title)}</h2><ul>{items}</ul></section>\n'
 
 
 def note(title: str, text: str) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from mprm.reporting.bubbles import area, draw_bubbles, places
 from mprm.reporting.style import BLUE, CARD, GREY, INK, MUTED, ORANGE, name_axes, styled
 from mprm.reporting.tables import Estimate
 
@@ -34,7 +35,7 @@ def bis_map(candidates: pa.Table, kept: pa.Table, alpha: float | None) -> Figure
     candidates: eligible rows of the signals table; kept: a subset of them. With alpha (BIS), lines of equal score
     (p_pos (1 - p_pos) + alpha) R, arXiv 2602.04145.
     """
-    all_counts, kept_counts = _cells(candidates), _cells(kept)
+    all_counts, kept_counts = places(candidates, GRID), places(kept, GRID)
     dropped_counts = all_counts - kept_counts
     largest = max(int(all_counts.max()), 1)
     with styled():
@@ -48,30 +49,14 @@ def bis_map(candidates: pa.Table, kept: pa.Table, alpha: float | None) -> Figure
         )
         if alpha is not None:
             _score_lines(axes, alpha)
-        _bubbles(axes, kept_counts, largest, marker="D", facecolors=BLUE, edgecolors=CARD, linewidths=0.6, zorder=3)
-        _bubbles(axes, dropped_counts, largest, marker="o", facecolors="none", edgecolors=GREY, linewidths=1, zorder=4)
+        draw_bubbles(axes, kept_counts, largest, marker="D", facecolors=BLUE, edgecolors=CARD, linewidths=0.6, zorder=3)
+        draw_bubbles(
+            axes, dropped_counts, largest, marker="o", facecolors="none", edgecolors=GREY, linewidths=1, zorder=4
+        )
         axes.set_xlim(-0.05, 1.05)
         axes.set_ylim(-0.05, 1.08)
         _bubble_legend(figure, kept.num_rows, candidates.num_rows - kept.num_rows, largest, alpha is not None)
     return figure
-
-
-def _cells(table: pa.Table) -> np.ndarray:
-    counts = np.zeros((GRID + 1, GRID + 1), dtype=np.int64)
-    x = np.rint(column(table, "p_pos") * GRID).astype(np.int64)
-    y = np.rint(column(table, "reliability") * GRID).astype(np.int64)
-    np.add.at(counts, (x, y), 1)
-    return counts
-
-
-def _area(count: Any, largest: int) -> Any:
-    """Bubble area in points^2, by the logarithm of the count: counts span five orders of magnitude."""
-    return 10 + 190 * np.log1p(count) / math.log1p(largest)
-
-
-def _bubbles(axes: Axes, counts: np.ndarray, largest: int, **looks: Any) -> None:
-    x, y = np.nonzero(counts)
-    axes.scatter(x / GRID, y / GRID, s=_area(counts[x, y], largest), **looks)
 
 
 def _score_lines(axes: Axes, alpha: float) -> None:
@@ -84,8 +69,8 @@ def _score_lines(axes: Axes, alpha: float) -> None:
 
 
 def _bubble_legend(figure: Figure, n_kept: int, n_dropped: int, largest: int, lines: bool) -> None:
-    def dot(marker: str, area: float, label: str, face: str, edge: str) -> Line2D:
-        size = math.sqrt(area)
+    def dot(marker: str, points: float, label: str, face: str, edge: str) -> Line2D:
+        size = math.sqrt(points)
         return Line2D([], [], ls="", marker=marker, ms=size, mfc=face, mec=edge, label=label)
 
     handles = [
@@ -96,7 +81,7 @@ def _bubble_legend(figure: Figure, n_kept: int, n_dropped: int, largest: int, li
         handles.append(Line2D([], [], ls="dotted", color=MUTED, lw=1, label="equal BIS score"))
     handles.append(Line2D([], [], ls="", label="\nRollouts in one place"))
     sizes = [10**power for power in range(len(str(largest)))]
-    handles += [dot("o", _area(size, largest), f"{size:,}", "none", GREY) for size in sizes]
+    handles += [dot("o", area(size, largest), f"{size:,}", "none", GREY) for size in sizes]
     figure.legend(handles=handles, loc="outside right upper", labelspacing=0.9, borderaxespad=2.2)
 
 
@@ -224,8 +209,8 @@ def calibration(correct: np.ndarray, scores: np.ndarray, threshold: float, n_bin
         left.plot([0, 1], [0, 1], color=MUTED, ls="--", lw=1.2, label="perfect")
         score, share, count = calibration_bins(correct, scores, n_bins)
         left.plot(score, share, color=BLUE, lw=1.2)
-        area = 14 + 150 * count / count.max()
-        left.scatter(score, share, s=area, color=BLUE, edgecolors=CARD, zorder=3, label="bin (area: steps in it)")
+        sizes = 14 + 150 * count / count.max()
+        left.scatter(score, share, s=sizes, color=BLUE, edgecolors=CARD, zorder=3, label="bin (area: steps in it)")
         left.set_ylim(-0.03, 1.03)
         left.legend(loc="upper left")
         name_axes(right, "Step scores by label", "step score", "share of the label's steps (%)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from contextlib import AbstractContextManager
 from html import escape
 from typing import Any
@@ -25,8 +26,24 @@ PALETTE = {
     "green": ("#00795f", "#43cfa6"),
     "purple": ("#8f4a93", "#d9a0dd"),
     "gold": ("#9c7200", "#ecc04f"),
+    "navy": ("#10315a", "#c4e0fc"),
+    "sky": ("#3f94d4", "#4a90d0"),
 }
-INK, MUTED, GRID, CARD, GREY, BLUE, ORANGE, GREEN, PURPLE, GOLD = (light for light, _ in PALETTE.values())
+INK, MUTED, GRID, CARD, GREY, BLUE, ORANGE, GREEN, PURPLE, GOLD, NAVY, SKY = (light for light, _ in PALETTE.values())
+
+# What a selector looks like in every figure that compares them: colour and marker.
+LOOKS = {
+    "BIS": (BLUE, "D"),
+    "Full": (INK, "s"),
+    "Random": (GREY, "o"),
+    "Mixed": (GREEN, "^"),
+    "Reliable": (PURPLE, "v"),
+    "LowMC": (ORANGE, "X"),
+}
+OTHER_LOOK = (GOLD, "P")
+SHADES = {"BIS": (BLUE, NAVY, SKY)}  # of several lines of one selector
+DASHES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+FILLS = ("full", "none", "left", "bottom")  # one fewer than dashes: twenty lines before both are the same
 
 RC: Any = {
     "font.family": "sans-serif",
@@ -66,6 +83,23 @@ RC: Any = {
 def styled() -> AbstractContextManager[None]:
     """Context in which a figure of this project is drawn; the settings of the caller come back after it."""
     return matplotlib.rc_context(RC)
+
+
+def line_looks(selectors: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """For every line (name -> its selector) the arguments of Axes.plot that tell it from the others without colour."""
+    seen: Counter[str] = Counter()
+    looks = {}
+    for line, selector in selectors.items():
+        colour, marker = LOOKS.get(selector, OTHER_LOOK)
+        number, shades = seen[selector], SHADES.get(selector, (colour,))
+        seen[selector] += 1
+        looks[line] = {
+            "color": shades[number % len(shades)],
+            "ls": DASHES[number % len(DASHES)],
+            "marker": marker,
+            "fillstyle": FILLS[number % len(FILLS)],
+        }
+    return looks
 
 
 def name_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:

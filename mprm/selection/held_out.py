@@ -19,10 +19,10 @@ def held_out(signals: pa.Table, count: int) -> pa.Table:
     eligible = np.flatnonzero(usable)
     if count == 0 or len(eligible) == 0:
         return signals.slice(0, 0)
-    candidates = signals.take(pa.array(eligible))  # rows that could not be read have no hash
-    hashed = candidates["question_hash"].to_numpy().view(np.uint64)
-    border = np.sort(hashed)[min(count, len(hashed)) - 1]
-    return candidates.filter(pa.array(hashed <= border))
+    # rows that could not be read have no hash; they are not eligible
+    hashed = signals["question_hash"].fill_null(0).to_numpy().view(np.uint64)[eligible]
+    border = np.partition(hashed, min(count, len(hashed)) - 1)[min(count, len(hashed)) - 1]
+    return signals.take(pa.array(eligible[hashed <= border]))
 
 
 def write_held_out(path: str | Path, signals: pa.Table, count: int) -> None:

@@ -71,10 +71,13 @@ def keep(signals: pa.Table, selector: Selector) -> pa.Table:
     for rows in scopes:
         rows = rows[ranked[rows]]
         if rows.size:
+            size = selector.size(rows.size)
+            least = np.partition(score[rows], rows.size - size)[rows.size - size]
+            rows = rows[score[rows] >= least]  # the rest need not be sorted
             order = rows[_best_first(signals, selector.ties, rows, score)]
             rank[order] = np.arange(1, order.size + 1)
             tie_group[order] = 1 + np.cumsum(np.diff(score[order], prepend=score[order[0]]) != 0)
-            chosen[order[: selector.size(order.size)]] = True
+            chosen[order[:size]] = True
     chosen &= signals["drop_reason"].is_null().to_numpy()
     kept = signals.filter(pa.array(chosen))
     for name, values in (("score", score), ("rank", rank), ("tie_group", tie_group)):

@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,24 @@ def build_signals(dataset: VisualPRM400K, cache: str | Path) -> pa.Table:
             scan(dataset, files, temporary)
             if _content_hashes(files, folder / "hashes.json") != hashes:
                 raise ValueError(f"{files[0].parent}: the annotations changed while they were read; start again")
-    table = pq.read_table(path).unify_dictionaries().combine_chunks()
-    return table.replace_schema_metadata({"data_hash": data_hash, "path": str(path)})
+    return _read(path, path.stat().st_mtime_ns).replace_schema_metadata({"data_hash": data_hash, "path": str(path)})
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, modified: int) -> pa.Table:
+    """The table in memory, once for all points of a multirun."""
+    return pq.read_table(path).unify_dictionaries().combine_chunks()
 
 
 def source_rows(table: pa.Table) -> dict[str, np.ndarray]:
-    """Row numbers of every source, in table order."""
+    """Row numbers of every source, in table order. The rows of a source stand together."""
+    if table.num_rows == 0:
+        return {}
     codes = table["source"].combine_chunks()
     indices, names = codes.indices.to_numpy(), codes.dictionary.to_pylist()
-    return {names[code]: np.flatnonzero(indices == code) for code in dict.fromkeys(indices.tolist())}
+    starts = np.flatnonzero(np.diff(indices, prepend=-1))
+    ends = [*starts[1:], len(indices)]
+    return {names[indices[start]]: np.arange(start, end) for start, end in zip(starts, ends, strict=True)}
 
 
 def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:

@@ -33,6 +33,7 @@ EXAMPLES = pa.schema(
         ("question_hash", pa.int64()),
     ]
 )
+COUNTED = ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos")
 BATCH_BYTES = 8 * 2**20  # of annotations that are held at a time
 
 Batch = tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # file; line, offset, length, question_hash
@@ -70,7 +71,7 @@ def write_subset(
         "selector": {"name": type(selector).__name__, **asdict(selector)},
         "sources": _sources(signals, kept),
         "dropped": dict(dropped.most_common()),
-        "totals": {"eligible": statistics(signals.filter(signals["ranked"])), "kept": statistics(kept)},
+        "totals": {"eligible": statistics(signals.select(COUNTED).filter(signals["ranked"])), "kept": statistics(kept)},
         "signals": signals.schema.metadata[b"path"].decode(),
     }
     with atomic_folder(folder) as temporary:
@@ -86,9 +87,7 @@ def statistics(table: pa.Table) -> dict[str, float]:
     rollouts, steps; steps_per_rollout; words_per_step; error_step_share: scored steps with score 0; mean_mc: over the
     scored steps; mixed_share: rollouts with a positive and a negative step.
     """
-    n_steps, n, n_pos, n_words, mean_mc, p_pos = (
-        table[name].to_numpy() for name in ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos")
-    )
+    n_steps, n, n_pos, n_words, mean_mc, p_pos = (table[name].to_numpy() for name in COUNTED)
     steps, scored = n_steps.sum(), n.sum()
     return {
         "rollouts": table.num_rows,

@@ -1,6 +1,20 @@
 """The tasks: each reads files and writes files, and imports the heavy libraries it needs."""
 
 from mprm.stages.pipeline import evaluate, experiment, report, select, train
+from mprm.stages.point import run_point
 from mprm.stages.single import export, measure, pretrain, score
+from mprm.stages.sweep import GridSweeper
 
-__all__ = ["evaluate", "experiment", "export", "measure", "pretrain", "report", "score", "select", "train"]
+__all__ = [
+    "GridSweeper",
+    "evaluate",
+    "experiment",
+    "export",
+    "measure",
+    "pretrain",
+    "report",
+    "run_point",
+    "score",
+    "select",
+    "train",
+]

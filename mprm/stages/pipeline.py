@@ -12,6 +12,8 @@ from mprm.artifacts import is_rank_zero, write_json
 from mprm.config import Config
 from mprm.run_folder import RunFolder, open_run, wait_for_rank_zero
 from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
+from mprm.stages.shared import one_at_a_time, take_evaluation, take_training, training_key
+from mprm.sweep_folder import read_points
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -64,12 +66,19 @@ def evaluate(cfg: Config) -> None:
 
 def report(cfg: Config) -> None:
     """Compare all finished runs below `runs`."""
+    compare_runs(Path(cfg.runs))
+
+
+def compare_runs(runs: Path) -> None:
+    """Write the comparison of the finished runs below `runs`, and print it."""
     from mprm.reporting.compare import compare, run_folders
     from mprm.reporting.compare_page import print_comparison, write_comparison
+    from mprm.stages.pairs import compare_pairs
 
-    comparison = compare(run_folders(Path(cfg.runs)))
-    page = write_comparison(Path(cfg.runs), comparison)
-    print_comparison(comparison, console)
+    comparison = compare(run_folders(runs), read_points(runs))
+    verdicts = compare_pairs(comparison)
+    page = write_comparison(runs, comparison, verdicts)
+    print_comparison(comparison, console, verdicts)
     console.print(f"wrote {page}")
 
 
@@ -121,11 +130,34 @@ def _train(cfg: Config, run: RunFolder) -> None:
         if is_rank_zero():
             console.print(f"already trained -> {run.path}")
         return
+    if not is_rank_zero():
+        wait_for_rank_zero(run, "examples")
+        if not run.finished("train"):
+            _fit(cfg, run)
+        return
+    from mprm.reporting.collect import read_json_lines
+
+    key = training_key(cfg, run)
+    with one_at_a_time(run.path.parent, key):
+        # Further ranks that find these files on a restart do not wait: then this run's own training goes on.
+        if not run.finished("examples") and take_training(run, key):
+            console.print(f"trained on the same rollouts as {run.summary('train')['shared_with']}: taken from there")
+            run.finish("examples", {})
+            with start_tracker(cfg, run) as tracker:
+                for line in read_json_lines(run.path / "metrics.jsonl") or []:
+                    tracker.log(line)
+                tracker.finish({})
+        else:
+            summary = _fit(cfg, run)
+            run.finish("train", summary | {"key": key})
+
+
+def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
+    """Train; returns the summary of the stage."""
     from mprm.data.examples import Examples
     from mprm.training.fit import fit
 
     processor, model = load_backbone(cfg)
-    wait_for_rank_zero(run, "examples")
     subset, held_out = _subset(cfg, run), _held_out(cfg, run)
     # Not a stage of its own: the further ranks of a launcher wait for these files.
     run.finish("examples", {"subset": len(subset), "held_out": len(held_out)})
@@ -136,34 +168,35 @@ def _train(cfg: Config, run: RunFolder) -> None:
             f"no rollout is left to train on beside the questions of held_out={cfg.held_out}; lower it, or raise "
             "selector.ratio"
         )
-    tracker = start_tracker(cfg, run)
     started = monotonic()
-    summary = fit(
-        model,
-        Examples(subset.select(chosen), cfg.dataset.image_path, processor),
-        Examples(held_out, cfg.dataset.image_path, processor),
-        cfg.objective,
-        cfg.order,
-        cfg.recipe,
-        cfg.trainer,
-        cfg.backbone.max_length,
-        run.path,
-        cfg.seed,
-        tracker.log,
-    )
-    tracker.finish(summary)
+    with start_tracker(cfg, run) as tracker:
+        summary = fit(
+            model,
+            Examples(subset.select(chosen), cfg.dataset.image_path, processor),
+            Examples(held_out, cfg.dataset.image_path, processor),
+            cfg.objective,
+            cfg.order,
+            cfg.recipe,
+            cfg.trainer,
+            cfg.backbone.max_length,
+            run.path,
+            cfg.seed,
+            tracker.log,
+        )
+        tracker.finish(summary)
     if is_rank_zero():
         console.print(
             f"trained on {len(chosen) - summary['too_long']:,} of the {len(subset):,} rollouts kept; "
             f"{len(subset) - len(chosen):,} are held out by question, {summary['too_long']:,} too long"
         )
-    run.finish(
-        "train", summary | {"held_out_rollouts": len(subset) - len(chosen), "seconds": round(monotonic() - started, 1)}
-    )
+    return summary | {"held_out_rollouts": len(subset) - len(chosen), "seconds": round(monotonic() - started, 1)}
 
 
 def _evaluate(cfg: Config, run: RunFolder) -> None:
     if run.finished("evaluate"):
+        return
+    if take_evaluation(run):
+        start_tracker(cfg, run).finish({}, run.path)
         return
     from mprm.data.rollouts import Dropped
     from mprm.evaluation.measure import evaluate as evaluate_predictions
@@ -205,8 +238,8 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
         console.print("benchmark solutions not scored: " + ", ".join(f"{n} {why}" for why, n in not_scored.items()))
     fixed = results["thresholds"]["fixed"]
     numbers = {"auc": results["auc"], "overall_at_0.5": fixed["overall_step_weighted_macro_f1"]}
-    start_tracker(cfg, run).finish(numbers, run.path / "subset" / "manifest.json")
-    run.finish("evaluate", {"auc": results["auc"], "seconds": round(monotonic() - started, 1)})
+    run.finish("evaluate", numbers | {"seconds": round(monotonic() - started, 1)})
+    start_tracker(cfg, run).finish({}, run.path)
 
 
 def _report(run: RunFolder) -> None:

@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from mprm.reporting.compare import Row
+from mprm.reporting.tables import Estimate
+
 SOURCES = ("bars_sum", "bars_diff", "pie_share")
 SelectorFields = dict[str, Any]
 BIS: SelectorFields = {"_target_": "mprm.selection.bis.BIS", "alpha": 0.2, "ratio": 0.1, "count": None}
@@ -170,3 +173,52 @@ def run(tmp_path: Path) -> Path:
 def make_run() -> Callable[..., Path]:
     """write_run, for tests that need several."""
     return write_run
+
+
+BASELINES = "mprm.selection.baselines."
+
+
+@pytest.fixture(scope="session")
+def many_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that a multirun could leave: Full, and BIS with two alphas, Random and Mixed at two ratios; two seeds.
+
+    Read only: tests that write copy it first.
+    """
+    runs = tmp_path_factory.mktemp("many") / "runs"
+    settings: list[tuple[str, SelectorFields, float]] = [("full", {"_target_": f"{BASELINES}Full", "ratio": 1.0}, 0.9)]
+    for ratio in (0.05, 0.5):
+        for name in ("Random", "Mixed"):
+            fields = {"_target_": BASELINES + name, "ratio": ratio}
+            settings.append((f"{name.lower()}-{ratio}", fields, 0.85 - 0.1 * (name == "Mixed") + 0.05 * ratio))
+        for alpha in (0.05, 0.2):
+            settings.append((f"bis-{alpha}-{ratio}", BIS | {"alpha": alpha, "ratio": ratio}, 0.86 + alpha / 10))
+    for name, fields, auc in settings:
+        for seed in (0, 1):
+            _finish(write_run(runs / f"{name}-{seed}", seed=seed, selector=fields, f1=auc - 0.1, auc=auc, n=400))
+    return runs
+
+
+def _finish(run: Path) -> None:
+    """Give an invented run the seconds of its training and its stages."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    _write_lines(run / "metrics.jsonl", [line | {"seconds": 0.5 * line["step"]} for line in lines])
+    stages = {
+        "select": {"seconds": 0.25},
+        "train": {"optimizer_steps": 120, "rollouts": 960, "seconds": 60.5},
+        "evaluate": {"seconds": 1030.0},
+    }
+    (run / "stages.json").write_text(json.dumps({"stages": stages}))
+
+
+@pytest.fixture
+def make_row() -> Callable[..., Row]:
+    """make_row("BIS", 0.1, auc=0.85, alpha=0.2): a setting of one seed without a folder."""
+
+    def make(selector: str, ratio: float, auc: float | None = 0.8, **fields: Any) -> Row:
+        estimate = None if auc is None else Estimate(auc)
+        f1 = None if auc is None else Estimate(auc - 0.1)
+        numbers = {"auc": estimate, "f1_fixed": f1, "f1_calibrated": None, "f1_oracle": None, "published": None}
+        places = {"alpha": None, "other": "", "kept": 100.0, "seeds": (0,), "folders": ()}
+        return Row(**{"selector": selector, "ratio": ratio, **numbers, **places, **fields})
+
+    return make

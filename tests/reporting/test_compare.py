@@ -1,12 +1,10 @@
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
 from mprm.reporting.compare import (
     Comparison,
@@ -14,10 +12,11 @@ from mprm.reporting.compare import (
     as_markdown,
     compare,
     comparison_table,
+    left_out_lines,
     mean_over_seeds,
     run_folders,
 )
-from mprm.reporting.compare_page import comparison_figure, print_comparison, write_comparison
+from mprm.sweep_folder import Point
 
 MakeRun = Callable[..., Path]
 FULL = {"_target_": "mprm.selection.baselines.Full", "ratio": 1.0, "count": None}
@@ -111,6 +110,78 @@ def test_unfinished_and_repeated_runs_are_left_out_and_named(runs: Path, make_ru
     assert comparison.rows[2].seeds == (0, 2)
 
 
+def test_rows_know_their_folders_in_the_order_of_the_seeds(tmp_path: Path, make_run: MakeRun) -> None:
+    for name, seed in (("a", 5), ("b", 0), ("c", 3)):
+        make_run(tmp_path / name, seed=seed, n=100)
+    (row,) = compare(run_folders(tmp_path)).rows
+    assert (row.seeds, row.folders) == ((0, 3, 5), (tmp_path / "b", tmp_path / "c", tmp_path / "a"))
+
+
+def test_what_the_multirun_knows_to_be_unfinished_is_not_left_out_as_well(runs: Path) -> None:
+    for name in ("bis-0", "bis-1", "bis-2", "full-0"):
+        (runs / name / "results.json").unlink()
+    states = ("waiting", "failed", "interrupted", "done")
+    points = tuple(
+        Point(overrides=f"x={state}", label=state, name=name, state=state)
+        for name, state in zip(("bis-0", "bis-1", "bis-2", "full-0"), states, strict=True)
+    )
+    comparison = compare(run_folders(runs), (*points, Point(overrides="y=1", label="y", name=None, state="failed")))
+    assert comparison.left_out == {"full-0": "not finished: no results.json yet"}
+    assert len(comparison.points) == 5
+
+
+def test_what_was_left_out_is_a_line_per_reason() -> None:
+    unfinished = "not finished: no results.json yet"
+    left_out = {"e": "same setting and seed as f"} | dict.fromkeys("abcdg", unfinished)
+    assert left_out_lines(Comparison((), {}, left_out)) == [
+        "e (same setting and seed as f)",
+        f"a, b, c and 2 more ({unfinished})",
+    ]
+    assert left_out_lines(Comparison((), {}, dict.fromkeys("abc", unfinished))) == [f"a, b, c ({unfinished})"]
+    assert left_out_lines(Comparison((), {}, {})) == []
+
+
+def test_runs_on_two_benchmarks_are_told_apart(tmp_path: Path, make_run: MakeRun) -> None:
+    for name in ("ours", "theirs"):
+        path = make_run(tmp_path / name, n=100) / "config.yaml"
+        benchmark = {"benchmark": {"_target_": "mprm.x.Bench", "path": name}}
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | benchmark))
+    assert [row.other for row in compare(run_folders(tmp_path)).rows] == [
+        "benchmark.path=ours",
+        "benchmark.path=theirs",
+    ]
+
+
+def test_published_values_are_shown_where_there_are_any(runs: Path) -> None:
+    comparison = compare(run_folders(runs))
+    assert len(comparison_table(comparison).columns) == 6
+    assert "published_f1" not in as_csv(comparison)
+    for path in runs.glob("full-*/config.yaml"):
+        groups = {
+            "dataset": {"_target_": "mprm.data.visualprm400k.VisualPRM400K"},
+            "benchmark": {"_target_": "mprm.data.visualprocessbench.VisualProcessBench"},
+            "backbone": {"_target_": "mprm.backbones.internvl.InternVL"},
+        }
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | groups))
+    comparison = compare(run_folders(runs))
+    table = comparison_table(comparison)
+    assert table.columns[-2:] == ("F1 oracle", "published F1")
+    assert "compare it with our F1 oracle" in table.note
+    assert {len(row) for row in table.rows} == {8}
+    assert {row[0].split(",")[0]: row[6:] for row in table.rows} == {
+        "Full": ("87.0 [87.0, 87.0]", "65.12"),
+        "BIS": ("82.0 [77.0, 87.0]", "-"),
+        "Random": ("72.0", "-"),
+        "baseline: majority class": ("-", "-"),
+        "baseline: position only": ("-", "-"),
+    }
+    assert "| published F1 |" in as_markdown(table).splitlines()[0]
+    by_selector = {line["selector"]: line for line in csv.DictReader(io.StringIO(as_csv(comparison)))}
+    assert float(by_selector["Full"]["published_f1"]) == pytest.approx(0.6512)
+    assert float(by_selector["Full"]["f1_oracle_mean"]) == pytest.approx(0.87)
+    assert by_selector["BIS"]["published_f1"] == ""
+
+
 def test_no_runs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no run folder; give"):
         run_folders(tmp_path)
@@ -128,42 +199,3 @@ def test_markdown_and_csv_hold_the_rows(runs: Path) -> None:
     assert float(rows[2]["f1_fixed_low"]) == pytest.approx(0.750317, abs=1e-6)
     assert (rows[2]["seeds"], rows[2]["n_seeds"], rows[2]["alpha"]) == ("0 1 2", "3", "0.2")
     assert (rows[3]["auc_mean"], rows[3]["auc_low"]) == ("0.81", "")
-
-
-def test_all_files_are_written(runs: Path) -> None:
-    page = write_comparison(runs, compare(run_folders(runs)))
-    assert page == runs / "report.html"
-    assert page.read_text().count("<svg ") == 1
-    assert (runs / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert "</svg>" in (runs / "comparison.svg").read_text()
-    assert "Full" in (runs / "comparison.md").read_text()
-    assert (runs / "comparison.csv").read_text().startswith("selector,alpha,ratio")
-
-
-def test_curves_are_drawn_only_where_the_ratio_varies(runs: Path) -> None:
-    comparison = compare(run_folders(runs))
-    both = comparison_figure(comparison)
-    assert len(both.axes) == 6
-    assert all(axes.get_title(loc="left") and axes.get_xlabel() for axes in both.axes)
-    assert [line.get_label() for line in both.axes[3].lines] == ["Full", "BIS, alpha 0.2"]
-    assert len(comparison_figure(Comparison(comparison.rows[2:], {}, {})).axes) == 3
-
-
-def test_without_calibrated_thresholds_the_fixed_one_is_drawn(runs: Path) -> None:
-    comparison = compare(run_folders(runs))
-    shown = [axes.get_xlabel() for axes in comparison_figure(comparison).axes[:3]]
-    assert "threshold 0.5" in shown[1]
-    assert "calibrated threshold" in shown[2]
-    rows = tuple(replace(row, f1_calibrated=None) for row in comparison.rows)
-    labels = [axes.get_xlabel() for axes in comparison_figure(replace(comparison, rows=rows)).axes]
-    assert not any("calibrated" in label for label in labels)
-
-
-def test_nothing_finished_is_said(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "config.yaml").write_text("seed: 0\n")
-    comparison = compare(run_folders(tmp_path))
-    buffer = io.StringIO()
-    print_comparison(comparison, Console(file=buffer, width=100))
-    assert "Left out: a (not finished" in buffer.getvalue()
-    assert "No run has results yet." in write_comparison(tmp_path, comparison).read_text()

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from mprm.reporting import plots, tables
+from mprm.reporting.bubbles import places
 from mprm.reporting.collect import read_run
 from mprm.reporting.style import PALETTE, inline_svg
 from mprm.reporting.tables import Estimate
@@ -45,7 +46,7 @@ def test_drawing_leaves_the_settings_of_the_caller_alone(run: Path) -> None:
 
 def test_map_counts_every_rollout_once_as_kept_or_dropped() -> None:
     table = pa.table({"p_pos": [0.5, 0.5, 0.5, 1.0], "reliability": [0.25, 0.25, 0.75, 1.0]})
-    cells = plots._cells(table)
+    cells = places(table, plots.GRID)
     assert cells.sum() == 4
     assert cells[20, 10] == 2
     assert cells[20, 30] == 1

@@ -1,7 +1,7 @@
 import json
-import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import wandb
 from wandb.proto import wandb_internal_pb2
 
 from mprm.reporting import tracking
-from mprm.reporting.tracking import Local, Tracker, WandB, run_id
+from mprm.reporting.tracking import Local, Tracker, WandB, run_id, sweep_name, tags_of, waits_for_sync
 
 BLOCK = 32768  # of a .wandb file, which is a LevelDB log
 
@@ -30,11 +30,19 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "bis-demo"
-    (path / "subset").mkdir(parents=True)
-    (path / "subset" / "manifest.json").write_text('{"kept": 7}')
+def folder(make_run: Callable[..., Path], tmp_path: Path) -> Path:
+    """An evaluated run in a folder of runs that no multirun made."""
+    path = make_run(tmp_path / "runs" / "bis-demo", n=200)
+    stages = {"select": {"kept": 19, "seconds": 0.5}, "train": {"seconds": 7.5, "shared_with": "bis-other"}}
+    (path / "stages.json").write_text(json.dumps({"stages": stages}))
     return path
+
+
+CONFIG = {
+    "seed": 3,
+    "selector": {"_target_": "mprm.selection.bis.BIS", "alpha": 0.2, "ratio": 0.1, "count": None},
+    "backbone": {"_target_": "mprm.backbones.internvl.InternVL"},
+}
 
 
 def read_records(path: Path) -> Iterator[Any]:
@@ -54,62 +62,115 @@ def read_records(path: Path) -> Iterator[Any]:
             parts = b""
 
 
+def values(items: Any) -> dict[str, Any]:
+    return {".".join([item.key] if item.key else item.nested_key): json.loads(item.value_json) for item in items}
+
+
+class Written:
+    """What the offline parts of a run folder hold, in the order in which they were written."""
+
+    def __init__(self, folder: Path) -> None:
+        parts = sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+        self.parts = [part.parent for part in parts]
+        records = [record for part in parts for record in read_records(part)]
+        self.runs = [record.run for record in records if record.HasField("run")]
+        self.config = values(self.runs[0].config.update) if self.runs else {}
+        history = [values(record.history.item) for record in records if record.HasField("history")]
+        self.history = [row for row in history if "train/loss" in row]
+        self.keys = {key.split(".")[0] for row in history for key in row}
+        self.summary: dict[str, Any] = {}
+        for record in records:
+            if record.HasField("summary"):
+                self.summary |= values(record.summary.update)
+        self.step_metrics = {
+            (record.metric.name or record.metric.glob_name): record.metric.step_metric
+            for record in records
+            if record.HasField("metric")
+        }
+        logged = [record.request.log_artifact.artifact for record in records if record.request.HasField("log_artifact")]
+        logged += [record.artifact for record in records if record.HasField("artifact")]
+        self.manifests = [artifact for artifact in logged if artifact.type == "subset-manifest"]
+        self.exit_codes = [record.exit.exit_code for record in records if record.HasField("exit")]
+
+
 def mirror(logger: WandB, folder: Path, steps: range) -> None:
-    tracker = logger.start(folder, {"seed": 3, "selector": {"alpha": 0.2}}, "BIS")
-    for step in steps:
-        tracker.log({"step": step, "train/loss": 1 / step})
-    tracker.finish({"auc": 0.893}, folder / "subset" / "manifest.json")
+    with logger.start(folder, CONFIG, "BIS") as tracker:
+        for step in steps:
+            tracker.log({"step": step, "train/loss": 1 / step})
+        tracker.finish({"optimizer_steps": steps[-1]})
     wandb.teardown()  # waits until its service has written everything
 
 
-def check_offline_file(folder: Path, steps: range) -> None:
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    records = list(read_records(path))
-    history = [
-        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.HasField("history")
-    ]
-    assert [(row["step"], row["train/loss"]) for row in history] == [(step, 1 / step) for step in steps]
-    (run, *_) = (record.run for record in records if record.HasField("run"))
-    assert (run.display_name, run.run_id, run.project, run.job_type) == ("bis-demo", run_id(folder), "mprm", "BIS")
-    config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert config["seed"] == 3
-    assert config["selector"] == {"alpha": 0.2}
-    summary = {
-        item.key or item.nested_key[0]: json.loads(item.value_json)
-        for record in records
-        if record.HasField("summary")
-        for item in record.summary.update
-    }
-    assert summary["auc"] == 0.893
-    artifacts = [record.request.log_artifact.artifact for record in records if record.request.HasField("log_artifact")]
-    artifacts += [record.artifact for record in records if record.HasField("artifact")]
-    assert [artifact.type for artifact in artifacts] == ["subset-manifest"]
+def losses(written: Written) -> list[tuple[int, float]]:
+    return [(row["step"], row["train/loss"]) for row in written.history]
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("mprm")]
 
 
 def test_local_mirrors_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    tracker = Local().start(folder, {})
-    tracker.log({"step": 1, "train/loss": 0.5})
-    tracker.finish({"auc": 0.9}, folder / "subset" / "manifest.json")
+    with Local().start(folder, {}) as tracker:
+        tracker.log({"step": 1, "train/loss": 0.5})
+        tracker.finish({"auc": 0.9}, folder)
+    assert Local().publish_dashboard(folder.parent) is None
     assert sorted(folder.rglob("*")) == before
 
 
-def test_an_offline_run_holds_metrics_config_summary_and_manifest(folder: Path) -> None:
-    mirror(WandB(offline=True, group="sweep", tags=["a"]), folder, range(1, 5))
-    check_offline_file(folder, range(1, 5))
+def test_a_resumed_offline_run_is_one_run_with_everything_in_it(folder: Path) -> None:
+    """Trained, killed, trained on, evaluated."""
+    (folder.parent / "sweep").mkdir()
+    logger = WandB(offline=True, tags=["mine", "BIS"])
+    mirror(logger, folder, range(1, 4))
+    mirror(logger, folder, range(3, 6))
+    with logger.start(folder, CONFIG, "BIS") as tracker:
+        tracker.finish({}, folder)
+    wandb.teardown()
+    written = Written(folder)
+    assert losses(written) == [(step, 1 / step) for step in (1, 2, 3, 3, 4, 5)]
+    assert {run.run_id for run in written.runs} == {run_id(folder)}
+    (run, *_) = written.runs
+    assert (run.display_name, run.project, run.run_group, run.job_type) == ("bis-demo", "mprm", "runs", "BIS")
+    assert list(run.tags) == ["BIS", "InternVL", "10%", "seed3", "mine"]
+    assert {key: written.config[key] for key in CONFIG} == CONFIG
+    assert written.step_metrics == {"step": "", "*": "step"}
+    assert written.exit_codes == [0, 0, 0]
+
+    expected = {"auc": 0.893, "auc_low": 0.882, "auc_high": 0.905, "overall_fixed": 0.8, "overall_fixed_low": 0.785}
+    expected |= {"overall_calibrated": 0.81, "overall_calibrated_high": 0.824, "threshold_calibrated": 0.43}
+    expected |= {"rollouts_kept": 19, "rollouts_eligible": 196, "seconds_select": 0.5, "seconds_train": 7.5}
+    expected |= {"training_shared_with": "bis-other", "optimizer_steps": 5, "step": 120}
+    assert {key: written.summary[key] for key in expected} == pytest.approx(expected)
+
+    assert {"results/sources", "subset/table", "subset/map", "subset/mc_histogram"} <= written.keys
+    files = written.parts[-1] / "files" / "media"
+    tables = {path.parent.name: json.loads(path.read_text()) for path in files.glob("table/*/*.json")}
+    assert tables["results"]["columns"][:3] == ["source", "labelled steps", "macro-F1 fixed"]
+    assert tables["results"]["data"][0] == pytest.approx(["bars_sum", 300, 0.77, 0.74, 0.797, 0.78, 0.75, 0.807])
+    composition = {name: numbers for name, *numbers in tables["subset"]["data"]}
+    assert composition["mixed rollouts (%)"] == pytest.approx([7.67, 43.21])
+    images = sorted(path.name.split("_")[0] for path in files.glob("images/subset/*.png"))
+    assert images == ["map", "mc"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in files.glob("images/subset/*.png"))
+    (manifest,) = written.manifests
+    assert manifest.name == f"subset-{run_id(folder)}"
+    (content,) = manifest.manifest.contents
+    assert content.path == "manifest.json"
+    assert Path(content.local_path) == folder / "subset" / "manifest.json", "not a copy in the home folder"
 
 
 def test_without_a_login_the_run_is_kept_offline_and_one_line_says_so(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "mprm"):
-        mirror(WandB(), folder, range(1, 3))
-    assert [record.getMessage() for record in caplog.records] == [
-        "W&B is offline for this run (no login: run `wandb login` or set WANDB_API_KEY); `wandb sync` uploads it later"
+    logger = WandB()
+    mirror(logger, folder, range(1, 3))
+    mirror(logger, folder, range(3, 5))
+    assert messages(caplog) == [
+        "W&B is offline for this run (no login: run `wandb login` or set WANDB_API_KEY); "
+        f"`wandb sync {folder}/wandb/offline-run-*` uploads it later"
     ]
-    check_offline_file(folder, range(1, 3))
+    assert losses(Written(folder)) == [(step, 1 / step) for step in range(1, 5)]
 
 
 def test_without_a_network_the_run_is_kept_offline_and_one_line_says_so(
@@ -118,37 +179,116 @@ def test_without_a_network_the_run_is_kept_offline_and_one_line_says_so(
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(tracking, "ONLINE_TIMEOUT", 1.0)
-    with caplog.at_level(logging.WARNING, "mprm"):
-        mirror(WandB(), folder, range(1, 3))
-    (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("mprm")]
+    mirror(WandB(), folder, range(1, 3))
+    (message,) = messages(caplog)
     assert message.startswith("W&B is offline for this run (")
     assert "\n" not in message
-    check_offline_file(folder, range(1, 3))
+    assert losses(Written(folder)) == [(1, 1.0), (2, 0.5)]
 
 
-def test_a_failure_in_the_middle_is_told_once_and_ends_the_mirroring(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken:
-        calls = 0
+def test_a_synced_part_is_not_waited_for(folder: Path) -> None:
+    part = folder / "wandb" / "offline-run-1" / "run-1.wandb"
+    assert not waits_for_sync(folder)
+    part.parent.mkdir(parents=True)
+    part.touch()
+    assert waits_for_sync(folder)
+    part.with_name("run-1.wandb.synced").touch()
+    assert not waits_for_sync(folder)
 
-        def log(self, metrics: dict[str, float]) -> None:
-            self.calls += 1
-            raise ConnectionError("the server\nhung up")
 
-    run = Broken()
-    tracker = Tracker(run)
-    with caplog.at_level(logging.WARNING, "mprm"):
-        tracker.log({"step": 1})
-        tracker.log({"step": 2})
-        tracker.finish({})
-    assert run.calls == 1
-    assert [record.getMessage() for record in caplog.records] == [
-        "W&B stopped (the server hung up); the run goes on, its metrics are in metrics.jsonl"
+@pytest.mark.parametrize("broken", ["login", "init"])
+def test_a_w_and_b_that_does_not_start_lets_the_run_go_on(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*args: Any, **settings: Any) -> None:
+        raise RuntimeError("no\nway")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    monkeypatch.setattr(wandb, "login", fail if broken == "login" else lambda **settings: True)
+    mirror(WandB(), folder, range(1, 3))
+    assert messages(caplog) == [
+        f"W&B is offline for this run (no way); `wandb sync {folder}/wandb/offline-run-*` uploads it later",
+        "W&B could not start (no way); the run goes on, all numbers are in its run folder",
     ]
 
 
-def test_a_resumed_run_keeps_its_id_and_another_folder_has_its_own(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    assert run_id(folder) == run_id(folder) != run_id(tmp_path / "other")
+class Broken:
+    """A W&B run in which everything fails."""
+
+    id = "1"
+    calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls += 1
+        raise ConnectionError("the server\nhung up")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda tracker, folder: tracker.log({"step": 1}),
+        lambda tracker, folder: tracker.finish({"auc": 0.9}, folder),
+        lambda tracker, folder: tracker.__exit__(None, None, None),
+    ],
+)
+def test_a_failure_at_any_moment_is_told_once_and_ends_the_mirroring(
+    folder: Path, caplog: pytest.LogCaptureFixture, use: Callable[[Tracker, Path], None]
+) -> None:
+    run = Broken()
+    with Tracker(run) as tracker:
+        use(tracker, folder)
+        tracker.log({"step": 2})
+        tracker.finish({})
+    assert run.calls == 1
+    assert messages(caplog) == ["W&B stopped (the server hung up); the run goes on, all numbers are in its run folder"]
+
+
+def test_a_folder_that_can_not_be_read_ends_the_mirroring(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "results.json").write_text("{")
+    WandB(offline=True).start(folder, CONFIG).finish({}, folder)
+    (message,) = messages(caplog)
+    assert "results.json can not be read" in message
+
+
+def test_a_run_that_fails_is_marked_and_the_next_one_is_its_own(folder: Path, tmp_path: Path) -> None:
+    logger, other = WandB(offline=True), tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(ValueError, match="diverged"), logger.start(folder, CONFIG):
+        raise ValueError("the training diverged")
+    logger.start(folder, CONFIG).log({"step": 1, "train/loss": 0.5})  # and nobody closes it
+    mirror(logger, other, range(1, 3))
+    assert Written(folder).exit_codes[0] == 1
+    assert losses(Written(folder)) == [(1, 0.5)]
+    assert losses(Written(other)) == [(1, 1.0), (2, 0.5)]
+    assert run_id(folder) != run_id(other)
+
+
+def log_twice(tracker: Tracker) -> None:
+    for step in (1, 2):
+        tracker.log({"step": step, "train/loss": 1 / step})
+
+
+def test_a_spawned_process_mirrors_into_the_run_of_its_parent(folder: Path) -> None:
+    """As trainer=ddp_cpu does: the training runs in spawned processes, of which the first mirrors."""
+    with WandB(offline=True).start(folder, CONFIG) as tracker:
+        process = get_context("spawn").Process(target=log_twice, args=(tracker,))
+        process.start()
+        process.join()
+        tracker.finish({"optimizer_steps": 2})
+    wandb.teardown()
+    written = Written(folder)
+    assert process.exitcode == 0
+    assert losses(written) == [(1, 1.0), (2, 0.5)]
+    assert written.summary["optimizer_steps"] == 2
+
+
+def test_the_group_is_the_sweep_and_tags_say_what_sets_a_run_apart(tmp_path: Path) -> None:
+    assert sweep_name(tmp_path) is None
+    (tmp_path / "sweep").mkdir()
+    assert sweep_name(tmp_path) == tmp_path.name
+    counted = {"selector": {"_target_": "mprm.selection.baselines.Full", "ratio": None, "count": 500}}
+    assert tags_of(counted) == ["Full", "500 rollouts"]
+    assert tags_of({"selector": CONFIG["selector"] | {"ratio": 0.025}, "seed": 0}) == ["BIS", "2.5%", "seed0"]
 
 
 def test_a_project_needs_a_name() -> None:

@@ -1,0 +1,63 @@
+"""What the comparison shows: figures with their words, and the measures that several of them draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import fill
+
+from matplotlib.figure import Figure
+
+from mprm.reporting.compare import Row
+from mprm.reporting.tables import Estimate, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """One figure of the comparison.
+
+    name: of its files and its place on the page. says: the content in words, for who can not see the figure. data: the
+    numbers behind it, where comparison.csv does not hold them.
+    """
+
+    name: str
+    title: str
+    figure: Figure
+    caption: str
+    says: str
+    data: Table | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One of the numbers of a Row, and how it is shown."""
+
+    field: str
+    title: str
+    axis: str
+    scale: int
+    form: str
+
+    def of(self, row: Row) -> Estimate | None:
+        """The row's number in the unit of the axis."""
+        number: Estimate | None = getattr(row, self.field)
+        if number is None or number.low is None or number.high is None:
+            return None if number is None else Estimate(self.scale * number.value)
+        return Estimate(self.scale * number.value, self.scale * number.low, self.scale * number.high)
+
+
+AUC = Measure("auc", "AUC", "area under the ROC curve", 1, ".3f")
+FIXED = Measure("f1_fixed", "Overall macro-F1 at 0.5", "macro-F1 (points), threshold 0.5", 100, ".1f")
+CALIBRATED = Measure(
+    "f1_calibrated", "Overall macro-F1, calibrated", "macro-F1 (points), calibrated threshold", 100, ".1f"
+)
+
+
+def best_row(rows: tuple[Row, ...], measure: Measure) -> Row | None:
+    """The row with the highest mean; the first of equal ones, None where no row has the number."""
+    rated = [(number.value, row) for row in rows if (number := measure.of(row))]
+    return max(rated, key=lambda pair: pair[0])[1] if rated else None
+
+
+def wrapped(label: str, width: int = 30) -> str:
+    """A long label in lines."""
+    return fill(label, width)

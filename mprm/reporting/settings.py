@@ -1,0 +1,52 @@
+"""What makes two runs seeds of one setting, and what tells two settings apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from mprm.run_folder import NOT_IN_HASH
+
+
+def setting_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Leaves of a run's config by dotted key, without the seed of the run and what does not change results."""
+    return dict(_leaves(config))
+
+
+def others(settings: list[dict[str, Any]]) -> list[str]:
+    """What tells the settings apart beside the selector's own fields, in words, one text per setting."""
+    shown = ("selector._target_", "selector.alpha", "selector.ratio", "selector.count")
+    keys = sorted({key for setting in settings for key in setting if not key.startswith("selector.")})
+    keys += sorted({key for setting in settings for key in setting if key.startswith("selector.")} - set(shown))
+    varied = [key for key in keys if _varies(key, settings)]
+    return [", ".join(_assignment(key, setting[key]) for key in varied if key in setting) for setting in settings]
+
+
+def _varies(key: str, settings: list[dict[str, Any]]) -> bool:
+    """Does the key tell some settings apart? Another class brings other fields with it: its name says enough."""
+    group = key.split(".")[0]
+    by_class = "" if group == "selector" or key.endswith("._target_") else f"{group}._target_"
+    values: dict[Any, set[str]] = {}
+    for setting in settings:
+        if key in setting:
+            values.setdefault(setting.get(by_class), set()).add(json.dumps(setting[key]))
+    return any(len(of_one_class) > 1 for of_one_class in values.values())
+
+
+def _assignment(key: str, value: Any) -> str:
+    if key.endswith("._target_"):
+        return f"{key.removesuffix('._target_')} {str(value).rsplit('.', 1)[-1]}"
+    return f"{key}={value}"
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for name, child in node.items():
+            path = f"{key}.{name}" if key else str(name)
+            # The seed of a dataset or benchmark says which data, every other one follows the seed of the run.
+            follows_seed = name == "seed" and key not in ("dataset", "benchmark")
+            if path not in NOT_IN_HASH and not follows_seed:
+                yield from _leaves(child, path)
+    else:
+        yield key, node

@@ -1,0 +1,45 @@
+"""Is the difference between two settings real? Joins the questions of a comparison and the predictions of its runs."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from mprm.artifacts import read_json
+from mprm.evaluation.measure import FIXED_THRESHOLD
+from mprm.evaluation.paired import Resampled, difference, resampled_auc, resampled_f1
+from mprm.evaluation.predictions import read_predictions
+from mprm.reporting.compare import MEASURES, Comparison, Row
+from mprm.reporting.verdicts import Verdict, questions, verdict
+
+
+def compare_pairs(comparison: Comparison) -> list[Verdict]:
+    """Answer the questions that the comparison raises; a pair that can not be compared is answered with the reason."""
+    resampled = cache(_resampled)  # a run takes part in several pairs
+
+    def runs(row: Row) -> dict[int, dict[str, Resampled]]:
+        return {seed: resampled(folder) for seed, folder in zip(row.seeds, row.folders, strict=True)}
+
+    answers = []
+    for question in questions(comparison):
+        try:
+            a, b = runs(question.a), runs(question.b)
+            measures = [name for name in MEASURES if all(name in run for run in [*a.values(), *b.values()])]
+            differences = [
+                difference(name, {seed: a[seed][name] for seed in a}, {seed: b[seed][name] for seed in b})
+                for name in measures
+            ]
+            answers.append(verdict(question, differences))
+        except ValueError as error:
+            answers.append(verdict(question, [], str(error)))
+    return answers
+
+
+def _resampled(folder: Path) -> dict[str, Resampled]:
+    """The measures of one run by their name in MEASURES."""
+    predictions = read_predictions(folder / "predictions.jsonl")
+    calibrated = read_json(folder / "results.json")["thresholds"].get("calibrated")
+    found = {"auc": resampled_auc(predictions), "f1_fixed": resampled_f1(predictions, FIXED_THRESHOLD)}
+    if calibrated:
+        found["f1_calibrated"] = resampled_f1(predictions, calibrated["threshold"])
+    return found

@@ -1,0 +1,216 @@
+"""A multirun: its points are planned and checked before the first starts, run by a launcher of Hydra's, and counted.
+
+What is known of a point lies in RUNS/sweep (mprm/sweep_folder.py), whatever process runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from threading import Event, Thread
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from mprm.artifacts import read_json
+from mprm.config import Config, bind, validate
+from mprm.messages import explain
+from mprm.run_folder import config_hash, in_use
+from mprm.stages import pipeline, point
+from mprm.stages.composer import PointComposer
+from mprm.stages.grids import expand
+from mprm.stages.progress import counts
+from mprm.sweep_folder import Point, lock_sweep, log_file, read_points, record, write_points
+
+# Tasks whose result is a run folder: the stage that ends them, and a file that is there then.
+ENDS = {
+    "experiment": ("evaluate", "report.html"),
+    "select": ("select", "subset"),
+    "train": ("train", "weights.safetensors"),
+    "evaluate": ("evaluate", "results.json"),
+}
+POLL_SECONDS = 1.0
+
+
+class GridSweeper(Sweeper):
+    """The points of several grids beside each other, run by the launcher that is chosen.
+
+    Every point is composed and checked before the first one starts. Points that ask for the same run are one; those
+    that are finished are not launched again. It ends the process with exit code 2 if a point's config was refused, 1 if
+    another one is not done.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Mapping[str, str] | None = None,
+        grids: Sequence[Mapping[str, str]] | None = None,
+    ) -> None:
+        self.max_batch_size = max_batch_size
+        self.grids = [dict(params or {}) | dict(grid) for grid in grids or [{}]]
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives, and make the launcher."""
+        self.composer = PointComposer(hydra_context.config_loader)
+        self.master = config
+        point.in_sweeper = config.hydra.runtime.choices["hydra/launcher"] == "basic"
+        if point.in_sweeper:
+            hydra_context.config_loader = self.composer  # type: ignore[assignment]
+        self.engine = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run all points and report."""
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ValueError(
+                "a multirun is one process; leave torchrun out, and give every point its own process group with "
+                "hydra/launcher=submitit_local hydra.launcher.tasks_per_node=N"
+            )
+        runs = Path(self.master.runs)
+        with lock_sweep(runs):
+            planned = self.plan(runs, arguments)
+            refused = [one for one in planned if one.state == "failed"]
+            if len(refused) == len(planned) and len({one.reason for one in refused}) == 1:
+                raise ValueError(refused[0].reason)
+            write_points(runs, planned)
+            for one in refused:
+                print(f"mprm: {one.label}: {one.reason}", file=sys.stderr)
+            self._launch(runs, [one.overrides for one in planned if one.state == "waiting"])
+            ended = read_points(runs)
+            if self.master.task in ("experiment", "evaluate") and any(one.state == "done" for one in ended):
+                pipeline.compare_runs(runs)
+                address = bind(self.master.logger).publish_dashboard(runs)
+                if address is not None:
+                    print(f"W&B dashboard: {address}", flush=True)
+        print(f"{counts(ended)} -> {runs}", flush=True)
+        if any(one.state != "done" for one in ended):
+            sys.exit(2 if refused else 1)
+
+    def plan(self, runs: Path, arguments: list[str]) -> list[Point]:
+        """All points: waiting, done before, or failed because their config was refused."""
+        expanded = {
+            " ".join(overrides): overrides
+            for overrides in expand(self.grids, arguments, self.composer.parser.parse_overrides, self.composer.is_group)
+        }
+        everywhere = set.intersection(*(set(overrides) for overrides in expanded.values()))
+        planned = []
+        for text, overrides in expanded.items():
+            label = " ".join(override for override in overrides if override not in everywhere) or text
+            planned.append(self._planned(runs, text, label, overrides))
+        self.overrides_of = expanded
+        names = [one.name for one in planned]
+        return [one for i, one in enumerate(planned) if one.name is None or one.name not in names[:i]]
+
+    def _planned(self, runs: Path, text: str, label: str, overrides: list[str]) -> Point:
+        try:
+            composed = self.composer.load_sweep_config(self.master, overrides)
+            choices = dict(composed.hydra.runtime.choices)
+            config = validate(
+                OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), choices
+            )
+            if Path(config.runs) != runs:
+                raise ValueError(f"runs={config.runs} differs from the multirun's runs={runs}; it is not swept")
+            check_launcher(config, str(choices["hydra/launcher"]))
+        except Exception as error:
+            explained = explain(error)
+            if explained is None:
+                raise
+            return Point(overrides=text, label=label, name=None, state="failed", reason=explained[0])
+        if config.task not in ENDS:
+            return Point(overrides=text, label=label, name=None)
+        state = "done" if finished(config) else "waiting"
+        return Point(overrides=text, label=label, name=config.name, work=config.selector.ratio or 1.0, state=state)
+
+    def _launch(self, runs: Path, waiting: list[str]) -> None:
+        watching = nullcontext() if point.in_sweeper else _watching(runs)
+        with watching:
+            size = self.max_batch_size or len(waiting)
+            for start in range(0, len(waiting), max(1, size)):
+                batch = waiting[start : start + size]
+                while batch:
+                    try:
+                        self.engine.launch([self.overrides_of[text] for text in batch], initial_job_idx=0)
+                        break
+                    except Exception as error:  # of a process that was killed: whatever the launcher makes of it
+                        batch = self._after_a_death(runs, batch, " ".join(str(error).split()))
+
+    def _after_a_death(self, runs: Path, batch: list[str], said: str) -> list[str]:
+        """Record that the points whose process is gone have failed; those to be launched again.
+
+        joblib stops all its workers when one is killed. submitit's jobs do not know each other, and go on.
+        """
+        states = {one.overrides: one.state for one in read_points(runs)}
+        names = {one.overrides: str(one.name) for one in read_points(runs)}
+        died = [text for text in batch if states[text] == "running" and not in_use(runs / names[text])]
+        if not died:
+            raise ValueError(f"the launcher stopped: {said}")
+        for text in died:
+            record(
+                runs,
+                text,
+                "failed",
+                f"its process was killed, by lack of memory perhaps; its log: {log_file(runs, text)}",
+            )
+        is_joblib = type(self.engine).__name__ == "JoblibLauncher"
+        return [text for text in batch if states[text] == "waiting"] if is_joblib else []
+
+
+# Hydra takes a sweeper only from its own namespace, and finds it there by name.
+GridSweeper.__module__ = "hydra._internal.core_plugins.mprm"
+sys.modules[GridSweeper.__module__] = sys.modules[__name__]
+Plugins.instance().register(GridSweeper)
+
+
+def finished(config: Config) -> bool:
+    """Has the run that the config asks for ended, so that its task would do nothing?"""
+    stage, file = ENDS[config.task]
+    folder = Path(config.runs) / str(config.name)
+    if config.export is not None or not (folder / "stages.json").exists():
+        return False
+    known = read_json(folder / "stages.json")
+    return known["config_hash"] == config_hash(config.raw) and stage in known["stages"] and (folder / file).exists()
+
+
+def check_launcher(config: Config, launcher: str) -> None:
+    """Raises ValueError if Lightning would start the command, and so the multirun, again for the further devices."""
+    if config.task not in ("experiment", "train") or launcher.startswith("submitit"):
+        return
+    processes = config.trainer.devices * config.trainer.num_nodes
+    if processes > 1 and config.trainer.strategy != "ddp_cpu":
+        raise ValueError(
+            f"trainer.devices={config.trainer.devices} in a multirun needs a process group for every point; add "
+            f"hydra/launcher=submitit_local hydra.launcher.tasks_per_node={config.trainer.devices}, or submitit_slurm"
+        )
+
+
+@contextmanager
+def _watching(runs: Path) -> Iterator[None]:
+    """Say what becomes of points that run in processes of their own."""
+    ended = Event()
+    known = {one.overrides: one.state for one in read_points(runs)}
+
+    def look() -> None:
+        for one in read_points(runs):
+            if one.state != known[one.overrides]:
+                known[one.overrides] = one.state
+                line = point.outcome(runs, one.overrides) if one.state in ("done", "failed") else "started"
+                print(f"{one.label}: {line}", flush=True)
+
+    def watch() -> None:
+        while not ended.wait(POLL_SECONDS):
+            look()
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        look()
