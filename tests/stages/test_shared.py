@@ -1,0 +1,109 @@
+"""A training is done once for all runs that have the same subset, and only for those."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mprm import stages
+from mprm.artifacts import read_json
+from mprm.config import Config
+from mprm.run_folder import RunFolder, open_run
+from mprm.stages.shared import training_key
+
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def small(load: Load, tmp_path: Path) -> Load:
+    """small("selector=full"): a config of a few seconds."""
+
+    def small(*overrides: str) -> Config:
+        return load(
+            *(f"dataset.root={tmp_path / 'world'}", f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}"),
+            *("dataset.rollouts=64", "held_out=8", "benchmark.size=12", "recipe.epochs=1"),
+            *("recipe.global_batch_size=16", "logger=local"),
+            *overrides,
+        )
+
+    return small
+
+
+def summaries(config: Config) -> dict[str, dict[str, object]]:
+    return read_json(Path(config.runs) / str(config.name) / "stages.json")["stages"]
+
+
+@pytest.mark.slow
+def test_the_same_subset_is_trained_and_evaluated_once(small: Load, tmp_path: Path) -> None:
+    full, everything = small("selector=full"), small("selector=random", "selector.ratio=1.0")
+    for config in (full, everything):
+        stages.experiment(config)
+    first, second = summaries(full), summaries(everything)
+    assert "shared_with" not in first["train"]
+    assert second["train"]["shared_with"] == second["evaluate"]["shared_with"] == full.name
+    assert second["train"]["optimizer_steps"] == first["train"]["optimizer_steps"]
+    assert second["evaluate"]["auc"] == first["evaluate"]["auc"]
+    folders = [Path(config.runs) / str(config.name) for config in (full, everything)]
+    for name in ("metrics.jsonl", "weights.safetensors", "predictions.jsonl", "results.json"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    assert (folders[1] / "report.html").exists()
+
+    elsewhere = small("selector=full", f"benchmark.path={tmp_path / 'other' / 'test.jsonl'}", "benchmark.size=10")
+    stages.experiment(elsewhere)
+    third = summaries(elsewhere)
+    assert third["train"]["shared_with"] == full.name
+    assert "shared_with" not in third["evaluate"]  # another benchmark: evaluated for itself
+
+
+def test_the_key_is_the_subset_and_the_settings(small: Load) -> None:
+    def key(*overrides: str) -> str:
+        config = small(*overrides)
+        stages.select(config)
+        with open_run(config.raw) as run:
+            return training_key(config, run)
+
+    full = key("selector=full")
+    assert key("selector=random", "selector.ratio=1.0") == full
+    assert key("selector=bis", "selector.ratio=1.0", "benchmark.size=13") == full
+    assert key("selector=random", "selector.ratio=0.5") != full
+    assert key("selector=full", "seed=1") != full
+    assert key("selector=full", "recipe.learning_rate=0.001") != full
+    assert key("selector=full", "held_out=9") != full
+
+
+def test_trainings_of_one_key_wait_for_each_other_and_others_do_not(tmp_path: Path) -> None:
+
+    program = (
+        "import sys, time; from pathlib import Path; from mprm.stages.shared import one_at_a_time\n"
+        "with one_at_a_time(Path(sys.argv[1]), sys.argv[2]):\n"
+        "    print('in', flush=True); time.sleep(float(sys.argv[3]))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    holder = subprocess.Popen([*command, "aaaaaaaa", "60"], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "in\n"
+    subprocess.run([*command, "bbbbbbbb", "0"], check=True, timeout=60)
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run([*command, "aaaaaaaa", "0"], check=True, timeout=3)
+    holder.kill()  # however it ends
+    subprocess.run([*command, "aaaaaaaa", "0"], check=True, timeout=60)
+
+
+def test_a_run_that_was_begun_goes_on_with_its_own_training(small: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further ranks that find its files do not wait for the first one's decision."""
+    full, everything = small("selector=full"), small("selector=random", "selector.ratio=1.0")
+    stages.train(full)
+    fitted: list[str] = []
+
+    def fit(cfg: Config, run: RunFolder) -> dict[str, int]:
+        fitted.append(str(cfg.name))
+        return {"optimizer_steps": 1, "too_long": 0}
+
+    monkeypatch.setattr("mprm.stages.pipeline._fit", fit)
+    stages.select(everything)
+    with open_run(everything.raw) as run:
+        run.finish("examples", {})
+    stages.train(everything)
+    assert fitted == [everything.name]
