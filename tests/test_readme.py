@@ -53,6 +53,9 @@ def test_set_up_by_hand_is_what_make_does() -> None:
             assert " ".join(words).replace("'", "") in makefile.replace("'", ""), command
 
 
+NARROW = ("selector.alpha=0.2", "selector.ratio=0.1")  # of a sweep file
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds what `python run.py` finds in a clone."""
@@ -101,8 +104,8 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
         words = [word.replace(name, value) for word in words]
     on_chartworld = not any(word.startswith(("dataset=", "task=measure", "task=report")) for word in words)
     small = [word for word in SMALL if on_chartworld and word.split("=")[0] not in {w.split("=")[0] for w in words}]
-    if "selectors" in words:
-        small += ["seed=0", "selector=bis,full"]
+    if "bis_grid" in words:
+        small += [word for word in NARROW if not any(typed.startswith(word.split("=")[0]) for typed in words)]
     execute(place, *words, *small)
 
 

@@ -104,7 +104,7 @@ def publish(entity: str | None, project: str, group: str | None, runs: Path) -> 
         write_text(kept, f"{view.url}\n")
         return str(view.url)
     except ImportError:
-        log.warning("no W&B dashboard: wandb-workspaces is not installed; pip install 'mprm[dashboard]'")
+        log.warning("no W&B dashboard: wandb-workspaces is not installed; pip install 'mprm[sweeps]'")
     except Exception as error:  # whatever W&B raises: the runs are done, and task=report compares them without it
         log.warning("no W&B dashboard (%s); task=report runs=%s compares the runs", one_line(error), runs)
     return None

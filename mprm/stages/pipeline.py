@@ -1,4 +1,4 @@
-"""The pipeline: select, train, evaluate, report. Each stage reads files and writes files into the run folder."""
+"""The pipeline: select, train, evaluate. Each stage reads files and writes files into the run folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from mprm.config import Config
 from mprm.run_folder import RunFolder, open_run, wait_for_rank_zero
 from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
 from mprm.stages.shared import one_at_a_time, take_evaluation, take_training, training_key
-from mprm.sweep_folder import read_points
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,24 +61,6 @@ def evaluate(cfg: Config) -> None:
         if not run.finished("train"):
             raise ValueError(f"{run.path} has no finished training; run task=train with the same settings first")
         _evaluate(cfg, run)
-
-
-def report(cfg: Config) -> None:
-    """Compare all finished runs below `runs`."""
-    compare_runs(Path(cfg.runs))
-
-
-def compare_runs(runs: Path) -> None:
-    """Write the comparison of the finished runs below `runs`, and print it."""
-    from mprm.reporting.compare import compare, run_folders
-    from mprm.reporting.compare_page import print_comparison, write_comparison
-    from mprm.stages.pairs import compare_pairs
-
-    comparison = compare(run_folders(runs), read_points(runs))
-    verdicts = compare_pairs(comparison)
-    page = write_comparison(runs, comparison, verdicts)
-    print_comparison(comparison, console, verdicts)
-    console.print(f"wrote {page}")
 
 
 def _select(cfg: Config, run: RunFolder) -> None:

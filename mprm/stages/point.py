@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from time import monotonic
 
 from mprm.artifacts import is_rank_zero
@@ -16,17 +17,22 @@ from mprm.sweep_folder import Point, log_file, read_points, record
 
 Attempt = Callable[[], tuple[int, str]]  # runs the point: exit code, and the reason in one line where it is not 0
 
+POLL_SECONDS = 1.0
+
 in_sweeper = False  # are the points run one after the other, in the sweeper's own process?
 
 
 def run_point(runs: Path, overrides: str, attempt: Attempt) -> None:
     """Run a point and record what became of it.
 
-    In a process of its own what it says goes to a log file; else one line is said before it and one after.
+    In processes of its own what it says goes to a log file; else one line is said before it and one after.
     """
     join_process_group()
     if not is_rank_zero():
-        attempt()
+        with _aside(runs, overrides):
+            exit_code, reason = attempt()
+        if exit_code and _state(runs, overrides) != "failed":
+            record(runs, overrides, "failed", reason)
         return
     if in_sweeper:
         points = read_points(runs)
@@ -34,7 +40,7 @@ def run_point(runs: Path, overrides: str, attempt: Attempt) -> None:
         print(f"{number + 1} of {len(points)}: {points[number].label}", flush=True)
     record(runs, overrides, "running")
     started = monotonic()
-    with _quiet() if in_sweeper else _into(log_file(runs, overrides)):
+    with _quiet() if in_sweeper else _aside(runs, overrides):
         exit_code, reason = attempt()
     record(runs, overrides, "failed" if exit_code else "done", reason, round(monotonic() - started, 1))
     if in_sweeper:
@@ -65,6 +71,35 @@ def join_process_group() -> None:
 def _result(runs: Path, point: Point) -> str:
     known = point.name is not None and (runs / point.name / "stages.json").exists()
     return progress.result(runs / str(point.name)) if known else point.label
+
+
+def _state(runs: Path, overrides: str) -> str:
+    return next(point.state for point in read_points(runs) if point.overrides == overrides)
+
+
+@contextmanager
+def _ended_with_other_ranks(runs: Path, overrides: str) -> Iterator[None]:
+    """End this process when another rank of the point has failed: it would wait for that one, and no launcher does."""
+    ended = Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL_SECONDS):
+            if _state(runs, overrides) == "failed":
+                os._exit(1)
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def _aside(runs: Path, overrides: str) -> Iterator[None]:
+    with _into(log_file(runs, overrides)), _ended_with_other_ranks(runs, overrides):
+        yield
 
 
 @contextmanager

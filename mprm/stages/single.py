@@ -48,6 +48,13 @@ def export(cfg: Config) -> None:
     console.print(f"wrote {cfg.output}")
 
 
+def report(cfg: Config) -> None:
+    """Compare all finished runs below `runs`."""
+    from mprm.stages.comparison import compare_runs
+
+    compare_runs(Path(cfg.runs))
+
+
 def measure(cfg: Config) -> None:
     """Metrics of anybody's predictions."""
     from mprm.evaluation.measure import measure_file

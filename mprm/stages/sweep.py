@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from mprm.artifacts import read_json
 from mprm.config import Config, bind, validate
 from mprm.messages import explain
-from mprm.run_folder import config_hash, in_use
-from mprm.stages import pipeline, point
+from mprm.run_folder import config_hash
+from mprm.stages import point
 from mprm.stages.composer import PointComposer
 from mprm.stages.grids import expand
 from mprm.stages.progress import counts
@@ -35,6 +35,7 @@ ENDS = {
     "evaluate": ("evaluate", "results.json"),
 }
 POLL_SECONDS = 1.0
+DIED = "its process ended without a word (killed, or out of memory or of time)"
 
 
 class GridSweeper(Sweeper):
@@ -58,9 +59,15 @@ class GridSweeper(Sweeper):
         """Take what Hydra gives, and make the launcher."""
         self.composer = PointComposer(hydra_context.config_loader)
         self.master = config
-        point.in_sweeper = config.hydra.runtime.choices["hydra/launcher"] == "basic"
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        point.in_sweeper = launcher == "basic"
         if point.in_sweeper:
             hydra_context.config_loader = self.composer  # type: ignore[assignment]
+        if launcher.startswith("submitit"):
+            import submitit
+
+            # Hydra asks its jobs for their results in turn: the first that died would leave the others unheard.
+            submitit.Job.results = lambda job: [job.exception()]  # type: ignore[assignment, list-item]
         self.engine = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -84,7 +91,9 @@ class GridSweeper(Sweeper):
             self._launch(runs, [one.overrides for one in planned if one.state == "waiting"])
             ended = read_points(runs)
             if self.master.task in ("experiment", "evaluate") and any(one.state == "done" for one in ended):
-                pipeline.compare_runs(runs)
+                from mprm.stages.comparison import compare_runs
+
+                compare_runs(runs)
                 address = bind(self.master.logger).publish_dashboard(runs)
                 if address is not None:
                     print(f"W&B dashboard: {address}", flush=True)
@@ -116,7 +125,7 @@ class GridSweeper(Sweeper):
             )
             if Path(config.runs) != runs:
                 raise ValueError(f"runs={config.runs} differs from the multirun's runs={runs}; it is not swept")
-            check_launcher(config, str(choices["hydra/launcher"]))
+            check_launcher(config, str(choices["hydra/launcher"]), composed.hydra.launcher)
         except Exception as error:
             explained = explain(error)
             if explained is None:
@@ -128,37 +137,40 @@ class GridSweeper(Sweeper):
         return Point(overrides=text, label=label, name=config.name, work=config.selector.ratio or 1.0, state=state)
 
     def _launch(self, runs: Path, waiting: list[str]) -> None:
-        watching = nullcontext() if point.in_sweeper else _watching(runs)
-        with watching:
-            size = self.max_batch_size or len(waiting)
-            for start in range(0, len(waiting), max(1, size)):
-                batch = waiting[start : start + size]
-                while batch:
-                    try:
-                        self.engine.launch([self.overrides_of[text] for text in batch], initial_job_idx=0)
-                        break
-                    except Exception as error:  # of a process that was killed: whatever the launcher makes of it
-                        batch = self._after_a_death(runs, batch, " ".join(str(error).split()))
+        with nullcontext() if point.in_sweeper else _watching(runs):
+            size = self.max_batch_size or max(1, len(waiting))
+            for start in range(0, len(waiting), size):
+                self._launch_batch(runs, waiting[start : start + size])
 
-    def _after_a_death(self, runs: Path, batch: list[str], said: str) -> list[str]:
-        """Record that the points whose process is gone have failed; those to be launched again.
+    def _launch_batch(self, runs: Path, batch: list[str]) -> None:
+        """Run these points. One whose process dies has failed; the others are run nevertheless.
 
-        joblib stops all its workers when one is killed. submitit's jobs do not know each other, and go on.
+        joblib stops all its processes when one dies, and does not say which. If several were at work, each of their
+        points is tried once more, alone: perhaps there was not memory enough for all of them at once.
         """
+        stopped: Exception | None = None
+        try:
+            self.engine.launch([self.overrides_of[text] for text in batch], initial_job_idx=0)
+        except Exception as error:
+            stopped = error
         states = {one.overrides: one.state for one in read_points(runs)}
-        names = {one.overrides: str(one.name) for one in read_points(runs)}
-        died = [text for text in batch if states[text] == "running" and not in_use(runs / names[text])]
-        if not died:
-            raise ValueError(f"the launcher stopped: {said}")
+        running = [text for text in batch if states[text] == "running"]
+        waiting = [text for text in batch if states[text] == "waiting"]
+        if stopped is None:
+            died, again = running + waiting, []
+        elif not running:
+            raise ValueError(f"the launcher stopped: {' '.join(str(stopped).split())}")
+        elif len(running) == 1:
+            died, again = running, [waiting]
+        else:
+            died, again = [], [*([text] for text in running), waiting]
         for text in died:
-            record(
-                runs,
-                text,
-                "failed",
-                f"its process was killed, by lack of memory perhaps; its log: {log_file(runs, text)}",
-            )
-        is_joblib = type(self.engine).__name__ == "JoblibLauncher"
-        return [text for text in batch if states[text] == "waiting"] if is_joblib else []
+            record(runs, text, "failed", f"{DIED}; its log: {log_file(runs, text)}")
+        for text in running if not died else []:
+            record(runs, text, "waiting")
+        for points in again:
+            if points:
+                self._launch_batch(runs, points)
 
 
 # Hydra takes a sweeper only from its own namespace, and finds it there by name.
@@ -177,15 +189,31 @@ def finished(config: Config) -> bool:
     return known["config_hash"] == config_hash(config.raw) and stage in known["stages"] and (folder / file).exists()
 
 
-def check_launcher(config: Config, launcher: str) -> None:
-    """Raises ValueError if Lightning would start the command, and so the multirun, again for the further devices."""
-    if config.task not in ("experiment", "train") or launcher.startswith("submitit"):
+def check_launcher(config: Config, launcher: str, settings: DictConfig) -> None:
+    """Raises ValueError if the launcher's processes are not those that the trainer wants.
+
+    Without submitit Lightning would start the command, and so the multirun, again for the further devices.
+    """
+    trainer = config.trainer
+    if config.task not in ("experiment", "train"):
         return
-    processes = config.trainer.devices * config.trainer.num_nodes
-    if processes > 1 and config.trainer.strategy != "ddp_cpu":
+    needed = {"tasks_per_node": trainer.devices}
+    if launcher == "submitit_local" and trainer.accelerator == "gpu":
+        needed["gpus_per_node"] = trainer.devices  # it hides all others
+    flags = " ".join(f"hydra.launcher.{key}={value}" for key, value in needed.items())
+    if launcher.startswith("submitit"):
+        given = {key: settings[key] for key in needed}
+        if given != needed:
+            raise ValueError(f"trainer.devices={trainer.devices} does not fit hydra/launcher={launcher}; add {flags}")
+        if settings.nodes != trainer.num_nodes:
+            raise ValueError(
+                f"trainer.num_nodes={trainer.num_nodes} differs from hydra.launcher.nodes={settings.nodes}; "
+                "give both the same"
+            )
+    elif trainer.devices * trainer.num_nodes > 1 and trainer.strategy != "ddp_cpu":
         raise ValueError(
-            f"trainer.devices={config.trainer.devices} in a multirun needs a process group for every point; add "
-            f"hydra/launcher=submitit_local hydra.launcher.tasks_per_node={config.trainer.devices}, or submitit_slurm"
+            f"trainer.devices={trainer.devices} in a multirun needs a process group for every point; add "
+            f"hydra/launcher=submitit_local {flags}, or submitit_slurm"
         )
 
 
@@ -199,7 +227,8 @@ def _watching(runs: Path) -> Iterator[None]:
         for one in read_points(runs):
             if one.state != known[one.overrides]:
                 known[one.overrides] = one.state
-                line = point.outcome(runs, one.overrides) if one.state in ("done", "failed") else "started"
+                news = {"running": "started", "waiting": "stopped with another one; it is tried again alone"}
+                line = news.get(one.state) or point.outcome(runs, one.overrides)
                 print(f"{one.label}: {line}", flush=True)
 
     def watch() -> None:

@@ -10,7 +10,7 @@ import wandb
 from mprm.reporting import dashboard
 from mprm.reporting.tracking import WandB
 
-NO_PACKAGE = "no W&B dashboard: wandb-workspaces is not installed; pip install 'mprm[dashboard]'"
+NO_PACKAGE = "no W&B dashboard: wandb-workspaces is not installed; pip install 'mprm[sweeps]'"
 
 
 def spec(group: str | None) -> dict[str, Any]:

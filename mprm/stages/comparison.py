@@ -1,4 +1,4 @@
-"""Is the difference between two settings real? Joins the questions of a comparison and the predictions of its runs."""
+"""The comparison of many runs: their settings, and which differences between them are real."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ from mprm.artifacts import read_json
 from mprm.evaluation.measure import FIXED_THRESHOLD
 from mprm.evaluation.paired import Resampled, difference, resampled_auc, resampled_f1
 from mprm.evaluation.predictions import read_predictions
-from mprm.reporting.compare import MEASURES, Comparison, Row
+from mprm.reporting.compare import MEASURES, Comparison, Row, compare, run_folders
+from mprm.reporting.compare_page import print_comparison, write_comparison
 from mprm.reporting.verdicts import Verdict, questions, verdict
+from mprm.stages.devices import console
+from mprm.sweep_folder import read_points
+
+
+def compare_runs(runs: Path) -> None:
+    """Write the comparison of the finished runs below `runs`, and print it."""
+    comparison = compare(run_folders(runs), read_points(runs))
+    verdicts = compare_pairs(comparison)
+    page = write_comparison(runs, comparison, verdicts)
+    print_comparison(comparison, console, verdicts)
+    console.print(f"wrote {page}")
 
 
 def compare_pairs(comparison: Comparison) -> list[Verdict]:
