@@ -11,7 +11,7 @@ os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to report() below, which say
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mprm import stages
 from mprm.artifacts import is_rank_zero
@@ -40,7 +40,9 @@ def run(raw: DictConfig) -> None:
     """One run, or one point of a multirun, whose failure is recorded there and does not stop the others."""
     chosen = HydraConfig.get()
     if chosen.mode == RunMode.MULTIRUN:
-        stages.run_point(Path(raw.runs), " ".join(chosen.overrides.task), partial(attempt, raw))
+        overrides = OmegaConf.to_container(chosen.overrides.task)  # as typed: ${...} in one is not resolved
+        assert isinstance(overrides, list)
+        stages.run_point(Path(raw.runs), " ".join(overrides), partial(attempt, raw))
     else:
         exit_codes.append(attempt(raw)[0])
 

@@ -42,8 +42,8 @@ def lock_sweep(runs: Path) -> IO[str]:
 
 
 def write_points(runs: Path, points: list[Point]) -> None:
-    """Begin a multirun: its points in order, with the states known beforehand. Older states are forgotten."""
-    for path in (runs / FOLDER).glob("[0-9]*.json"):
+    """Begin a multirun: its points in order, with the states known beforehand. Older states and logs are removed."""
+    for path in [*(runs / FOLDER).glob("[0-9]*.json"), *(runs / FOLDER).glob("[0-9]*.log")]:
         remove(path)
     write_json(runs / FOLDER / "points.json", [asdict(point) for point in points])
 

@@ -25,7 +25,7 @@ def execute(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def run_folders(folder: Path) -> list[str]:
     """Run folders below folder/runs, without the hash that ends each name."""
-    return sorted(path.name.rpartition("-")[0] for path in (folder / "runs").iterdir() if path.is_dir())
+    return sorted(path.parent.name.rpartition("-")[0] for path in (folder / "runs").glob("*/config.yaml"))
 
 
 def test_every_task_is_dispatched() -> None:
@@ -111,7 +111,7 @@ def test_a_place_that_can_not_be_written_is_one_line_and_exit_code_1(tmp_path: P
 
 
 def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.report(KeyError("lost"), "", debug=False) == 1
+    assert run.report(KeyError("lost"), debug=False) == (1, "KeyError: 'lost'")
     assert "KeyError: 'lost'" in capsys.readouterr().err
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -150,7 +151,9 @@ class GridSweeper(Sweeper):
         """
         stopped: Exception | None = None
         try:
-            self.engine.launch([self.overrides_of[text] for text in batch], initial_job_idx=0)
+            for returned in self.engine.launch([self.overrides_of[text] for text in batch], initial_job_idx=0):
+                if isinstance(returned, JobReturn):
+                    returned.return_value  # noqa: B018 - raises what run_point() itself raised
         except Exception as error:
             stopped = error
         states = {one.overrides: one.state for one in read_points(runs)}
@@ -198,8 +201,8 @@ def check_launcher(config: Config, launcher: str, settings: DictConfig) -> None:
     if config.task not in ("experiment", "train"):
         return
     needed = {"tasks_per_node": trainer.devices}
-    if launcher == "submitit_local" and trainer.accelerator == "gpu":
-        needed["gpus_per_node"] = trainer.devices  # it hides all others
+    if launcher != "submitit_slurm" and trainer.accelerator == "gpu":
+        needed["gpus_per_node"] = trainer.devices  # submitit_local hides all others
     flags = " ".join(f"hydra.launcher.{key}={value}" for key, value in needed.items())
     if launcher.startswith("submitit"):
         given = {key: settings[key] for key in needed}

@@ -161,8 +161,8 @@ def run_trainer(trainer: pl.Trainer, module: StepScoring, loaders: Rollouts, che
         warnings.filterwarnings("ignore", message=f".*({NOT_MEANT_HERE}).*")
         try:
             trainer.fit(module, loaders, ckpt_path=checkpoint)
-        except SystemExit:
-            if trainer.interrupted:
+        except SystemExit as ended:
+            if trainer.interrupted and ended.code == 1:  # a job of a cluster that is started again has other codes
                 raise KeyboardInterrupt from None
             raise
 

@@ -1,7 +1,9 @@
 """The invariants of training, on an untrained tiny InternVL: 20 rollouts, two epochs, five steps of 8."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 
 from mprm.data.order import FileOrder, Shuffled, ShuffledQuestions
 from mprm.training.checkpoint import latest, load_weights
-from mprm.training.fit import fit
+from mprm.training.fit import fit, run_trainer
 from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe
 
@@ -264,3 +266,11 @@ def run(
     folder.mkdir(exist_ok=True)
     recipe = Recipe(learning_rate=learning_rate, global_batch_size=4)
     return fit(model, train, validation, Hard(), Shuffled(), recipe, Machine(**machine), max_length, folder, seed=0)
+
+
+@pytest.mark.parametrize(("code", "seen"), [(1, KeyboardInterrupt), (-1, SystemExit)])
+def test_an_interrupt_is_told_from_a_job_that_is_started_again(code: int, seen: type[BaseException]) -> None:
+    """Lightning makes Ctrl-C exit code 1, and calls every exit an interrupt; submitit exits to start a job again."""
+    trainer: Any = SimpleNamespace(fit=lambda *_, **__: sys.exit(code), interrupted=True)
+    with pytest.raises(seen):
+        run_trainer(trainer, None, None, None)  # type: ignore[arg-type]

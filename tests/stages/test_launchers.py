@@ -1,0 +1,192 @@
+"""Points of a multirun in processes of joblib's and of submitit's: what is said, and what becomes of a killed one."""
+
+import contextlib
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from safetensors.numpy import load_file
+
+from mprm.stages.sweep import DIED
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ANNOTATIONS = REPOSITORY / "tests" / "oracle_data" / "selection" / "annotations"
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+SUBMITIT = ("hydra/launcher=submitit_local",)
+RANKS = (*SUBMITIT, "hydra.launcher.tasks_per_node=2", "trainer=ddp_cpu")
+SLURM = ("partition=gpu", "nodes=2", "tasks_per_node=4", "gpus_per_node=4", "timeout_min=600", "max_num_timeout=5")
+SELECT = ("task=select", "dataset=visualprm400k", "held_out=0")
+TRAIN = (
+    *("task=train", f"backbone.path={REPOSITORY / 'mprm' / 'chartworld' / 'weights' / 'internvl'}"),
+    *("dataset.root=world", "dataset.rollouts=64", "selector=full", "held_out=8", "benchmark.size=12"),
+    *("recipe.epochs=1", "recipe.global_batch_size=16"),
+)
+
+
+@contextlib.contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(REPOSITORY / "run.py"), "-m", *arguments]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def execute(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    with started(folder, *arguments) as process:
+        said, complained = process.communicate(timeout=120)
+    return process.returncode, said, complained
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> Path:
+    """Three annotation folders: a is whole; a point that reads b or c waits at a pipe, so that it can be met there."""
+    for name in "abc":
+        shutil.copytree(ANNOTATIONS, tmp_path / name)
+    os.mkfifo(tmp_path / "b" / "pipe.jsonl")
+    os.mkfifo(tmp_path / "c" / "pipe.jsonl")
+    return tmp_path
+
+
+def meet(pipe: Path) -> int:
+    """Our end of the pipe, once a point waits at the other one."""
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.1)
+    raise TimeoutError(pipe)
+
+
+def kill_reader(pipe: Path) -> None:
+    end = meet(pipe)
+    corpus = f"annotations: {pipe.parent.name}\n"
+    run = next(path.parent for path in pipe.parents[1].glob("runs/*/config.yaml") if corpus in path.read_text())
+    os.kill(int((run / ".lock").read_text()), signal.SIGKILL)
+    gone = select.poll()
+    gone.register(end, 0)  # an error, which is always told: nobody reads any more
+    assert gone.poll(10_000)
+    os.close(end)
+
+
+def let_read(pipe: Path) -> None:
+    """The point that waits at the pipe, or will, finds an empty file."""
+    end = meet(pipe)
+    pipe.unlink()
+    pipe.touch()
+    os.close(end)
+
+
+def wait_for(path: Path, text: str) -> None:
+    for _ in range(600):
+        if path.exists() and text in path.read_text():
+            return
+        time.sleep(0.1)
+    raise TimeoutError(path)
+
+
+@pytest.mark.parametrize("launcher", [JOBLIB, SUBMITIT])
+def test_every_point_runs_and_a_failure_is_its_own(tmp_path: Path, launcher: tuple[str, ...]) -> None:
+    shutil.copytree(ANNOTATIONS, tmp_path / "a")
+    code, said, complained = execute(
+        tmp_path, *SELECT, "dataset.annotations=a,absent", "selector.ratio=0.1,0.2", *launcher
+    )
+    assert (code, complained) == (1, "")
+    assert said.endswith("4 points: 2 done, 2 failed -> runs\n")
+    ended = re.findall(
+        r"^dataset\.annotations=(\w+) selector\.ratio=(0\.\d): (done|failed) in \d s: (.*) \[", said, re.M
+    )
+    missing = "dataset.annotations: absent is not a folder; give the one that holds the annotations as *.jsonl"
+    assert sorted(ended) == [
+        ("a", "0.1", "done", "42 rollouts kept"),
+        ("a", "0.2", "done", "84 rollouts kept"),
+        ("absent", "0.1", "failed", missing),
+        ("absent", "0.2", "failed", missing),
+    ]
+    logs = [(tmp_path / "runs" / "sweep" / f"{number:03}.log").read_text() for number in range(4)]
+    assert [log.split()[0] for log in logs] == ["selected", "selected", "mprm:", "mprm:"]
+
+
+def test_points_that_joblib_stopped_together_are_tried_alone(corpora: Path) -> None:
+    arguments = (*SELECT, "dataset.annotations=b,c,a", *JOBLIB)
+    with started(corpora, *arguments) as sweep:
+        wait_for(corpora / "runs" / "sweep" / "001.json", "running")
+        kill_reader(corpora / "b" / "pipe.jsonl")
+        kill_reader(corpora / "b" / "pipe.jsonl")  # alone now
+        let_read(corpora / "c" / "pipe.jsonl")
+        said, complained = sweep.communicate(timeout=60)
+    assert (sweep.returncode, complained) == (1, "")
+    assert_only_the_first_failed_and_can_be_run_again(corpora, arguments, said)
+
+
+@pytest.mark.slow
+def test_a_killed_job_of_submitits_does_not_stop_the_others(corpora: Path) -> None:
+    arguments = (*SELECT, "dataset.annotations=b,c,a", *SUBMITIT)
+    with started(corpora, *arguments) as sweep:
+        kill_reader(corpora / "b" / "pipe.jsonl")
+        time.sleep(20)  # submitit looks for the result of the first job for that long
+        let_read(corpora / "c" / "pipe.jsonl")
+        said, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 1
+    assert_only_the_first_failed_and_can_be_run_again(corpora, (*arguments, "hydra.sweeper.max_batch_size=1"), said)
+
+
+def assert_only_the_first_failed_and_can_be_run_again(folder: Path, arguments: tuple[str, ...], said: str) -> None:
+    assert f"dataset.annotations=b: failed: {DIED}; its log: runs/sweep/000.log [" in said
+    assert said.endswith("3 points: 2 done, 1 failed -> runs\n")
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/subset/manifest.json")}
+    assert len(finished) == 2
+    (folder / "b" / "pipe.jsonl").unlink()
+    code, said, complained = execute(folder, *arguments)
+    assert (code, complained) == (0, "")
+    assert said.endswith("3 points: 3 done -> runs\n")
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+
+
+@pytest.mark.slow
+def test_two_ranks_of_submitits_train_what_joblibs_one_process_does(tmp_path: Path) -> None:
+    code, said, _ = execute(tmp_path, *TRAIN, "runs=one", "seed=0,1", *JOBLIB)
+    assert code == 0, said
+    assert "Epoch" in (tmp_path / "one" / "sweep" / "000.log").read_text()
+    assert "Epoch" not in said
+    code, said, _ = execute(tmp_path, *TRAIN, "runs=two", *RANKS)
+    assert code == 0, said
+    log = (tmp_path / "two" / "sweep" / "000.log").read_text()
+    assert "GLOBAL_RANK: 1, MEMBER: 2/2" in log
+    for two in (tmp_path / "two").glob("*/weights.safetensors"):
+        one = tmp_path / "one" / two.parent.name / two.name
+        expected = load_file(one)
+        for name, tensor in load_file(two).items():
+            np.testing.assert_allclose(tensor, expected[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_for_one_that_failed_ends(tmp_path: Path) -> None:
+    """Rank 1 waits for rank 0's examples, which refuses: a job of submitit's would go on until its time is out."""
+    code, said, _ = execute(tmp_path, *TRAIN, "held_out=5000", *RANKS)
+    assert code == 1
+    assert "no rollout is left to train on beside the questions of held_out=5000" in said
+    assert said.endswith("1 points: 1 failed -> runs\n")
+
+
+def test_slurm_is_asked_for_what_the_command_line_says() -> None:
+    asked = ["hydra/launcher=submitit_slurm", *(f"hydra.launcher.{flag}" for flag in SLURM)]
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config = compose("config", asked, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        launcher = instantiate(config.hydra.launcher)
+    assert type(launcher).__name__ == "SlurmLauncher"
+    assert [f"{key}={launcher.params[key]}" for key in (flag.split("=")[0] for flag in SLURM)] == list(SLURM)
+    assert launcher.params["submitit_folder"] == "runs/sweep/.submitit/%j"
