@@ -32,7 +32,8 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = [str(option) for option in error.options]
-        return f"{group}={choice} is not one of {', '.join(options)}{did_you_mean(choice, options)}", 2
+        more = "; pip install -e '.[sweeps]' brings joblib and submitit" if group == "hydra/launcher" else ""
+        return f"{group}={choice} is not one of {', '.join(options)}{did_you_mean(choice, options)}{more}", 2
     if isinstance(error, OverrideParseException):
         return f"'{error.override}' can not be read; write key=value, a list as key=[a,b], odd characters in quotes", 2
     if isinstance(error, HydraException) and isinstance(error.__cause__, ConfigKeyError | AttributeError):

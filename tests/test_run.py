@@ -83,6 +83,7 @@ def test_the_shipped_sweeps_compose(tmp_path: Path) -> None:
         (("dataset.annotations=/nowhere",), "/nowhere"),
         (("selectr=bis",), "did you mean selector?"),
         (("selector=boss",), "selector=boss is not one of bis, full"),
+        (("hydra/launcher=slurm",), "pip install -e '.[sweeps]' brings joblib and submitit"),
         (("task=slect",), "did you mean select?"),
         (("-cn", "nowhere"), "nowhere"),
     ],
