@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
 from mprm.config import Config, validate
+from mprm.stages.grids import expand
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONF, SWEEPS = REPOSITORY / "conf", REPOSITORY / "sweeps"
@@ -138,17 +140,18 @@ def test_every_command_in_a_header_composes(load: Load, tmp_path: Path, path: Pa
         assert all(load(*overrides).name for overrides in runs)
         return
     assert words[:2] == ["-cd", "sweeps"]
-    assert words[2:] == ["-cn", path.stem]
+    assert words[2:4] == ["-cn", path.stem]
     searched = f"hydra.searchpath=[file://{CONF}]"
     with initialize_config_dir(str(SWEEPS), version_base="1.3"):
         swept = compose(path.stem, [searched], return_hydra_config=True).hydra
         assert swept.mode.name == "MULTIRUN"
-        params = [f"{key}={value}" for key, value in swept.sweeper.params.items()]
+        grids = [dict(swept.sweeper.params or {}) | dict(grid) for grid in swept.sweeper.grids or [{}]]
+        parse = OverridesParser.create().parse_overrides
         names = set()
-        for overrides in (runs := list(cells(params))):
+        for overrides in (points := expand(grids, words[4:], parse, lambda key: (CONF / key).is_dir())):
             raw = compose(path.stem, [searched, *overrides], return_hydra_config=True)
             choices = dict(raw.hydra.runtime.choices)
             with open_dict(raw):
                 del raw["hydra"]
             names.add(validate(raw, choices).name)
-    assert len(names) == len(runs) > 1
+    assert len(names) == len(points) > 1
