@@ -156,13 +156,14 @@ def train_in_float32(model: StepModel) -> None:
 
 
 def run_trainer(trainer: pl.Trainer, module: StepScoring, loaders: Rollouts, checkpoint: Path | None) -> None:
-    """Lightning's fit without what it says on every run. Raises KeyboardInterrupt for Ctrl-C, which it swallows."""
+    """Lightning's fit without what it says on every run. Raises KeyboardInterrupt for Ctrl-C and SIGTERM."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*({NOT_MEANT_HERE}).*")
         try:
             trainer.fit(module, loaders, ckpt_path=checkpoint)
         except SystemExit as ended:
-            if trainer.interrupted and ended.code == 1:  # a job of a cluster that is started again has other codes
+            # Ctrl-C and SIGTERM; submitit, which exits to start a job again, has another code
+            if trainer.interrupted and ended.code in (1, None):
                 raise KeyboardInterrupt from None
             raise
 

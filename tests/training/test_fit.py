@@ -268,9 +268,9 @@ def run(
     return fit(model, train, validation, Hard(), Shuffled(), recipe, Machine(**machine), max_length, folder, seed=0)
 
 
-@pytest.mark.parametrize(("code", "seen"), [(1, KeyboardInterrupt), (-1, SystemExit)])
-def test_an_interrupt_is_told_from_a_job_that_is_started_again(code: int, seen: type[BaseException]) -> None:
-    """Lightning makes Ctrl-C exit code 1, and calls every exit an interrupt; submitit exits to start a job again."""
+@pytest.mark.parametrize(("code", "seen"), [(1, KeyboardInterrupt), (None, KeyboardInterrupt), (-1, SystemExit)])
+def test_an_interrupt_is_told_from_a_job_that_is_started_again(code: int | None, seen: type[BaseException]) -> None:
+    """Lightning exits with 1 for Ctrl-C and None for SIGTERM; submitit exits to start a job again."""
     trainer: Any = SimpleNamespace(fit=lambda *_, **__: sys.exit(code), interrupted=True)
     with pytest.raises(seen):
         run_trainer(trainer, None, None, None)  # type: ignore[arg-type]
