@@ -3,10 +3,9 @@
 Files, because a launcher may run every point in a process of its own, on another machine, that outlives the first one.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from mprm.artifacts import read_json, remove, write_json
 from mprm.run_folder import in_use, lock
@@ -80,5 +79,4 @@ def read_points(runs: Path) -> tuple[Point, ...]:
 
 
 def _number(runs: Path, overrides: str) -> int:
-    planned: list[dict[str, Any]] = json.loads((runs / FOLDER / "points.json").read_text(encoding="utf-8"))
-    return [point["overrides"] for point in planned].index(overrides)
+    return [point["overrides"] for point in read_json(runs / FOLDER / "points.json")].index(overrides)

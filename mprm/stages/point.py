@@ -78,14 +78,13 @@ def _state(runs: Path, overrides: str) -> str:
 
 
 @contextmanager
-def _ended_with_other_ranks(runs: Path, overrides: str) -> Iterator[None]:
-    """End this process when another rank of the point has failed: it would wait for that one, and no launcher does."""
+def polling(look: Callable[[], None]) -> Iterator[None]:
+    """Call `look` every second, in a thread of its own, until the block ends."""
     ended = Event()
 
     def watch() -> None:
         while not ended.wait(POLL_SECONDS):
-            if _state(runs, overrides) == "failed":
-                os._exit(1)
+            look()
 
     thread = Thread(target=watch, daemon=True)
     thread.start()
@@ -98,7 +97,12 @@ def _ended_with_other_ranks(runs: Path, overrides: str) -> Iterator[None]:
 
 @contextmanager
 def _aside(runs: Path, overrides: str) -> Iterator[None]:
-    with _into(log_file(runs, overrides)), _ended_with_other_ranks(runs, overrides):
+    def end_with_other_ranks() -> None:
+        """This process would wait for a rank that has failed, and no launcher ends it."""
+        if _state(runs, overrides) == "failed":
+            os._exit(1)
+
+    with _into(log_file(runs, overrides)), polling(end_with_other_ranks):
         yield
 
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from threading import Event, Thread
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
@@ -35,7 +34,6 @@ ENDS = {
     "train": ("train", "weights.safetensors"),
     "evaluate": ("evaluate", "results.json"),
 }
-POLL_SECONDS = 1.0
 DIED = "its process ended without a word (killed, or out of memory or of time)"
 
 
@@ -223,7 +221,6 @@ def check_launcher(config: Config, launcher: str, settings: DictConfig) -> None:
 @contextmanager
 def _watching(runs: Path) -> Iterator[None]:
     """Say what becomes of points that run in processes of their own."""
-    ended = Event()
     known = {one.overrides: one.state for one in read_points(runs)}
 
     def look() -> None:
@@ -234,15 +231,8 @@ def _watching(runs: Path) -> Iterator[None]:
                 line = news.get(one.state) or point.outcome(runs, one.overrides)
                 print(f"{one.label}: {line}", flush=True)
 
-    def watch() -> None:
-        while not ended.wait(POLL_SECONDS):
-            look()
-
-    thread = Thread(target=watch, daemon=True)
-    thread.start()
     try:
-        yield
+        with point.polling(look):
+            yield
     finally:
-        ended.set()
-        thread.join()
         look()

@@ -1,11 +1,12 @@
 import io
 import shutil
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from mprm.evaluation.paired import Difference
 from mprm.reporting.compare import Comparison, compare, run_folders
 from mprm.reporting.compare_page import print_comparison, write_comparison
 from mprm.reporting.verdicts import Verdict, questions, verdict
@@ -15,15 +16,7 @@ FIGURES = ("comparison", "heatmap", "ratio", "learning", "sources", "maps", "mea
 TABLES = ("settings", "verdicts", "by_source", "composition", "cost", "unfinished")
 
 
-@dataclass(frozen=True)
-class Measured:
-    """As evaluation.paired makes them."""
-
-    measure: str
-    value: float
-    low: float
-    high: float
-    seeds: tuple[int, ...] = (0, 1)
+Measured = partial(Difference, seeds=(0, 1), resamples=1000)
 
 
 @pytest.fixture(scope="module")

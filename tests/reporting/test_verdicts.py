@@ -1,21 +1,13 @@
-from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
+from mprm.evaluation.paired import Difference
 from mprm.reporting.compare import Comparison, Row
 from mprm.reporting.tables import Estimate
 from mprm.reporting.verdicts import Question, questions, verdict, verdicts_table
 
-
-@dataclass(frozen=True)
-class Measured:
-    """As evaluation.paired makes them."""
-
-    measure: str
-    value: float
-    low: float
-    high: float
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+Measured = partial(Difference, seeds=(0, 1, 2, 3, 4), resamples=1000)
 
 
 def row(selector: str, ratio: float, auc: float | None, other: str = "", alpha: float | None = None) -> Row:
