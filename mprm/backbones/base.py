@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mprm.backbones import attention
+from mprm.backbones.heads import KappaHead, StepHead, StepOutput
 from mprm.backbones.loading import check_folder, check_prompt
 from mprm.backbones.parts import FROZEN, LORA, TRAINED, add_adapters, set_trained
 from mprm.data.collate import Batch, Example
@@ -109,20 +110,6 @@ class Backbone:
         return DTYPES[self.dtype]
 
 
-class StepHead(nn.Module):
-    """Two-row head on the hidden states at the marks, in float32: logits of "No" and "Yes" and of nothing else."""
-
-    def __init__(self, lm_head: nn.Module, no_id: int, yes_id: int) -> None:
-        super().__init__()
-        self.verdict_ids = (no_id, yes_id)
-        rows_2D = lm_head.get_parameter("weight").detach()[[no_id, yes_id]]
-        self.weight = nn.Parameter(rows_2D.float())
-
-    def forward(self, h_MD: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(h_MD.device.type, enabled=False):  # two numbers a step: no reason to round them
-            return nn.functional.linear(h_MD.float(), self.weight.float())
-
-
 class MarksOnly(nn.Module):
     """Mixed into the family's decoder layer and made the last one: behind its attention nothing but the marks matters.
 
@@ -159,6 +146,7 @@ class StepModel(nn.Module):
         self.head = StepHead(
             hf.get_output_embeddings(), single_token(tokenizer, options.no), single_token(tokenizer, options.yes)
         )
+        self.kappa: KappaHead | None = None
         self.freeze_vision = options.vision == FROZEN
         set_trained(hf.parameters(), options.language_model)
         # The step head replaces the LM head, which is kept for export and generation only.
@@ -198,8 +186,7 @@ class StepModel(nn.Module):
             self.vision_tower().eval()
         return self
 
-    def step_logits(self, batch: Batch) -> torch.Tensor:
-        """Logits of (no, yes) at every mark of the batch, (M, 2), float32."""
+    def forward(self, batch: Batch) -> StepOutput:
         h_1MD = self.hidden(
             batch.input_ids_T[None],
             batch.position_ids.unsqueeze(-2),
@@ -207,24 +194,30 @@ class StepModel(nn.Module):
             segments=batch.segments,
             marks=batch.mark_M,
         )
-        return self.head(h_1MD[0])
+        return StepOutput(self.head(h_1MD[0]), None if self.kappa is None else self.kappa(h_1MD[0]))
 
     def hidden(
         self, ids_BL: torch.Tensor, position_ids: torch.Tensor, vision: dict[str, torch.Tensor], **attention: Any
     ) -> torch.Tensor:
         """Last hidden states of the language model, (B, L, D); `attention`: what its layers want besides."""
+        embeds_BLD = self.embed(ids_BL, vision)
+        return self.hf.model.language_model(
+            inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=False, **attention
+        ).last_hidden_state
+
+    def embed(self, ids_BL: torch.Tensor, vision: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Embeddings of tokens, marks and images, (B, L, D)."""
         is_mark_BL = ids_BL == self.mark_id
         table_VD = self.hf.get_input_embeddings()
         embeds_BLD = table_VD(ids_BL.masked_fill(is_mark_BL, 0))
         embeds_BLD = torch.where(is_mark_BL[..., None], self.mark_D.to(embeds_BLD.dtype), embeds_BLD)
         image_ND = self.image_embeddings(vision).to(embeds_BLD.dtype)
         is_image_BL1 = (ids_BL == self.hf.config.image_token_id)[..., None]
-        embeds_BLD = embeds_BLD.masked_scatter(is_image_BL1, image_ND)
-        return self.hf.model.language_model(
-            inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=False, **attention
-        ).last_hidden_state
+        return embeds_BLD.masked_scatter(is_image_BL1, image_ND)
 
-    forward = step_logits
+    def step_logits(self, batch: Batch) -> torch.Tensor:
+        """Logits of (no, yes) at every mark of the batch, (M, 2), float32."""
+        return self(batch).logits_M2
 
 
 def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, init: str) -> tuple[int, torch.Tensor]:

@@ -42,7 +42,7 @@ class StepScoring(pl.LightningModule):
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss (M,) of every step, mask (M,) of those that count (never an unsampled one), and P(yes) (M,)."""
-        logits_M2 = self.model(batch)
+        logits_M2 = self.model(batch).logits_M2
         scored_M = ~batch.mc_M.isnan() & (batch.weight_M > 0)
         target_M = self.objective.target(torch.where(scored_M, batch.mc_M, 0.0))
         return step_losses(logits_M2, target_M) * scored_M, scored_M, logits_M2.softmax(-1)[:, 1]

@@ -93,7 +93,7 @@ def padded_loss(hf: Any, examples: list[Example], device: str, verdict_ids: tupl
 
 def our_loss(model: StepModel, examples: list[Example], device: str) -> torch.Tensor:
     batch = collate(examples).to(torch.device(device), non_blocking=True)
-    return step_losses(model(batch), target(examples).to(device)).sum()
+    return step_losses(model.step_logits(batch), target(examples).to(device)).sum()
 
 
 def target(examples: list[Example]) -> torch.Tensor:

@@ -1,0 +1,86 @@
+"""Results of a long task, kept one by one and found again when the same command is started after a kill."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from mprm.artifacts import atomic_file
+
+
+class Journal:
+    """The results, by key, of a task that writes `target`: in TARGET.journal until finish(). Made by journal()."""
+
+    def __init__(self, target: Path, file: IO[bytes], done: dict[str, Any]) -> None:
+        self.target = target
+        self.file = file
+        self.done = done
+
+    def add(self, results: dict[str, Any]) -> None:
+        """Keep further results; each key is added once."""
+        assert not self.done.keys() & results.keys(), "a result is added once"
+        lines = [json.dumps([key, result], ensure_ascii=False) for key, result in results.items()]
+        self.file.write("".join(f"{line}\n" for line in lines).encode())
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.done.update(results)
+
+    def finish(self, records: Iterable[dict[str, Any]]) -> None:
+        """Write `target` as JSON lines, whole or not at all, and remove the journal."""
+        with atomic_file(self.target) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            for record in records:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        os.unlink(self.file.name)
+
+
+@contextmanager
+def journal(target: Path, settings: Any, overwrite: bool) -> Iterator[Journal]:
+    """The journal of a task that writes `target`.
+
+    Args:
+        settings: all that the results depend on, as JSON values.
+        overwrite: replace a target that is there; refused otherwise.
+
+    Raises:
+        ValueError: the target is there, the journal was begun with other settings, or another process is at it.
+    """
+    if target.is_dir():
+        raise ValueError(f"output={target} is a folder; give a file")
+    if target.exists() and not overwrite:
+        raise ValueError(f"output={target} is there already; give another file, or overwrite=true to replace it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f"{target.name}.journal")
+    header = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    with open(path, "ab+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{path} is in use by another process; wait until it ends, or give another output="
+            ) from None
+        yield Journal(target, file, _read(file, header))
+
+
+def _read(file: IO[bytes], header: str) -> dict[str, Any]:
+    """The results kept so far; a line that a killed process left half-written is cut off."""
+    file.seek(0)
+    content = file.read()
+    whole = content[: content.rfind(b"\n") + 1]
+    file.truncate(len(whole))
+    if not whole:
+        file.write(f"{header}\n".encode())
+        file.flush()
+        return {}
+    first, *lines = whole.decode().split("\n")[:-1]
+    if first != header:
+        raise ValueError(
+            f"{file.name} was begun with other settings or another input; finish it with those, delete it, or give "
+            "another output="
+        )
+    return dict(json.loads(line) for line in lines)
