@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,15 +18,17 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
     from mprm.chartworld.pretrain import Pretraining
     from mprm.data.order import Order
+    from mprm.data.questions import Questions
     from mprm.data.visualprm400k import VisualPRM400K
     from mprm.data.visualprocessbench import VisualProcessBench
+    from mprm.policy.policy import Policy
     from mprm.reporting.tracking import Local, WandB
     from mprm.selection.keep import Selector
     from mprm.training.objectives import Objective
     from mprm.training.recipe import Machine, Recipe
 
 RUN_GROUPS = ("dataset", "selector", "objective", "order", "backbone", "recipe", "trainer", "benchmark", "logger")
-GROUPS = (*RUN_GROUPS, "pretrain")
+GROUPS = (*RUN_GROUPS, "pretrain", "questions", "policy")
 
 # The groups that are bound, and so checked, before a task starts. Others are bound when the task asks for them: binding
 # imports the component's module, and task=select need not wait for torch.
@@ -35,6 +38,9 @@ TASKS: dict[str, tuple[str, ...]] = {
     "train": RUN_GROUPS,
     "evaluate": RUN_GROUPS,
     "score": ("backbone", "trainer"),
+    "sample": ("questions", "policy"),
+    "annotate": ("questions", "policy"),
+    "rerank": ("backbone", "trainer"),
     "export": (),
     "measure": (),
     "report": (),
@@ -62,6 +68,9 @@ class RunConfig:
     predictions: str | None = None
     threshold: str = "0.5"
     output: str | None = None
+    solutions: int = 16
+    continuations: int = 16
+    aggregate: str = "mean"
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -70,6 +79,9 @@ class RunConfig:
             raise ValueError(f"seed={self.seed} is negative; give 0 or more")
         if self.held_out < 0:
             raise ValueError(f"held_out={self.held_out} is negative; give a number of rollouts, e.g. 400")
+        for name in ("solutions", "continuations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not positive; give e.g. 16")
         if self.format not in ("hf", "original"):
             raise ValueError(f"format={self.format} is unknown; choose hf or original")
         if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):
@@ -123,6 +135,14 @@ class Config(RunConfig):
         return self._bound("logger")
 
     @cached_property
+    def questions(self) -> "Questions":
+        return self._bound("questions")
+
+    @cached_property
+    def policy(self) -> "Policy":
+        return self._bound("policy")
+
+    @cached_property
     def pretrain(self) -> "Pretraining":
         return self._bound("pretrain")
 
@@ -151,6 +171,15 @@ def validate(raw: DictConfig, choices: Mapping[str, str | None]) -> Config:
     for group in TASKS[run.task]:
         getattr(config, group)
     return config
+
+
+def config_of_run(folder: Path) -> Config:
+    """The configuration that a run was made with. Raises ValueError if the folder is no run."""
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"run={folder} has no config.yaml; give the folder of a run, runs/NAME")
+    raw = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(raw, DictConfig)
+    return validate(raw, {})
 
 
 def bind(node: DictConfig) -> Any:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from mprm.artifacts import atomic_file
+from mprm.artifacts import write_json_lines
 
 
 class Journal:
@@ -33,9 +33,7 @@ class Journal:
 
     def finish(self, records: Iterable[dict[str, Any]]) -> None:
         """Write `target` as JSON lines, whole or not at all, and remove the journal."""
-        with atomic_file(self.target) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            for record in records:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        write_json_lines(self.target, records)
         os.unlink(self.file.name)
 
 

@@ -31,14 +31,19 @@ NOT_IN_HASH = (
     "debug",
     "logger",
     "pretrain",
+    "questions",
+    "policy",
     "export",  # files asked for beside the run folder
     "output",
-    "run",  # what task=export and task=score read
+    "run",  # what task=export, score and rerank read
     "checkpoint",
     "format",
     "input",
     "predictions",  # somebody else's scores, for task=measure, which opens no run
     "threshold",
+    "solutions",  # of task=sample and annotate
+    "continuations",
+    "aggregate",  # of task=rerank
     "backbone.gradient_checkpointing",
     "trainer.accelerator",  # the gradient does not depend on how a global batch is cut: resume on other devices
     "trainer.devices",

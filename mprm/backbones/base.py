@@ -17,11 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mprm.backbones import attention
-from mprm.backbones.heads import KappaHead, StepHead, StepOutput
+from mprm.backbones.heads import KappaHead, StepHead, StepOutput, stored_kappa
 from mprm.backbones.loading import check_folder, check_prompt
 from mprm.backbones.parts import FROZEN, LORA, TRAINED, add_adapters, set_trained
 from mprm.data.collate import Batch, Example
-from mprm.data.prompt import MARK
+from mprm.data.prompt import MARK, neutralise
 
 DTYPES = {"stored": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -29,8 +29,15 @@ DTYPES = {"stored": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 class Processor(Protocol):
     """Turns one solution into tensors; runs in loader workers, holds no parameters."""
 
+    tokenizer: PreTrainedTokenizerBase
+
     def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
         """Token ids, marks and positions for images of these sizes (width, height); `vision` is empty."""
+        ...
+
+    def ask(self, sizes: Sequence[tuple[int, int]], question: str, instruction: str = "") -> Example:
+        """What a chat model is asked: system turn, user turn with one line per image, the question and below it the
+        instruction, and the opened turn of the assistant; no marks, `vision` is empty."""
         ...
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
@@ -129,7 +136,8 @@ class MarksOnly(nn.Module):
 
 
 class StepModel(nn.Module):
-    """A vision-language model, the embedding of the mark, and the step head. Families embed their images.
+    """A vision-language model, the embedding of the mark, the step head, and where an objective wants it a kappa head,
+    or the folder came with one. Families embed their images.
 
     The mark's embedding is a vector of its own beside the model's table, which therefore keeps its size until export,
     whatever shards it. The frozen vision tower always runs in eval mode and under no_grad, so that neither drop-path
@@ -146,7 +154,7 @@ class StepModel(nn.Module):
         self.head = StepHead(
             hf.get_output_embeddings(), single_token(tokenizer, options.no), single_token(tokenizer, options.yes)
         )
-        self.kappa: KappaHead | None = None
+        self.kappa = stored_kappa(options.path)
         self.freeze_vision = options.vision == FROZEN
         set_trained(hf.parameters(), options.language_model)
         # The step head replaces the LM head, which is kept for export and generation only.
@@ -215,6 +223,13 @@ class StepModel(nn.Module):
         is_image_BL1 = (ids_BL == self.hf.config.image_token_id)[..., None]
         return embeds_BLD.masked_scatter(is_image_BL1, image_ND)
 
+    def set_kappa(self, wanted: bool) -> None:
+        """Drop the kappa head, or keep the one that is there; a new one is drawn from torch's generator."""
+        if not wanted:
+            self.kappa = None
+        elif self.kappa is None:
+            self.kappa = KappaHead(len(self.mark_D))
+
     def step_logits(self, batch: Batch) -> torch.Tensor:
         """Logits of (no, yes) at every mark of the batch, (M, 2), float32."""
         return self(batch).logits_M2
@@ -249,13 +264,21 @@ def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
 
 
 def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[str], mark_id: int) -> tuple[list[int], list[int]]:
-    """Token ids of the pieces, each followed by the mark, and the positions of the marks.
-
-    Literal special tokens in the text are encoded as ordinary text.
-    """
+    """Token ids of the pieces, each followed by the mark, and the positions of the marks."""
     ids: list[int] = []
     marks: list[int] = []
-    for piece in tokenizer(pieces, add_special_tokens=False, split_special_tokens=True)["input_ids"]:
+    for piece in encode_text(tokenizer, pieces):
         ids += [*piece, mark_id]
         marks.append(len(ids) - 1)
     return ids, marks
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text. Literal special tokens in it are encoded as ordinary text."""
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def asked(question: str, instruction: str) -> str:
+    """The text of a user turn behind its images."""
+    return "\n".join(["", neutralise(question), *([instruction] if instruction else [])])

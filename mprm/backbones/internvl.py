@@ -16,7 +16,7 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerBa
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from mprm.backbones.base import Backbone, MarksOnly, StepModel, encode_pieces
+from mprm.backbones.base import Backbone, MarksOnly, StepModel, asked, encode_pieces, encode_text
 from mprm.backbones.internvl_original import is_original, load_original
 from mprm.backbones.loading import load_hf
 from mprm.backbones.sentencepiece import load_tokenizer
@@ -105,8 +105,10 @@ class InternVLProcessor:
         self.tokens_per_tile = tokens_per_tile
         self.max_tiles = max_tiles
         system_turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-        opening = f"{system_turn}<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"
-        self.opening_ids = self._ids(opening)
+        user_turn, answer_turn = f"{system_turn}<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+        self.opening_ids = self._ids(user_turn + answer_turn)
+        self.user_ids = self._ids(user_turn)
+        self.answer_ids = self._ids(answer_turn)
         self.closing_ids = self._ids("<|im_end|>\n")
         self.context_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.newline_ids = self._ids("\n")
@@ -121,12 +123,7 @@ class InternVLProcessor:
 
     def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
         """Token ids for images of these sizes; several images come one line each."""
-        ids = list(self.opening_ids)
-        for number, (width, height) in enumerate(sizes):
-            columns, rows = tile_grid(width, height, self.tile_size, self.tiles_per_image(len(sizes)))
-            n_tiles = columns * rows + (columns * rows > 1)
-            ids += self.newline_ids if number else []
-            ids += [*self.image_ids[0], *[self.context_id] * (n_tiles * self.tokens_per_tile), *self.image_ids[1]]
+        ids = [*self.opening_ids, *self._image_lines(sizes)]
         pieces = render(question, steps)
         pieces[0] = "\n" + pieces[0]
         text_ids, marks = encode_pieces(self.tokenizer, pieces, self.mark_id)
@@ -138,6 +135,22 @@ class InternVLProcessor:
             position_ids=torch.arange(len(ids)),
             vision={},
         )
+
+    def ask(self, sizes: Sequence[tuple[int, int]], question: str, instruction: str = "") -> Example:
+        """Token ids of the conversation that `internvl2_5` opens, whose images come before the question."""
+        text_ids = encode_text(self.tokenizer, [asked(question, instruction)])[0]
+        ids = [*self.user_ids, *self._image_lines(sizes), *text_ids, *self.answer_ids]
+        none = torch.empty(0, dtype=torch.int64)
+        return Example(input_ids=torch.tensor(ids), marks=none, position_ids=torch.arange(len(ids)), vision={})
+
+    def _image_lines(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        ids: list[int] = []
+        for number, (width, height) in enumerate(sizes):
+            columns, rows = tile_grid(width, height, self.tile_size, self.tiles_per_image(len(sizes)))
+            n_tiles = columns * rows + (columns * rows > 1)
+            ids += self.newline_ids if number else []
+            ids += [*self.image_ids[0], *[self.context_id] * (n_tiles * self.tokens_per_tile), *self.image_ids[1]]
+        return ids
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Tiles of the images, (T, 3, H, W)."""

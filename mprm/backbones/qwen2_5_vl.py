@@ -4,7 +4,7 @@ Shape suffixes: N image tokens, L tokens of a solution, P patches, H heads, D si
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from mprm.backbones.attention import attend
-from mprm.backbones.base import Backbone, MarksOnly, StepModel, encode_pieces
+from mprm.backbones.base import Backbone, MarksOnly, StepModel, asked, encode_pieces, encode_text
 from mprm.backbones.loading import load_hf
 from mprm.data.collate import Example
 from mprm.data.prompt import render
@@ -161,36 +161,57 @@ class QwenProcessor:
         self.mark_id = mark_id
         self.images = images
         system_turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-        opening = f"{system_turn}<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"
+        user_turn, answer_turn = f"{system_turn}<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
         start_id, self.image_id, self.end_id = tokenizer.convert_tokens_to_ids(
             ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"]
         )
-        self.opening_ids = [*tokenizer.encode(opening, add_special_tokens=False), start_id]
-        self.between_ids = [self.end_id, *tokenizer.encode("\n", add_special_tokens=False), start_id]
-        self.closing_ids = tokenizer.encode("<|im_end|>\n", add_special_tokens=False)
+        self.opening_ids = [*self._ids(user_turn + answer_turn), start_id]
+        self.user_ids = [*self._ids(user_turn), start_id]
+        self.answer_ids = self._ids(answer_turn)
+        self.between_ids = [self.end_id, *self._ids("\n"), start_id]
+        self.closing_ids = self._ids("<|im_end|>\n")
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
         """Token ids and M-RoPE positions (3, L) for images of these sizes, one line per image."""
+        pieces = render(question, steps)
+        pieces[0] = "\n" + pieces[0]
+        text_ids, marks = encode_pieces(self.tokenizer, pieces, self.mark_id)
+        example, start = self._behind_images(self.opening_ids, sizes, [*text_ids, *self.closing_ids])
+        return replace(example, marks=torch.tensor(marks) + start)
+
+    def ask(self, sizes: Sequence[tuple[int, int]], question: str, instruction: str = "") -> Example:
+        """Token ids and M-RoPE positions (3, L), one line per image.
+
+        Qwen's own chat template puts images and question on one line.
+        """
+        text_ids = encode_text(self.tokenizer, [asked(question, instruction)])[0]
+        return self._behind_images(self.user_ids, sizes, [*text_ids, *self.answer_ids])[0]
+
+    def _behind_images(
+        self, opening_ids: list[int], sizes: Sequence[tuple[int, int]], text_ids: list[int]
+    ) -> tuple[Example, int]:
+        """An opening, one line per image, and text behind them; no marks. And where the text starts."""
         ids: list[int] = []
         positions, next_position = [], 0
         for number, (width, height) in enumerate(sizes):
             rows, columns = self._merged_grid(width, height)
-            before = self.between_ids if number else self.opening_ids
+            before = self.between_ids if number else opening_ids
             ids += [*before, *[self.image_id] * (rows * columns)]
             start = next_position + len(before)
             positions += [_text_positions(next_position, len(before)), _grid_positions(start, rows, columns)]
             next_position = start + max(rows, columns)
-        pieces = render(question, steps)
-        pieces[0] = "\n" + pieces[0]
-        text_ids, marks = encode_pieces(self.tokenizer, pieces, self.mark_id)
-        behind = [self.end_id, *text_ids, *self.closing_ids]
+        behind = [self.end_id, *text_ids]
         positions.append(_text_positions(next_position, len(behind)))
-        return Example(
+        example = Example(
             input_ids=torch.tensor(ids + behind),
-            marks=torch.tensor(marks) + len(ids) + 1,
+            marks=torch.empty(0, dtype=torch.int64),
             position_ids=torch.cat(positions, dim=1),
             vision={},
         )
+        return example, len(ids) + 1
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Patches of the images, (P, D), and the grid of each, (images, 3)."""

@@ -60,7 +60,7 @@ class ChartWorld(VisualPRM400K):
         """Annotation files, written now if they are not there yet."""
         if self.root is None:
             raise ValueError("dataset.root is not set; give the folder to write the world to, e.g. data/chartworld")
-        _make(Path(self.root), _settings(self), self._write)
+        make(Path(self.root), _settings(self), self._write)
         return super().files()
 
     def _write(self, folder: Path) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class ChartWorld(VisualPRM400K):
             rng = np.random.default_rng([self.world_seed, number])
             n_problems = self.rollouts // len(SOLVERS) // ROLLOUTS_PER_PROBLEM
             charts = sample_problems(rng, n_problems)
-            _write_images(folder / "images" / source, draw(charts))
+            write_images(folder / "images" / source, draw(charts))
             problems = charts.take(np.repeat(np.arange(n_problems), ROLLOUTS_PER_PROBLEM))
             solver = Solver(problems, skill, rng)
             trace, after = solver.run()
@@ -79,7 +79,7 @@ class ChartWorld(VisualPRM400K):
             else:
                 counts_ST = annotate(solver, after, self.continuations, TEMPERATURE)
             records = _rollout_records(source, problems, trace, counts_ST, self.continuations)
-            _write_lines(folder / "annotations" / f"{source}.jsonl", records)
+            write_lines(folder / "annotations" / f"{source}.jsonl", records)
             tallies.append(_tally(trace, counts_ST, self.continuations))
         return _statistics(np.sum(tallies, axis=0))
 
@@ -99,16 +99,16 @@ class ChartWorldBenchmark(VisualProcessBench):
         """Solutions, written now if they are not there yet."""
         if self.path is None:
             raise ValueError("benchmark.path is not set; give the file to write, e.g. data/benchmark/test.jsonl")
-        _make(Path(self.path).parent, _settings(self), self._write)
+        make(Path(self.path).parent, _settings(self), self._write)
         return super().solutions()
 
     def _write(self, folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng(self.world_seed)
         problems = sample_problems(rng, self.size)
         trace, _ = Solver(problems, BENCHMARK_SKILL, rng).run()
-        _write_images(folder / "images", draw(problems))
+        write_images(folder / "images", draw(problems))
         labels_ST = np.where(trace.item_ST == REMARK, 0, np.where(trace.correct_ST, 1, -1))
-        _write_lines(folder / Path(str(self.path)).name, _benchmark_records(problems, trace, labels_ST))
+        write_lines(folder / Path(str(self.path)).name, _benchmark_records(problems, trace, labels_ST))
         stated = labels_ST[np.arange(labels_ST.shape[1]) < trace.n_steps_S[:, None]]
         return {f"label {label}": float((stated == label).mean()) for label in (1, -1, 0)}
 
@@ -121,7 +121,7 @@ def _settings(component: ChartWorld | ChartWorldBenchmark) -> dict[str, Any]:
     return settings | {"skills": {name: asdict(skill) for name, skill in skills.items()}, "temperature": TEMPERATURE}
 
 
-def _make(folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> None:
+def make(folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> None:
     """Write the world into `folder`, whole or not at all. Raises ValueError if anything else is there."""
     if (folder / "world.json").is_file():
         if read_json(folder / "world.json")["settings"] != settings:
@@ -201,12 +201,14 @@ def _statistics(tally: np.ndarray) -> dict[str, float]:
     }
 
 
-def _write_images(folder: Path, images_PHWC: np.ndarray) -> None:
+def write_images(folder: Path, images_PHWC: np.ndarray) -> None:
+    """Write charts as `folder`/0.png, 1.png, ..."""
     folder.mkdir(parents=True)
     for index, pixels in enumerate(images_PHWC):
         Image.fromarray(pixels).save(folder / f"{index}.png", compress_level=1)
 
 
-def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
+def write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
+    """Write one JSON object per line."""
     with path.open("w") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)

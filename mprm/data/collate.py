@@ -25,6 +25,7 @@ class Example:
 
     input_ids (L,) and marks (n_steps,) int64; position_ids (L,) or (3, L) for M-RoPE; vision: the backbone's image
     tensors, to be concatenated over the batch; mc (n_steps,) float32 MC scores, NaN where a step was never sampled;
+    n (n_steps,) int64 continuations of each step, 0 where they were not counted;
     weight: factor of every step of this rollout in the loss; id: the rollout's; group: examples with the same one have
     the same images and question, None: shared with nobody.
     """
@@ -34,6 +35,7 @@ class Example:
     position_ids: torch.Tensor
     vision: dict[str, torch.Tensor]
     mc: torch.Tensor | None = None
+    n: torch.Tensor | None = None
     weight: float = 1.0
     id: str = ""
     group: int | None = None
@@ -52,12 +54,13 @@ class Batch:
     vision: dict[str, torch.Tensor]
     mark_M: torch.Tensor
     mc_M: torch.Tensor
+    n_M: torch.Tensor
     weight_M: torch.Tensor
     ids: list[str]
     n_marks: list[int]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
-        tensors = ("input_ids_T", "position_ids", "segments", "mark_M", "mc_M", "weight_M")
+        tensors = ("input_ids_T", "position_ids", "segments", "mark_M", "mc_M", "n_M", "weight_M")
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in tensors}
         vision = {name: value.to(device, non_blocking=non_blocking) for name, value in self.vision.items()}
         return replace(self, vision=vision, **moved)
@@ -93,6 +96,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     lengths = list(map(len, ids))
     n_marks = [len(example.marks) for example in examples]
     mc = [e.mc if e.mc is not None else torch.full((len(e.marks),), float("nan")) for e in examples]
+    n = [e.n if e.n is not None else torch.zeros(len(e.marks), dtype=torch.int64) for e in examples]
     vision = [examples[members[0]].vision for members in groups]
     return Batch(
         input_ids_T=torch.cat(ids),
@@ -101,6 +105,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         vision={name: torch.cat([tensors[name] for tensors in vision]) for name in vision[0]},
         mark_M=torch.cat([marks[number] for number in range(len(examples))]),
         mc_M=torch.cat(mc),
+        n_M=torch.cat(n),
         weight_M=torch.repeat_interleave(torch.tensor([e.weight for e in examples]), torch.tensor(n_marks)),
         ids=[example.id for example in examples],
         n_marks=n_marks,

@@ -155,7 +155,11 @@ class Examples:
             example = self.processor.layout(sizes, record["question"], record["steps"])
         mc = [float("nan") if score is None else score for score in record["scores"]]
         return replace(
-            example, mc=torch.tensor(mc, dtype=torch.float32), id=record["id"], group=record["question_hash"]
+            example,
+            mc=torch.tensor(mc, dtype=torch.float32),
+            n=torch.tensor([total or 0 for total in record["n_total"]]),
+            id=record["id"],
+            group=record["question_hash"],
         )
 
     def _paths(self, record: dict[str, Any]) -> list[Path]:

@@ -15,7 +15,10 @@ A record is either used whole or dropped with one reason; nothing is repaired or
     bad_counts          num_mc_correct and num_mc_total are no integers with 0 <= correct <= total
     bad_score           a score that is no finite number in [0, 1]
     no_usable_score     no step has a score
-    no_source           benchmark: no data_source
+    no_source           benchmark: no data_source; questions: one that is no text
+    no_answer           questions: no answer, or neither text nor a number
+    bad_id              questions: an id that is neither text nor an integer
+    duplicate_id        questions: an earlier record has the id
     bad_label           benchmark: a step label other than 1, -1, 0
     length_mismatch     benchmark: not as many labels as steps
 """

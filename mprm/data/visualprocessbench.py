@@ -2,45 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from typing import ClassVar
 
-from mprm.data.rollouts import (
-    Dropped,
-    ImageFolder,
-    Solution,
-    Unusable,
-    check_text,
-    image_names,
-    json_object,
-    numbered_lines,
-)
+from mprm.data.records import RecordFile
+from mprm.data.rollouts import Dropped, Solution, Unusable, check_text, image_names, json_object
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisualProcessBench:
+class VisualProcessBench(RecordFile):
     """Solutions of `path` (test.jsonl); their image paths start from `images`, by default the folder of `path`.
 
     Texts are given as they stand: placeholders such as <image1> are left to the prompt renderer. A solution is never
     shortened or repaired, so that a score is always over the steps that were labelled.
     """
 
-    path: str | None = None
-    images: str | None = None
-
-    @cached_property
-    def image_folder(self) -> ImageFolder:
-        """Where images are looked for."""
-        return ImageFolder(self.images or self._file().parent)
-
-    def image_path(self, image: str) -> Path:
-        """The file of an image path as it stands in a record; ValueError when it is not there."""
-        path = self.image_folder.find(image)
-        if path is None:
-            raise ValueError(
-                f"image {image} is not under {self.image_folder.root}; restore it, or give benchmark.images"
-            )
-        return path
+    GROUP: ClassVar[str] = "benchmark"
+    WANTED: ClassVar[str] = "the test.jsonl of VisualProcessBench"
 
     def solutions(self) -> Iterator[Solution | Dropped]:
         """Every record in file order, as a Solution or as the reason why it can not be one.
@@ -48,22 +25,7 @@ class VisualProcessBench:
         Raises:
             ValueError: no file is set, or it is not there.
         """
-        path = self._file()
-        with open(path, "rb") as stream:
-            for number, _, _, line in numbered_lines(stream):
-                if line.isspace():
-                    continue
-                try:
-                    yield self._solution(path.stem, number, line)
-                except Unusable as unusable:
-                    yield Dropped(path.stem, number, unusable.reason)
-
-    def _file(self) -> Path:
-        if self.path is None:
-            raise ValueError("benchmark.path is not set; give the test.jsonl of VisualProcessBench")
-        if not Path(self.path).is_file():
-            raise ValueError(f"benchmark.path={self.path} is not a file; give the test.jsonl of VisualProcessBench")
-        return Path(self.path)
+        return self.each(self._solution)
 
     def _solution(self, stem: str, number: int, line: bytes) -> Solution:
         record = json_object(line)

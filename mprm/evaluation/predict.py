@@ -1,25 +1,29 @@
-"""Step scores of a trained model: P(yes) at every mark."""
+"""Step scores of a trained model: P(yes) at every mark.
+
+Shape suffixes: M marks of a row of tokens, 2 logits (no, yes).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
+from PIL import Image
 
 from mprm.backbones.base import Processor, StepModel
 from mprm.data.collate import Example, collate, common_prefix, group_members
-from mprm.data.examples import open_images
 from mprm.data.packing import Lengths, pack, rows_needed
 from mprm.data.rollouts import question_hash
+from mprm.evaluation.step_scores import StepScores
+
+OpenImages = Callable[[Sequence[str]], list[Image.Image]]
 
 
 @dataclass(frozen=True)
 class Scorable:
-    """One solution to be scored: image paths as they stand in the record."""
+    """One solution to be scored. images: whatever `open_images` of score() knows them by."""
 
     id: str
     images: Sequence[str]
@@ -27,59 +31,81 @@ class Scorable:
     steps: Sequence[str]
 
 
+@dataclass(frozen=True)
+class NotScored:
+    """Why a solution has no scores: missing_image_file, unreadable_image, refused_image (the processor can not take its
+    shape) or too_long; and in words."""
+
+    reason: str
+    message: str
+
+
+Scored = Iterator[tuple[str, StepScores | NotScored]]
+
+
 @torch.inference_mode()
 def score(
     model: StepModel,
     processor: Processor,
     solutions: Sequence[Scorable],
-    image_path: Callable[[str], Path],
+    open_images: OpenImages,
     max_length: int,
     max_tokens: int,
     device: str,
-    description: str,
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Scores in [0, 1] per solution id, one per step, and the number of solutions skipped by reason.
+) -> Scored:
+    """Scores of every solution by its id, or why it has none, as they come: solutions of one question together.
 
-    A solution without a readable image or with more than max_length tokens is skipped and counted, never shortened or
-    replaced. At most max_tokens tokens share a forward pass; solutions of one question share their prefix. The scores
-    depend on neither.
+    A solution without a readable image or with more than max_length tokens is not scored, never shortened or replaced.
+    At most max_tokens tokens share a forward pass; solutions of one question share their images and prompt, which are
+    computed once in it. The scores depend on neither.
     """
     model.to(device).eval()
-    skipped = {"image": 0, "too_long": 0}
-    scores: dict[str, list[float]] = {}
     held: list[Example] = []
-
-    def flush() -> None:
-        for row in rows(held, max(max_tokens, max_length)):
-            batch = collate(row).to(torch.device(device))
-            yes_M = model.step_logits(batch).softmax(-1)[:, 1].cpu()
-            scores.update(zip(batch.ids, (part.tolist() for part in yes_M.split(batch.n_marks)), strict=True))
-        held.clear()
-
     n_tokens, last_group = 0, None
-    by_question = sorted(solutions, key=lambda solution: (solution.question, *solution.images))
-    for solution in track(by_question, description=description, transient=True):
+    for solution in sorted(solutions, key=lambda solution: (solution.question, *solution.images)):
         group = question_hash(solution.question, list(solution.images))
         if n_tokens > 8 * max_tokens and group != last_group:  # what is held in memory at once
-            flush()
-            n_tokens = 0
+            yield from score_examples(model, held, max(max_tokens, max_length), device)
+            held, n_tokens = [], 0
         try:
             if group != last_group:  # solutions of a question follow each other and share its images
                 last_group = None
-                images = open_images([image_path(name) for name in solution.images])
+                images = open_images(solution.images)
                 sizes, vision = [image.size for image in images], processor.vision(images)
                 last_group = group
             example = processor.layout(sizes, solution.question, list(solution.steps))
-        except ValueError:  # missing, broken, or of a shape that the processor refuses
-            skipped["image"] += 1
+        except ValueError as error:
+            yield solution.id, NotScored(_reason(error), " ".join(str(error).split()))
             continue
         if len(example.input_ids) > max_length:
-            skipped["too_long"] += 1
+            tokens = len(example.input_ids)
+            yield solution.id, NotScored("too_long", f"{tokens} tokens, more than backbone.max_length={max_length}")
             continue
         held.append(replace(example, vision=vision, id=solution.id, group=group))
         n_tokens += len(example.input_ids)
-    flush()
-    return scores, {reason: count for reason, count in skipped.items() if count}
+    yield from score_examples(model, held, max(max_tokens, max_length), device)
+
+
+def _reason(error: ValueError) -> str:
+    """open_images names a file that can not be read, and says why; a processor that refuses a shape does not."""
+    if not str(error).startswith("image "):
+        return "refused_image"
+    cause = error.__cause__
+    return "missing_image_file" if cause is None or isinstance(cause, FileNotFoundError) else "unreadable_image"
+
+
+def score_examples(
+    model: StepModel, examples: list[Example], max_tokens: int, device: str
+) -> Iterator[tuple[str, StepScores]]:
+    """Scores of encoded solutions, in forward passes of at most max_tokens tokens."""
+    for row in rows(examples, max_tokens):
+        batch = collate(row).to(torch.device(device))
+        logits_M2, kappa_M = model(batch)
+        log_odds_M = (logits_M2[:, 1] - logits_M2[:, 0]).cpu()
+        parts = log_odds_M.split(batch.n_marks)
+        kappas = [None] * len(row) if kappa_M is None else kappa_M.cpu().split(batch.n_marks)
+        for name, log_odds, kappa in zip(batch.ids, parts, kappas, strict=True):
+            yield name, StepScores(tuple(log_odds.tolist()), None if kappa is None else tuple(kappa.tolist()))
 
 
 def rows(examples: list[Example], max_tokens: int) -> list[list[Example]]:

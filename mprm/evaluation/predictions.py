@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mprm.artifacts import atomic_file
+from mprm.artifacts import write_json_lines
 
 OURS = ("id", "source", "labels", "scores")
 PUBLISHED = ("data_source", "labels_per_step", "prm_scores")
@@ -83,10 +83,9 @@ def read_predictions(path: str | Path) -> list[Prediction]:
 
 def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
     """Write JSON Lines, one solution a line, atomically; read_predictions gives the same predictions back."""
-    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for item in predictions:
-            record = {"id": item.id, "source": item.source, "labels": item.labels, "scores": item.scores}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    write_json_lines(
+        path, ({"id": p.id, "source": p.source, "labels": p.labels, "scores": p.scores} for p in predictions)
+    )
 
 
 def _ours(path: Path, text: str) -> Iterator[tuple[str, int, Any]]:

@@ -1,31 +1,40 @@
-"""`task=score`: a file of solutions in, the same file with step scores out."""
+"""`task=score`: a file of solutions in, the same file with step scores out; what was scored survives a kill."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mprm.artifacts import atomic_file
+from mprm.artifacts import file_hash
 from mprm.data.rollouts import Unusable, check_text, image_names, json_object, numbered_lines
-from mprm.evaluation.predict import Scorable
+from mprm.evaluation.predict import NotScored, OpenImages, Scorable, Scored
+from mprm.evaluation.step_scores import StepScores
+from mprm.journal import Journal, journal
 
-Score = Callable[[list[Scorable], Callable[[str], Path]], tuple[dict[str, list[float]], dict[str, int]]]
+Score = Callable[[Sequence[Scorable]], Scored]
+AT_ONCE = 64  # solutions: what a kill can lose
 
 
-def score_file(source: Path, target: Path, score: Score) -> tuple[int, dict[str, int]]:
-    """Score every record of a JSON lines file and write it again with `step_scores`, null where it could not be scored.
+def score_file(source: Path, target: Path, score: Score, settings: Any, overwrite: bool) -> tuple[int, dict[str, int]]:
+    """Score every record of a JSON lines file and write it again with its scores.
 
-    A record has image (a path, or a list of paths, from the file's own folder or from the working folder), question and
-    steps. Lines that are no JSON object are left out. Returns the number scored and the others by reason.
-    Raises ValueError if the source is not there.
+    A record has image (a path, or a list of paths), question and steps. Added are step_scores, P(yes) of every step,
+    and with a kappa head step_sigmas, their standard deviations; or step_scores null and not_scored, the reason. Lines
+    that are no JSON object are left out. `settings`: all that the scores depend on besides the file.
+
+    Returns the number scored and the others by reason.
+    Raises ValueError if the source is not there, or the target is and is not to be overwritten.
     """
     if not source.is_file():
         raise ValueError(f"input={source} is not a file; give JSON lines with image, question and steps")
     records: dict[str, dict[str, Any]] = {}
-    solutions, skipped = [], Counter[str]()
+    solutions: list[Scorable] = []
+    reasons: dict[str, str] = {}
+    skipped = Counter[str]()
     with open(source, "rb") as stream:
         for number, _, _, line in numbered_lines(stream):
             if line.isspace():
@@ -36,12 +45,41 @@ def score_file(source: Path, target: Path, score: Score) -> tuple[int, dict[str,
                 records[str(number)] = record
                 solutions.append(_solution(str(number), record))
             except Unusable as unusable:
+                reasons[str(number)] = unusable.reason
                 skipped[unusable.reason] += 1
-    scores, failed = score(solutions, lambda name: _image(source.parent, name))
-    with atomic_file(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for key, record in records.items():
-            file.write(json.dumps(record | {"step_scores": scores.get(key)}, ensure_ascii=False) + "\n")
-    return len(scores), dict(skipped + Counter(failed))
+    with journal(target, [file_hash(source), settings], overwrite) as kept:
+        scored = score_kept(kept, solutions, score)
+        kept.finish(
+            record | _scores(scored[key] if key in scored else NotScored(reasons[key], reasons[key]))
+            for key, record in records.items()
+        )
+    skipped.update(found.reason for found in scored.values() if isinstance(found, NotScored))
+    return sum(isinstance(found, StepScores) for found in scored.values()), dict(skipped)
+
+
+def score_kept(kept: Journal, solutions: Sequence[Scorable], score: Score) -> dict[str, StepScores | NotScored]:
+    """Scores by id: those that the journal has, and those of all other solutions, which it keeps as they come."""
+    fresh: dict[str, Any] = {}
+    for name, found in score([solution for solution in solutions if solution.id not in kept.done]):
+        fresh[name] = asdict(found)
+        if len(fresh) == AT_ONCE:
+            kept.add(fresh)
+            fresh = {}
+    kept.add(fresh)
+    return {name: _found(fields) for name, fields in kept.done.items()}
+
+
+def _found(fields: dict[str, Any]) -> StepScores | NotScored:
+    if "reason" in fields:
+        return NotScored(**fields)
+    kappa = fields["kappa"]
+    return StepScores(tuple(fields["log_odds"]), None if kappa is None else tuple(kappa))
+
+
+def _scores(found: StepScores | NotScored) -> dict[str, Any]:
+    if isinstance(found, NotScored):
+        return {"step_scores": None, "not_scored": found.message}
+    return {"step_scores": found.scores} | ({} if found.sigmas is None else {"step_sigmas": found.sigmas})
 
 
 def _solution(number: str, record: dict[str, Any]) -> Scorable:
@@ -57,6 +95,12 @@ def _solution(number: str, record: dict[str, Any]) -> Scorable:
     return Scorable(number, images, question, steps)
 
 
-def _image(folder: Path, name: str) -> Path:
-    beside = folder / name
-    return beside if beside.is_file() else Path(name)
+def open_beside(file: Path) -> OpenImages:
+    """Opens images by paths that start from the file's own folder, or from the working folder."""
+    from mprm.data.examples import open_images
+
+    def path(name: str) -> Path:
+        beside = file.parent / name
+        return beside if beside.is_file() else Path(name)
+
+    return lambda names: open_images([path(name) for name in names])

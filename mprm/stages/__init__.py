@@ -1,19 +1,24 @@
 """The tasks: each reads files and writes files, and imports the heavy libraries it needs."""
 
+from mprm.stages.judging import rerank, score
 from mprm.stages.pipeline import evaluate, experiment, select, train
 from mprm.stages.point import run_point
-from mprm.stages.single import export, measure, pretrain, report, score
+from mprm.stages.single import export, measure, pretrain, report
+from mprm.stages.solving import annotate, sample
 from mprm.stages.sweep import GridSweeper
 
 __all__ = [
     "GridSweeper",
+    "annotate",
     "evaluate",
     "experiment",
     "export",
     "measure",
     "pretrain",
     "report",
+    "rerank",
     "run_point",
+    "sample",
     "score",
     "select",
     "train",

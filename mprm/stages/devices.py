@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import track
 
 from mprm.config import Config
 
 if TYPE_CHECKING:
     from mprm.backbones.base import Processor, StepModel
-    from mprm.evaluation.predict import Scorable
+    from mprm.evaluation.predict import NotScored, Scorable
+    from mprm.evaluation.step_scores import StepScores
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
 
@@ -55,10 +57,18 @@ def predict(
     solutions: Sequence[Scorable],
     image_path: Callable[[str], Path],
     description: str,
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Step scores by solution id and counts of what could not be scored, on the trainer's device."""
+) -> dict[str, StepScores | NotScored]:
+    """Step scores by solution id, or why there are none, on the trainer's device."""
+    from mprm.data.examples import open_images
     from mprm.evaluation.predict import score
 
-    max_tokens = 2 * cfg.trainer.max_tokens  # nothing is kept for a backward pass
-    device = "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
-    return score(model, processor, solutions, image_path, cfg.backbone.max_length, max_tokens, device, description)
+    scored = score(
+        model,
+        processor,
+        solutions,
+        lambda names: open_images([image_path(name) for name in names]),
+        cfg.backbone.max_length,
+        2 * cfg.trainer.max_tokens,  # nothing is kept for a backward pass
+        "cuda" if cfg.trainer.accelerator == "gpu" else "cpu",
+    )
+    return dict(track(scored, total=len(solutions), description=description, transient=True))

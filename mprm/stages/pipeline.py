@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -243,14 +244,19 @@ def _predict(
     description: str,
 ) -> tuple[list[Prediction], dict[str, int]]:
     """Predictions of the solutions that could be scored, in their order, and the counts of the others."""
+    from mprm.evaluation.predict import NotScored
     from mprm.evaluation.predictions import Prediction
 
-    scores, skipped = predict(cfg, model, processor, solutions, image_path, description)
-    return [
-        Prediction(id=s.id, source=known[s.id][0], labels=known[s.id][1], scores=tuple(scores[s.id]))
-        for s in solutions
-        if s.id in scores
-    ], skipped
+    found = predict(cfg, model, processor, solutions, image_path, description)
+    predictions, skipped = [], Counter[str]()
+    for solution in solutions:
+        scored = found[solution.id]
+        if isinstance(scored, NotScored):
+            skipped[scored.reason] += 1
+        else:
+            source, labels = known[solution.id]
+            predictions.append(Prediction(id=solution.id, source=source, labels=labels, scores=tuple(scored.scores)))
+    return predictions, dict(skipped)
 
 
 def start_tracker(cfg: Config, run: RunFolder) -> Tracker:

@@ -4,31 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from mprm.artifacts import write_json
-from mprm.config import Config, validate
-from mprm.stages.devices import check_devices, console, load_backbone, predict
-
-
-def score(cfg: Config) -> int:
-    """Step scores for a file of solutions, by the backbone as it lies in its folder."""
-    from mprm.evaluation.score_file import score_file
-
-    if cfg.input is None or cfg.output is None:
-        raise ValueError("task=score needs input=FILE.jsonl (image, question, steps) and output=FILE.jsonl")
-    if Path(cfg.output).is_dir() or Path(cfg.output).resolve() == Path(cfg.input).resolve():
-        raise ValueError(f"output={cfg.output} is a folder or the input itself; give another file")
-    check_devices(cfg)
-    processor, model = load_backbone(cfg)
-    scored, skipped = score_file(
-        Path(cfg.input),
-        Path(cfg.output),
-        lambda solutions, image_path: predict(cfg, model, processor, solutions, image_path, "solutions"),
-    )
-    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-    console.print(f"scored {scored} solutions{f', not scored: {reasons}' if reasons else ''}; wrote {cfg.output}")
-    return 0 if scored else 1
+from mprm.config import Config, config_of_run
+from mprm.stages.devices import console, load_backbone
 
 
 def export(cfg: Config) -> None:
@@ -79,12 +57,3 @@ def pretrain(cfg: Config) -> None:
     accuracy = held_out_accuracy(cfg.pretrain, cfg.seed)
     write_json(folder / "held_out.json", accuracy)
     console.print(f"wrote {folder}: {accuracy['numbers']:.1%} of numbers, {accuracy['claims']:.1%} of claims right")
-
-
-def config_of_run(folder: Path) -> Config:
-    """The configuration that a run was made with. Raises ValueError if the folder is no run."""
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"run={folder} has no config.yaml; give the folder of a run, runs/NAME")
-    raw = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(raw, DictConfig)
-    return validate(raw, {})

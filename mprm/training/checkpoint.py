@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mprm.artifacts import atomic_file, is_rank_zero, remove
+from mprm.backbones.base import StepModel
 
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 
@@ -87,15 +88,20 @@ def _gathered(parameter: nn.Parameter) -> AbstractContextManager[None]:
     return gathered
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Put trained parameters back. Raises ValueError if they belong to another backbone."""
+def load_weights(model: StepModel, path: Path) -> None:
+    """Put trained parameters back; the model has a kappa head if they have.
+
+    Raises ValueError if they belong to another backbone.
+    """
     if not path.is_file():
         raise ValueError(f"{path} is missing; train first (task=train), or name another run")
-    put_back(model, load_file(path), path)
+    tensors = load_file(path)
+    model.set_kappa("kappa.weight" in tensors)
+    put_back(model, tensors, path)
 
 
-def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Put the trained parameters of a checkpoint back: a file, or the folder of DeepSpeed's shards.
+def load_checkpoint(model: StepModel, path: Path) -> None:
+    """load_weights for a checkpoint: a file, or the folder of DeepSpeed's shards.
 
     Raises ValueError if it is not there or belongs to another backbone.
     """
@@ -110,6 +116,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
             raise ValueError(f"checkpoint={path} is none, or not whole; give one of runs/NAME/checkpoints") from None
     else:
         raise ValueError(f"checkpoint={path} is not there; give one of runs/NAME/checkpoints")
+    model.set_kappa("model.kappa.weight" in state)
     names = {f"model.{name}": name for name, p in model.named_parameters() if p.requires_grad}
     put_back(model, {name: state[full] for full, name in names.items() if full in state}, path)
 

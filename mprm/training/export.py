@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from mprm.artifacts import atomic_folder, write_json
 from mprm.backbones.base import Backbone, Processor, StepModel
+from mprm.backbones.heads import KAPPA
 from mprm.backbones.internvl_original import is_original, write_original
 from mprm.backbones.loading import PROMPT
 from mprm.backbones.parts import merge_adapters
@@ -22,7 +24,8 @@ def export(model: StepModel, processor: Processor, backbone: Backbone, folder: P
     """Write the model into `folder`, which must not be there; the model is not a step model any more.
 
     layout: hf, for transformers' AutoModelForImageTextToText, or original, OpenGVLab's, which the backbone's own folder
-    must then be in. The weights have the type of the language model's.
+    must then be in. The weights have the type of the language model's. A kappa head has a file of its own, which other
+    software passes over.
     Raises ValueError if the folder is there, or the backbone's is no original.
     """
     source = backbone.folder()
@@ -38,6 +41,8 @@ def export(model: StepModel, processor: Processor, backbone: Backbone, folder: P
         else:
             hf.save_pretrained(temporary)
             processor.save(temporary)
+        if model.kappa is not None:
+            save_file(model.kappa.state_dict(), temporary / KAPPA)
         write_json(temporary / PROMPT, backbone.prompt())
 
 

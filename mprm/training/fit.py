@@ -54,12 +54,16 @@ def fit(
     Rollouts with more than max_length tokens are left out and counted.
 
     Returns optimizer_steps, rollouts, too_long and the step it was resumed from.
-    Raises ValueError if a rollout does not fit the machine's max_tokens, a sample can not be read, or the training
-    diverges.
+    Raises ValueError if a rollout does not fit the machine's max_tokens or lacks the counts that the objective needs, a
+    sample can not be read, or the training diverges.
     """
+    torch.manual_seed(seed)  # a new kappa head
+    model.set_kappa(objective.kappa)
     if recipe.epochs == 0:
         save_weights(model, folder / "weights.safetensors")
         return {"optimizer_steps": 0, "rollouts": 0, "too_long": 0, "resumed_from": 0}
+    if objective.kappa:
+        check_counts(train, validation)
     checkpoint, start = latest(folder / "checkpoints")
     check_world_size(machine)
     check_checkpoint(checkpoint, machine)
@@ -145,6 +149,19 @@ def announce_memory(model: StepModel, machine: Machine, keys: int) -> None:
 def scored_steps(examples: Examples) -> np.ndarray:
     """Steps with an MC score, per rollout."""
     return np.array([sum(score is not None for score in scores) for scores in examples.records["scores"]])
+
+
+def check_counts(*parts: Examples) -> None:
+    """Raises ValueError if the continuations of a scored step were not counted, or do not make its score."""
+    for examples in parts:
+        columns = (examples.records[name] for name in ("id", "scores", "n_correct", "n_total"))
+        for rollout, *steps in zip(*columns, strict=True):
+            for number, (score, correct, total) in enumerate(zip(*steps, strict=True)):
+                if score is not None and (not total or round(score * total) != correct):
+                    raise ValueError(
+                        f"rollout {rollout} has score {score} at step {number} (from 0), but {correct} of {total} "
+                        "continuations; this objective trains on these counts: correct them, or use objective=soft"
+                    )
 
 
 def train_in_float32(model: StepModel) -> None:

@@ -15,7 +15,7 @@ from torchmetrics.classification import BinaryAUROC
 from mprm.backbones.base import StepModel
 from mprm.data.collate import Batch
 from mprm.training.checkpoint import recount
-from mprm.training.objectives import Objective, step_losses
+from mprm.training.objectives import Objective
 from mprm.training.recipe import Recipe
 from mprm.training.strategies import build_optimizer
 
@@ -42,10 +42,10 @@ class StepScoring(pl.LightningModule):
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss (M,) of every step, mask (M,) of those that count (never an unsampled one), and P(yes) (M,)."""
-        logits_M2 = self.model(batch).logits_M2
+        output = self.model(batch)
         scored_M = ~batch.mc_M.isnan() & (batch.weight_M > 0)
-        target_M = self.objective.target(torch.where(scored_M, batch.mc_M, 0.0))
-        return step_losses(logits_M2, target_M) * scored_M, scored_M, logits_M2.softmax(-1)[:, 1]
+        loss_M = self.objective.losses(output, torch.where(scored_M, batch.mc_M, 0.0), batch.n_M)
+        return loss_M * scored_M, scored_M, output.logits_M2.softmax(-1)[:, 1]
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         loss_M, scored_M, yes_M = self.losses(batch)

@@ -3,11 +3,14 @@
 Shape suffixes: M marks, 2 logits (no, yes).
 """
 
+import math
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
+
+from mprm.backbones.heads import StepOutput
 
 Score = TypeVar("Score", float, torch.Tensor)  # one MC score, as the export asks for it, or those of M marks
 
@@ -16,8 +19,11 @@ class Objective(Protocol):
     """A component of the config group `objective`.
 
     normalise: global_batch, a mean over all steps of a global batch; micro_batch, the published mean of the means over
-    micro-batches, which are micro_batch_size rollouts that follow each other in the order of the training.
+    micro-batches, which are micro_batch_size rollouts that follow each other in the order of the training. kappa: it
+    trains a kappa head, from the continuations of every scored step.
     """
+
+    kappa: ClassVar[bool]
 
     @property
     def normalise(self) -> str: ...
@@ -25,12 +31,20 @@ class Objective(Protocol):
     @property
     def micro_batch_size(self) -> int: ...
 
-    def target(self, mc_M: Score) -> Score: ...
+    def target(self, mc_M: Score) -> Score:
+        """What P(yes) is trained towards."""
+        ...
+
+    def losses(self, output: StepOutput, mc_M: torch.Tensor, n_M: torch.Tensor) -> torch.Tensor:
+        """Loss (M,) of every step. mc_M: MC scores without NaN; n_M: continuations, 0 where they were not counted."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hard:
     """Label 1 where the MC score is above tau (arXiv 2602.04145: tau 0; variants tau = 1/N, 2/N)."""
+
+    kappa: ClassVar[bool] = False
 
     tau: float = 0.0
     normalise: str = "global_batch"
@@ -44,10 +58,15 @@ class Hard:
     def target(self, mc_M: Score) -> Score:
         return (mc_M > self.tau) * 1.0
 
+    def losses(self, output: StepOutput, mc_M: torch.Tensor, n_M: torch.Tensor) -> torch.Tensor:
+        return step_losses(output.logits_M2, self.target(mc_M))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Soft:
     """The MC score itself is the target probability of Yes."""
+
+    kappa: ClassVar[bool] = False
 
     normalise: str = "global_batch"
     micro_batch_size: int = 4
@@ -57,6 +76,40 @@ class Soft:
 
     def target(self, mc_M: Score) -> Score:
         return mc_M
+
+    def losses(self, output: StepOutput, mc_M: torch.Tensor, n_M: torch.Tensor) -> torch.Tensor:
+        return step_losses(output.logits_M2, self.target(mc_M))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetaBinomial:
+    """How many of its N continuations a step leads to the right answer, and how sure that is (arXiv 2605.15529).
+
+    Per step -log BetaBinomial(K; N, a, b) + penalty |mu - K / N| kappa, mu = P(yes). The second term keeps kappa from
+    growing where mu is wrong, and mu is a constant there.
+    """
+
+    kappa: ClassVar[bool] = True
+
+    penalty: float = 0.05
+    normalise: str = "global_batch"
+    micro_batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.penalty < math.inf:
+            raise ValueError(f"objective.penalty={self.penalty} is not a number from 0; the published one is 0.05")
+        check_normalise(self)
+
+    def target(self, mc_M: Score) -> Score:
+        return mc_M
+
+    def losses(self, output: StepOutput, mc_M: torch.Tensor, n_M: torch.Tensor) -> torch.Tensor:
+        assert output.kappa_M is not None
+        log_odds_M = output.logits_M2[:, 1] - output.logits_M2[:, 0]
+        k_M = (mc_M * n_M).round()
+        off_M = (log_odds_M.detach().sigmoid() - k_M / n_M.clamp(min=1)).abs()
+        nll_M = beta_binomial_losses(log_odds_M, output.kappa_M, k_M, n_M)
+        return (nll_M + self.penalty * off_M * output.kappa_M).float()
 
 
 def check_normalise(objective: Objective) -> None:
@@ -75,3 +128,24 @@ def step_losses(logits_M2: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor
     """
     logp_M2 = nn.functional.log_softmax(logits_M2, dim=-1)
     return -(target_M * logp_M2[:, 1] + (1 - target_M) * logp_M2[:, 0])
+
+
+def beta_binomial_losses(
+    log_odds_M: torch.Tensor, kappa_M: torch.Tensor, k_M: torch.Tensor, n_M: torch.Tensor
+) -> torch.Tensor:
+    """-log BetaBinomial(k; n, a, b) per step: a = mu kappa + 1e-6, b = (1 - mu) kappa + 1e-6, mu = sigmoid(log odds).
+
+    Example: mu = 0.5 and kappa = 2 make all of 0..4 equally likely, up to the 1e-6: k of 4 costs ln 5 = 1.6094.
+    """
+    # In float64: where kappa is large the differences of lgammas are small.
+    log_odds_M, kappa_M, k_M, n_M = (x_M.double() for x_M in (log_odds_M, kappa_M, k_M, n_M))
+    a_M = log_odds_M.sigmoid() * kappa_M + 1e-6
+    b_M = (-log_odds_M).sigmoid() * kappa_M + 1e-6
+    # n choose k = 1 / ((n + 1) Beta(k + 1, n - k + 1))
+    log_choices_M = -(n_M + 1).log() - log_beta(k_M + 1, n_M - k_M + 1)
+    return log_beta(a_M, b_M) - log_beta(a_M + k_M, b_M + n_M - k_M) - log_choices_M
+
+
+def log_beta(a_M: torch.Tensor, b_M: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the beta function."""
+    return torch.lgamma(a_M) + torch.lgamma(b_M) - torch.lgamma(a_M + b_M)

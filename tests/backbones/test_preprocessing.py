@@ -118,7 +118,7 @@ def test_a_picture_too_narrow_for_qwen_is_one_line_that_names_the_rollout(
 ) -> None:
     picture(401, 2).save(tmp_path / "a.png")
     record = {"id": "set:3", "images": ["a.png"], "question": "How?", "steps": STEPS, "scores": [1.0, 0.5]}
-    record["question_hash"] = 7
+    record |= {"n_total": [16, 16], "question_hash": 7}
 
     def read(processor: Any) -> Any:
         records: Any = [record]

@@ -13,6 +13,7 @@ def example(
     marks: list[int],
     group: int | None = None,
     mc: list[float] | None = None,
+    n: list[int] | None = None,
     weight: float = 1.0,
     name: str = "",
     image: float = 0.0,
@@ -23,6 +24,7 @@ def example(
         position_ids=torch.arange(len(ids)),
         vision={"pixel_values": torch.full((1, 2), image)},
         mc=None if mc is None else torch.tensor(mc),
+        n=None if n is None else torch.tensor(n),
         weight=weight,
         id=name,
         group=group,
@@ -47,8 +49,8 @@ def of_example(batch: Batch, number: int) -> list[int]:
 def test_solutions_that_share_nothing_stand_one_behind_the_other() -> None:
     batch = collate(
         [
-            example([10, 11, 12], [0, 2], mc=[1.0, 0.5], weight=0.25, name="a", image=3.0),
-            example([10, 11, 12, 13, 14], [4], mc=[0.0], weight=0.5, name="b", image=5.0),
+            example([10, 11, 12], [0, 2], mc=[1.0, 0.5], n=[16, 8], weight=0.25, name="a", image=3.0),
+            example([10, 11, 12, 13, 14], [4], mc=[0.0], n=[4], weight=0.5, name="b", image=5.0),
         ]
     )
     assert batch.input_ids_T.tolist() == [10, 11, 12, 10, 11, 12, 13, 14]
@@ -59,6 +61,7 @@ def test_solutions_that_share_nothing_stand_one_behind_the_other() -> None:
     assert batch.segments.key is None
     assert batch.segments.causal
     assert batch.mc_M.tolist() == [1.0, 0.5, 0.0]
+    assert batch.n_M.tolist() == [16, 8, 4]
     assert batch.weight_M.tolist() == [0.25, 0.25, 0.5]
     assert batch.ids == ["a", "b"]
     assert batch.n_marks == [2, 1]
@@ -118,6 +121,8 @@ def test_without_scores_every_step_counts_as_not_sampled() -> None:
     batch = collate([example([1, 2, 3], [0, 2]), example([1, 2, 3], [1], mc=[0.5])])
     assert batch.mc_M.isnan().tolist() == [True, True, False]
     assert batch.mc_M.dtype == torch.float32
+    assert batch.n_M.tolist() == [0, 0, 0]
+    assert batch.n_M.dtype == torch.int64
 
 
 def test_a_batch_moves_as_a_whole() -> None:
@@ -125,7 +130,7 @@ def test_a_batch_moves_as_a_whole() -> None:
     moved = batch.to(torch.device("meta"))
     tensors = [value for part in (moved, moved.segments) for value in vars(part).values()]
     tensors = [value for value in [*tensors, *moved.vision.values()] if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 5 + 3 + 1
+    assert len(tensors) == 6 + 3 + 1
     assert all(tensor.is_meta for tensor in tensors)
     assert moved.ids == batch.ids
     assert moved.n_marks == batch.n_marks

@@ -50,7 +50,7 @@ def save(path: Path, **options: Any) -> bytes:
 
 def record(**changes: Any) -> dict[str, Any]:
     fields = {"id": "set:3", "images": ["a.png"], "question": "How?", "steps": ["One.", "Two."], "scores": [0.5, None]}
-    return fields | {"question_hash": 11} | changes
+    return fields | {"n_correct": [2, 0], "n_total": [4, 0], "question_hash": 11} | changes
 
 
 def examples(folder: Path, **changes: Any) -> Examples:
@@ -67,6 +67,11 @@ def test_an_example_carries_scores_weight_id_and_question(tmp_path: Path) -> Non
     assert found.mc.dtype == torch.float32
     assert found.mc[0] == 0.5
     assert found.mc.isnan().tolist() == [False, True]  # never sampled
+    assert found.n is not None
+    assert found.n.tolist() == [4, 0]
+    (uncounted,) = examples(tmp_path, n_total=[None, None]).__getitems__([(1, 1.0)])
+    assert uncounted.n is not None
+    assert uncounted.n.tolist() == [0, 0]
     assert (found.weight, found.id, found.group) == (0.125, "set:3", 11)
     assert found.vision["widths"].tolist() == [9]
     assert len(examples(tmp_path)) == 2

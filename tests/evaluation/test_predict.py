@@ -1,17 +1,22 @@
 """Scores of a tiny untrained backbone over a few benchmark solutions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mprm.backbones.internvl import InternVL
+from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.chartworld import tiny
 from mprm.chartworld.corpus import ChartWorldBenchmark
 from mprm.data.collate import Batch
+from mprm.data.examples import open_images
 from mprm.data.rollouts import Solution
-from mprm.evaluation.predict import Scorable, score
+from mprm.evaluation.predict import NotScored, Scorable, score
+from mprm.evaluation.step_scores import StepScores
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +44,19 @@ def scores_of(
     max_tokens: int,
     max_length: int = 512,
     seen: list[Batch] | None = None,
-) -> tuple[dict[str, list[float]], dict[str, int]]:
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Scores by id, and the reasons of those that have none."""
     processor, model = backbone.load()
-    step_logits = model.step_logits
+    if seen is not None:
+        model.register_forward_pre_hook(lambda _, batch: seen.append(batch[0]))
 
-    def watched(batch: Batch) -> torch.Tensor:
-        if seen is not None:
-            seen.append(batch)
-        return step_logits(batch)
+    def open_pictures(names: Sequence[str]) -> list[Image.Image]:
+        return open_images([benchmark.image_path(name) for name in names])
 
-    model.step_logits = watched  # type: ignore[method-assign]
-    return score(model, processor, solutions, benchmark.image_path, max_length, max_tokens, "cpu", "test")
+    found = list(score(model, processor, solutions, open_pictures, max_length, max_tokens, "cpu"))
+    assert len(dict(found)) == len(found), "each solution comes once"
+    scores = {name: one.scores for name, one in found if isinstance(one, StepScores)}
+    return scores, {name: one.reason for name, one in found if isinstance(one, NotScored)}
 
 
 def assert_same(found: dict[str, list[float]], expected: dict[str, list[float]], solutions: list[Scorable]) -> None:
@@ -105,15 +112,35 @@ def test_nothing_to_score(backbone: InternVL, benchmark: ChartWorldBenchmark) ->
     assert scores_of(backbone, benchmark, [], 512) == ({}, {})
 
 
-def test_what_can_not_be_scored_is_counted(backbone: InternVL, benchmark: ChartWorldBenchmark) -> None:
+def test_what_can_not_be_scored_is_told(backbone: InternVL, benchmark: ChartWorldBenchmark) -> None:
     solutions = scorables(benchmark)
     broken = Path(benchmark.image_path(solutions[0].images[0])).with_name("broken.png")
     broken.write_bytes(b"no picture")
+    benchmark = replace(benchmark)  # which has not listed its images yet
     bad = [
         replace(solutions[0], id="no file", images=["images/none.png"]),
         replace(solutions[0], id="broken", images=["images/broken.png"]),
+        replace(solutions[0], id="broken, too", images=["images/broken.png"]),
         replace(solutions[0], id="long", steps=["word " * 500]),
     ]
-    scores, skipped = scores_of(backbone, benchmark, [*bad, *solutions[1:3]], max_tokens=512)
-    assert skipped == {"image": 2, "too_long": 1}
+    scores, reasons = scores_of(backbone, benchmark, [*bad, *solutions[1:3]], max_tokens=512)
+    assert reasons == {
+        "no file": "missing_image_file",
+        "broken": "unreadable_image",
+        "broken, too": "unreadable_image",
+        "long": "too_long",
+    }
     assert scores.keys() == {solution.id for solution in solutions[1:3]}
+
+
+def test_an_image_that_the_processor_refuses(
+    backbone: InternVL, benchmark: ChartWorldBenchmark, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("qwen")
+    tiny.build("qwen2_5_vl", folder)
+    processor, model = Qwen2_5_VL(path=str(folder)).load()
+    thread = Image.new("RGB", (4000, 10))
+    (found,) = score(model, processor, scorables(benchmark)[:1], lambda _: [thread], 512, 512, "cpu")
+    assert isinstance(found[1], NotScored)
+    assert found[1].reason == "refused_image"
+    assert "aspect ratio" in found[1].message

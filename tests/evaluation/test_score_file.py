@@ -1,27 +1,33 @@
 """`task=score`: records in, records with step scores out; the published scores from the published folder."""
 
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from mprm.evaluation.predict import Scorable
-from mprm.evaluation.score_file import score_file
+from mprm.evaluation.predict import NotScored, Scorable, Scored
+from mprm.evaluation.score_file import AT_ONCE, open_beside, score_file
+from mprm.evaluation.step_scores import StepScores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ORACLE = REPOSITORY / "tests" / "oracle_data" / "internvl"
 
 
-def by_length(
-    scored: list[Scorable], image_path: Callable[[str], Path]
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """A judge that looks at the number of letters, and at whether there is an image."""
-    found = [solution for solution in scored if image_path(solution.images[0]).is_file()]
-    scores = {solution.id: [len(step) / 10 for step in solution.steps] for solution in found}
-    return scores, {"image": len(scored) - len(found)}
+SETTINGS = {"backbone": "by length"}
+
+
+def by_length(solutions: Sequence[Scorable]) -> Scored:
+    """A judge that looks at the number of letters, from the last solution to the first, and has no picture of b.png."""
+    for solution in reversed(solutions):
+        if solution.images[0] == "b.png":
+            yield solution.id, NotScored("missing_image_file", "image b.png is not there")
+        else:
+            yield solution.id, StepScores(tuple(float(len(step)) for step in solution.steps))
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -43,27 +49,73 @@ def test_records_come_back_in_order_with_scores(tmp_path: Path) -> None:
         {"question": "Why?", "steps": ["abc"]},
     ]
     write(tmp_path / "in.jsonl", [good, "", "{broken", *unscored, good])
-    scored, skipped = score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", by_length)
+    target = tmp_path / "out.jsonl"
+    scored, skipped = score_file(tmp_path / "in.jsonl", target, by_length, SETTINGS, overwrite=False)
     assert scored == 2
-    assert skipped == {"image": 1, "not_json": 1, "no_question": 1, "no_steps": 1, "bad_step": 1, "no_image": 1}
-    expected = {**good, "step_scores": [0.3, 0.5]}
-    assert lines(tmp_path / "out.jsonl") == [expected, *({**r, "step_scores": None} for r in unscored), expected]
+    reasons = ["image b.png is not there", "no_question", "no_steps", "bad_step", "no_image"]
+    assert skipped == {"missing_image_file": 1, "not_json": 1} | dict.fromkeys(reasons[1:], 1)
+    expected = {**good, "step_scores": [pytest.approx(1 / (1 + math.exp(-n))) for n in (3, 5)]}
+    without = [{**r, "step_scores": None, "not_scored": why} for r, why in zip(unscored, reasons, strict=True)]
+    assert lines(target) == [expected, *without, expected]
+    with pytest.raises(ValueError, match="overwrite=true"):
+        score_file(tmp_path / "in.jsonl", target, by_length, SETTINGS, overwrite=False)
+
+
+def test_a_kappa_head_brings_sigma(tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", [{"image": "a.png", "question": "Why?", "steps": ["abc"]}])
+
+    def surely(solutions: Sequence[Scorable]) -> Scored:
+        yield solutions[0].id, StepScores((0.0,), (3.0,))
+
+    score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", surely, SETTINGS, overwrite=False)
+    (line,) = lines(tmp_path / "out.jsonl")
+    assert (line["step_scores"], line["step_sigmas"]) == ([0.5], [0.25])
+
+
+def test_a_killed_scoring_goes_on_behind_what_it_has(tmp_path: Path) -> None:
+    records = [{"image": "a.png", "question": "Why?", "steps": ["x" * n]} for n in range(1, 150)]
+    write(tmp_path / "in.jsonl", records)
+    seen: list[str] = []
+
+    def dies(solutions: Sequence[Scorable]) -> Scored:
+        for name, found in by_length(solutions):
+            if len(seen) == 100:
+                raise KeyboardInterrupt
+            seen.append(name)
+            yield name, found
+
+    with pytest.raises(KeyboardInterrupt):
+        score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", dies, SETTINGS, overwrite=False)
+    assert not (tmp_path / "out.jsonl").exists()
+    with pytest.raises(ValueError, match="other settings or another input"):
+        score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", by_length, "another model", overwrite=False)
+    asked: list[str] = []
+
+    def goes_on(solutions: Sequence[Scorable]) -> Scored:
+        asked.extend(solution.id for solution in solutions)
+        return by_length(solutions)
+
+    assert score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", goes_on, SETTINGS, overwrite=False) == (149, {})
+    assert len(asked) == 149 - AT_ONCE
+    assert not set(asked) & set(seen[:AT_ONCE])
+    score_file(tmp_path / "in.jsonl", tmp_path / "whole.jsonl", by_length, SETTINGS, overwrite=False)
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_images_lie_beside_the_file_or_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "beside").mkdir()
     for path in (tmp_path / "beside" / "a.png", tmp_path / "b.png"):
-        path.touch()
+        Image.new("RGB", (len(path.parts), 1)).save(path)
     monkeypatch.chdir(tmp_path)
-    records = [{"image": name, "question": "Why?", "steps": ["abc"]} for name in ("a.png", "b.png", "c.png")]
-    write(tmp_path / "beside" / "in.jsonl", records)
-    scored, skipped = score_file(tmp_path / "beside" / "in.jsonl", tmp_path / "out.jsonl", by_length)
-    assert (scored, skipped) == (2, {"image": 1})
+    pictures = open_beside(tmp_path / "beside" / "in.jsonl")(["a.png", "b.png"])
+    assert pictures[0].width == pictures[1].width + 1
+    with pytest.raises(ValueError, match=r"^image c.png can not be read"):
+        open_beside(tmp_path / "beside" / "in.jsonl")(["c.png"])
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^input=.*nowhere is not a file; give JSON lines with image, question"):
-        score_file(tmp_path / "nowhere", tmp_path / "out.jsonl", by_length)
+        score_file(tmp_path / "nowhere", tmp_path / "out.jsonl", by_length, SETTINGS, overwrite=False)
 
 
 @pytest.mark.slow

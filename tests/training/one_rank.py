@@ -16,7 +16,7 @@ from mprm.chartworld.corpus import ChartWorld
 from mprm.data.examples import Examples
 from mprm.data.order import Shuffled
 from mprm.training import fit as fit_module
-from mprm.training.objectives import Hard
+from mprm.training import objectives
 from mprm.training.recipe import Machine, Recipe
 from mprm.training.strategies import Sharded, build_strategy
 
@@ -61,10 +61,10 @@ def main(job: dict[str, Any]) -> None:
         Examples(records.select(chosen), world.image_path, processor) for chosen in (range(20), range(20, 30))
     )
     recipe = Recipe(learning_rate=1e-3, epochs=2, global_batch_size=8)
-    machine = Machine(**job["machine"])
+    machine, objective = Machine(**job["machine"]), getattr(objectives, job["objective"])()
     fit_module.build_strategy = for_tests
     fit_module.fit(
-        model, train, validation, Hard(), Shuffled(), recipe, machine, 512, Path(job["folder"]), seed=0, mirror=kill
+        model, train, validation, objective, Shuffled(), recipe, machine, 512, Path(job["folder"]), seed=0, mirror=kill
     )
 
 

@@ -29,17 +29,17 @@ Weights = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def start(backbone: InternVL, corpus: tuple[ChartWorld, Path]) -> Start:
-    """start(folder, ranks, kill_at=0, strategy=...): a training of one_rank.py in as many processes.
+    """start(folder, ranks, kill_at=0, objective="Hard", strategy=...): a training of one_rank.py in as many processes.
 
     It must end well or, with kill_at, by the kill of the first rank; the others, which then wait for it, are killed.
     """
 
-    def start(folder: Path, ranks: int, kill_at: int = 0, **machine: Any) -> None:
+    def start(folder: Path, ranks: int, kill_at: int = 0, objective: str = "Hard", **machine: Any) -> None:
         folder.mkdir(exist_ok=True)
         world, subset = corpus
         settings = {"devices": ranks, "max_tokens": 1024, "checkpoint_every": 2, "validate_every": 2}
         job = {"folder": str(folder), "backbone": backbone.path, "world": world.root, "subset": str(subset)}
-        job |= {"machine": settings | machine, "kill_at": kill_at}
+        job |= {"machine": settings | machine, "kill_at": kill_at, "objective": objective}
         shared = os.environ | {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         shared |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"}
         if machine.get("accelerator") != "gpu":
@@ -133,6 +133,21 @@ def test_resumed_on_other_devices_with_the_optimizer_offloaded(
     start(tmp_path, ranks=before, strategy=strategy, kill_at=3)
     start(tmp_path, ranks=after, strategy=strategy, offload_optimizer=True, max_tokens=400)
     assert difference(tmp_path, plain) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_kappa_head_is_sharded_and_resumed_on_other_devices(start: Start, backbone: InternVL, tmp_path: Path) -> None:
+    start(tmp_path / "plain", ranks=1, objective="BetaBinomial")
+    start(tmp_path / "whole", ranks=2, objective="BetaBinomial", strategy="deepspeed_stage_3")
+    start(tmp_path / "killed", ranks=2, objective="BetaBinomial", strategy="deepspeed_stage_3", kill_at=3)
+    start(tmp_path / "killed", ranks=1, objective="BetaBinomial", strategy="deepspeed_stage_3")
+    plain = load_file(tmp_path / "plain" / "weights.safetensors")
+    assert "kappa.bias" in plain
+    assert difference(tmp_path / "whole", plain) < 1e-5
+    assert difference(tmp_path / "killed", plain) < 1e-5
+    shards = checkpoint_weights(tmp_path / "whole", backbone)
+    for name, weight in checkpoint_weights(tmp_path / "plain", backbone).items():
+        torch.testing.assert_close(shards[name], weight, atol=1e-5, rtol=0)
 
 
 @pytest.mark.gpu

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from mprm.backbones.base import Backbone, Processor, StepModel, encode
+from mprm.backbones.heads import KAPPA
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.data.collate import collate
@@ -108,6 +109,33 @@ def test_the_original_format_gives_the_same_scores(tmp_path: Path) -> None:
         export(model, processor, component, tmp_path / language_model, "original")
         again = InternVL(path=str(tmp_path / language_model)).load()
         torch.testing.assert_close(scores(*again), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "layout"), [("internvl lora", "hf"), ("qwen2_5_vl", "hf"), ("original", "original")])
+def test_a_kappa_head_goes_with_the_folder(name: str, layout: str, tmp_path: Path) -> None:
+    component = BACKBONES[name]()
+    processor, model, expected = trained(component)
+    model.set_kappa(True)
+    assert model.kappa is not None
+    model.kappa.weight.data.normal_(std=0.1)
+    batch = collate([encode(processor, [PICTURE], QUESTION, STEPS)])
+    with torch.inference_mode():
+        expected_kappa = model(batch).kappa_M
+    assert expected_kappa.std() > 0.01
+    export(model, processor, component, tmp_path / "out", layout)
+    assert (tmp_path / "out" / KAPPA).stat().st_mode == (tmp_path / "out" / "config.json").stat().st_mode
+    torch.manual_seed(5)
+    again, folder_model = type(component)(path=str(tmp_path / "out")).load()
+    torch.testing.assert_close(scores(again, folder_model), expected, atol=1e-5, rtol=0)
+    with torch.inference_mode():
+        torch.testing.assert_close(folder_model(batch).kappa_M, expected_kappa, atol=1e-4, rtol=0)
+    if layout == "hf":
+        torch.testing.assert_close(plain_scores(tmp_path / "out"), expected, atol=1e-5, rtol=0)
+    folder_model.set_kappa(True)
+    assert folder_model.kappa.weight.equal(model.kappa.weight), "trained on from where it was"
+    folder_model.set_kappa(False)
+    export(folder_model, again, type(component)(path=str(tmp_path / "out")), tmp_path / "dropped", layout)
+    assert not (tmp_path / "dropped" / KAPPA).exists()
 
 
 def test_an_untrained_original_comes_back_bit_for_bit(tmp_path: Path) -> None:

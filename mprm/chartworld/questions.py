@@ -1,0 +1,79 @@
+"""Questions about charts that neither the default corpus nor the default benchmark shows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mprm.chartworld.corpus import (
+    ROLLOUTS_PER_PROBLEM,
+    SOLVERS,
+    ChartWorld,
+    ChartWorldBenchmark,
+    make,
+    write_images,
+    write_lines,
+)
+from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_problems, true_items
+from mprm.data.questions import Question, Questions
+from mprm.data.rollouts import Dropped
+
+Chart = tuple[int, ...]  # colours and heights of all bars, from left to right
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChartWorldQuestions(Questions):
+    """Component `questions`: `size` of them, written on first use; world_seed: of the world."""
+
+    size: int = 500
+    world_seed: int = 2_000
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"questions.size={self.size} is not positive; try 500")
+
+    def questions(self) -> Iterator[Question | Dropped]:
+        """Questions, written now if they are not there yet."""
+        if self.path is None:
+            raise ValueError("questions.path is not set; give the file to write, e.g. data/questions/questions.jsonl")
+        make(Path(self.path).parent, {"size": self.size, "world_seed": self.world_seed}, self._write)
+        return super().questions()
+
+    def _write(self, folder: Path) -> dict[str, Any]:
+        # A small part of what is drawn is held out: twice as many, and a few more, are enough whatever the size.
+        drawn = sample_problems(np.random.default_rng(self.world_seed), 2 * self.size + 100)
+        seen = charts_in_use()
+        new = [row for row, chart in enumerate(charts(drawn)) if chart not in seen]
+        assert len(new) >= self.size
+        problems = drawn.take(np.array(new[: self.size]))
+        write_images(folder / "images", draw(problems))
+        write_lines(folder / Path(str(self.path)).name, _records(problems))
+        return {"questions": self.size}
+
+
+def charts(problems: Problems) -> list[Chart]:
+    """What every chart shows."""
+    return [tuple(row) for row in np.hstack([problems.colour_PB, problems.height_PB]).tolist()]
+
+
+def charts_in_use() -> set[Chart]:
+    """The charts of the default corpus and the default benchmark, which their generators draw first of all."""
+    corpus, benchmark = ChartWorld(), ChartWorldBenchmark()
+    n_problems = corpus.rollouts // len(SOLVERS) // ROLLOUTS_PER_PROBLEM
+    draws: list[tuple[Any, int]] = [([corpus.world_seed, number], n_problems) for number in range(len(SOLVERS))]
+    draws.append((benchmark.world_seed, benchmark.size))
+    return {chart for seed, count in draws for chart in charts(sample_problems(np.random.default_rng(seed), count))}
+
+
+def _records(problems: Problems) -> Iterator[dict[str, Any]]:
+    answer_P = true_items(problems)[np.arange(len(problems)), 2 * problems.n_operands_P - 1]
+    for row, answer in enumerate(answer_P):
+        yield {
+            "id": str(row),
+            "source": KINDS[problems.kind_P[row]],
+            "image": f"images/{row}.png",
+            "question": question_text(problems, row),
+            "answer": str(answer),
+        }

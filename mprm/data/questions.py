@@ -1,0 +1,83 @@
+"""Questions with known answers: what a policy is asked, and what its solutions are checked against."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mprm.data.records import RecordFile
+from mprm.data.rollouts import Dropped, Unusable, check_text, image_names, json_object
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question about images, and its answer."""
+
+    id: str
+    source: str
+    images: tuple[str, ...]
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions(RecordFile):
+    """Component `questions`: JSON lines with image (a path or a list of them), question and answer (text or a number).
+
+    `id` is optional, by default FILE_STEM:LINE with lines counted from 0, and so is `source` (or data_source), by
+    default the file's stem. VisualProcessBench's test.jsonl can be read, too. Image paths start from `images`, by
+    default the folder of `path`.
+    """
+
+    GROUP: ClassVar[str] = "questions"
+    WANTED: ClassVar[str] = "JSON lines with image, question and answer"
+
+    def questions(self) -> Iterator[Question | Dropped]:
+        """Every record in file order, as a Question or as the reason why it can not be one.
+
+        Raises:
+            ValueError: no file is set, or it is not there.
+        """
+        seen: set[str] = set()
+
+        def read(stem: str, number: int, line: bytes) -> Question:
+            record = json_object(line)
+            question = question_of(record, stem, number, answer=answer_text(record.get("answer")))
+            if not all(map(self.image_folder.find, question.images)):
+                raise Unusable("missing_image_file")
+            if question.id in seen:
+                raise Unusable("duplicate_id")
+            seen.add(question.id)
+            return question
+
+        return self.each(read)
+
+
+def question_of(record: dict[str, Any], stem: str, number: int, answer: str | None) -> Question:
+    """The question of a record in line `number` of the file `stem`.
+
+    Raises:
+        Unusable: a field is missing or of the wrong type, or `answer` is None.
+    """
+    images, question = image_names(record.get("image")), record.get("question")
+    if not images:
+        raise Unusable("no_image")
+    if not isinstance(question, str) or not question.strip():
+        raise Unusable("no_question")
+    if answer is None:
+        raise Unusable("no_answer")
+    name = record.get("id", f"{stem}:{number}")
+    if type(name) not in (str, int) or name == "":
+        raise Unusable("bad_id")
+    source = record.get("source", record.get("data_source", stem))
+    if not isinstance(source, str) or not source:
+        raise Unusable("no_source")
+    check_text(str(name), source, question, answer, *images)
+    return Question(str(name), source, images, question, answer)
+
+
+def answer_text(value: object) -> str | None:
+    """An answer as text, as it stands; None when it is neither text nor a number, or blank."""
+    if isinstance(value, str):
+        return value if value.strip() else None
+    return str(value) if type(value) in (int, float) and math.isfinite(value) else None  # type: ignore[arg-type]

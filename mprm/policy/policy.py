@@ -1,0 +1,87 @@
+"""What a policy is: a component that writes solutions of a question and continues begun ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """n continuations are wanted of a solution whose first `steps` stand.
+
+    key: a string that names the randomness: the same key gives the same continuations, in whatever company.
+    """
+
+    key: str
+    images: tuple[Path, ...]
+    question: str
+    steps: tuple[str, ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was written behind the steps that stood. n_tokens: tokens written, without the one that ends the solution;
+    finished: it was ended by the policy, not by the limit of tokens."""
+
+    text: str
+    n_tokens: int
+    finished: bool
+
+
+class Policy(Protocol):
+    """Component of the config group `policy`."""
+
+    @property
+    def separator(self) -> str:
+        """What stands between the steps of a solution."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """All settings that the completions depend on, as JSON values."""
+        ...
+
+    def refusal(self, images: Sequence[Path]) -> str | None:
+        """Why the policy can not look at these images: missing_image_file, unreadable_image, or refused_image (a shape
+        that it does not take); None when it can."""
+        ...
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        """prompt.n completions of every prompt, in order."""
+        ...
+
+
+def split_steps(text: str, separator: str) -> tuple[str, ...]:
+    """The steps of a solution, stripped; empty ones are left out."""
+    return tuple(step for part in text.split(separator) if (step := part.strip()))
+
+
+def written(steps: Sequence[str], separator: str) -> list[str]:
+    """Steps as they stand in a solution that goes on behind them: each with the separator that ends it."""
+    return [step + separator for step in steps]
+
+
+def image_fault(error: ValueError) -> str:
+    """The reason in open_images' error: a file that is not there, or one that can not be read."""
+    return "missing_image_file" if isinstance(error.__cause__, FileNotFoundError) else "unreadable_image"
+
+
+def key_hash(key: str) -> int:
+    """64 bits of a prompt's key, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def check_sampling(separator: str, temperature: float, top_p: float, max_new_tokens: int) -> None:
+    """Raises ValueError for a setting that no policy can have."""
+    if not separator:
+        raise ValueError(r'policy.separator is empty; give what stands between two steps, e.g. "\n\n"')
+    if not temperature >= 0:
+        raise ValueError(f"policy.temperature={temperature} is negative; 0 always takes the most likely token")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"policy.top_p={top_p} is not in (0, 1]; 1 leaves nothing out")
+    if max_new_tokens < 1:
+        raise ValueError(f"policy.max_new_tokens={max_new_tokens} is not positive; try 1024")

@@ -1,0 +1,147 @@
+"""Tasks that use a trained model: step scores for a file of solutions, and the choice among candidates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import track
+
+from mprm.artifacts import file_hash, write_json, write_json_lines
+from mprm.config import Config
+from mprm.stages.devices import check_devices, console, load_backbone
+
+if TYPE_CHECKING:
+    from mprm.evaluation.predict import NotScored, OpenImages, Scorable
+    from mprm.evaluation.score_file import Score
+    from mprm.evaluation.step_scores import StepScores
+    from mprm.reranking.candidates import CandidateSet
+
+Found = dict[str, "StepScores | NotScored"]
+
+
+def score(cfg: Config) -> int:
+    """Step scores for a file of solutions, by a run's model or by the backbone as it lies in its folder."""
+    from mprm.evaluation.score_file import open_beside, score_file
+
+    if cfg.input is None or cfg.output is None:
+        raise ValueError("task=score needs input=FILE.jsonl (image, question, steps) and output=FILE.jsonl")
+    source, target = Path(cfg.input), Path(cfg.output)
+    if target.resolve() == source.resolve():
+        raise ValueError(f"output={cfg.output} is the input itself; give another file")
+    check_devices(cfg)
+    scorer = load_scorer(cfg, cfg.run, "solutions", open_beside(source))
+    scored, skipped = score_file(source, target, scorer, identity(cfg, cfg.run), cfg.overwrite)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+    console.print(f"scored {scored} solutions{f', not scored: {reasons}' if reasons else ''}; wrote {cfg.output}")
+    return 0 if scored else 1
+
+
+def rerank(cfg: Config) -> None:
+    """Choose among the candidate solutions of every question by their step scores; how often that is right."""
+    from mprm.evaluation.score_file import open_beside, score_kept
+    from mprm.journal import journal
+    from mprm.reporting.best_of_n import print_best_of_n, write_best_of_n
+    from mprm.reranking.best_of_n import check_aggregate
+    from mprm.reranking.candidates import read_candidates
+
+    if cfg.input is None or cfg.output is None:
+        raise ValueError("task=rerank needs input=FILE.jsonl (candidates) and output=DIR")
+    check_aggregate(cfg.aggregate)
+    check_devices(cfg)
+    models, folder, open_images = models_of(cfg), Path(cfg.output), open_beside(Path(cfg.input))
+    sets, unusable = read_candidates(Path(cfg.input))
+    settings = {name: identity(cfg, run) for name, run in models.items()}
+    with journal(folder / "scores.jsonl", [file_hash(cfg.input), settings], cfg.overwrite) as kept:
+        for name, run in models.items():
+            found = score_kept(kept, candidates(name, sets), load_scorer(cfg, run, name, open_images))
+        results = measured(cfg, folder, list(models), sets, found) | {"unusable": unusable}
+        write_json(folder / "results.json", results)
+        page = write_best_of_n(folder)
+        kept.finish({"candidate": key, **result} for key, result in kept.done.items())
+    print_best_of_n(results, console)
+    console.print(f"wrote {page}")
+
+
+def measured(cfg: Config, folder: Path, models: list[str], sets: list[CandidateSet], found: Found) -> dict[str, Any]:
+    """All that is said of the models' choices; the choices themselves are written into the folder."""
+    from mprm.evaluation.predict import NotScored
+    from mprm.evaluation.step_scores import StepScores
+    from mprm.reranking.adaptive import adaptive
+    from mprm.reranking.best_of_n import choices, rerank
+
+    scores: dict[str, list[list[StepScores | None]]] = {}
+    for model in models:
+        of_model = [[found.get(key(model, q, c)) for c in range(len(one.candidates))] for q, one in enumerate(sets)]
+        scores[model] = [[one if isinstance(one, StepScores) else None for one in row] for row in of_model]
+    chosen = ({"model": model, **choice} for model in models for choice in choices(sets, scores[model], cfg.aggregate))
+    write_json_lines(folder / "choices.jsonl", chosen)
+    sure = [m for m in models if all(one is None or one.kappa is not None for row in scores[m] for one in row)]
+    reasons = {m: Counter[str]() for m in models}
+    for name, one in found.items():
+        if isinstance(one, NotScored):
+            reasons[name.rsplit("/", 2)[0]][one.reason] += 1
+    return rerank(sets, scores, cfg.aggregate, cfg.seed) | {
+        "candidates_file": cfg.input,
+        "unscored": {model: dict(counts) for model, counts in reasons.items()},
+        "adaptive": {model: adaptive(sets, scores[model], cfg.seed) for model in sure},
+    }
+
+
+def candidates(model: str, sets: list[CandidateSet]) -> list[Scorable]:
+    """Those that have steps, to be scored by the model."""
+    from mprm.evaluation.predict import Scorable
+
+    return [
+        Scorable(key(model, q, c), one.images, one.question, candidate.steps)
+        for q, one in enumerate(sets)
+        for c, candidate in enumerate(one.candidates)
+        if candidate.steps
+    ]
+
+
+def key(model: str, question: int, candidate: int) -> str:
+    """Names a candidate's scores among those of all models: the numbers count from 0, in the order of the file."""
+    return f"{model}/{question}/{candidate}"
+
+
+def models_of(cfg: Config) -> dict[str, str | None]:
+    """The models by name: the one that run= names, or all trained runs in that folder; without run= the backbone."""
+    if cfg.run is None:
+        return {Path(str(cfg.backbone.path)).name: None}
+    folder = Path(cfg.run)
+    if (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
+        return {folder.resolve().name: cfg.run}
+    runs: dict[str, str | None] = {
+        path.parent.name: str(path.parent) for path in sorted(folder.glob("*/weights.safetensors"))
+    }
+    if not runs:
+        raise ValueError(f"run={cfg.run} is no run and holds none that is trained; give runs/NAME or a folder of runs")
+    return runs
+
+
+def load_scorer(cfg: Config, run: str | None, description: str, open_images: OpenImages) -> Score:
+    """Scores solutions, with a progress bar, on the trainer's device.
+
+    The model is that of a run or an exported folder; without one, the backbone as it lies in its folder.
+    """
+    from mprm.scorer import StepScorer
+
+    device = "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
+    max_tokens = 2 * cfg.trainer.max_tokens  # nothing is kept for a backward pass
+    if run is not None:
+        scorer = StepScorer.from_pretrained(run, device, max_tokens=max_tokens)
+    else:
+        scorer = StepScorer(*load_backbone(cfg), cfg.backbone.max_length, max_tokens, device)
+    return lambda solutions: iter(
+        track(scorer.scored(solutions, open_images), description, len(solutions), console=console, transient=True)
+    )
+
+
+def identity(cfg: Config, run: str | None) -> dict[str, Any]:
+    """What the scores depend on: the model's folder, when its weights were written, and the options of the backbone."""
+    folder = Path(run or str(cfg.backbone.path))
+    written = max((path.stat().st_mtime_ns for path in folder.glob("*.safetensors")), default=0)
+    return {"folder": str(folder.resolve()), "written": written, "backbone": None if run else asdict(cfg.backbone)}

@@ -1,0 +1,97 @@
+"""Tasks of the policy: it solves questions, and continues its solutions for Monte-Carlo scores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import Progress
+
+from mprm.config import Config
+from mprm.stages.devices import console
+
+if TYPE_CHECKING:
+    from mprm.data.questions import Question
+    from mprm.journal import Journal
+
+Advance = Callable[[int], None]
+
+
+def sample(cfg: Config) -> None:
+    """Candidate solutions of every question, for task=rerank."""
+    from mprm.policy.solve import sample as solve
+
+    def work(questions: list[Question], kept: Journal, advance: Advance) -> None:
+        solve(cfg.policy, questions, cfg.questions.image_path, cfg.solutions, kept, advance)
+
+    def records(result: dict[str, Any]) -> list[dict[str, Any]]:
+        return [result | {"image": [str(cfg.questions.image_path(name)) for name in result["image"]]}]
+
+    results = _worked(cfg, {"solutions": cfg.solutions}, work, records)
+    right = [candidate["correct"] for result in results for candidate in result["candidates"]]
+    console.print(
+        f"{len(results)} questions with {cfg.solutions} solutions each, {sum(right) / max(1, len(right)):.1%} of them "
+        f"right; wrote {cfg.output}"
+    )
+
+
+def annotate(cfg: Config) -> None:
+    """Solutions of every question with a Monte-Carlo score per step, in the format of VisualPRM400K-v1.1-Raw."""
+    from mprm.policy.annotate import annotate as continue_prefixes
+
+    def work(questions: list[Question], kept: Journal, advance: Advance) -> None:
+        continue_prefixes(
+            cfg.policy, questions, cfg.questions.image_path, cfg.solutions, cfg.continuations, kept, advance
+        )
+
+    settings = {"solutions": cfg.solutions, "continuations": cfg.continuations}
+    results = _worked(cfg, settings, work, lambda result: result["records"])
+    dropped = sum((Counter(result["dropped"]) for result in results), Counter[str]())
+    written = sum(len(result["records"]) for result in results)
+    reasons = f", left out: {_listed(dropped)}" if dropped else ""
+    console.print(f"{written} solutions of {len(results)} questions{reasons}; wrote {cfg.output}")
+
+
+def _worked(
+    cfg: Config,
+    settings: dict[str, int],
+    work: Callable[[list[Question], Journal, Advance], None],
+    records: Callable[[dict[str, Any]], Iterable[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Do the work for every question, or what an earlier process left of it, and write the records of all results.
+
+    Returns the results of the questions that could be used.
+    """
+    from mprm.data.rollouts import Dropped
+    from mprm.journal import journal
+    from mprm.policy.solve import UNUSABLE
+
+    if cfg.output is None:
+        raise ValueError(f"task={cfg.task} needs output=FILE.jsonl")
+    read = list(cfg.questions.questions())
+    questions = [question for question in read if not isinstance(question, Dropped)]
+    skipped = Counter(question.reason for question in read if isinstance(question, Dropped))
+    if not questions:
+        raise ValueError(
+            f"questions.path={cfg.questions.path} holds no usable question ({_listed(skipped) or 'empty'})"
+        )
+    asked = [[q.id, q.images, q.question, q.answer] for q in questions]
+    with (
+        journal(Path(cfg.output), [cfg.task, settings, cfg.policy.identity(), asked], cfg.overwrite) as kept,
+        Progress(console=console, transient=True) as progress,
+    ):
+        bar = progress.add_task(cfg.task, total=len(questions), completed=len(kept.done))
+        work(questions, kept, lambda more: progress.advance(bar, more))
+        results = [kept.done[question.id] for question in questions]
+        skipped.update(result[UNUSABLE] for result in results if UNUSABLE in result)
+        usable = [result for result in results if UNUSABLE not in result]
+        kept.finish(record for result in usable for record in records(result))
+    if skipped:
+        console.print(f"questions left out: {_listed(skipped)}")
+    return usable
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())

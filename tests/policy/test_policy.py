@@ -1,0 +1,55 @@
+"""Steps of a text, and the settings that no policy can have."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mprm.policy.policy import check_sampling, key_hash, split_steps, written
+
+CONF = Path(__file__).parents[2] / "conf" / "policy"
+GIVEN = {"server": ["policy.model=m"]}
+
+
+def test_steps_are_what_stands_between_separators() -> None:
+    assert split_steps("red is 4.\n blue is 7. \n\nThe answer is 11.\n", "\n") == (
+        "red is 4.",
+        "blue is 7.",
+        "The answer is 11.",
+    )
+    assert split_steps("one\nand its second line\n\n\n\ntwo", "\n\n") == ("one\nand its second line", "two")
+    assert split_steps(" \n", "\n") == ()
+
+
+def test_written_steps_are_split_into_the_same_steps() -> None:
+    steps = ("one", "two\nlines", "three")
+    assert split_steps("".join(written(steps, "\n\n")), "\n\n") == steps
+
+
+def test_a_key_has_one_hash_on_every_machine() -> None:
+    assert key_hash("q0") == 0xDB211D0252E771E
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("", 1.0, 1.0, 8), "policy.separator is empty"),
+        (("\n", -0.1, 1.0, 8), "policy.temperature=-0.1 "),
+        (("\n", float("nan"), 1.0, 8), "policy.temperature=nan "),
+        (("\n", 1.0, 0.0, 8), "policy.top_p=0.0 "),
+        (("\n", 1.0, 1.1, 8), "policy.top_p=1.1 "),
+        (("\n", 1.0, 1.0, 0), "policy.max_new_tokens=0 "),
+    ],
+)
+def test_impossible_settings_are_refused(settings: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_sampling(*settings)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(CONF.glob("*.yaml"))])
+def test_every_choice_composes(name: str, load: Callable[..., Any]) -> None:
+    policy = load("task=sample", "output=o.jsonl", "seed=3", f"policy={name}", *GIVEN.get(name, [])).policy
+    assert policy.seed == 3
+    assert policy.separator in ("\n", "\n\n")
+    assert policy.identity()["temperature"] == 1.0
