@@ -31,12 +31,15 @@ BACKBONES = {"internvl": InternVL, "qwen2_5_vl": Qwen2_5_VL}
 class Pretraining:
     """Component `pretrain`. family: internvl or qwen2_5_vl; output: folder that the backbone will load;
     language_model: folder of the other family whose language model to start from (both tokenizers number their tokens
-    alike); batch_size: rows, half solutions and half claims; checkpoint_every: steps between resumable states."""
+    alike); steps: of them the first `readings` read bars only, and of these the first `colours` name colours only;
+    batch_size: rows, half solutions and half claims; checkpoint_every: steps between resumable states."""
 
     family: str = "internvl"
     output: str = "runs/pretrain"
     language_model: str | None = None
     steps: int = 10_000
+    colours: int = 400
+    readings: int = 2_000
     batch_size: int = 64
     learning_rate: float = 1.5e-3
     warmup_steps: int = 300
@@ -91,7 +94,8 @@ def losses(
     }
     # Few tokens are numbers, and they are what is hard: they have a mean of their own.
     number_K = digits_V[target_K]
-    return loss_K[~number_K].mean() + loss_K[number_K].mean() + claim_loss_K.mean(), shown
+    means = [part.mean() for part in (loss_K[~number_K], loss_K[number_K], claim_loss_K) if len(part)]
+    return torch.stack(means).sum(), shown
 
 
 def load(config: Pretraining) -> tuple[StepModel, PreTrainedTokenizerFast, torch.Tensor]:
@@ -132,7 +136,7 @@ def pretrain(config: Pretraining, seed: int) -> Path:
         done = state["step"]
     elif config.language_model is not None:
         copy_language_model(config.language_model, model)
-    stream = Stream(tokenizer, config.family, config.batch_size, seed, config.steps)
+    stream = Stream(tokenizer, config.family, config.batch_size, seed, config.steps, config.colours, config.readings)
     loader = DataLoader(
         Subset(stream, range(done, config.steps)),
         batch_size=None,

@@ -42,15 +42,19 @@ class ChartWorldQuestions(Questions):
         return super().questions()
 
     def _write(self, folder: Path) -> dict[str, Any]:
-        # A small part of what is drawn is held out: twice as many, and a few more, are enough whatever the size.
+        problems = self.problems()
+        write_images(folder / "images", draw(problems))
+        write_lines(folder / Path(str(self.path)).name, _records(problems))
+        return {"questions": self.size}
+
+    def problems(self) -> Problems:
+        """The charts and questions, drawn."""
+        # A small part of what is drawn is in use: twice as many, and a few more, are enough whatever the size.
         drawn = sample_problems(np.random.default_rng(self.world_seed), 2 * self.size + 100)
         seen = charts_in_use()
         new = [row for row, chart in enumerate(charts(drawn)) if chart not in seen]
         assert len(new) >= self.size
-        problems = drawn.take(np.array(new[: self.size]))
-        write_images(folder / "images", draw(problems))
-        write_lines(folder / Path(str(self.path)).name, _records(problems))
-        return {"questions": self.size}
+        return drawn.take(np.array(new[: self.size]))
 
 
 def charts(problems: Problems) -> list[Chart]:
@@ -65,6 +69,13 @@ def charts_in_use() -> set[Chart]:
     draws: list[tuple[Any, int]] = [([corpus.world_seed, number], n_problems) for number in range(len(SOLVERS))]
     draws.append((benchmark.world_seed, benchmark.size))
     return {chart for seed, count in draws for chart in charts(sample_problems(np.random.default_rng(seed), count))}
+
+
+def held_out_charts() -> set[Chart]:
+    """The charts of the default benchmark and of the default questions: pretraining shows none of them."""
+    benchmark = ChartWorldBenchmark()
+    shown = sample_problems(np.random.default_rng(benchmark.world_seed), benchmark.size)
+    return {*charts(shown), *charts(ChartWorldQuestions().problems())}
 
 
 def _records(problems: Problems) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,11 @@ Half of every batch is right solutions, learnt by next-token prediction; half is
 line is followed by " ?" and the model must continue with Yes or No. The verdicts are targets only: they never
 stand in the input, or the model would copy the earlier ones. Wording and mark differ from the PRM prompt.
 
+The first batches are readings alone, and the very first of them nothing but colours: learnt from the start together
+with the heights, which are so much easier to see, colours are never seen at all (LOG.md).
+
+No chart of the default benchmark or questions is shown.
+
 Batches are a function of (seed, step), so a run is the same with any number of workers and can be resumed.
 Shape suffixes: B rows, L tokens.
 """
@@ -15,8 +20,9 @@ from transformers import PreTrainedTokenizerFast
 
 from mprm.backbones.internvl import MEAN, STD
 from mprm.chartworld import tiny
+from mprm.chartworld.questions import charts, held_out_charts
 from mprm.chartworld.solver import Skill, Solver, step_texts
-from mprm.chartworld.world import IMAGE_SIZE, PATCH, draw, question_text, sample_problems
+from mprm.chartworld.world import IMAGE_SIZE, NAMES, PATCH, Problems, draw, question_text, sample_problems
 
 CLAIM = " ?"
 MAX_TOKENS = 96  # a longer row loses its tail
@@ -29,8 +35,19 @@ CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 class Stream(Dataset):
     """Batches by step: tokens (B, L), targets (B, L; IGNORE: nothing to learn), uint8 images (B, 56, 56, 3)."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, family: str, batch_size: int, seed: int, steps: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        family: str,
+        batch_size: int,
+        seed: int,
+        steps: int,
+        colours: int = 0,
+        readings: int = 0,
+    ) -> None:
         self.tokenizer = tokenizer
+        self.colours, self.readings = colours, readings
+        self.held_out = held_out_charts()
         self.batch_size = batch_size
         self.seed = seed
         self.steps = steps
@@ -49,6 +66,11 @@ class Stream(Dataset):
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng([self.seed, step])
         half, groups = self.batch_size // 2, 8
+        if step < self.readings:
+            parts = [self.reading(rng, half, by_place=True, heights=step >= self.colours)]
+            parts.append(self.reading(rng, half, by_place=step < self.colours, heights=step >= self.colours))
+            tokens, targets, images = (np.concatenate(column) for column in zip(*parts, strict=True))
+            return torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(images)
         rows = [self.group(rng, half, RIGHT, claims=False)]
         for _ in range(groups):
             skill = Skill(rng.uniform(0.05, 0.35), rng.uniform(0.05, 0.35), rng.uniform(0.1, 0.6), illusion=0.02)
@@ -56,18 +78,48 @@ class Stream(Dataset):
         tokens, targets, images = (np.concatenate(column) for column in zip(*rows, strict=True))
         return torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(images)
 
+    def problems(self, rng: np.random.Generator, count: int) -> Problems:
+        """Problems whose charts are not held out."""
+        drawn = sample_problems(rng, 2 * count + 16)
+        allowed = [row for row, chart in enumerate(charts(drawn)) if chart not in self.held_out]
+        return drawn.take(np.array(allowed[:count]))
+
+    def reading(
+        self, rng: np.random.Generator, count: int, by_place: bool, heights: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Readings of all bars: from left to right, when their colours are learnt, too, or in any order."""
+        problems = self.problems(rng, count)
+        tokens = np.full((count, MAX_TOKENS), self.tokenizer.pad_token_id, dtype=np.int64)
+        targets = np.full((count, MAX_TOKENS), IGNORE, dtype=np.int64)
+        for row in range(count):
+            ids = self.opening("What is the sum of all bars?")
+            bars = np.flatnonzero(problems.colour_PB[row] >= 0)
+            for bar in bars if by_place else rng.permutation(bars):
+                reading = self.ids(f"{NAMES[problems.colour_PB[row, bar]]} is {problems.height_PB[row, bar]}.")
+                if by_place:
+                    targets[row, len(ids) - 1] = reading[0]
+                if heights:
+                    targets[row, len(ids) + len(reading) - 3] = reading[-2]
+                ids += [*reading, *self.ids("\n")]
+            tokens[row, : len(ids)] = ids
+        return tokens, targets, draw(problems)
+
+    def opening(self, question: str) -> list[int]:
+        """Token ids of the user's turn and the beginning of the answer."""
+        ids = [*self.ids("<|im_start|>user\n"), *self.image_ids, *self.ids("\n"), *self.ids(question)]
+        return ids + self.ids("<|im_end|>\n<|im_start|>assistant\n")
+
     def group(
         self, rng: np.random.Generator, count: int, skill: Skill, claims: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        problems = sample_problems(rng, count)
+        problems = self.problems(rng, count)
         trace, _ = Solver(problems, skill, rng).run()
         tokens = np.full((count, MAX_TOKENS), self.tokenizer.pad_token_id, dtype=np.int64)
         targets = np.full((count, MAX_TOKENS), IGNORE, dtype=np.int64)
         verdicts = (self.ids("No")[0], self.ids("Yes")[0])
         for row in range(count):
             question = question_text(problems, row) + (" Is each line right?" if claims else "")
-            ids = [*self.ids("<|im_start|>user\n"), *self.image_ids, *self.ids("\n"), *self.ids(question)]
-            ids += self.ids("<|im_end|>\n<|im_start|>assistant\n")
+            ids = self.opening(question)
             start, places = len(ids), []
             for text in step_texts(problems, trace, row):
                 ids += self.ids(text + CLAIM if claims else text)

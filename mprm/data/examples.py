@@ -62,6 +62,12 @@ def open_images(paths: Sequence[Path]) -> list[Image.Image]:
     return images
 
 
+def image_fault(error: ValueError) -> str:
+    """Which of missing_image_file, unreadable_image open_images, or the look-up of a path before it, has raised."""
+    cause = error.__cause__
+    return "missing_image_file" if cause is None or isinstance(cause, FileNotFoundError) else "unreadable_image"
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height of the image that open_images gives, in pixels; reads the header only.
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mprm.backbones.base import Processor, StepModel
 from mprm.data.collate import Example, collate, common_prefix, group_members
+from mprm.data.examples import image_fault
 from mprm.data.packing import Lengths, pack, rows_needed
 from mprm.data.rollouts import question_hash
 from mprm.evaluation.step_scores import StepScores
@@ -67,16 +68,13 @@ def score(
         if n_tokens > 8 * max_tokens and group != last_group:  # what is held in memory at once
             yield from score_examples(model, held, max(max_tokens, max_length), device)
             held, n_tokens = [], 0
-        try:
-            if group != last_group:  # solutions of a question follow each other and share its images
-                last_group = None
-                images = open_images(solution.images)
-                sizes, vision = [image.size for image in images], processor.vision(images)
-                last_group = group
-            example = processor.layout(sizes, solution.question, list(solution.steps))
-        except ValueError as error:
-            yield solution.id, NotScored(_reason(error), " ".join(str(error).split()))
+        if group != last_group:  # solutions of a question follow each other and share its images
+            last_group, seen = group, _seen(solution.images, open_images, processor)
+        if isinstance(seen, NotScored):
+            yield solution.id, seen
             continue
+        sizes, vision = seen
+        example = processor.layout(sizes, solution.question, list(solution.steps))
         if len(example.input_ids) > max_length:
             tokens = len(example.input_ids)
             yield solution.id, NotScored("too_long", f"{tokens} tokens, more than backbone.max_length={max_length}")
@@ -86,12 +84,18 @@ def score(
     yield from score_examples(model, held, max(max_tokens, max_length), device)
 
 
-def _reason(error: ValueError) -> str:
-    """open_images names a file that can not be read, and says why; a processor that refuses a shape does not."""
-    if not str(error).startswith("image "):
-        return "refused_image"
-    cause = error.__cause__
-    return "missing_image_file" if cause is None or isinstance(cause, FileNotFoundError) else "unreadable_image"
+def _seen(
+    names: Sequence[str], open_images: OpenImages, processor: Processor
+) -> tuple[list[tuple[int, int]], dict[str, torch.Tensor]] | NotScored:
+    """Sizes and tensors of a question's images."""
+    try:
+        images = open_images(names)
+    except ValueError as error:
+        return NotScored(image_fault(error), " ".join(str(error).split()))
+    try:
+        return [image.size for image in images], processor.vision(images)
+    except ValueError as error:
+        return NotScored("refused_image", " ".join(str(error).split()))
 
 
 def score_examples(

@@ -16,9 +16,9 @@ import torch
 
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.folder import backbone_class
-from mprm.data.examples import open_images
+from mprm.data.examples import image_fault, open_images
 from mprm.policy.decoding import Begun, Prefixes, decode, prefill
-from mprm.policy.policy import Completion, Prompt, check_sampling, image_fault
+from mprm.policy.policy import Completion, Prompt, check_sampling
 from mprm.policy.prefixes import filled, sequences
 from mprm.policy.sampling import choose, uniforms
 

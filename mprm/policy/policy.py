@@ -42,7 +42,7 @@ class Policy(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """All settings that the completions depend on, as JSON values."""
+        """All settings that the completions depend on, as JSON values. Raises ValueError if one is missing."""
         ...
 
     def refusal(self, images: Sequence[Path]) -> str | None:
@@ -63,11 +63,6 @@ def split_steps(text: str, separator: str) -> tuple[str, ...]:
 def written(steps: Sequence[str], separator: str) -> list[str]:
     """Steps as they stand in a solution that goes on behind them: each with the separator that ends it."""
     return [step + separator for step in steps]
-
-
-def image_fault(error: ValueError) -> str:
-    """The reason in open_images' error: a file that is not there, or one that can not be read."""
-    return "missing_image_file" if isinstance(error.__cause__, FileNotFoundError) else "unreadable_image"
 
 
 def key_hash(key: str) -> int:

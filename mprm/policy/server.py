@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
-from mprm.data.examples import open_images
+from mprm.data.examples import image_fault, open_images
 from mprm.data.prompt import neutralise
-from mprm.policy.policy import Completion, Prompt, check_sampling, image_fault, key_hash, written
+from mprm.policy.policy import Completion, Prompt, check_sampling, key_hash, written
 
 FIRST_PAUSE = 1.0  # seconds; every further one is twice as long
 LONGEST_PAUSE = 60.0
@@ -52,13 +52,13 @@ class ServerPolicy:
 
     def __post_init__(self) -> None:
         check_sampling(self.separator, self.temperature, self.top_p, self.max_new_tokens)
-        if self.model is None:
-            raise ValueError("policy.model is not set; give the name under which the server serves it")
         for name, least in (("parallel", 1), ("retries", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"policy.{name}={getattr(self, name)} is too small; give at least {least}")
 
     def identity(self) -> dict[str, Any]:
+        if self.model is None:
+            raise ValueError("policy.model is not set; give the name under which the server serves it")
         return {name: value for name, value in asdict(self).items() if name not in ELSEWHERE}
 
     def refusal(self, images: Sequence[Path]) -> str | None:

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from mprm.data.order import FileOrder, Shuffled, ShuffledQuestions
-from mprm.training.checkpoint import latest, load_weights, save_weights
-from mprm.training.fit import check_counts, fit, run_trainer
-from mprm.training.objectives import BetaBinomial, Hard
+from mprm.training.checkpoint import latest, load_weights
+from mprm.training.fit import fit, run_trainer
+from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe
 
 Lines = list[dict[str, Any]]
@@ -249,100 +249,6 @@ def test_half_precision_weights_are_trained_in_float32(train: Any, tmp_path: Pat
     assert (after[name].bfloat16() == before[name]).float().mean() > 0.3
 
 
-KAPPA = {"kappa.scale", "kappa.shift", "kappa.weight", "kappa.bias"}
-
-
-def test_a_kappa_head_is_drawn_from_the_seed_trained_and_written(train: Any, backbone: Any, tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", BetaBinomial())
-    assert losses(whole)[-1] < losses(whole)[0]
-    assert losses(train(tmp_path / "again", BetaBinomial())) == losses(whole)
-    assert_same_curve(train(tmp_path / "cut", BetaBinomial(), max_tokens=106), whole)
-    written = load_file(tmp_path / "whole" / "weights.safetensors")
-    assert {name for name in written if "kappa" in name} == KAPPA
-    assert (written["kappa.weight"] != 0).all()
-    _, model = backbone.load()
-    model.set_kappa(True)
-    for name in KAPPA - {"kappa.weight"}:
-        assert not written[name].equal(model.get_parameter(name)), name
-    load_weights(model, tmp_path / "whole" / "weights.safetensors")
-    assert all(model.get_parameter(name).equal(tensor) for name, tensor in written.items())
-
-
-def test_weights_say_whether_there_is_a_kappa_head(backbone: Any, tmp_path: Path) -> None:
-    _, model = backbone.load()
-    for wanted in (False, True):
-        model.set_kappa(wanted)
-        save_weights(model, tmp_path / str(wanted))
-    load_weights(model, tmp_path / "False")
-    assert model.kappa is None
-    load_weights(model, tmp_path / "True")
-    assert model.kappa is not None
-
-
-def test_another_objective_drops_a_kappa_head(train: Any, whole: Lines, tmp_path: Path) -> None:
-    """The curve is that of a model which never had one."""
-    assert without_seconds(train(tmp_path / "dropped", watch=lambda model: model.set_kappa(True))) == without_seconds(
-        whole
-    )
-    assert not KAPPA & load_file(tmp_path / "dropped" / "weights.safetensors").keys()
-
-
-def test_a_kappa_head_resumes_bit_for_bit(train: Any, tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", BetaBinomial())
-    with pytest.raises(RuntimeError, match="the power is cut"):
-        train(tmp_path / "resumed", BetaBinomial(), mirror=stop_after(3))
-    assert without_seconds(train(tmp_path / "resumed", BetaBinomial())) == without_seconds(whole)
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "resumed"))
-    assert all(torch.equal(one[name], two[name]) for name in KAPPA)
-
-
-@pytest.mark.slow
-def test_a_kappa_head_on_two_ranks_equals_one(train: Any, tmp_path: Path) -> None:
-    """More ranks than the last step has rows to give: a rank may have a row of weight 0 only."""
-    whole = train(tmp_path / "whole", BetaBinomial())
-    ranks = train(tmp_path / "ranks", BetaBinomial(), devices=2, strategy="ddp_cpu")
-    assert_same_curve(ranks, whole)
-    assert_same_weights(tmp_path / "ranks", tmp_path / "whole")
-
-
-def test_a_kappa_head_beside_adapters_on_a_half_precision_backbone(train: Any, tmp_path: Path) -> None:
-    options = {"language_model": "lora", "dtype": "bfloat16"}
-    lines = train(tmp_path / "lora", BetaBinomial(), options=options, precision="bf16-mixed")
-    assert losses(lines)[-1] < losses(lines)[0]
-    written = load_file(tmp_path / "lora" / "weights.safetensors")
-    assert written.keys() > KAPPA
-    assert {written[name].dtype for name in KAPPA} == {torch.float32}
-
-
-def test_every_scored_step_needs_the_counts_that_make_its_score() -> None:
-    def examples(scores: list[float | None], correct: list[int | None], total: list[int | None]) -> Any:
-        columns = {"id": ["a:0", "a:7"], "scores": [[1.0], scores], "n_correct": [[16], correct]}
-        return SimpleNamespace(records=columns | {"n_total": [[16], total]})
-
-    fine = examples([0.5, 0.33, None], [8, 1, 0], [16, 3, 0])  # a rounded score, and a step that was never sampled
-    check_counts(fine)
-    line = r"^rollout a:7 has score 0\.5 at step 1 \(from 0\), but None of None continuations; .* use objective=soft$"
-    with pytest.raises(ValueError, match=line):
-        check_counts(fine, examples([1.0, 0.5], [4, None], [4, None]))
-    with pytest.raises(ValueError, match=r"^rollout a:7 has score 0\.0 at step 0 \(from 0\), but 0 of 0 continuations"):
-        check_counts(examples([0.0], [0], [0]))
-    with pytest.raises(ValueError, match=r"^rollout a:7 has score 0\.5 at step 0 \(from 0\), but 3 of 4 continuations"):
-        check_counts(examples([0.5], [3], [4]))
-
-
-def test_missing_counts_stop_a_training_before_it_starts(backbone: Any, part: Any, tmp_path: Path) -> None:
-    processor, model = backbone.load()
-    examples = part(processor, range(8))
-    examples.records = examples.records.map(lambda row: {"n_total": [None] * len(row["steps"])})
-    for objective in (Hard(), BetaBinomial()):
-        if objective.kappa:
-            with pytest.raises(ValueError, match=r"^rollout .* of None continuations; this objective trains on these"):
-                run(model, examples, part(processor, range(4)), tmp_path / "counted", objective=objective)
-        else:
-            run(model, examples, part(processor, range(4)), tmp_path / "not", objective=objective)
-    assert not (tmp_path / "counted" / "metrics.jsonl").exists()
-
-
 def test_a_training_that_diverges_says_so(backbone: Any, part: Any, tmp_path: Path) -> None:
     processor, model = backbone.load()
     examples = part(processor, range(12))
@@ -357,14 +263,12 @@ def run(
     folder: Path,
     max_length: int = 512,
     learning_rate: float = 1e-3,
-    objective: Any = None,
     **machine: Any,
 ) -> dict[str, Any]:
     """One epoch in global batches of 4."""
     folder.mkdir(exist_ok=True)
     recipe = Recipe(learning_rate=learning_rate, global_batch_size=4)
-    objective = objective or Hard()
-    return fit(model, train, validation, objective, Shuffled(), recipe, Machine(**machine), max_length, folder, seed=0)
+    return fit(model, train, validation, Hard(), Shuffled(), recipe, Machine(**machine), max_length, folder, seed=0)
 
 
 @pytest.mark.parametrize(("code", "seen"), [(1, KeyboardInterrupt), (None, KeyboardInterrupt), (-1, SystemExit)])

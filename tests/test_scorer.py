@@ -1,0 +1,149 @@
+"""The Python API: the scores of any form of asking are those of one solution alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from mprm import StepScorer
+from mprm.artifacts import write_text
+from mprm.backbones.base import Backbone, encode
+from mprm.backbones.internvl import InternVL
+from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
+from mprm.chartworld import tiny
+from mprm.config import Config
+from mprm.data.collate import collate
+from mprm.training.checkpoint import save_weights
+from mprm.training.export import export
+
+QUESTION = "What is <image2> plus red?"
+CANDIDATES = [
+    ["red is 4.", "blue is 3.", "The answer is 7."],
+    ["red is 4."],
+    ["red is 4.", "I look <prm> again. " * 30, "red is 5.", "blue is 3.", "The answer is 8."],
+    ["The answer is 7."],
+]
+FAMILIES: dict[str, Callable[..., Backbone]] = {"internvl": InternVL, "qwen2_5_vl": Qwen2_5_VL}
+
+
+def picture(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng([width, height])
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model with random weights and a kappa head."""
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(0)
+    tiny.build(request.param, folder / "backbone")
+    backbone = FAMILIES[request.param](path=str(folder / "backbone"), system="Be strict.")
+    processor, model = backbone.load()
+    model.set_kappa(True)
+    with torch.no_grad():  # random scores that differ
+        for parameter in (*model.hf.model.language_model.parameters(), model.head.weight):
+            parameter.mul_(3 if parameter.ndim > 1 else 1)
+    export(model, processor, backbone, folder / "exported", "hf")
+    return folder / "exported"
+
+
+def one_by_one(scorer: StepScorer, images: list[Image.Image]) -> list[np.ndarray]:
+    """Each candidate in a forward pass of its own, from the model itself."""
+    rows = [collate([encode(scorer.processor, images, QUESTION, steps)]) for steps in CANDIDATES]
+    with torch.inference_mode():
+        return [scorer.model.step_logits(row).softmax(-1)[:, 1].numpy() for row in rows]
+
+
+@pytest.mark.parametrize("max_tokens", [64, 16_384])
+def test_many_candidates_are_scored_as_each_alone(exported: Path, max_tokens: int) -> None:
+    images = [picture(120, 60), picture(56, 84), picture(200, 200)]
+    scorer = StepScorer.from_pretrained(exported, device="cpu", max_tokens=max_tokens)
+    alone = one_by_one(scorer, images)
+    together = scorer.score_candidates(images, QUESTION, CANDIDATES)
+    assert [len(scores) for scores in together] == [len(steps) for steps in CANDIDATES]
+    assert np.std(np.concatenate(alone)) > 0.01
+    for found, expected in zip(together, alone, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    mixed = scorer.score_batch([(images, QUESTION, steps) for steps in CANDIDATES] + [(images[0], "Why?", ["So."])])
+    for found, expected in zip(mixed, alone, strict=False):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(scorer.score(images, QUESTION, CANDIDATES[2]), alone[2], atol=1e-5)
+
+
+def test_the_images_of_a_question_are_computed_once(exported: Path) -> None:
+    scorer = StepScorer.from_pretrained(exported, device="cpu")
+    pixels: list[int] = []
+    embeddings = scorer.model.image_embeddings
+
+    def counted(vision: dict[str, torch.Tensor]) -> torch.Tensor:
+        pixels.append(len(vision["pixel_values"]))
+        return embeddings(vision)
+
+    scorer.model.image_embeddings = counted  # type: ignore[method-assign]
+    scorer.score(picture(56, 56), QUESTION, CANDIDATES[0])
+    scorer.score_candidates(picture(56, 56), QUESTION, CANDIDATES)
+    assert pixels == [pixels[0]] * 2
+
+
+def test_a_picture_is_a_path_or_an_image(exported: Path, tmp_path: Path) -> None:
+    image = picture(70, 50)
+    image.save(tmp_path / "a.png")
+    scorer = StepScorer.from_pretrained(str(exported), device="cpu", dtype="float32")
+    scores = scorer.score(image, QUESTION, CANDIDATES[0])
+    for form in (str(tmp_path / "a.png"), tmp_path / "a.png", [image], image.convert("RGBA")):
+        np.testing.assert_allclose(scorer.score(form, QUESTION, CANDIDATES[0]), scores, atol=1e-6)
+
+
+def test_how_sure_the_model_is(exported: Path) -> None:
+    (found,) = StepScorer.from_pretrained(exported, device="cpu").step_scores([(picture(56, 56), "Why?", ["a", "b"])])
+    assert found.sigmas is not None
+    assert found.kappa is not None
+    mu = np.array(found.scores)
+    np.testing.assert_allclose(found.sigmas, np.sqrt(mu * (1 - mu) / (np.array(found.kappa) + 1)))
+
+
+def test_a_type_can_be_asked_for(exported: Path) -> None:
+    scorer = StepScorer.from_pretrained(exported, device="cpu", dtype="bfloat16")
+    assert scorer.model.hf.dtype == torch.bfloat16
+    exact = StepScorer.from_pretrained(exported, device="cpu").score(picture(56, 56), QUESTION, CANDIDATES[0])
+    np.testing.assert_allclose(scorer.score(picture(56, 56), QUESTION, CANDIDATES[0]), exact, atol=0.05)
+
+
+def test_what_can_not_be_scored_is_one_line(exported: Path, tmp_path: Path) -> None:
+    scorer = StepScorer.from_pretrained(exported, device="cpu")
+    with pytest.raises(ValueError, match=r"^solution 0 can not be scored: image .*none\.png can not be read"):
+        scorer.score(tmp_path / "none.png", "Why?", ["a"])
+    with pytest.raises(ValueError, match=r"^steps of solution 0 are \[\]; give a list"):
+        scorer.score(picture(56, 56), "Why?", [])
+    with pytest.raises(ValueError, match=r"^steps of solution 0 are 'red is 4'; give a list"):
+        scorer.score(picture(56, 56), "Why?", "red is 4")
+    scorer.max_length = 20
+    with pytest.raises(
+        ValueError, match=r"^solution 1 can not be scored: \d+ tokens, more than backbone.max_length=20"
+    ):
+        scorer.score_batch([(picture(28, 28), "?", ["a"]), (picture(56, 56), "Why?", ["a " * 40])])
+
+
+def test_a_run_is_a_model_too(load: Callable[..., Config], tmp_path: Path) -> None:
+    config = load("backbone=chartworld_internvl")
+    processor, model = config.backbone.load()
+    with torch.no_grad():
+        model.head.weight.mul_(-1)
+    run = tmp_path / "run"
+    write_text(run / "config.yaml", OmegaConf.to_yaml(config.raw, resolve=True))
+    with pytest.raises(ValueError, match=r"weights\.safetensors is missing; train first"):
+        StepScorer.from_pretrained(run)
+    save_weights(model, run / "weights.safetensors")
+    scorer = StepScorer.from_pretrained(run, device="cpu")
+    untrained = StepScorer(*config.backbone.load(), config.backbone.max_length, device="cpu")
+    scores = scorer.score(picture(56, 56), QUESTION, CANDIDATES[0])
+    np.testing.assert_allclose(scores, 1 - untrained.score(picture(56, 56), QUESTION, CANDIDATES[0]), atol=1e-5)
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no trained model; give a folder that task=export wrote, or a run"):
+        StepScorer.from_pretrained(tmp_path)

@@ -1,0 +1,130 @@
+"""A training with a kappa head: 20 rollouts, two epochs, five steps of 8, on an untrained tiny InternVL."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mprm.data.order import Shuffled
+from mprm.training.checkpoint import load_weights, save_weights
+from mprm.training.fit import check_counts, fit
+from mprm.training.objectives import BetaBinomial, Hard
+from mprm.training.recipe import Machine, Recipe
+
+KAPPA = {"kappa.scale", "kappa.shift", "kappa.weight", "kappa.bias"}
+Lines = list[dict[str, Any]]
+
+
+def losses(lines: Lines) -> list[float]:
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+@pytest.fixture
+def whole(train: Any, tmp_path: Path) -> Lines:
+    lines: Lines = train(tmp_path / "whole", BetaBinomial())
+    return lines
+
+
+def test_a_kappa_head_is_drawn_from_the_seed_trained_and_written(
+    train: Any, whole: Lines, backbone: Any, tmp_path: Path
+) -> None:
+    assert losses(whole)[-1] < losses(whole)[0]
+    assert losses(train(tmp_path / "again", BetaBinomial())) == losses(whole)
+    written = load_file(tmp_path / "whole" / "weights.safetensors")
+    assert {name for name in written if "kappa" in name} == KAPPA
+    _, model = backbone.load()
+    torch.manual_seed(0)
+    model.set_kappa(True)
+    for name in KAPPA:
+        assert not written[name].equal(model.get_parameter(name)), name
+        torch.testing.assert_close(written[name], model.get_parameter(name).detach(), atol=1e-2, rtol=0)
+    load_weights(model, tmp_path / "whole" / "weights.safetensors")
+    assert all(model.get_parameter(name).equal(tensor) for name, tensor in written.items())
+
+
+def test_the_forward_passes_do_not_matter(train: Any, whole: Lines, tmp_path: Path) -> None:
+    assert losses(train(tmp_path / "cut", BetaBinomial(), max_tokens=106)) == pytest.approx(losses(whole), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one(train: Any, whole: Lines, tmp_path: Path) -> None:
+    ranks = train(tmp_path / "ranks", BetaBinomial(), devices=2, strategy="ddp_cpu")
+    assert losses(ranks) == pytest.approx(losses(whole), abs=1e-5)
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "ranks"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=0)
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(train: Any, whole: Lines, tmp_path: Path) -> None:
+    def stop(line: dict[str, float]) -> None:
+        if line["step"] == 3:
+            raise RuntimeError("the power is cut")
+
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        train(tmp_path / "resumed", BetaBinomial(), mirror=stop)
+    assert losses(train(tmp_path / "resumed", BetaBinomial())) == losses(whole)
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "resumed"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_another_objective_drops_a_kappa_head(train: Any, tmp_path: Path) -> None:
+    """The curve is that of a model which never had one."""
+    never = train(tmp_path / "never", Hard())
+    dropped = train(tmp_path / "dropped", Hard(), watch=lambda model: model.set_kappa(True))
+    assert losses(dropped) == losses(never)
+    assert not KAPPA & load_file(tmp_path / "dropped" / "weights.safetensors").keys()
+
+
+def test_weights_say_whether_there_is_a_kappa_head(backbone: Any, tmp_path: Path) -> None:
+    _, model = backbone.load()
+    for wanted in (False, True):
+        model.set_kappa(wanted)
+        save_weights(model, tmp_path / str(wanted))
+    load_weights(model, tmp_path / "False")
+    assert model.kappa is None
+    load_weights(model, tmp_path / "True")
+    assert model.kappa is not None
+
+
+def test_a_kappa_head_beside_adapters_on_a_half_precision_backbone(train: Any, tmp_path: Path) -> None:
+    options = {"language_model": "lora", "dtype": "bfloat16"}
+    lines = train(tmp_path / "lora", BetaBinomial(), options=options, precision="bf16-mixed")
+    assert losses(lines)[-1] < losses(lines)[0]
+    written = load_file(tmp_path / "lora" / "weights.safetensors")
+    assert written.keys() > KAPPA
+    assert {written[name].dtype for name in KAPPA} == {torch.float32}
+
+
+def test_every_scored_step_needs_the_counts_that_make_its_score() -> None:
+    def examples(scores: list[float | None], correct: list[int | None], total: list[int | None]) -> Any:
+        columns = {"id": ["a:0", "a:7"], "scores": [[1.0], scores], "n_correct": [[16], correct]}
+        return SimpleNamespace(records=columns | {"n_total": [[16], total]})
+
+    fine = examples([0.5, 0.33, None], [8, 1, 0], [16, 3, 0])  # a rounded score, and a step that was never sampled
+    check_counts(fine)
+    line = r"^rollout a:7 has score 0\.5 at step 1 \(from 0\), but None of None continuations; .* use objective=soft$"
+    with pytest.raises(ValueError, match=line):
+        check_counts(fine, examples([1.0, 0.5], [4, None], [4, None]))
+    with pytest.raises(ValueError, match=r"^rollout a:7 has score 0\.0 at step 0 \(from 0\), but 0 of 0 continuations"):
+        check_counts(examples([0.0], [0], [0]))
+    with pytest.raises(ValueError, match=r"^rollout a:7 has score 0\.5 at step 0 \(from 0\), but 3 of 4 continuations"):
+        check_counts(examples([0.5], [3], [4]))
+
+
+def test_missing_counts_stop_a_training_before_it_starts(backbone: Any, part: Any, tmp_path: Path) -> None:
+    processor, model = backbone.load()
+    examples = part(processor, range(8))
+    examples.records = examples.records.map(lambda row: {"n_total": [None] * len(row["steps"])})
+
+    def train_with(objective: Any) -> dict[str, Any]:
+        recipe = Recipe(global_batch_size=4)
+        return fit(model, examples, examples, objective, Shuffled(), recipe, Machine(), 512, tmp_path, seed=0)
+
+    with pytest.raises(ValueError, match=r"^rollout .* of None continuations; this objective trains on these counts"):
+        train_with(BetaBinomial())
+    assert not list(tmp_path.iterdir())
+    assert train_with(Hard())["rollouts"] == 8
