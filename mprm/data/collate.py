@@ -1,22 +1,27 @@
 """Encoded solutions to one row without padding.
 
-Solutions of the same images and question share a prefix: the tokens that they all begin with (images, question, often
-the first words) stand in the row once, and every solution goes on behind it on its own. A solution attends to the
-prefix and to itself, and its positions go on from the prefix, so that the row gives what separate ones would.
+Solutions of the same images and question begin alike: all of them with the images and the question, some with the same
+first steps, a few are the same to the end. The row is a tree of segments: what solutions begin with stands in it once,
+and each goes on behind it on its own. A solution attends to the segments on its way from the root, and its positions
+go on from one to the next, so that the row gives what separate ones would.
 
-Shape suffixes: T tokens of the row, M marks of all solutions.
+Shape suffixes: T tokens of the row, M marks of all solutions, L tokens of a solution, K keys of a segment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
 
 from mprm.data.segments import Segments, from_keys, rows
 
 if TYPE_CHECKING:
     import torch
+
+# LEAST
+LEAST_SAVED = 8
 
 
 @dataclass(frozen=True)
@@ -70,46 +75,71 @@ class Batch:
         return replace(self, vision={name: value.pin_memory() for name, value in self.vision.items()})
 
 
+class Piece(NamedTuple):
+    """A segment of the row: the tokens from `start` to `end` of an example, which others may share, and the places in
+    the row of these and all before them, (K,)."""
+
+    example: Example
+    start: int
+    end: int
+    key_K: torch.Tensor
+
+
 def collate(examples: Sequence[Example]) -> Batch:
     """Lay the examples out in one row, groups in the order of their first member."""
     import torch
 
-    ids: list[torch.Tensor] = []
-    positions: list[torch.Tensor] = []
-    keys: list[torch.Tensor] = []
-    marks: dict[int, torch.Tensor] = {}
     groups = group_members(examples)
+    pieces: list[Piece] = []
+    places: dict[int, torch.Tensor] = {}
     for members in groups:
-        shared = common_prefix([examples[number].input_ids for number in members])
-        prefix = torch.arange(shared) + sum(map(len, ids))
-        ids.append(examples[members[0]].input_ids[:shared])
-        positions.append(examples[members[0]].position_ids[..., :shared])
-        keys.append(prefix)
-        for number in members:
-            example = examples[number]
-            own = torch.arange(len(example.input_ids) - shared) + sum(map(len, ids))
-            marks[number] = torch.cat([prefix, own])[example.marks]
-            if len(own):
-                ids.append(example.input_ids[shared:])
-                positions.append(example.position_ids[..., shared:])
-                keys.append(torch.cat([prefix, own]))
-    lengths = list(map(len, ids))
+        pieces += tree(examples, members, sum(piece.end - piece.start for piece in pieces), places)
+    lengths = [piece.end - piece.start for piece in pieces]
     n_marks = [len(example.marks) for example in examples]
     mc = [e.mc if e.mc is not None else torch.full((len(e.marks),), float("nan")) for e in examples]
     n = [e.n if e.n is not None else torch.zeros(len(e.marks), dtype=torch.int64) for e in examples]
     vision = [examples[members[0]].vision for members in groups]
+    keys = [piece.key_K for piece in pieces]
     return Batch(
-        input_ids_T=torch.cat(ids),
-        position_ids=torch.cat(positions, dim=-1),
-        segments=from_keys(lengths, keys, causal=True) if len(keys) > len(groups) else rows(lengths, causal=True),
+        input_ids_T=torch.cat([e.input_ids[start:end] for e, start, end, _ in pieces]),
+        position_ids=torch.cat([e.position_ids[..., start:end] for e, start, end, _ in pieces], dim=-1),
+        segments=from_keys(lengths, keys, causal=True) if len(pieces) > len(groups) else rows(lengths, causal=True),
         vision={name: torch.cat([tensors[name] for tensors in vision]) for name in vision[0]},
-        mark_M=torch.cat([marks[number] for number in range(len(examples))]),
+        mark_M=torch.cat([places[number][example.marks] for number, example in enumerate(examples)]),
         mc_M=torch.cat(mc),
         n_M=torch.cat(n),
         weight_M=torch.repeat_interleave(torch.tensor([e.weight for e in examples]), torch.tensor(n_marks)),
         ids=[example.id for example in examples],
         n_marks=n_marks,
     )
+
+
+def tree(
+    examples: Sequence[Example], members: Sequence[int], offset: int, places: dict[int, torch.Tensor]
+) -> list[Piece]:
+    """The pieces of a group whose first token stands at `offset`; where the tokens of each member stand, (L,), is added
+    to `places`."""
+    import torch
+
+    ids = {number: examples[number].input_ids.tolist() for number in members}
+    pieces = []
+    # Sorted, those that begin alike are neighbours, and what the first and the last have in common all of them have.
+    todo = [(sorted(members, key=ids.__getitem__), 0, torch.empty(0, dtype=torch.int64))]
+    while todo:
+        alike, start, key_K = todo.pop()
+        end = common_prefix([examples[alike[0]].input_ids, examples[alike[-1]].input_ids])
+        branches = [list(part) for _, part in groupby(alike, key=lambda number: ids[number][end : end + 1])]
+        # The first piece is always shared: it has the images, of which there is one set of pixels.
+        if start == 0 or len(branches) == 1 or (end - start) * (len(branches) - 1) >= LEAST_SAVED:
+            key_K = torch.cat([key_K, torch.arange(offset, offset + end - start)])
+            if end > start:
+                pieces.append(Piece(examples[alike[0]], start, end, key_K))
+            offset, start = offset + end - start, end
+        if len(branches) == 1:
+            places |= dict.fromkeys(alike, key_K)
+        else:
+            todo += [(branch, start, key_K) for branch in reversed(branches)]
+    return pieces
 
 
 def group_members(examples: Sequence[Example]) -> list[list[int]]:

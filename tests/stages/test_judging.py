@@ -1,0 +1,143 @@
+"""`task=score` and `task=rerank` on files of hand-made solutions."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from mprm import stages
+from mprm.artifacts import read_json, write_text
+from mprm.config import Config
+from mprm.evaluation.step_scores import StepScores
+from mprm.stages import judging
+from mprm.training.checkpoint import save_weights
+
+Load = Callable[..., Config]
+RIGHT, WRONG = ["red is 4.", "blue is 3.", "The answer is 7."], ["red is 4.", "blue is 2.", "The answer is 6."]
+
+
+@pytest.fixture
+def run(load: Load, tmp_path: Path) -> Callable[[str, bool], Path]:
+    """run("name", kappa): the folder of a trained run."""
+
+    def run(name: str, kappa: bool = False) -> Path:
+        config = load("backbone=chartworld_internvl", f"name={name}")
+        torch.manual_seed(0)
+        model = config.backbone.load()[1]
+        model.set_kappa(kappa)
+        write_text(tmp_path / "runs" / name / "config.yaml", OmegaConf.to_yaml(config.raw, resolve=True))
+        save_weights(model, tmp_path / "runs" / name / "weights.safetensors")
+        return tmp_path / "runs" / name
+
+    return run
+
+
+@pytest.fixture
+def candidates(tmp_path: Path) -> Path:
+    """Five questions, four candidates each, of which one has no step; the image of the last question is missing."""
+    Image.new("RGB", (56, 56), "white").save(tmp_path / "chart.png")
+    of_each = [
+        {"steps": RIGHT, "n_tokens": 9},
+        {"steps": WRONG, "n_tokens": 9},
+        {"steps": [], "n_tokens": 0},
+        {"steps": WRONG[1:], "n_tokens": 5},
+    ]
+    records: list[dict[str, Any]] = [
+        {
+            "id": f"q{number}",
+            "image": "chart.png",
+            "question": f"What is red plus blue? ({number})",
+            "answer": "7",
+            "candidates": of_each,
+        }
+        for number in range(5)
+    ]
+    records[4]["image"] = "gone.png"
+    path = tmp_path / "candidates.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in [*records, {"id": "broken"}]))
+    return path
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_scores_a_file(load: Load, run: Callable[..., Path], tmp_path: Path) -> None:
+    Image.new("RGB", (56, 56), "white").save(tmp_path / "chart.png")
+    record = {"image": "chart.png", "question": "What is red plus blue?", "steps": RIGHT}
+    (tmp_path / "in.jsonl").write_text(json.dumps(record) + "\n")
+    files = (f"input={tmp_path / 'in.jsonl'}", f"output={tmp_path / 'out.jsonl'}")
+    assert stages.score(load("task=score", f"run={run('sure', True)}", *files)) == 0
+    (scored,) = lines(tmp_path / "out.jsonl")
+    assert len(scored["step_scores"]) == len(scored["step_sigmas"]) == 3
+    stages.score(load("task=score", f"run={run('plain')}", *files, "overwrite=true"))
+    (plain,) = lines(tmp_path / "out.jsonl")
+    assert plain["step_scores"] == pytest.approx(scored["step_scores"], abs=1e-6)
+    assert "step_sigmas" not in plain
+
+
+def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidates: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "best"
+    files = (f"input={candidates}", f"output={folder}")
+    stages.rerank(load("task=rerank", f"run={run('sure', True)}", *files, "aggregate=min"))
+    results = read_json(folder / "results.json")
+    assert (results["questions"], results["n_max"], results["aggregate"]) == (5, 4, "min")
+    assert results["unusable"] == {"no_image": 1}
+    assert results["unscored"] == {"sure": {"missing_image_file": 3}}
+    assert results["adaptive"].keys() == {"sure"}
+    assert results["benchmarks"]["all"]["policy"]["pass@1"]["accuracy"][0] == 0.25
+    chosen = lines(folder / "choices.jsonl")
+    assert [choice["id"] for choice in chosen] == [f"q{number}" for number in range(5)]
+    scores = {line["candidate"]: line for line in lines(folder / "scores.jsonl")}
+    of_first = [StepScores(tuple(scores[f"sure/0/{c}"]["log_odds"])) for c in (0, 1, 3)]
+    best = max(range(3), key=lambda number: min(of_first[number].scores))
+    assert chosen[0]["choice"] == (0, 1, 3)[best]
+    assert chosen[4]["choice"] is None
+    assert (folder / "report.html").is_file()
+    with pytest.raises(ValueError, match=r"scores\.jsonl is there already"):
+        stages.rerank(load("task=rerank", f"run={tmp_path / 'runs' / 'sure'}", *files))
+
+
+def test_all_runs_of_a_folder_side_by_side_and_killed_between(
+    load: Load, run: Callable[..., Path], candidates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        run(name, name == "b")
+    config = load("task=rerank", f"run={tmp_path / 'runs'}", f"input={candidates}", f"output={tmp_path / 'best'}")
+    load_scorer, loaded = judging.load_scorer, []
+
+    def killed_at_b(cfg: Config, run: str, name: str, *more: Any) -> Any:
+        loaded.append(name)
+        if loaded == ["a", "b"]:
+            raise KeyboardInterrupt
+        return load_scorer(cfg, run, name, *more)
+
+    monkeypatch.setattr(judging, "load_scorer", killed_at_b)
+    with pytest.raises(KeyboardInterrupt):
+        stages.rerank(config)
+    assert not (tmp_path / "best" / "scores.jsonl").exists()
+    stages.rerank(config)
+    results = read_json(tmp_path / "best" / "results.json")
+    assert list(results["benchmarks"]["all"]["models"]) == ["a", "b"]
+    assert results["adaptive"].keys() == {"b"}
+    assert {line["model"] for line in lines(tmp_path / "best" / "choices.jsonl")} == {"a", "b"}
+    assert len(lines(tmp_path / "best" / "scores.jsonl")) == 2 * 15
+
+
+def test_what_is_missing_is_one_line(load: Load, candidates: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^task=rerank needs input=FILE.jsonl \(candidates\) and output=DIR"):
+        stages.rerank(load("task=rerank"))
+    with pytest.raises(ValueError, match=r"^task=score needs input=FILE.jsonl"):
+        stages.score(load("task=score"))
+    files = (f"input={candidates}", f"output={tmp_path / 'best'}")
+    with pytest.raises(ValueError, match=r"^run=.* is no run and holds none that is trained"):
+        stages.rerank(load("task=rerank", f"run={tmp_path}", *files))
+    with pytest.raises(ValueError, match=r"^aggregate=mode is unknown"):
+        stages.rerank(load("task=rerank", "aggregate=mode", *files))
+    with pytest.raises(ValueError, match=r"is the input itself"):
+        stages.score(load("task=score", f"input={candidates}", f"output={candidates}"))

@@ -1,0 +1,122 @@
+"""`task=sample` and `task=annotate`: what they write, killed and started again, and what can be made of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mprm import stages
+from mprm.artifacts import read_json
+from mprm.config import Config
+from mprm.data.rollouts import Rollout
+from mprm.data.visualprm400k import VisualPRM400K
+from mprm.reranking.candidates import read_candidates
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def few(load: Load, tmp_path: Path) -> Load:
+    """few("task=sample", "output=..."): a config of a few questions in the test's folder."""
+
+    def few(*overrides: str) -> Config:
+        place = f"questions.path={tmp_path / 'questions' / 'questions.jsonl'}"
+        return load(place, "questions.size=24", "solutions=3", "continuations=4", *overrides)
+
+    return few
+
+
+@pytest.mark.slow
+def test_candidates_of_every_question(few: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "candidates.jsonl"
+    config = few("task=sample", f"output={target}")
+    stages.sample(config)
+    sets, unusable = read_candidates(target)
+    assert unusable == {}
+    assert [one.id for one in sets] == [str(number) for number in range(24)]
+    assert all(len(one.candidates) == 3 for one in sets)
+    assert all(Path(image).is_file() for one in sets for image in one.images)
+    right = sum(candidate.correct for one in sets for candidate in one.candidates)
+    assert f"24 questions with 3 solutions each, {right / 72:.1%} of them right" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert right > 24  # the tiny policy learnt to solve charts
+    before = target.read_bytes()
+    with pytest.raises(ValueError, match="overwrite=true"):
+        stages.sample(config)
+    stages.sample(few("task=sample", f"output={target}", "overwrite=true"))
+    assert target.read_bytes() == before
+    stages.sample(few("task=sample", f"output={target}", "overwrite=true", "seed=1"))
+    assert target.read_bytes() != before
+
+
+@pytest.mark.slow
+def test_a_killed_annotation_goes_on_without_a_lost_or_doubled_record(few: Load, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    stages.annotate(few("task=annotate", f"output={whole}"))
+    command = [sys.executable, str(REPOSITORY / "run.py"), "task=annotate", f"output={killed}", "questions.size=24"]
+    command += [f"questions.path={tmp_path / 'questions' / 'questions.jsonl'}", "solutions=3", "continuations=4"]
+    journal = killed.with_name("killed.jsonl.journal")
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 1):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = journal.read_bytes()
+    assert not killed.exists()
+    stages.annotate(few("task=annotate", f"output={killed}"))
+    assert kept.count(b"\n") < 25
+    assert killed.read_bytes() == whole.read_bytes()
+    assert not journal.exists()
+    lines = whole.read_text().splitlines()
+    assert 48 < len(lines) <= 72
+
+
+@pytest.mark.slow
+def test_the_circle_closes(few: Load, tmp_path: Path) -> None:
+    """Annotated solutions are selected, trained on, and the model chooses among candidates of the same policy."""
+    annotations = tmp_path / "annotations"
+    stages.annotate(few("task=annotate", f"output={annotations / 'charts.jsonl'}"))
+    reader = VisualPRM400K(annotations=str(annotations), images=str(tmp_path / "questions"))
+    rollouts = [
+        reader.rollout("charts", number, line)
+        for number, line in enumerate((annotations / "charts.jsonl").read_text().splitlines())
+    ]
+    assert all(isinstance(rollout, Rollout) for rollout in rollouts)
+    stages.sample(few("task=sample", f"output={tmp_path / 'candidates.jsonl'}", "seed=1"))
+    stages.experiment(
+        few(
+            *(
+                "dataset=visualprm400k",
+                f"dataset.annotations={annotations}",
+                f"dataset.images={tmp_path / 'questions'}",
+            ),
+            *("selector.ratio=0.5", "name=own", "held_out=8", "recipe.epochs=1", "recipe.global_batch_size=8"),
+            *(f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}", "benchmark.size=10"),
+        )
+    )
+    run = tmp_path / "runs" / "own"
+    folder = tmp_path / "best_of_3"
+    stages.rerank(few("task=rerank", f"run={run}", f"input={tmp_path / 'candidates.jsonl'}", f"output={folder}"))
+    results = read_json(folder / "results.json")
+    assert (results["questions"], results["n_max"], list(results["benchmarks"]["all"]["models"])) == (24, 3, ["own"])
+
+
+def test_no_question_is_one_line(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text('{"question": "Why?", "answer": "So."}\n')
+    path = f"questions.path={tmp_path / 'none.jsonl'}"
+    with pytest.raises(ValueError, match=r"^questions.path=.* holds no question \(1 no_image\)"):
+        stages.sample(load("task=sample", "questions=jsonl", path, f"output={tmp_path / 'out.jsonl'}"))
+    with pytest.raises(ValueError, match=r"^task=annotate needs output=FILE.jsonl"):
+        stages.annotate(load("task=annotate"))
