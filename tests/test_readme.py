@@ -53,6 +53,8 @@ def test_set_up_by_hand_is_what_make_does() -> None:
             assert " ".join(words).replace("'", "") in makefile.replace("'", ""), command
 
 
+SIZE = 8  # of the questions
+FEW = (f"questions.size={SIZE}", "continuations=2")
 NARROW = ("selector.alpha=0.2", "selector.ratio=0.1")  # of a sweep file
 
 
@@ -88,6 +90,18 @@ def exported(place: Path) -> Path:
     return place / "exported"
 
 
+@pytest.fixture(scope="module")
+def candidates(place: Path) -> Path:
+    execute(place, "run.py", "task=sample", "solutions=4", "output=candidates.jsonl", *FEW)
+    return place / "candidates.jsonl"
+
+
+@pytest.fixture(scope="module")
+def annotated(place: Path) -> Path:
+    execute(place, "run.py", "task=annotate", "solutions=4", "output=annotated/charts.jsonl", *FEW)
+    return place / "annotated" / "charts.jsonl"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUNS)
 def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> None:
@@ -99,14 +113,39 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
         folder = request.getfixturevalue("exported")
         if "output=exported" in words:
             shutil.rmtree(folder)
+    for name in ("candidates", "annotated"):
+        if f"={name}" in command:
+            file = request.getfixturevalue(name)
+            if f"output={name}" in command:
+                file.unlink()
+    if "dataset.annotations=annotated" in words:
+        words = [word.replace("images=DIR", f"images=data/chartworld-questions-{SIZE}-2000") for word in words]
+        words += [*SMALL[1:], "selector.ratio=0.5"]
     files = {"=DIR": f"={place}", "input=FILE": "input=solutions.jsonl", "=FILE": f"={PREDICTIONS}"}
     for name, value in files.items():
         words = [word.replace(name, value) for word in words]
     on_chartworld = not any(word.startswith(("dataset=", "task=measure", "task=report")) for word in words)
+    if any(word in words for word in ("task=sample", "task=annotate")):
+        words += FEW
     small = [word for word in SMALL if on_chartworld and word.split("=")[0] not in {w.split("=")[0] for w in words}]
     if "bis_grid" in words:
         small += [word for word in NARROW if not any(typed.startswith(word.split("=")[0]) for typed in words)]
     execute(place, *words, *small)
+
+
+@pytest.mark.slow
+def test_the_python_api_as_shown(place: Path, exported: Path) -> None:
+    (code,) = re.findall(r"^```python\n(from mprm import StepScorer\n.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert len(code.strip().splitlines()) <= 10
+    wanted = "[scores.tolist(), [len(s) for s in per_candidate], best, len(mixed), sure]"
+    (place / "api.py").write_text(f"{code}\nimport json\nopen('api.json', 'w').write(json.dumps({wanted}))\n")
+    execute(place, "api.py")
+    given = ("backbone=chartworld_internvl", f"backbone.path={exported}", "input=solutions.jsonl", "overwrite=true")
+    execute(place, "run.py", "task=score", *given, "output=ours.jsonl")
+    scores, lengths, best, n_mixed, sure = json.loads((place / "api.json").read_text())
+    assert scores == pytest.approx(json.loads((place / "ours.jsonl").read_text())["step_scores"], abs=1e-5)
+    assert (lengths, n_mixed, sure) == ([3, 3], 2, None)
+    assert best in (0, 1)
 
 
 @pytest.mark.slow
@@ -116,8 +155,8 @@ def test_the_code_for_plain_transformers_gives_the_same_scores(place: Path, expo
     execute(place, "plain.py")
     assert QUESTION in code
     assert all(step in code for step in STEPS)
-    given = ("backbone=chartworld_internvl", f"backbone.path={exported}", "input=solutions.jsonl", "output=ours.jsonl")
-    execute(place, "run.py", "task=score", *given)
+    given = ("backbone=chartworld_internvl", f"backbone.path={exported}", "input=solutions.jsonl", "overwrite=true")
+    execute(place, "run.py", "task=score", *given, "output=ours.jsonl")
     ours = json.loads((place / "ours.jsonl").read_text())["step_scores"]
     assert len(ours) == len(STEPS)
     assert json.loads((place / "plain.json").read_text()) == pytest.approx(ours, abs=1e-5)

@@ -114,12 +114,20 @@ def models_of(cfg: Config) -> dict[str, str | None]:
     folder = Path(cfg.run)
     if (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
         return {folder.resolve().name: cfg.run}
-    runs: dict[str, str | None] = {
-        path.parent.name: str(path.parent) for path in sorted(folder.glob("*/weights.safetensors"))
-    }
+    runs = [path.parent for path in sorted(folder.glob("*/weights.safetensors"))]
     if not runs:
         raise ValueError(f"run={cfg.run} is no run and holds none that is trained; give runs/NAME or a folder of runs")
-    return runs
+    return dict(zip(short_names([run.name for run in runs]), map(str, runs), strict=True))
+
+
+def short_names(names: list[str]) -> list[str]:
+    """Names of run folders without the parts that all have, and without the hash where they differ without it."""
+    parts = [name.split("-") for name in names]
+    common = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
+    short = [[part for part in of_one if part not in common] for of_one in parts]
+    without_hash = ["-".join(of_one[:-1]) for of_one in short]
+    unique = len(set(without_hash)) == len(names) and all(without_hash)
+    return without_hash if unique and len(names) > 1 else ["-".join(of_one) for of_one in short]
 
 
 def load_scorer(cfg: Config, run: str | None, description: str, open_images: OpenImages) -> Score:

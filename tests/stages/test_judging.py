@@ -129,6 +129,20 @@ def test_all_runs_of_a_folder_side_by_side_and_killed_between(
     assert len(lines(tmp_path / "best" / "scores.jsonl")) == 2 * 15
 
 
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["bis-ratio0.1-seed0-3fa9c1d2"], ["bis-ratio0.1-seed0-3fa9c1d2"]),
+        (["bis-ratio0.1-seed0-3fa9c1d2", "full-ratio1-seed0-aaaaaaaa"], ["bis-ratio0.1", "full-ratio1"]),
+        (["bis-seed0-3fa9c1d2", "bis-seed0-aaaaaaaa"], ["3fa9c1d2", "aaaaaaaa"]),
+        (["a", "b"], ["a", "b"]),
+        (["own", "bis-seed0-aaaaaaaa"], ["own", "bis-seed0-aaaaaaaa"]),
+    ],
+)
+def test_runs_side_by_side_have_short_names(names: list[str], short: list[str]) -> None:
+    assert judging.short_names(names) == short
+
+
 def test_what_is_missing_is_one_line(load: Load, candidates: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^task=rerank needs input=FILE.jsonl \(candidates\) and output=DIR"):
         stages.rerank(load("task=rerank"))
