@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from mprm.artifacts import write_json
 from mprm.backbones.base import Backbone, MarksOnly, StepModel, asked, encode_pieces, encode_text
 from mprm.backbones.internvl_original import is_original, load_original
 from mprm.backbones.loading import load_hf
@@ -26,6 +27,13 @@ from mprm.data.prompt import render
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 IMAGE_TOKEN = "<IMG_CONTEXT>"
+# As transformers' processor, and so vLLM, looks for them. It wants a token for videos too, which no prompt here has.
+NAMED_TOKENS = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": IMAGE_TOKEN,
+    "video_token": "</img>",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +167,11 @@ class InternVLProcessor:
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
+        # A tokenizer learns the names of its tokens when it is loaded.
+        AutoTokenizer.from_pretrained(folder, extra_special_tokens=NAMED_TOKENS).save_pretrained(folder)
+        # Not by transformers' own processor: to make one takes torchvision, for the videos.
+        processor = {"processor_class": "InternVLProcessor", "image_seq_length": self.tokens_per_tile}
+        write_json(folder / "processor_config.json", processor)
         GotOcr2ImageProcessorPil(  # transformers' name for this tiling
             size={"height": self.tile_size, "width": self.tile_size},
             crop_to_patches=True,

@@ -38,8 +38,8 @@ class Pretraining:
     output: str = "runs/pretrain"
     language_model: str | None = None
     steps: int = 10_000
-    colours: int = 400
-    readings: int = 2_000
+    colours: int = 0
+    readings: int = 0
     batch_size: int = 64
     learning_rate: float = 1.5e-3
     warmup_steps: int = 300

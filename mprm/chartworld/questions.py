@@ -20,15 +20,17 @@ from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_p
 from mprm.data.questions import Question, Questions
 from mprm.data.rollouts import Dropped
 
+HELD_OUT_SEED = 2_000
 Chart = tuple[int, ...]  # colours and heights of all bars, from left to right
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChartWorldQuestions(Questions):
-    """Component `questions`: `size` of them, written on first use; world_seed: of the world."""
+    """Component `questions`: `size` of them, written on first use; world_seed: of the world. The charts of another seed
+    than the default one are none of the default questions' either."""
 
     size: int = 500
-    world_seed: int = 2_000
+    world_seed: int = HELD_OUT_SEED
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -52,6 +54,8 @@ class ChartWorldQuestions(Questions):
         # A small part of what is drawn is in use: twice as many, and a few more, are enough whatever the size.
         drawn = sample_problems(np.random.default_rng(self.world_seed), 2 * self.size + 100)
         seen = charts_in_use()
+        if self.world_seed != HELD_OUT_SEED:  # e.g. to be annotated and trained on
+            seen |= set(charts(ChartWorldQuestions().problems()))
         new = [row for row, chart in enumerate(charts(drawn)) if chart not in seen]
         assert len(new) >= self.size
         return drawn.take(np.array(new[: self.size]))

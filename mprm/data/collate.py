@@ -20,9 +20,6 @@ from mprm.data.segments import Segments, from_keys, rows
 if TYPE_CHECKING:
     import torch
 
-# LEAST
-LEAST_SAVED = 8
-
 
 @dataclass(frozen=True)
 class Example:
@@ -91,9 +88,11 @@ def collate(examples: Sequence[Example]) -> Batch:
 
     groups = group_members(examples)
     pieces: list[Piece] = []
-    places: dict[int, torch.Tensor] = {}
+    place: dict[int, torch.Tensor] = {}
     for members in groups:
-        pieces += tree(examples, members, sum(piece.end - piece.start for piece in pieces), places)
+        found, placed = tree(examples, members, sum(piece.end - piece.start for piece in pieces))
+        pieces += found
+        place |= placed
     lengths = [piece.end - piece.start for piece in pieces]
     n_marks = [len(example.marks) for example in examples]
     mc = [e.mc if e.mc is not None else torch.full((len(e.marks),), float("nan")) for e in examples]
@@ -105,7 +104,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         position_ids=torch.cat([e.position_ids[..., start:end] for e, start, end, _ in pieces], dim=-1),
         segments=from_keys(lengths, keys, causal=True) if len(pieces) > len(groups) else rows(lengths, causal=True),
         vision={name: torch.cat([tensors[name] for tensors in vision]) for name in vision[0]},
-        mark_M=torch.cat([places[number][example.marks] for number, example in enumerate(examples)]),
+        mark_M=torch.cat([place[number][example.marks] for number, example in enumerate(examples)]),
         mc_M=torch.cat(mc),
         n_M=torch.cat(n),
         weight_M=torch.repeat_interleave(torch.tensor([e.weight for e in examples]), torch.tensor(n_marks)),
@@ -115,31 +114,28 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def tree(
-    examples: Sequence[Example], members: Sequence[int], offset: int, places: dict[int, torch.Tensor]
-) -> list[Piece]:
-    """The pieces of a group whose first token stands at `offset`; where the tokens of each member stand, (L,), is added
-    to `places`."""
+    examples: Sequence[Example], members: Sequence[int], offset: int
+) -> tuple[list[Piece], dict[int, torch.Tensor]]:
+    """The pieces of a group, the first of which stands at `offset`; where the tokens of every member stand, (L,).
+
+    They part wherever tokens differ: even short pieces cost less than the tokens that they save.
+    """
     import torch
 
     ids = {number: examples[number].input_ids.tolist() for number in members}
     pieces = []
+    place: dict[int, torch.Tensor] = {}
     # Sorted, those that begin alike are neighbours, and what the first and the last have in common all of them have.
     todo = [(sorted(members, key=ids.__getitem__), 0, torch.empty(0, dtype=torch.int64))]
-    while todo:
-        alike, start, key_K = todo.pop()
+    for alike, start, before_K in todo:  # it grows by the branches of every piece
         end = common_prefix([examples[alike[0]].input_ids, examples[alike[-1]].input_ids])
-        branches = [list(part) for _, part in groupby(alike, key=lambda number: ids[number][end : end + 1])]
-        # The first piece is always shared: it has the images, of which there is one set of pixels.
-        if start == 0 or len(branches) == 1 or (end - start) * (len(branches) - 1) >= LEAST_SAVED:
-            key_K = torch.cat([key_K, torch.arange(offset, offset + end - start)])
-            if end > start:
-                pieces.append(Piece(examples[alike[0]], start, end, key_K))
-            offset, start = offset + end - start, end
-        if len(branches) == 1:
-            places |= dict.fromkeys(alike, key_K)
-        else:
-            todo += [(branch, start, key_K) for branch in reversed(branches)]
-    return pieces
+        key_K = torch.cat([before_K, torch.arange(offset, offset + end - start)])
+        pieces.append(Piece(examples[alike[0]], start, end, key_K))
+        offset += end - start
+        place |= dict.fromkeys(alike, key_K)  # right for those that end here; the others are placed again
+        longer = [number for number in alike if len(ids[number]) > end]
+        todo += [(list(branch), end, key_K) for _, branch in groupby(longer, key=lambda number: ids[number][end])]
+    return pieces, place
 
 
 def group_members(examples: Sequence[Example]) -> list[list[int]]:

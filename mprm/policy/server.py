@@ -32,7 +32,8 @@ class ServerPolicy:
     between steps; parallel: requests at a time; retries: further attempts when the server can not be reached or is
     overloaded; timeout: seconds for a request; api_key_env: the environment variable that holds the key, if one is set.
 
-    A begun solution is a last message of the assistant that the server goes on with (vLLM's continue_final_message).
+    A begun solution is a last message of the assistant that the server goes on with (vLLM's continue_final_message). It
+    ends with the separator. Where the server's chat template strips that, the policy may also go on with the last step.
     Every request names its seed; whether the server keeps to it in whatever company is the server's matter. n_tokens is
     the server's count of a request, divided among its completions by their length.
     """

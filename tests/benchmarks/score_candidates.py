@@ -2,7 +2,7 @@
 
 stock, one by one: transformers as it is, a forward pass per candidate. stock, padded: all in one padded batch, the
 image in every row. ours, one by one: our model, a row per candidate. ours, shared: as task=rerank scores, image,
-prompt and common first words in the row once. Stock computes the logits of the whole vocabulary at every token. All
+prompt and whatever candidates begin with in the row once. Stock computes the logits of the whole vocabulary at every token. All
 have the same weights and start from token ids and pixels.
 
     python tests/benchmarks/score_candidates.py                                    tiny, a minute on two cores

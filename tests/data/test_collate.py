@@ -38,9 +38,8 @@ def seen(batch: Batch) -> list[list[int]]:
     return [part.tolist() for part in key.split(segments.key_border.diff().tolist())]
 
 
-def of_example(batch: Batch, number: int) -> list[int]:
-    """Places that the segment of the example's last mark sees, up to the mark."""
-    mark = int(batch.mark_M.split(batch.n_marks)[number][-1])
+def up_to(batch: Batch, mark: int) -> list[int]:
+    """Places that the mark sees, itself the last one."""
     segment = int((batch.segments.query_border <= mark).nonzero()[-1])
     places = seen(batch)[segment]
     return places[: places.index(mark) + 1]
@@ -85,6 +84,16 @@ def test_a_shared_prefix_stands_once() -> None:
     assert batch.mark_M.tolist() == [4, 7, 5], "marks stay in the order of the examples"
     assert batch.ids == ["a", "b", "c"]
     assert batch.vision["pixel_values"][:, 0].tolist() == [1.0, 2.0], "images of a question are computed once"
+
+
+def test_some_go_on_together_and_part_later() -> None:
+    """1 2, on which 3 and 6 go on, on 3 again 4 and 5; c and d are the same."""
+    ids = {"a": [1, 2, 3, 4], "b": [1, 2, 6], "c": [1, 2, 3, 5], "d": [1, 2, 3, 5], "e": [1, 2, 3]}
+    batch = collate([example(part, [1, len(part) - 1], group=7, name=name) for name, part in ids.items()])
+    assert batch.input_ids_T.tolist() == [1, 2, 3, 6, 4, 5]
+    assert batch.position_ids.tolist() == [0, 1, 2, 2, 3, 3]
+    assert seen(batch) == [[0, 1], [0, 1, 2], [0, 1, 3], [0, 1, 2, 4], [0, 1, 2, 5]]
+    assert batch.mark_M.tolist() == [1, 4, 1, 3, 1, 5, 1, 5, 1, 2]
 
 
 def test_marks_may_stand_inside_the_shared_prefix() -> None:
@@ -169,11 +178,25 @@ def test_every_solution_is_found_again(examples: list[Example]) -> None:
     assert batch.segments.query_border[-1] == len(batch.input_ids_T) == batch.position_ids.shape[-1]
     assert batch.segments.longest_query == batch.segments.query_border.diff().max()
     assert batch.segments.longest_key == batch.segments.key_border.diff().max()
-    for number, one in enumerate(examples):
-        until = int(one.marks[-1]) + 1
-        places = of_example(batch, number)
-        assert batch.input_ids_T[places].tolist() == one.input_ids[:until].tolist()
-        assert batch.position_ids[places].tolist() == one.position_ids[:until].tolist()
-        assert batch.mark_M.split(batch.n_marks)[number].tolist() == [places[mark] for mark in one.marks]
+    for own, places in zip(torch.arange(len(batch.input_ids_T)).tensor_split(border(batch)), seen(batch), strict=True):
+        assert places[-len(own) :] == own.tolist(), "a segment's queries are the last of its keys"
+    for one, marks in zip(examples, batch.mark_M.split(batch.n_marks), strict=True):
+        for mark, place in zip(one.marks.tolist(), marks.tolist(), strict=True):
+            places = up_to(batch, place)
+            assert batch.input_ids_T[places].tolist() == one.input_ids[: mark + 1].tolist()
+            assert batch.position_ids[places].tolist() == one.position_ids[: mark + 1].tolist()
+    groups = group_members(examples)
+    beginnings = {
+        (number, *examples[member].input_ids[:length].tolist())
+        for number, members in enumerate(groups)
+        for member in members
+        for length in range(1, len(examples[member].input_ids) + 1)
+    }
+    assert len(batch.input_ids_T) == len(beginnings), "what solutions of a group begin with stands in the row once"
     images = [float(part[0]) for part in batch.vision["pixel_values"]]
-    assert images == [float(examples[members[0]].input_ids[0]) for members in group_members(examples)]
+    assert images == [float(examples[members[0]].input_ids[0]) for members in groups]
+
+
+def border(batch: Batch) -> torch.Tensor:
+    """Where a segment ends and another one starts."""
+    return batch.segments.query_border[1:-1].long()

@@ -205,7 +205,7 @@ def test_identity_is_what_completions_depend_on() -> None:
 )
 def test_impossible_settings_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=rf"\A{said}.*\Z"):
-        ServerPolicy(**options)
+        ServerPolicy(**options).identity()
 
 
 def test_images_that_can_not_be_used_have_a_reason(charts: list[Question], tmp_path: Path) -> None:

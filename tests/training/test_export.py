@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
     GotOcr2ImageProcessorPil,
+    InternVLProcessor,
     Qwen2VLImageProcessorPil,
 )
 
@@ -91,6 +92,34 @@ def test_plain_transformers_gives_the_same_scores(name: str, tmp_path: Path) -> 
     processor, model, expected = trained(component)
     export(model, processor, component, tmp_path / "out", "hf")
     torch.testing.assert_close(plain_scores(tmp_path / "out"), expected, atol=1e-5, rtol=0)
+
+
+class WithoutVideos(InternVLProcessor):
+    """What AutoProcessor makes of the folder, but for the videos' part, which takes torchvision."""
+
+    def __init__(
+        self, image_processor: Any, tokenizer: Any, image_seq_length: int = 256, chat_template: str | None = None
+    ) -> None:
+        super().__init__(image_processor, tokenizer, None, image_seq_length, chat_template)
+
+
+@pytest.mark.parametrize("name", ["internvl", "original"])
+def test_transformers_processor_reads_the_folder(name: str, tmp_path: Path) -> None:
+    """It writes out the image tokens itself. Twice exported, the files are the same."""
+    component = BACKBONES[name]()
+    processor, model = component.load()
+    export(model, processor, component, tmp_path / "out", "hf")
+    again, _ = InternVL(path=str(tmp_path / "out")).load()
+    again.save(tmp_path / "again")
+    assert len(list((tmp_path / "again").iterdir())) == 4
+    for path in (tmp_path / "again").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
+    text = f"<|im_start|>user\n<IMG_CONTEXT>\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    found = WithoutVideos.from_pretrained(tmp_path / "out")(images=[PICTURE], text=[text], return_tensors="pt")
+    assert found["input_ids"][0].equal(processor.ask([PICTURE.size], QUESTION).input_ids)
+    pixels = processor.vision([PICTURE])["pixel_values"]
+    assert len(pixels) == 7
+    assert found["pixel_values"].equal(pixels)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
