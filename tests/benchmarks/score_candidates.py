@@ -2,8 +2,8 @@
 
 stock, one by one: transformers as it is, a forward pass per candidate. stock, padded: all in one padded batch, the
 image in every row. ours, one by one: our model, a row per candidate. ours, shared: as task=rerank scores, image,
-prompt and whatever candidates begin with in the row once. Stock computes the logits of the whole vocabulary at every token. All
-have the same weights and start from token ids and pixels.
+prompt and whatever candidates begin with in the row once. Stock computes the logits of the whole vocabulary at every
+token. All have the same weights and start from token ids and pixels.
 
     python tests/benchmarks/score_candidates.py                                    tiny, a minute on two cores
     python tests/benchmarks/score_candidates.py --size 3b --candidates 8 32 64     Qwen2.5-VL-3B shapes, random, CUDA

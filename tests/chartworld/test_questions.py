@@ -54,6 +54,12 @@ def test_no_chart_of_the_default_corpus_or_benchmark_is_asked_about(
     assert charts_in_use() & set(drawn)  # there was something to leave out
 
 
+def test_other_seeds_leave_the_default_questions_alone() -> None:
+    other = charts(ChartWorldQuestions(size=2_000, world_seed=3_000).problems())
+    assert len(other) == 2_000
+    assert not set(other) & (charts_in_use() | set(charts(ChartWorldQuestions().problems())))
+
+
 def test_answers_are_right(plus_minus: Problems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "mprm.chartworld.questions.sample_problems", lambda _, count: plus_minus.take(np.zeros(count, int))

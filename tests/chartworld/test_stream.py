@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +10,9 @@ from PIL import Image
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.chartworld import tiny
+from mprm.chartworld.questions import ChartWorldQuestions, charts
 from mprm.chartworld.stream import CLAIM, IGNORE, MAX_TOKENS, Stream, position_ids, vision_inputs
+from mprm.chartworld.world import COLOURS, sample_problems
 
 FAMILIES = pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
 
@@ -26,8 +29,8 @@ def processors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def stream(family: str, seed: int = 0, batch_size: int = 32) -> Stream:
-    return Stream(tiny.build_tokenizer(family), family, batch_size, seed, steps=10)
+def stream(family: str, seed: int = 0, batch_size: int = 32, colours: int = 0, readings: int = 0) -> Stream:
+    return Stream(tiny.build_tokenizer(family), family, batch_size, seed, 10, colours, readings)
 
 
 @FAMILIES
@@ -40,6 +43,45 @@ def test_a_batch_is_a_function_of_seed_and_step(family: str) -> None:
     assert not torch.equal(batch[0], other_step[0])
     assert not torch.equal(batch[0], other[3][0])
     assert [tuple(tensor.shape) for tensor in batch] == [(32, MAX_TOKENS), (32, MAX_TOKENS), (32, 56, 56, 3)]
+
+
+def readings_of(source: Stream, step: int) -> list[tuple[str, str]]:
+    """Per row: what is read, and what of it is learnt."""
+    tokens, targets, _ = source[step]
+    decoded = []
+    for row in range(len(tokens)):
+        text = source.tokenizer.decode(tokens[row][tokens[row] != source.tokenizer.pad_token_id])
+        learnt = (targets[row] != IGNORE).nonzero()[:, 0]
+        assert torch.equal(targets[row, learnt], tokens[row, learnt + 1])
+        decoded.append((text.split("<|im_start|>assistant\n")[1], source.tokenizer.decode(targets[row, learnt])))
+    return decoded
+
+
+@FAMILIES
+def test_colours_are_learnt_first_then_readings(family: str) -> None:
+    source = stream(family, colours=2, readings=4)
+    for step, row in ((0, 0), (1, 31)):  # from left to right in all rows
+        text, learnt = readings_of(source, step)[row]
+        assert learnt == "".join(line.split(" is ")[0] for line in text.splitlines())
+    both, by_colour = readings_of(source, 2)[0], readings_of(source, 3)[31]
+    assert both[1] == "".join(line.removesuffix(".").replace(" is", "") for line in both[0].splitlines())
+    assert by_colour[1] == "".join(line.removesuffix(".").split(" is")[1] for line in by_colour[0].splitlines())
+    assert "The answer is" in source.tokenizer.decode(source[4][0][0])
+    pixels, text = source[0][2][0], readings_of(source, 0)[0][0]
+    for bar, line in enumerate(text.splitlines()):
+        name, height = line.removesuffix(".").split(" is ")
+        assert tuple(pixels[-1, 14 * bar + 7].tolist()) == COLOURS[name]
+        assert (pixels[:, 14 * bar + 7] != 255).any(-1).sum() == 7 * int(height)
+
+
+def test_no_held_out_chart_is_shown() -> None:
+    source = stream("internvl")
+    drawn = charts(sample_problems(np.random.default_rng(5), 300))
+    source.held_out = {*source.held_out, *drawn[:290]}
+    allowed = source.problems(np.random.default_rng(5), 130)
+    assert not set(charts(allowed)) & source.held_out
+    benchmark = charts(sample_problems(np.random.default_rng(1_000), 1_000))
+    assert {*benchmark, *charts(ChartWorldQuestions().problems())} <= source.held_out
 
 
 @FAMILIES
