@@ -74,6 +74,11 @@ def check_sampling(separator: str, temperature: float, top_p: float, max_new_tok
     """Raises ValueError for a setting that no policy can have."""
     if not separator:
         raise ValueError(r'policy.separator is empty; give what stands between two steps, e.g. "\n\n"')
+    if "\\" in separator:
+        raise ValueError(
+            f"policy.separator={separator} has a backslash, which the shell hands on as it is; write "
+            r"""$'policy.separator="\n"'"""
+        )
     if not temperature >= 0:
         raise ValueError(f"policy.temperature={temperature} is negative; 0 always takes the most likely token")
     if not 0 < top_p <= 1:

@@ -35,6 +35,7 @@ def test_a_key_has_one_hash_on_every_machine() -> None:
     ("settings", "said"),
     [
         (("", 1.0, 1.0, 8), "policy.separator is empty"),
+        (("\\n", 1.0, 1.0, 8), r"policy.separator=\\n has a backslash"),
         (("\n", -0.1, 1.0, 8), "policy.temperature=-0.1 "),
         (("\n", float("nan"), 1.0, 8), "policy.temperature=nan "),
         (("\n", 1.0, 0.0, 8), "policy.top_p=0.0 "),
