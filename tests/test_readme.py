@@ -4,13 +4,14 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from mprm.artifacts import remove
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -98,8 +99,9 @@ def candidates(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def annotated(place: Path) -> Path:
-    execute(place, "run.py", "task=annotate", "solutions=4", "output=annotated/charts.jsonl", *FEW)
-    return place / "annotated" / "charts.jsonl"
+    given = ("questions.world_seed=3000", "solutions=4", "output=annotated/charts_0.jsonl", "policy.temperature=1")
+    execute(place, "run.py", "task=annotate", *given, *FEW)
+    return place / "annotated" / "charts_0.jsonl"
 
 
 @pytest.mark.slow
@@ -110,21 +112,19 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
         pytest.skip("needs 16 GB of weights and CUDA; composed and bound in test_recipes.py")
     words = [word.replace("backbone.path=DIR", f"backbone.path={ORIGINAL}") for word in words]
     if "runs/NAME" in command or "exported" in command:
-        folder = request.getfixturevalue("exported")
-        if "output=exported" in words:
-            shutil.rmtree(folder)
-    for name in ("candidates", "annotated"):
-        if f"={name}" in command:
-            file = request.getfixturevalue(name)
-            if f"output={name}" in command:
-                file.unlink()
-    if "dataset.annotations=annotated" in words:
-        words = [word.replace("images=DIR", f"images=data/chartworld-questions-{SIZE}-2000") for word in words]
-        words += [*SMALL[1:], "selector.ratio=0.5"]
+        request.getfixturevalue("exported")
+    if "candidates.jsonl" in command:
+        request.getfixturevalue("candidates")
+    if "best_of_n" in words:
+        request.getfixturevalue("annotated")
+        words += [*SMALL[1:], f"dataset.images=data/chartworld-questions-{SIZE}-3000", "selector=full", "seed=0"]
+        words.append("objective=hard")
+    for target in (place / word.removeprefix("output=") for word in words if word.startswith("output=")):
+        remove(target)  # what another command has written is not replaced
     files = {"=DIR": f"={place}", "input=FILE": "input=solutions.jsonl", "=FILE": f"={PREDICTIONS}"}
     for name, value in files.items():
         words = [word.replace(name, value) for word in words]
-    on_chartworld = not any(word.startswith(("dataset=", "task=measure", "task=report")) for word in words)
+    on_chartworld = not any(word.startswith(("dataset=", "task=measure", "task=report", "best_of_n")) for word in words)
     if any(word in words for word in ("task=sample", "task=annotate")):
         words += FEW
     small = [word for word in SMALL if on_chartworld and word.split("=")[0] not in {w.split("=")[0] for w in words}]
