@@ -93,6 +93,14 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def weights_written(folder: str | Path) -> int:
+    """When the newest weights in a folder were written, in ns; 0 without any.
+
+    It stands for the weights where hashing them, tens of gigabytes, would take too long.
+    """
+    return max((path.stat().st_mtime_ns for path in Path(folder).glob("*.safetensors")), default=0)
+
+
 def _temporary_sibling(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{uuid4().hex[:8]}-{path.name}")
 

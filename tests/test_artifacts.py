@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from mprm import artifacts
-from mprm.artifacts import atomic_file, atomic_folder, file_hash, read_json, write_json, write_text
+from mprm.artifacts import (
+    atomic_file,
+    atomic_folder,
+    file_hash,
+    read_json,
+    weights_written,
+    write_json,
+    write_text,
+)
 
 
 def entries(folder: Path) -> list[str]:
@@ -127,3 +135,11 @@ def test_sigkill_while_writing_leaves_nothing_half_written(tmp_path: Path) -> No
 def test_file_hash_is_the_sha256_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert file_hash(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_weights_are_named_by_the_newest_file(tmp_path: Path) -> None:
+    assert weights_written(tmp_path) == 0
+    for name, seconds in (("a.safetensors", 5), ("b.safetensors", 3), ("config.json", 9)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (seconds, seconds))
+    assert weights_written(tmp_path) == 5 * 10**9

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mprm.artifacts import weights_written
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.folder import backbone_class
 from mprm.data.examples import image_fault, open_images
@@ -56,7 +57,10 @@ class LocalPolicy:
             raise ValueError(f"policy.max_tokens={self.max_tokens} is not positive; try 65536")
 
     def identity(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name not in ("max_tokens", "device")}
+        if self.path is None:
+            raise ValueError("policy.path is not set; give the folder of the downloaded weights")
+        settings = {name: value for name, value in asdict(self).items() if name not in ("max_tokens", "device")}
+        return settings | {"written": weights_written(self.path)}
 
     @cached_property
     def loaded(self) -> tuple[Processor, StepModel]:

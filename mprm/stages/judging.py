@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import track
 
-from mprm.artifacts import file_hash, write_json, write_json_lines
+from mprm.artifacts import file_hash, weights_written, write_json, write_json_lines
 from mprm.config import Config
 from mprm.stages.devices import check_devices, console, load_backbone
 
@@ -150,6 +150,6 @@ def load_scorer(cfg: Config, run: str | None, description: str, open_images: Ope
 
 def identity(cfg: Config, run: str | None) -> dict[str, Any]:
     """What the scores depend on: the model's folder, when its weights were written, and the options of the backbone."""
-    folder = Path(run or str(cfg.backbone.path))
-    written = max((path.stat().st_mtime_ns for path in folder.glob("*.safetensors")), default=0)
-    return {"folder": str(folder.resolve()), "written": written, "backbone": None if run else asdict(cfg.backbone)}
+    folder = Path(run or str(cfg.backbone.path)).resolve()
+    backbone = None if run else asdict(cfg.backbone)
+    return {"folder": str(folder), "written": weights_written(folder), "backbone": backbone}

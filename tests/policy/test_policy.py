@@ -9,7 +9,7 @@ import pytest
 from mprm.policy.policy import check_sampling, key_hash, split_steps, written
 
 CONF = Path(__file__).parents[2] / "conf" / "policy"
-GIVEN = {"server": ["policy.model=m"]}
+GIVEN = {"server": ["policy.model=m"], "transformers": ["policy.path=mprm/chartworld/weights/internvl_reader"]}
 
 
 def test_steps_are_what_stands_between_separators() -> None:
