@@ -55,7 +55,7 @@ def test_set_up_by_hand_is_what_make_does() -> None:
 
 
 SIZE = 8  # of the questions
-FEW = (f"questions.size={SIZE}", "continuations=2")
+FEW = (f"questions.size={SIZE}", "solutions=2", "continuations=2")
 NARROW = ("selector.alpha=0.2", "selector.ratio=0.1")  # of a sweep file
 
 
@@ -93,14 +93,15 @@ def exported(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def candidates(place: Path) -> Path:
-    execute(place, "run.py", "task=sample", "solutions=4", "output=candidates.jsonl", *FEW)
+    execute(place, "run.py", "task=sample", "output=candidates.jsonl", *FEW)
     return place / "candidates.jsonl"
 
 
 @pytest.fixture(scope="module")
 def annotated(place: Path) -> Path:
-    given = ("questions.world_seed=3000", "solutions=4", "output=annotated/charts_0.jsonl", "policy.temperature=1")
-    execute(place, "run.py", "task=annotate", *given, *FEW)
+    remove(place / "annotated" / "charts_0.jsonl")  # of the README's own command
+    given = ("questions.world_seed=3000", "output=annotated/charts_0.jsonl", "policy.temperature=1")
+    execute(place, "run.py", "task=annotate", *given, *FEW, "solutions=4")
     return place / "annotated" / "charts_0.jsonl"
 
 

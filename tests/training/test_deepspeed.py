@@ -136,18 +136,12 @@ def test_resumed_on_other_devices_with_the_optimizer_offloaded(
 
 
 @pytest.mark.slow
-def test_a_kappa_head_is_sharded_and_resumed_on_other_devices(start: Start, backbone: InternVL, tmp_path: Path) -> None:
+def test_a_kappa_head_is_sharded(start: Start, tmp_path: Path) -> None:
     start(tmp_path / "plain", ranks=1, objective="BetaBinomial")
     start(tmp_path / "whole", ranks=2, objective="BetaBinomial", strategy="deepspeed_stage_3")
-    start(tmp_path / "killed", ranks=2, objective="BetaBinomial", strategy="deepspeed_stage_3", kill_at=3)
-    start(tmp_path / "killed", ranks=1, objective="BetaBinomial", strategy="deepspeed_stage_3")
     plain = load_file(tmp_path / "plain" / "weights.safetensors")
     assert "kappa.bias" in plain
     assert difference(tmp_path / "whole", plain) < 1e-5
-    assert difference(tmp_path / "killed", plain) < 1e-5
-    shards = checkpoint_weights(tmp_path / "whole", backbone)
-    for name, weight in checkpoint_weights(tmp_path / "plain", backbone).items():
-        torch.testing.assert_close(shards[name], weight, atol=1e-5, rtol=0)
 
 
 @pytest.mark.gpu
