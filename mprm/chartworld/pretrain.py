@@ -148,7 +148,8 @@ def pretrain(config: Pretraining, seed: int) -> Path:
         for step, batch in enumerate(loader, start=done + 1):
             shown = train_step(model, optimizer, config, step, batch, digits_V)
             if step % 50 == 0 or step == config.steps:
-                rounded = {name: round(value, 5) for name, value in shown.items()}
+                # No number is learnt as long as colours alone are.
+                rounded = {name: None if math.isnan(value) else round(value, 5) for name, value in shown.items()}
                 line = json.dumps({"step": step, "seconds": round(time.monotonic() - started, 1), **rounded})
                 print(line, file=log, flush=True)
                 print(line, flush=True)

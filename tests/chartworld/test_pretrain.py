@@ -40,6 +40,13 @@ def test_a_short_run_learns_and_leaves_a_log(trained: Path) -> None:
     assert not (trained / "state.pt").exists()
 
 
+def test_colours_alone_are_learnt_first(tmp_path: Path) -> None:
+    pretrain(short(tmp_path, steps=1, colours=1, readings=1), seed=0)
+    (line,) = [json.loads(line) for line in (tmp_path / "pretrain.jsonl").read_text().splitlines()]
+    assert line["numbers"] is None
+    assert line["loss_solutions"] > 0
+
+
 def test_stopped_and_resumed_is_the_same_as_uninterrupted(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
