@@ -3,7 +3,6 @@
 Both are written on first use, by seed, and read by the readers of the real data. Statistics go to world.json.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mprm.artifacts import atomic_folder, read_json, write_json
+from mprm.artifacts import atomic_folder, read_json, write_json, write_json_lines
 from mprm.chartworld.solver import REMARK, Skill, Solver, Trace, annotate, step_texts
 from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_problems
 from mprm.data.rollouts import Dropped, Solution
@@ -79,7 +78,7 @@ class ChartWorld(VisualPRM400K):
             else:
                 counts_ST = annotate(solver, after, self.continuations, TEMPERATURE)
             records = _rollout_records(source, problems, trace, counts_ST, self.continuations)
-            write_lines(folder / "annotations" / f"{source}.jsonl", records)
+            write_json_lines(folder / "annotations" / f"{source}.jsonl", records)
             tallies.append(_tally(trace, counts_ST, self.continuations))
         return _statistics(np.sum(tallies, axis=0))
 
@@ -108,7 +107,7 @@ class ChartWorldBenchmark(VisualProcessBench):
         trace, _ = Solver(problems, BENCHMARK_SKILL, rng).run()
         write_images(folder / "images", draw(problems))
         labels_ST = np.where(trace.item_ST == REMARK, 0, np.where(trace.correct_ST, 1, -1))
-        write_lines(folder / Path(str(self.path)).name, _benchmark_records(problems, trace, labels_ST))
+        write_json_lines(folder / Path(str(self.path)).name, _benchmark_records(problems, trace, labels_ST))
         stated = labels_ST[np.arange(labels_ST.shape[1]) < trace.n_steps_S[:, None]]
         return {f"label {label}": float((stated == label).mean()) for label in (1, -1, 0)}
 
@@ -206,9 +205,3 @@ def write_images(folder: Path, images_PHWC: np.ndarray) -> None:
     folder.mkdir(parents=True)
     for index, pixels in enumerate(images_PHWC):
         Image.fromarray(pixels).save(folder / f"{index}.png", compress_level=1)
-
-
-def write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
-    """Write one JSON object per line."""
-    with path.open("w") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mprm.artifacts import write_json_lines
 from mprm.chartworld.corpus import (
     ROLLOUTS_PER_PROBLEM,
     SOLVERS,
@@ -14,7 +15,6 @@ from mprm.chartworld.corpus import (
     ChartWorldBenchmark,
     make,
     write_images,
-    write_lines,
 )
 from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_problems, true_items
 from mprm.data.questions import Question, Questions
@@ -46,7 +46,7 @@ class ChartWorldQuestions(Questions):
     def _write(self, folder: Path) -> dict[str, Any]:
         problems = self.problems()
         write_images(folder / "images", draw(problems))
-        write_lines(folder / Path(str(self.path)).name, _records(problems))
+        write_json_lines(folder / Path(str(self.path)).name, _records(problems))
         return {"questions": self.size}
 
     def problems(self) -> Problems:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mprm.artifacts import file_hash
+from mprm.data.examples import open_images
 from mprm.data.rollouts import Unusable, check_text, image_names, json_object, numbered_lines
 from mprm.evaluation.predict import NotScored, OpenImages, Scorable, Scored
 from mprm.evaluation.step_scores import StepScores
@@ -58,7 +59,7 @@ def score_file(source: Path, target: Path, score: Score, settings: Any, overwrit
 
 
 def score_kept(kept: Journal, solutions: Sequence[Scorable], score: Score) -> dict[str, StepScores | NotScored]:
-    """Scores by id: those that the journal has, and those of all other solutions, which it keeps as they come."""
+    """Scores of the solutions by id: those that the journal has, and the others', which it keeps as they come."""
     fresh: dict[str, Any] = {}
     for name, found in score([solution for solution in solutions if solution.id not in kept.done]):
         fresh[name] = asdict(found)
@@ -66,7 +67,7 @@ def score_kept(kept: Journal, solutions: Sequence[Scorable], score: Score) -> di
             kept.add(fresh)
             fresh = {}
     kept.add(fresh)
-    return {name: _found(fields) for name, fields in kept.done.items()}
+    return {solution.id: _found(kept.done[solution.id]) for solution in solutions}
 
 
 def _found(fields: dict[str, Any]) -> StepScores | NotScored:
@@ -97,7 +98,6 @@ def _solution(number: str, record: dict[str, Any]) -> Scorable:
 
 def open_beside(file: Path) -> OpenImages:
     """Opens images by paths that start from the file's own folder, or from the working folder."""
-    from mprm.data.examples import open_images
 
     def path(name: str) -> Path:
         beside = file.parent / name

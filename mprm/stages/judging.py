@@ -55,8 +55,9 @@ def rerank(cfg: Config) -> None:
     sets, unusable = read_candidates(Path(cfg.input))
     settings = {name: identity(cfg, run) for name, run in models.items()}
     with journal(folder / "scores.jsonl", [file_hash(cfg.input), settings], cfg.overwrite) as kept:
+        found: Found = {}
         for name, run in models.items():
-            found = score_kept(kept, candidates(name, sets), load_scorer(cfg, run, name, open_images))
+            found |= score_kept(kept, candidates(name, sets), load_scorer(cfg, run, name, open_images))
         results = measured(cfg, folder, list(models), sets, found) | {"unusable": unusable}
         write_json(folder / "results.json", results)
         page = write_best_of_n(folder)

@@ -104,7 +104,7 @@ def test_an_interrupted_world_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "write_lines", stop)
+        patch.setattr(corpus, "write_json_lines", stop)
         with pytest.raises(KeyboardInterrupt):
             world(tmp_path / "world").files()
     assert list(tmp_path.iterdir()) == []

@@ -7,9 +7,8 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,9 @@ from hydra.utils import instantiate
 from safetensors.numpy import load_file
 
 from mprm.stages.sweep import DIED
+
+Started = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
+Execute = Callable[..., tuple[int, str, str]]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ANNOTATIONS = REPOSITORY / "tests" / "oracle_data" / "selection" / "annotations"
@@ -33,22 +35,6 @@ TRAIN = (
     *("dataset.root=world", "dataset.rollouts=64", "selector=full", "held_out=8", "benchmark.size=12"),
     *("recipe.epochs=1", "recipe.global_batch_size=16"),
 )
-
-
-@contextlib.contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(REPOSITORY / "run.py"), "-m", *arguments]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def execute(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    with started(folder, *arguments) as process:
-        said, complained = process.communicate(timeout=120)
-    return process.returncode, said, complained
 
 
 @pytest.fixture
@@ -98,7 +84,7 @@ def wait_for(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("launcher", [JOBLIB, SUBMITIT])
-def test_every_point_runs_and_a_failure_is_its_own(tmp_path: Path, launcher: tuple[str, ...]) -> None:
+def test_every_point_runs_and_a_failure_is_its_own(execute: Execute, tmp_path: Path, launcher: tuple[str, ...]) -> None:
     shutil.copytree(ANNOTATIONS, tmp_path / "a")
     code, said, complained = execute(
         tmp_path, *SELECT, "dataset.annotations=a,absent", "selector.ratio=0.1,0.2", *launcher
@@ -119,7 +105,7 @@ def test_every_point_runs_and_a_failure_is_its_own(tmp_path: Path, launcher: tup
     assert [log.split()[0] for log in logs] == ["selected", "selected", "mprm:", "mprm:"]
 
 
-def test_points_that_joblib_stopped_together_are_tried_alone(corpora: Path) -> None:
+def test_points_that_joblib_stopped_together_are_tried_alone(started: Started, execute: Execute, corpora: Path) -> None:
     arguments = (*SELECT, "dataset.annotations=b,c,a", *JOBLIB)
     with started(corpora, *arguments) as sweep:
         wait_for(corpora / "runs" / "sweep" / "001.json", "running")
@@ -128,11 +114,11 @@ def test_points_that_joblib_stopped_together_are_tried_alone(corpora: Path) -> N
         let_read(corpora / "c" / "pipe.jsonl")
         said, complained = sweep.communicate(timeout=60)
     assert (sweep.returncode, complained) == (1, "")
-    assert_only_the_first_failed_and_can_be_run_again(corpora, arguments, said)
+    assert_only_the_first_failed_and_can_be_run_again(execute, corpora, arguments, said)
 
 
 @pytest.mark.slow
-def test_a_killed_job_of_submitits_does_not_stop_the_others(corpora: Path) -> None:
+def test_a_killed_job_of_submitits_does_not_stop_the_others(started: Started, execute: Execute, corpora: Path) -> None:
     arguments = (*SELECT, "dataset.annotations=b,c,a", *SUBMITIT)
     with started(corpora, *arguments) as sweep:
         kill_reader(corpora / "b" / "pipe.jsonl")
@@ -140,10 +126,14 @@ def test_a_killed_job_of_submitits_does_not_stop_the_others(corpora: Path) -> No
         let_read(corpora / "c" / "pipe.jsonl")
         said, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 1
-    assert_only_the_first_failed_and_can_be_run_again(corpora, (*arguments, "hydra.sweeper.max_batch_size=1"), said)
+    assert_only_the_first_failed_and_can_be_run_again(
+        execute, corpora, (*arguments, "hydra.sweeper.max_batch_size=1"), said
+    )
 
 
-def assert_only_the_first_failed_and_can_be_run_again(folder: Path, arguments: tuple[str, ...], said: str) -> None:
+def assert_only_the_first_failed_and_can_be_run_again(
+    execute: Execute, folder: Path, arguments: tuple[str, ...], said: str
+) -> None:
     assert f"dataset.annotations=b: failed: {DIED}; its log: runs/sweep/000.log [" in said
     assert said.endswith("3 points: 2 done, 1 failed -> runs\n")
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/subset/manifest.json")}
@@ -156,7 +146,7 @@ def assert_only_the_first_failed_and_can_be_run_again(folder: Path, arguments: t
 
 
 @pytest.mark.slow
-def test_two_ranks_of_submitits_train_what_joblibs_one_process_does(tmp_path: Path) -> None:
+def test_two_ranks_of_submitits_train_what_joblibs_one_process_does(execute: Execute, tmp_path: Path) -> None:
     code, said, _ = execute(tmp_path, *TRAIN, "runs=one", "seed=0,1", *JOBLIB)
     assert code == 0, said
     assert "Epoch" in (tmp_path / "one" / "sweep" / "000.log").read_text()
@@ -173,7 +163,7 @@ def test_two_ranks_of_submitits_train_what_joblibs_one_process_does(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_rank_that_waits_for_one_that_failed_ends(tmp_path: Path) -> None:
+def test_a_rank_that_waits_for_one_that_failed_ends(execute: Execute, tmp_path: Path) -> None:
     """Rank 1 waits for rank 0's examples, which refuses: a job of submitit's would go on until its time is out."""
     code, said, _ = execute(tmp_path, *TRAIN, "held_out=5000", *RANKS)
     assert code == 1

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,9 @@ from omegaconf import OmegaConf
 from mprm.artifacts import read_json
 from mprm.config import Config
 from mprm.stages.sweep import check_launcher
+
+Started = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
+Execute = Callable[..., tuple[int, str, str]]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ANNOTATIONS = REPOSITORY / "tests" / "oracle_data" / "selection" / "annotations"
@@ -28,32 +30,13 @@ SMALL = (
 )
 
 
-@contextlib.contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(REPOSITORY / "run.py"), "-m", *arguments]
-    # A shell starts what runs in its background with the signal ignored, and children inherit that.
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        signal.signal(signal.SIGINT, heard)
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def execute(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    with started(folder, *arguments) as process:
-        said, complained = process.communicate(timeout=120)
-    return process.returncode, said, complained
-
-
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
     while not condition() and process.poll() is None:
         time.sleep(0.02)
 
 
 @pytest.fixture
-def waiting(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def waiting(started: Started, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A multirun of three points that waits in the second one, for what is written into a pipe."""
     os.mkfifo(tmp_path / "pipe.jsonl")
     for name in "ab":
@@ -64,7 +47,9 @@ def waiting(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def test_ctrl_c_interrupts_the_point_and_the_multirun(tmp_path: Path, waiting: subprocess.Popen[str]) -> None:
+def test_ctrl_c_interrupts_the_point_and_the_multirun(
+    execute: Execute, tmp_path: Path, waiting: subprocess.Popen[str]
+) -> None:
     waiting.send_signal(signal.SIGINT)
     said, complained = waiting.communicate(timeout=30)
     assert (waiting.returncode, complained) == (130, "mprm: interrupted; the same command resumes\n")
@@ -77,7 +62,7 @@ def test_ctrl_c_interrupts_the_point_and_the_multirun(tmp_path: Path, waiting: s
 
 
 def test_a_second_multirun_waits_for_the_first_and_not_for_a_dead_one(
-    tmp_path: Path, waiting: subprocess.Popen[str]
+    execute: Execute, tmp_path: Path, waiting: subprocess.Popen[str]
 ) -> None:
     refused = f"mprm: runs/sweep is in use by process {waiting.pid}; wait until it ends, or give another runs=\n"
     assert execute(tmp_path, *SELECT, "seed=0,1") == (2, "", refused)
@@ -89,7 +74,7 @@ def test_a_second_multirun_waits_for_the_first_and_not_for_a_dead_one(
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_points_without_a_run_folder(tmp_path: Path, launcher: str) -> None:
+def test_points_without_a_run_folder(execute: Execute, tmp_path: Path, launcher: str) -> None:
     (tmp_path / "a.jsonl").write_text(PREDICTION)
     arguments = ("threshold=0.4,0.5", "output='${predictions}-${threshold}.json'", f"hydra/launcher={launcher}")
     code, said, _ = execute(tmp_path, "task=measure", "predictions=a.jsonl,absent.jsonl", *arguments)
@@ -100,7 +85,7 @@ def test_points_without_a_run_folder(tmp_path: Path, launcher: str) -> None:
     assert accuracies == pytest.approx([1 / 3, 1.0])  # 0.45 is a wrong step: found at 0.5 only
 
 
-def test_torchrun_does_not_start_a_multirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_does_not_start_a_multirun(execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, said, complained = execute(tmp_path, *SELECT, "seed=0,1")
     assert (code, said) == (2, "")
@@ -147,7 +132,7 @@ def test_processes_that_fit_are_not(
 
 
 @pytest.mark.slow
-def test_killed_anywhere_it_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+def test_killed_anywhere_it_ends_like_an_undisturbed_one(started: Started, execute: Execute, tmp_path: Path) -> None:
     """Killed at the plan, in both trainings, after one, at the comparison. What has finished is not run again."""
     arguments = (*SMALL, "seed=0,1")
     runs = tmp_path / "runs"

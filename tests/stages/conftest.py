@@ -1,0 +1,47 @@
+"""What tests of multiruns share."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Started = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
+Execute = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def started() -> Started:
+    """started(folder, "key=value"): a multirun in the folder, killed when the block ends."""
+
+    @contextlib.contextmanager
+    def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        command = [sys.executable, str(REPOSITORY / "run.py"), "-m", *arguments]
+        # A shell starts what runs in its background with the signal ignored, and children inherit that.
+        heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+        with subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            signal.signal(signal.SIGINT, heard)
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    return started
+
+
+@pytest.fixture
+def execute(started: Started) -> Execute:
+    """execute(folder, "key=value"): a multirun to its end; exit code and what it said and complained of."""
+
+    def execute(folder: Path, *arguments: str) -> tuple[int, str, str]:
+        with started(folder, *arguments) as process:
+            said, complained = process.communicate(timeout=120)
+        return process.returncode, said, complained
+
+    return execute
