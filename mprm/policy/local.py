@@ -55,6 +55,8 @@ class LocalPolicy:
         check_sampling(self.separator, self.temperature, self.top_p, self.max_new_tokens)
         if self.max_tokens < 1:
             raise ValueError(f"policy.max_tokens={self.max_tokens} is not positive; try 65536")
+        if self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"policy.device={self.device} is unknown; choose cpu, cuda or cuda:N")
 
     def identity(self) -> dict[str, Any]:
         if self.path is None:
@@ -64,7 +66,10 @@ class LocalPolicy:
 
     @cached_property
     def loaded(self) -> tuple[Processor, StepModel]:
-        """Processor and model. Raises ValueError if the folder is missing or holds another architecture."""
+        """Processor and model. Raises ValueError if the folder is missing or holds another architecture, or there is no
+        such device."""
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise ValueError(f"policy.device={self.device}, but this machine has no CUDA device; try policy.device=cpu")
         try:
             family = backbone_class(self.path)
             options: dict[str, Any] = {
