@@ -121,7 +121,7 @@ def test_a_bad_value_is_one_line_for_the_user(load: Callable[..., Config], overr
     [
         ("selector.alhpa=1", "selector.alhpa is not a known key (did you mean alpha?); selector has alpha, "),
         ("selectr=bis", "selectr is not a known key (did you mean selector?); the keys are "),
-        ("selector=boss", "selector=boss is not one of bis, full, "),
+        ("selector=boss", "selector=boss is not one of bis, entropy, full, "),
         ("experiment=nope", "experiment=nope"),
         ("selector.alpha", "'selector.alpha' can not be read; write key=value"),
         ("selector.alpha=[1", "'selector.alpha=[1' can not be read; write key=value"),

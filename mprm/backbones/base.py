@@ -156,11 +156,12 @@ class StepModel(nn.Module):
         )
         self.kappa = stored_kappa(options.path)
         self.freeze_vision = options.vision == FROZEN
+        self.trains_language = options.language_model == TRAINED
         set_trained(hf.parameters(), options.language_model)
         # The step head replaces the LM head, which is kept for export and generation only.
         for parameter in hf.get_output_embeddings().parameters():
             tied = parameter is hf.get_input_embeddings().weight
-            parameter.requires_grad_(tied and options.language_model == TRAINED)
+            parameter.requires_grad_(tied and self.trains_language)
         set_trained(self.vision_parameters(), options.vision)
         set_trained(self.projector().parameters(), options.projector)
         parts = {"vision": self.vision_tower(), "language_model": hf.model.language_model}
@@ -195,6 +196,11 @@ class StepModel(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> StepOutput:
+        h_MD = self.marked(batch)
+        return StepOutput(self.head(h_MD), None if self.kappa is None else self.kappa(h_MD))
+
+    def marked(self, batch: Batch) -> torch.Tensor:
+        """Last hidden states at the marks, (M, D)."""
         h_1MD = self.hidden(
             batch.input_ids_T[None],
             batch.position_ids.unsqueeze(-2),
@@ -202,7 +208,7 @@ class StepModel(nn.Module):
             segments=batch.segments,
             marks=batch.mark_M,
         )
-        return StepOutput(self.head(h_1MD[0]), None if self.kappa is None else self.kappa(h_1MD[0]))
+        return h_1MD[0]
 
     def hidden(
         self, ids_BL: torch.Tensor, position_ids: torch.Tensor, vision: dict[str, torch.Tensor], **attention: Any
@@ -229,6 +235,13 @@ class StepModel(nn.Module):
             self.kappa = None
         elif self.kappa is None:
             self.kappa = KappaHead(len(self.mark_D))
+
+    def speak(self) -> None:
+        """Train what writes text, the LM head included, instead of what scores steps: a judge writes."""
+        set_trained([self.mark_D, *self.head.parameters()], FROZEN)
+        self.set_kappa(False)
+        if self.trains_language:
+            set_trained(self.hf.get_output_embeddings().parameters(), TRAINED)
 
     def step_logits(self, batch: Batch) -> torch.Tensor:
         """Logits of (no, yes) at every mark of the batch, (M, 2), float32."""

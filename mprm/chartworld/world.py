@@ -125,14 +125,18 @@ def _word(sign: int) -> str:
     return "plus" if sign > 0 else "minus"
 
 
-def draw(problems: Problems) -> np.ndarray:
-    """Pixels of every chart, (P, 56, 56, 3) uint8: coloured bars on white, seven pixels per unit of height."""
+def draw(problems: Problems, raised_PB: np.ndarray | int = 0) -> np.ndarray:
+    """Pixels of every chart, (P, 56, 56, 3) uint8: coloured bars on white, seven pixels per unit of height.
+
+    raised_PB: pixels by which every bar is drawn too high, negative: too low; a sloppy drawing.
+    """
     palette = np.array([(255, 255, 255), *COLOURS.values()], dtype=np.uint8)
     column_W = np.arange(IMAGE_SIZE)
     painted_W = (column_W % PATCH >= GAP) & (column_W % PATCH < PATCH - GAP)
     bar_W = column_W // PATCH
-    height_PW = np.where(painted_W, problems.height_PB[:, bar_W], 0)
+    pixels_PB = np.where(problems.height_PB > 0, UNIT * problems.height_PB + raised_PB, 0)
+    pixels_PW = np.where(painted_W, pixels_PB[:, bar_W], 0)
     colour_PW = problems.colour_PB[:, bar_W] + 1
     depth_H = IMAGE_SIZE - 1 - np.arange(IMAGE_SIZE)  # pixels above the lower edge
-    filled_PHW = depth_H[None, :, None] < UNIT * height_PW[:, None, :]
+    filled_PHW = depth_H[None, :, None] < pixels_PW[:, None, :]
     return palette[np.where(filled_PHW, colour_PW[:, None, :], 0)]

@@ -135,6 +135,18 @@ class Examples:
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def question(self) -> np.ndarray:
+        """An integer per rollout, the same for the same images and question."""
+        return np.asarray(self.records["question_hash"], dtype=np.int64)
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """Of every rollout, in nats; NaN where it was not computed."""
+        if "entropy" not in self.records.column_names:  # written by an earlier version
+            return np.full(len(self), np.nan)
+        return np.asarray(self.records["entropy"], dtype=np.float64)
+
     def layout(self, position: int) -> Example:
         """The rollout without its pixels: of its images only the headers are read."""
         return self._layout(self.records[position])

@@ -8,19 +8,23 @@ A record is either used whole or dropped with one reason; nothing is repaired or
     not_an_object       JSON, but no object
     no_image            no image path
     missing_image_file  an image path without a file
-    no_question         no question text
+    no_question         no question text; preferences: no prompt
     no_steps            no list of steps, or an empty one
     bad_step            a step of the wrong type
     empty_step          a step without text
     bad_counts          num_mc_correct and num_mc_total are no integers with 0 <= correct <= total
     bad_score           a score that is no finite number in [0, 1]
     no_usable_score     no step has a score
-    no_source           benchmark: no data_source; questions: one that is no text
-    no_answer           questions: no answer, or neither text nor a number
-    bad_id              questions: an id that is neither text nor an integer
-    duplicate_id        questions: an earlier record has the id
-    bad_label           benchmark: a step label other than 1, -1, 0
+    no_source           benchmark: no data_source; questions and preferences: one that is no text
+    no_answer           questions and preferences: no answer, or neither text nor a number
+    bad_id              questions and preferences: an id that is neither text nor an integer
+    duplicate_id        questions and preferences: an earlier record has the id
+    bad_label           benchmark: a step label other than 1, -1, 0; preferences: a label other than a, b, a tie, or
+                        flipped is no boolean
     length_mismatch     benchmark: not as many labels as steps
+    same_answers        preferences: both answers are the same
+    tie                 preferences: neither answer is better
+    bad_trace           preferences: a trace that is blank or no text
 """
 
 from __future__ import annotations

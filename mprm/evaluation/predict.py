@@ -69,7 +69,7 @@ def score(
             yield from score_examples(model, held, max(max_tokens, max_length), device)
             held, n_tokens = [], 0
         if group != last_group:  # solutions of a question follow each other and share its images
-            last_group, seen = group, _seen(solution.images, open_images, processor)
+            last_group, seen = group, seen_by(solution.images, open_images, processor)
         if isinstance(seen, NotScored):
             yield solution.id, seen
             continue
@@ -84,7 +84,7 @@ def score(
     yield from score_examples(model, held, max(max_tokens, max_length), device)
 
 
-def _seen(
+def seen_by(
     names: Sequence[str], open_images: OpenImages, processor: Processor
 ) -> tuple[list[tuple[int, int]], dict[str, torch.Tensor]] | NotScored:
     """Sizes and tensors of a question's images."""

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, DynamicCache
 
 from mprm.backbones import attention
 from mprm.backbones.base import StepModel
+from mprm.backbones.entropy import token_entropy
 from mprm.data.collate import collate
 from mprm.policy.prefixes import Sequenced
 
@@ -79,8 +80,9 @@ def decode(
     uniform_RN: torch.Tensor,
     choose: Choose,
     end_ids: Sequence[int],
-) -> torch.Tensor:
-    """Up to N tokens of every row, (R, N); what stands behind the first one of `end_ids` is void.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Up to N tokens of every row, (R, N), and the entropy (nats) of what each was chosen from, (R, N) float32: of the
+    model's own distribution, whatever `choose` makes of it. What stands behind the first one of `end_ids` is void.
 
     choose: the tokens (R,) for logits (R, V) and the uniform numbers (R,).
     """
@@ -93,11 +95,13 @@ def decode(
     logits_RV = prefixes.logits_BV[[row.number for row in rows]]
     end_E = torch.tensor(end_ids, device=device)
     tokens_RN = end_E[0].repeat(len(rows), n_new)
+    entropy_RN = torch.zeros(len(rows), n_new, device=device)
     row_R = torch.arange(len(rows), device=device)  # of the rows in the batch, their number among all
     going_R = torch.ones_like(row_R, dtype=torch.bool)
     for step in range(n_new):
         chosen_R = choose(logits_RV, uniform_RN[row_R, step])
         tokens_RN[row_R, step] = chosen_R
+        entropy_RN[row_R, step] = token_entropy(logits_RV)
         going_R &= ~torch.isin(chosen_R, end_E)
         n_going = int(going_R.sum())
         if n_going == 0 or step == n_new - 1:
@@ -114,7 +118,7 @@ def decode(
             use_cache=True,
         ).last_hidden_state
         logits_RV = model.hf.lm_head(h_R1D[:, 0])
-    return tokens_RN
+    return tokens_RN, entropy_RN
 
 
 class Cache:

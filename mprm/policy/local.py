@@ -1,27 +1,21 @@
-"""A policy that runs here, in transformers' own layers, with the images and prefixes of its prompts computed once.
-
-Shape suffixes: R rows of a batch, N new tokens.
-"""
+"""A policy that runs here, in transformers' own layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mprm.artifacts import weights_written
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.folder import backbone_class
 from mprm.data.examples import image_fault, open_images
-from mprm.policy.decoding import Begun, Prefixes, decode, prefill
 from mprm.policy.policy import Completion, Prompt, check_sampling
-from mprm.policy.prefixes import filled, sequences
-from mprm.policy.sampling import choose, uniforms
+from mprm.policy.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,46 +87,21 @@ class LocalPolicy:
             return "refused_image"
         return None
 
-    @torch.inference_mode()
     def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         """prompt.n completions of every prompt, in order.
 
         Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
         """
         processor, model = self.loaded
-        found: dict[tuple[int, int], Completion] = {}
-        for row in filled(sequences(prompts, processor, self.separator, self.instruction), self.max_tokens):
-            prefixes = prefill(model, row, torch.device(self.device))
-            wanted = [(number, one) for number in prefixes.begun for one in range(prompts[number].n)]
-            for batch in self._batches(wanted, prefixes.begun):
-                found |= zip(batch, self._written(prompts, prefixes, batch), strict=True)
-        return [[found[number, one] for one in range(prompt.n)] for number, prompt in enumerate(prompts)]
-
-    def _batches(self, wanted: list[tuple[int, int]], begun: dict[int, Begun]) -> Iterator[list[tuple[int, int]]]:
-        """Rows (prompt, continuation) of at most max_tokens tokens, those of like length together."""
-        wanted = sorted(wanted, key=lambda row: -len(begun[row[0]].place_P))
-        while wanted:
-            longest = len(begun[wanted[0][0]].place_P) + self.max_new_tokens
-            n_rows = max(1, self.max_tokens // longest)
-            yield wanted[:n_rows]
-            wanted = wanted[n_rows:]
-
-    def _written(
-        self, prompts: Sequence[Prompt], prefixes: Prefixes, batch: list[tuple[int, int]]
-    ) -> Iterator[Completion]:
-        processor, model = self.loaded
-        tokenizer = processor.tokenizer
-        numbers = [uniforms(self.seed, prompts[number].key, one, self.max_new_tokens) for number, one in batch]
-        end_ids = [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id]
-        tokens_RN = decode(
-            model,
-            prefixes,
-            [prefixes.begun[number] for number, _ in batch],
-            torch.from_numpy(np.stack(numbers)).to(self.device),
-            partial(choose, temperature=self.temperature, top_p=self.top_p),
-            end_ids,
+        sampler = Sampler(
+            processor=processor,
+            model=model,
+            separator=self.separator,
+            instruction=self.instruction,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
         )
-        for ids in tokens_RN.tolist():
-            length = next((place for place, token in enumerate(ids) if token in end_ids), len(ids))
-            text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            yield Completion(text, length, length < len(ids))
+        return sampler.complete(prompts)

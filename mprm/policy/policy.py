@@ -26,11 +26,13 @@ class Prompt:
 @dataclass(frozen=True)
 class Completion:
     """What was written behind the steps that stood. n_tokens: tokens written, without the one that ends the solution;
-    finished: it was ended by the policy, not by the limit of tokens."""
+    finished: it was ended by the policy, not by the limit of tokens; entropy: of the next token, in nats, the mean over
+    what was written, None where the policy does not tell."""
 
     text: str
     n_tokens: int
     finished: bool
+    entropy: float | None = None
 
 
 class Policy(Protocol):
@@ -58,11 +60,6 @@ class Policy(Protocol):
 def split_steps(text: str, separator: str) -> tuple[str, ...]:
     """The steps of a solution, stripped; empty ones are left out."""
     return tuple(step for part in text.split(separator) if (step := part.strip()))
-
-
-def written(steps: Sequence[str], separator: str) -> list[str]:
-    """Steps as they stand in a solution that goes on behind them: each with the separator that ends it."""
-    return [step + separator for step in steps]
 
 
 def key_hash(key: str) -> int:

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from PIL import Image
 
-from mprm.backbones.base import Processor, encode_text
+from mprm.backbones.answered import answered, step_ids
+from mprm.backbones.base import Processor
 from mprm.data.collate import Example
 from mprm.data.examples import open_images
-from mprm.data.prompt import neutralise
-from mprm.policy.policy import Prompt, written
+from mprm.policy.policy import Prompt
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def sequences(prompts: Sequence[Prompt], processor: Processor, separator: str, i
     for group, ((paths, question), members) in enumerate(questions.items()):
         images = open_images(paths)
         begun = begin(processor, images, question, instruction, group)
-        ids = {number: _steps(processor, prompts[number].steps, separator) for number in members}
+        ids = {number: step_ids(processor, prompts[number].steps, separator) for number in members}
         # Sorted, what begins with a sequence comes right behind it.
         ordered = sorted(members, key=ids.__getitem__)
         held = []
@@ -48,7 +47,7 @@ def sequences(prompts: Sequence[Prompt], processor: Processor, separator: str, i
             own = ids[number]
             held.append((number, len(begun.input_ids) + len(own)))
             if following is None or ids[following][: len(own)] != own:
-                yield Sequenced(_extended(begun, own), len(begun.input_ids), held)
+                yield Sequenced(answered(begun, own), len(begun.input_ids), held)
                 held = []
 
 
@@ -56,26 +55,6 @@ def begin(processor: Processor, images: Sequence[Image.Image], question: str, in
     """The prompt of a question without any step."""
     asked = processor.ask([image.size for image in images], question, instruction)
     return replace(asked, vision=processor.vision(images), group=group)
-
-
-def _steps(processor: Processor, steps: Sequence[str], separator: str) -> list[int]:
-    """Step by step, so that the tokens of fewer steps are the first ones of more steps."""
-    if not steps:
-        return []
-    texts = written([neutralise(step) for step in steps], separator)
-    return [token for piece in encode_text(processor.tokenizer, texts) for token in piece]
-
-
-def _extended(begun: Example, ids: list[int]) -> Example:
-    """Positions of text count on, alike in all dimensions."""
-    length = len(begun.input_ids) + len(ids)
-    behind = begun.position_ids[..., -1:] + torch.arange(1, len(ids) + 1)
-    return replace(
-        begun,
-        input_ids=torch.cat([begun.input_ids, torch.tensor(ids, dtype=torch.int64)]),
-        position_ids=torch.cat([begun.position_ids, behind], dim=-1),
-        marks=torch.arange(length),
-    )
 
 
 def filled(sequenced: Iterable[Sequenced], max_tokens: int) -> Iterator[list[Sequenced]]:

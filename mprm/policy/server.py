@@ -17,7 +17,7 @@ import httpx
 
 from mprm.data.examples import image_fault, open_images
 from mprm.data.prompt import neutralise
-from mprm.policy.policy import Completion, Prompt, check_sampling, key_hash, written
+from mprm.policy.policy import Completion, Prompt, check_sampling, key_hash
 
 FIRST_PAUSE = 1.0  # seconds; every further one is twice as long
 LONGEST_PAUSE = 60.0
@@ -114,7 +114,7 @@ class ServerPolicy:
         }
         if prompt.steps:
             steps = [neutralise(step) for step in prompt.steps]
-            messages.append({"role": "assistant", "content": "".join(written(steps, self.separator))})
+            messages.append({"role": "assistant", "content": "".join(step + self.separator for step in steps)})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         return body
 

@@ -1,7 +1,9 @@
 """From scores to the rollouts that are kept."""
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +18,11 @@ class Selector(ABC):
     ratio or count: the fraction or the number of ranked rollouts to keep; the other one is null. A ratio keeps
     max(1, int(m * ratio)) of m, as published. scope: "source" keeps so many of every source, "global" of all together.
     ties: "file_order" (published), or a column of the signals table, of which the larger value goes first, the smaller
-    one when the name begins with "-"; what is still equal keeps file order.
+    one when the name begins with "-"; what is still equal keeps file order. uses_entropy: score() wants the column
+    entropy, which no signals table has by itself.
     """
+
+    uses_entropy: ClassVar[bool] = False
 
     ratio: float | None = 0.1
     count: int | None = None
@@ -59,10 +64,14 @@ class Selector(ABC):
 def keep(signals: pa.Table, selector: Selector) -> pa.Table:
     """The rows of `signals` that the selector keeps, in their order there.
 
+    Any table with the columns source, ranked and drop_reason will do that has what the selector looks at.
+
     Added columns: score; rank, 1 for the best of the scope; tie_group, the number of different scores from the best
     down to this one. Under the published cleaning, rollouts that can not be trained on lose their place only here.
+
+    Raises ValueError if the selector needs a signal that the table has not.
     """
-    score = selector.score(signals)
+    score = _scored(signals, selector)
     rank = np.zeros(len(score), dtype=np.int64)
     tie_group = np.zeros(len(score), dtype=np.int64)
     ranked = signals["ranked"].to_numpy()
@@ -76,13 +85,28 @@ def keep(signals: pa.Table, selector: Selector) -> pa.Table:
             rows = rows[score[rows] >= least]  # the rest need not be sorted
             order = rows[_best_first(signals, selector.ties, rows, score)]
             rank[order] = np.arange(1, order.size + 1)
-            tie_group[order] = 1 + np.cumsum(np.diff(score[order], prepend=score[order[0]]) != 0)
+            tie_group[order] = 1 + np.cumsum(np.append(False, score[order[1:]] != score[order[:-1]]))
             chosen[order[:size]] = True
     chosen &= signals["drop_reason"].is_null().to_numpy()
     kept = signals.filter(pa.array(chosen))
     for name, values in (("score", score), ("rank", rank), ("tie_group", tie_group)):
         kept = kept.append_column(name, pa.array(values[chosen]))
     return kept
+
+
+def _scored(signals: pa.Table, selector: Selector) -> np.ndarray:
+    if selector.ties != "file_order" and selector.ties.removeprefix("-") not in signals.column_names:
+        raise ValueError(f"selector.ties={selector.ties} is nothing that pairs have; choose selector.ties=file_order")
+    try:
+        return selector.score(signals)
+    except KeyError as error:  # pyarrow's, which quotes the column
+        needed = [name for name in NUMERIC if f'"{name}"' in str(error)]
+        if not needed:
+            raise
+        choice = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(selector).__name__).lower()
+        raise ValueError(
+            f"selector={choice} needs {needed[0]}, which pairs do not have; choose entropy, random or full"
+        ) from None
 
 
 def _best_first(signals: pa.Table, ties: str, rows: np.ndarray, score: np.ndarray) -> np.ndarray:

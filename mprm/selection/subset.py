@@ -1,7 +1,9 @@
 """What a selection leaves behind: manifest, kept rows, dropped records; and the examples made of them for training."""
 
 import json
+import math
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,30 +33,43 @@ EXAMPLES = pa.schema(
         ("n_correct", pa.list_(pa.int32())),
         ("n_total", pa.list_(pa.int32())),
         ("question_hash", pa.int64()),
+        ("entropy", pa.float64()),
     ]
 )
 COUNTED = ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos")
 BATCH_BYTES = 8 * 2**20  # of annotations that are held at a time
 
-Batch = tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # file; line, offset, length, question_hash
+# file; line, offset, length, question_hash, entropy (NaN: none)
+Batch = tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def write_subset(
-    folder: str | Path, dataset: VisualPRM400K, signals: pa.Table, selector: Selector, header: dict[str, Any]
+    folder: str | Path,
+    dataset: VisualPRM400K,
+    signals: pa.Table,
+    selector: Selector,
+    header: dict[str, Any],
+    add_entropy: Callable[[pa.Table], pa.Table] | None = None,
 ) -> dict[str, Any]:
     """Select, and write the folder, which appears whole or not at all.
 
     manifest.json: `header`, and what is returned here. kept.parquet: the kept rows of the signals table in file order,
     with score, rank and tie_group. dropped.jsonl: source, line, reason of every dropped record. No annotation is read.
 
+    add_entropy: adds the columns entropy and no_entropy to a table: to all signals for a selector that uses them, to
+    the kept rows otherwise; None: nothing does.
+
     Returns:
         The manifest. Per source: records = lines that are not blank, dropped, eligible = ranked, kept, realised_ratio =
         kept / eligible. Under strict cleaning records = dropped + eligible; under published cleaning a rollout may be
         ranked and dropped. totals: statistics of all eligible and of the kept rollouts.
+        no_entropy: kept rollouts without an entropy, by reason, if there are any.
 
     Raises:
         ValueError: nothing is left to train on.
     """
+    if add_entropy is not None and selector.uses_entropy:
+        signals = add_entropy(signals)
     kept = keep(signals, selector)
     dropped = Counter(signals["drop_reason"].drop_null().to_pylist())
     if kept.num_rows == 0:
@@ -63,6 +78,8 @@ def write_subset(
             f"dataset: none of {signals.num_rows} records is left to train on (dropped: {reasons or 'none'}); "
             "see dataset.images and dataset.cleaning"
         )
+    if add_entropy is not None and not selector.uses_entropy:
+        kept = add_entropy(kept)
     manifest = {
         **header,
         "version": __version__,
@@ -74,6 +91,8 @@ def write_subset(
         "totals": {"eligible": statistics(signals.select(COUNTED).filter(signals["ranked"])), "kept": statistics(kept)},
         "signals": signals.schema.metadata[b"path"].decode(),
     }
+    if add_entropy is not None and kept["entropy"].null_count:
+        manifest["no_entropy"] = dict(Counter(kept["no_entropy"].drop_null().to_pylist()).most_common())
     with atomic_folder(folder) as temporary:
         pq.write_table(kept, temporary / "kept.parquet")
         _write_dropped(temporary / "dropped.jsonl", signals)
@@ -128,17 +147,16 @@ def _write_dropped(path: Path, signals: pa.Table) -> None:
 def write_examples(folder: str | Path, dataset: VisualPRM400K, rows: pa.Table) -> None:
     """Write the rollouts of some rows of a signals table as a memory-mapped Hugging Face dataset.
 
-    Columns as in EXAMPLES; image paths as they stand in the record.
+    Columns as in EXAMPLES; image paths as they stand in the record; entropy null where the rows have none.
 
     Raises:
         ValueError: the annotations changed since the signals were computed.
     """
-    n_bytes = int(rows["length"].to_numpy().sum())
     with atomic_folder(folder) as temporary:
         # What save_to_disk would write, without holding or copying the whole dataset.
         data = temporary / "data-00000-of-00001.arrow"
         with pa.OSFile(str(data), "wb") as sink, pa.ipc.new_stream(sink, EXAMPLES) as writer:
-            for batch in in_processes(partial(_read_batch, dataset), _batches(dataset, rows), n_bytes):
+            for batch in read_examples(dataset, rows):
                 writer.write_batch(batch)
         features = datasets.Features.from_arrow_schema(EXAMPLES)
         datasets.DatasetInfo(features=features).write_to_directory(str(temporary))
@@ -156,15 +174,23 @@ def write_examples(folder: str | Path, dataset: VisualPRM400K, rows: pa.Table) -
         )
 
 
+def read_examples(dataset: VisualPRM400K, rows: pa.Table) -> Iterator[pa.RecordBatch]:
+    """The rollouts of some rows of a signals table in batches, columns as in EXAMPLES; raises as write_examples."""
+    n_bytes = int(rows["length"].to_numpy().sum())
+    return in_processes(partial(_read_batch, dataset), _batches(dataset, rows), n_bytes)
+
+
 def _batches(dataset: VisualPRM400K, rows: pa.Table) -> list[Batch]:
     """Cut the rows into batches of about BATCH_BYTES of annotations of one file."""
     files = {file.stem: file for file in dataset.files()}
     columns = [rows[name].to_numpy() for name in ("line", "offset", "length", "question_hash")]
+    has_entropy = "entropy" in rows.column_names
+    columns.append(rows["entropy"].to_numpy() if has_entropy else np.full(rows.num_rows, np.nan))
     batches = []
     for source, where in source_rows(rows).items():
-        line, offset, length, hashed = (column[where] for column in columns)
+        line, offset, length, hashed, entropy = (column[where] for column in columns)
         cuts = np.flatnonzero(np.diff(np.cumsum(length) // BATCH_BYTES)) + 1
-        places = zip(*(np.split(column, cuts) for column in (line, offset, length, hashed)), strict=True)
+        places = zip(*(np.split(column, cuts) for column in (line, offset, length, hashed, entropy)), strict=True)
         batches += [(files[source], *place) for place in places]
     return batches
 
@@ -174,12 +200,12 @@ def _read_batch(dataset: VisualPRM400K, batch: Batch) -> pa.RecordBatch:
     file, *columns = batch
     source, examples = file.stem, []
     with open(file, "rb") as stream:
-        for line, offset, length, expected in zip(*(column.tolist() for column in columns), strict=True):
+        for line, offset, length, expected, entropy in zip(*(column.tolist() for column in columns), strict=True):
             stream.seek(offset)
             example = _example(dataset, source, line, stream.read(length))
             if example is None or example["question_hash"] != expected:
                 raise ValueError(f"{file} line {line} (from 0) or its images changed since the selection; select again")
-            examples.append(example)
+            examples.append(example | {"entropy": None if math.isnan(entropy) else entropy})
     return pa.RecordBatch.from_pylist(examples, schema=EXAMPLES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from mprm.artifacts import is_rank_zero, write_json
 from mprm.config import Config
 from mprm.run_folder import RunFolder, open_run, wait_for_rank_zero
 from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
+from mprm.stages.entropy import add_entropy
 from mprm.stages.shared import one_at_a_time, take_evaluation, take_training, training_key
 
 if TYPE_CHECKING:
@@ -77,7 +79,8 @@ def _select(cfg: Config, run: RunFolder) -> None:
 
     started = monotonic()
     signals = build_signals(cfg.dataset, cfg.cache)
-    manifest = write_subset(run.path / "subset", cfg.dataset, signals, cfg.selector, {"seed": cfg.seed})
+    entropy = partial(add_entropy, cfg) if cfg.selector.uses_entropy or cfg.order.uses_entropy else None
+    manifest = write_subset(run.path / "subset", cfg.dataset, signals, cfg.selector, {"seed": cfg.seed}, entropy)
     write_held_out(run.path / "held_out.parquet", signals, cfg.held_out)
     kept, eligible = manifest["totals"]["kept"]["rollouts"], manifest["totals"]["eligible"]["rollouts"]
     run.finish("select", {"kept": kept, "eligible": eligible, "seconds": round(monotonic() - started, 2)})

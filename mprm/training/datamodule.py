@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,8 +15,46 @@ from mprm.data.examples import Examples
 from mprm.training.batches import BatchPlan, RankBatches
 
 
-class Rollouts(pl.LightningDataModule):
-    """Training rollouts in the rows of their plan, from optimizer step `start` on; validation in those of its own."""
+class Rows(pl.LightningDataModule):
+    """Training examples in the rows of their plan, from optimizer step `start` on.
+
+    train: asked for lists of (position, weight), the examples of a row, which `collate` makes a batch of: one that has
+    to(device, non_blocking), and pin_memory().
+    """
+
+    def __init__(
+        self, train: Any, plan: BatchPlan, start: int, num_workers: int, collate: Callable[[Any], Any] = collate
+    ) -> None:
+        super().__init__()
+        self.train = train
+        self.plan = plan
+        self.start = start
+        self.num_workers = num_workers
+        self.collate = collate
+
+    def _loader(self, examples: Any, plan: BatchPlan, start: int) -> DataLoader[Any]:
+        assert self.trainer is not None
+        plan = replace(plan, world_size=self.trainer.world_size)
+        return DataLoader(
+            examples,
+            batch_sampler=RankBatches(plan, self.trainer.global_rank, start),
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            # Of its own, so that building a loader draws nothing from the global generator.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.train, self.plan, self.start)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device, non_blocking=True)  # beside the device's work: the loader has pinned the pixels
+
+
+class Rollouts(Rows):
+    """Training rollouts, and validation in the rows of a plan of its own."""
 
     def __init__(
         self,
@@ -25,33 +65,9 @@ class Rollouts(pl.LightningDataModule):
         start: int,
         num_workers: int,
     ) -> None:
-        super().__init__()
-        self.train = train
+        super().__init__(train, plan, start, num_workers)
         self.validation = validation
-        self.plan = plan
         self.validation_plan = validation_plan
-        self.start = start
-        self.num_workers = num_workers
-
-    def _loader(self, examples: Examples, plan: BatchPlan, start: int) -> DataLoader[Batch]:
-        assert self.trainer is not None
-        plan = replace(plan, world_size=self.trainer.world_size)
-        return DataLoader(
-            examples,  # type: ignore[arg-type]
-            batch_sampler=RankBatches(plan, self.trainer.global_rank, start),
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
-            # Of its own, so that building a loader draws nothing from the global generator.
-            generator=torch.Generator().manual_seed(0),
-        )
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.train, self.plan, self.start)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.validation, self.validation_plan, 0)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device, non_blocking=True)  # beside the device's work: the loader has pinned the pixels

@@ -18,11 +18,11 @@ from mprm.data.examples import Examples
 from mprm.data.order import Order
 from mprm.training.batches import BatchPlan
 from mprm.training.checkpoint import AtomicCheckpointIO, latest, prune, save_weights
-from mprm.training.datamodule import Rollouts
+from mprm.training.datamodule import Rollouts, Rows
 from mprm.training.history import History, Mirror
 from mprm.training.lengths import token_lengths
 from mprm.training.memory import check, estimate
-from mprm.training.module import StepScoring
+from mprm.training.module import Optimised, StepScoring
 from mprm.training.objectives import Objective
 from mprm.training.recipe import Machine, Recipe
 from mprm.training.strategies import KeepTargets, build_strategy, check_checkpoint, check_world_size, part_ranks
@@ -64,34 +64,61 @@ def fit(
         return {"optimizer_steps": 0, "rollouts": 0, "too_long": 0, "resumed_from": 0}
     if objective.kappa:
         check_counts(train, validation)
-    checkpoint, start = latest(folder / "checkpoints")
-    check_world_size(machine)
-    check_checkpoint(checkpoint, machine)
+    checkpoint, start = checkpoint_of(folder, machine)
     micro_batch_size = objective.micro_batch_size if objective.normalise == "micro_batch" else None
     plan, validation_plan, too_long = make_plans(
         train, validation, order, recipe, machine, max_length, micro_batch_size, seed
     )
-    if not machine.strategy.startswith("deepspeed"):
-        train_in_float32(model)
-    announce_memory(model, machine, plan.most_keys)
-    if start and is_rank_zero():
-        print(f"resuming from step {start} of {plan.optimizer_steps}", flush=True)
-    pl.seed_everything(seed, verbose=False)
-    trainer = build_trainer(machine, recipe, plan, folder, mirror)
     loaders = Rollouts(train, validation, plan, validation_plan, start, machine.num_workers)
-    model.train()  # transformers loads in eval mode, in which no layer is checkpointed
     module = StepScoring(model, objective, recipe, plan.optimizer_steps)
-    run_trainer(trainer, module, loaders, checkpoint)
-    save_weights(model, folder / "weights.safetensors")
-    if is_rank_zero():
-        prune(folder / "checkpoints")
-    part_ranks(trainer.strategy)
+    optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
     return {
         "optimizer_steps": plan.optimizer_steps,
         "rollouts": len(plan.order),
         "too_long": too_long,
         "resumed_from": start,
     }
+
+
+def checkpoint_of(folder: Path, machine: Machine) -> tuple[Path | None, int]:
+    """The checkpoint to go on from, and its optimizer step; (None, 0) without one.
+
+    Raises ValueError if the machine can not load it, or is not what a launcher has started.
+    """
+    checkpoint, start = latest(folder / "checkpoints")
+    check_world_size(machine)
+    check_checkpoint(checkpoint, machine)
+    return checkpoint, start
+
+
+def optimise(
+    module: Optimised,
+    loaders: Rows,
+    machine: Machine,
+    folder: Path,
+    checkpoint: Path | None,
+    seed: int,
+    mirror: Mirror | None = None,
+) -> None:
+    """Train the module's model in place, all of the loaders' plan or what is left of it behind the checkpoint.
+
+    Writes metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
+    Raises ValueError if the training does not fit the device or diverges, or a sample can not be read.
+    """
+    model, plan = module.model, loaders.plan
+    if not machine.strategy.startswith("deepspeed"):
+        train_in_float32(model)
+    announce_memory(model, machine, plan.most_keys)
+    if loaders.start and is_rank_zero():
+        print(f"resuming from step {loaders.start} of {plan.optimizer_steps}", flush=True)
+    pl.seed_everything(seed, verbose=False)
+    trainer = build_trainer(machine, module.recipe, plan, folder, mirror)
+    model.train()  # transformers loads in eval mode, in which no layer is checkpointed
+    run_trainer(trainer, module, loaders, checkpoint)
+    save_weights(model, folder / "weights.safetensors")
+    if is_rank_zero():
+        prune(folder / "checkpoints")
+    part_ranks(trainer.strategy)
 
 
 def make_plans(
@@ -105,7 +132,7 @@ def make_plans(
     seed: int,
 ) -> tuple[BatchPlan, BatchPlan, int]:
     """The rows of the training and of a validation, and the number of training rollouts left out as too long."""
-    machine.check(recipe.global_batch_size)
+    machine.check(recipe)
     lengths, validation_lengths = (token_lengths(part, machine.num_workers) for part in (train, validation))
     usable, validated = (np.flatnonzero(part.tokens <= max_length) for part in (lengths, validation_lengths))
     if not len(usable):
@@ -114,7 +141,8 @@ def make_plans(
             f"{len(lengths)} rollouts; raise it"
         )
     machine.check_longest(max([*lengths.tokens[usable], *validation_lengths.tokens[validated]]))
-    epochs = [usable[order.epoch(lengths.question[usable], seed, epoch)] for epoch in range(recipe.epochs)]
+    entropy, question = train.entropy[usable], lengths.question[usable]
+    epochs = [usable[order.epoch(question, entropy, seed, epoch)] for epoch in range(recipe.epochs)]
     world_size = machine.devices * machine.num_nodes
     plan = BatchPlan(
         order=np.concatenate(epochs),
@@ -172,7 +200,7 @@ def train_in_float32(model: StepModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def run_trainer(trainer: pl.Trainer, module: StepScoring, loaders: Rollouts, checkpoint: Path | None) -> None:
+def run_trainer(trainer: pl.Trainer, module: Optimised, loaders: Rows, checkpoint: Path | None) -> None:
     """Lightning's fit without what it says on every run. Raises KeyboardInterrupt for Ctrl-C and SIGTERM."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*({NOT_MEANT_HERE}).*")

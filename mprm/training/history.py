@@ -45,18 +45,17 @@ class History(pl.Callback):
         if trainer.global_step == self.seen_step:
             return  # a micro-batch in the middle of a global batch
         self.seen_step = trainer.global_step
-        values = {
-            "train/loss": float(module.train_loss.compute()),
-            "train/step_accuracy": float(module.train_accuracy.compute()),
-            "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
-        }
-        if not math.isfinite(values["train/loss"]):
-            loss, step = values["train/loss"], trainer.global_step
-            raise ValueError(f"train/loss is {loss} at step {step}: the training diverged; lower recipe.learning_rate")
-        module.train_loss.reset()
-        module.train_accuracy.reset()
-        module.log_dict({name: values[name] for name in ("train/loss", "train/step_accuracy")}, prog_bar=True)
-        self.write(trainer, values)
+        curve = module.curve()
+        values = {name: float(metric.compute()) for name, metric in curve.items()}
+        loss, step = values["train/loss"], trainer.global_step
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"train/loss is {loss} at step {step}: the training diverged; lower {module.recipe.GROUP}.learning_rate"
+            )
+        for metric in curve.values():
+            metric.reset()
+        module.log_dict(values, prog_bar=True)
+        self.write(trainer, values | {"lr": float(trainer.optimizers[0].param_groups[0]["lr"])})
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}

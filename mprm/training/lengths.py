@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
-from mprm.data.collate import common_prefix
-from mprm.data.examples import Examples
+from mprm.data.collate import Example, common_prefix
 from mprm.data.packing import Lengths
 
 CHUNK = 256  # rollouts that a loader worker measures at a time
 
 
-def token_lengths(examples: Examples, num_workers: int) -> Lengths:
+class LaidOut(Protocol):
+    """What can be measured. question: an integer per example, the same for the same images and question."""
+
+    @property
+    def question(self) -> np.ndarray: ...
+
+    def layout(self, position: int) -> Example:
+        """The example without its pixels."""
+        ...
+
+
+def token_lengths(examples: LaidOut, num_workers: int) -> Lengths:
     """Lengths by position; `shared` is over the rollouts of a question that are in `examples`.
 
     Raises ValueError if an image file is missing or broken.
     """
-    question = np.asarray(examples.records["question_hash"], dtype=np.int64)
+    question = examples.question
     by_question = np.argsort(question, kind="stable")
     borders = np.flatnonzero(np.diff(question[by_question])) + 1
     cuts = borders[np.diff(borders // CHUNK, prepend=0) > 0]
@@ -33,7 +45,7 @@ def token_lengths(examples: Examples, num_workers: int) -> Lengths:
 class _Chunks(Dataset):
     """Tokens and shared tokens of the rollouts of a chunk, (2, rollouts); a chunk holds whole questions."""
 
-    def __init__(self, examples: Examples, chunks: list[np.ndarray]) -> None:
+    def __init__(self, examples: LaidOut, chunks: list[np.ndarray]) -> None:
         self.examples = examples
         self.chunks = chunks
 

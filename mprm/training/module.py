@@ -1,4 +1,4 @@
-"""The Lightning module: logs and optimises. The arithmetic lives in objectives.py, the batches in batches.py.
+"""The Lightning modules: they log and optimise. The arithmetic lives in objectives.py, the batches in batches.py.
 
 Shape suffixes: M marks of a micro-batch, 2 logits (no, yes).
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAUROC
 
 from mprm.backbones.base import StepModel
@@ -20,7 +20,45 @@ from mprm.training.recipe import Recipe
 from mprm.training.strategies import build_optimizer
 
 
-class StepScoring(pl.LightningModule):
+class Optimised(pl.LightningModule):
+    """Base of the modules: how their model is optimised, and what a checkpoint holds of it."""
+
+    def __init__(self, model: StepModel, recipe: Recipe, optimizer_steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.optimizer_steps = optimizer_steps
+        self.strict_loading = False  # checkpoints hold what is trained; the rest lies in the backbone's folder
+        self.train_loss = MeanMetric(nan_strategy="disable")
+
+    def curve(self) -> dict[str, Metric]:
+        """What is logged of an optimizer step, over the whole global batch, by name; train/loss is among it."""
+        raise AssertionError("a module names its metrics")
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; weight decay on matrices only, as the published trainer does. Warm-up and cosine by optimizer step."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = build_optimizer(groups, self.recipe, self.trainer.strategy)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.recipe.factor(step, self.optimizer_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["random_state"] = torch.get_rng_state()
+        frozen = {f"model.{name}" for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        torch.set_rng_state(checkpoint["random_state"].cpu())
+        recount(checkpoint, self.trainer.accumulate_grad_batches)
+
+
+class StepScoring(Optimised):
     """Trains a step model on MC scores.
 
     Logged per optimizer step: train/loss and train/step_accuracy over the whole global batch, lr; per validation:
@@ -28,17 +66,15 @@ class StepScoring(pl.LightningModule):
     """
 
     def __init__(self, model: StepModel, objective: Objective, recipe: Recipe, optimizer_steps: int) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, recipe, optimizer_steps)
         self.objective = objective
-        self.recipe = recipe
-        self.optimizer_steps = optimizer_steps
-        self.strict_loading = False  # checkpoints hold what is trained; the rest lies in the backbone's folder
-        self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_accuracy = MeanMetric()
         self.val_loss = MeanMetric()
         self.val_accuracy = MeanMetric()
         self.val_auc = BinaryAUROC()
+
+    def curve(self) -> dict[str, Metric]:
+        return {"train/loss": self.train_loss, "train/step_accuracy": self.train_accuracy}
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss (M,) of every step, mask (M,) of those that count (never an unsampled one), and P(yes) (M,)."""
@@ -65,25 +101,3 @@ class StepScoring(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         for name, metric in (("loss", self.val_loss), ("step_accuracy", self.val_accuracy), ("auc", self.val_auc)):
             self.log(f"val/{name}", metric, prog_bar=name == "auc")
-
-    def configure_optimizers(self) -> Any:
-        """AdamW; weight decay on matrices only, as the published trainer does. Warm-up and cosine by optimizer step."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.recipe.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = build_optimizer(groups, self.recipe, self.trainer.strategy)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.recipe.factor(step, self.optimizer_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["random_state"] = torch.get_rng_state()
-        frozen = {f"model.{name}" for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        torch.set_rng_state(checkpoint["random_state"].cpu())
-        recount(checkpoint, self.trainer.accumulate_grad_batches)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,6 +12,8 @@ class Recipe:
     epochs: 0 leaves the backbone untrained; warmup: share of the optimizer steps;
     global_batch_size: rollouts per optimizer step over all devices and accumulated micro-batches.
     """
+
+    GROUP: ClassVar[str] = "recipe"  # of the configuration, for messages
 
     learning_rate: float = 1e-5
     weight_decay: float = 0.05
@@ -23,15 +26,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
-            raise ValueError(f"recipe.learning_rate={self.learning_rate} is not positive; the published one is 1e-5")
+            raise ValueError(f"{self.GROUP}.learning_rate={self.learning_rate} is not positive; try 1e-5")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"recipe.warmup={self.warmup} is not in [0, 1); it is a share of the steps, try 0.05")
+            raise ValueError(f"{self.GROUP}.warmup={self.warmup} is not in [0, 1): a share of the steps, try 0.05")
         if self.epochs < 0:
-            raise ValueError(f"recipe.epochs={self.epochs} is negative; give 0 for the untrained backbone")
+            raise ValueError(f"{self.GROUP}.epochs={self.epochs} is negative; give 0 for the untrained backbone")
         if self.global_batch_size < 1:
-            raise ValueError(f"recipe.global_batch_size={self.global_batch_size} is not positive; try 512")
+            raise ValueError(f"{self.GROUP}.global_batch_size={self.global_batch_size} is not positive; try 512")
         if len(self.betas) != 2:
-            raise ValueError(f"recipe.betas={self.betas} are not two numbers; the published ones are [0.9,0.999]")
+            raise ValueError(f"{self.GROUP}.betas={self.betas} are not two numbers; the published ones are [0.9,0.999]")
 
     def factor(self, step: int, total: int) -> float:
         """Learning-rate factor of optimizer step `step`, counted from 0, out of `total`."""
@@ -77,13 +80,13 @@ class Machine:
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} is not positive; give 1 or more")
 
-    def check(self, global_batch_size: int) -> None:
+    def check(self, recipe: Recipe) -> None:
         """Raises ValueError if a device would have nothing to do."""
         world_size = self.devices * self.num_nodes
-        if global_batch_size < world_size:
+        if recipe.global_batch_size < world_size:
             raise ValueError(
-                f"recipe.global_batch_size={global_batch_size} is less than trainer.devices x num_nodes = "
-                f"{self.devices} x {self.num_nodes}; every device needs a rollout in every optimizer step"
+                f"{recipe.GROUP}.global_batch_size={recipe.global_batch_size} is less than trainer.devices x num_nodes "
+                f"= {self.devices} x {self.num_nodes}; every device needs a rollout in every optimizer step"
             )
 
     def check_longest(self, tokens: int) -> None:

@@ -216,7 +216,7 @@ def chartworld_batches(family: str, steps: int, folder: Path) -> dict[str, list[
     question_N = np.asarray(examples.records["question_hash"])
     batches = {}
     for order in (Shuffled(), ShuffledQuestions()):
-        positions = order.epoch(question_N, 0, 0).tolist()
+        positions = order.epoch(question_N, np.full(len(question_N), np.nan), 0, 0).tolist()
         batches[type(order).__name__] = [
             examples.__getitems__([(position, 1.0) for position in positions[32 * step : 32 * (step + 1)]])
             for step in range(steps)

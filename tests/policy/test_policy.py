@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mprm.policy.policy import check_sampling, key_hash, split_steps, written
+from mprm.policy.policy import check_sampling, key_hash, split_steps
 
 CONF = Path(__file__).parents[2] / "conf" / "policy"
 GIVEN = {"server": ["policy.model=m"], "transformers": ["policy.path=mprm/chartworld/weights/internvl_reader"]}
@@ -20,11 +20,6 @@ def test_steps_are_what_stands_between_separators() -> None:
     )
     assert split_steps("one\nand its second line\n\n\n\ntwo", "\n\n") == ("one\nand its second line", "two")
     assert split_steps(" \n", "\n") == ()
-
-
-def test_written_steps_are_split_into_the_same_steps() -> None:
-    steps = ("one", "two\nlines", "three")
-    assert split_steps("".join(written(steps, "\n\n")), "\n\n") == steps
 
 
 def test_a_key_has_one_hash_on_every_machine() -> None:

@@ -78,6 +78,7 @@ def test_kept_dropped_and_examples(corpus: VisualPRM400K, tmp_path: Path) -> Non
         "n_correct": [None, None],
         "n_total": [None, None],
         "question_hash": 0,
+        "entropy": None,
     }
     assert {path.name for path in (tmp_path / "subset").iterdir()} == {
         "manifest.json",

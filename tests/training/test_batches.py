@@ -2,14 +2,18 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mprm.data.order import LowToHigh
 from mprm.data.packing import Lengths
 from mprm.training.batches import BatchPlan, RankBatches
+from mprm.training.fit import make_plans
+from mprm.training.recipe import Machine, Recipe
 
 RANKS = st.sampled_from([1, 2, 3, 4, 8])
 # Of 4 rollouts to a question, with 20 to 29 tokens of which 12 are shared: 29 hold one, 400 a global batch.
@@ -132,3 +136,27 @@ def test_published_number_of_optimizer_steps() -> None:
 
 def test_the_sampler_tells_its_batch_size() -> None:
     assert RankBatches(plan_of(8), 0, 0).batch_size == 1
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_low_to_high_is_one_sequence_for_any_number_of_ranks(backbone: Any, part: Any, devices: int) -> None:
+    """Entropies fall with the position; that of rollout 5 was not computed, 0 is left out as too long."""
+    processor, _ = backbone.load()
+    train, validation = part(processor, range(12)), part(processor, range(20, 22))
+    entropy = [None if position == 5 else 1.0 - position / 12 for position in range(12)]
+    entropy[9] = entropy[10]  # in file order
+    train.records = train.records.remove_columns("entropy").add_column("entropy", entropy)
+    lengths = [len(train.layout(position).input_ids) for position in range(12)]
+    machine = Machine(max_tokens=256, devices=devices, strategy="ddp" if devices > 1 else "auto")
+    plan, _, too_long = make_plans(
+        train, validation, LowToHigh(), Recipe(epochs=2, global_batch_size=4), machine, max(lengths) - 1, None, seed=0
+    )
+    usable = [position for position in [11, 9, 10, 8, 7, 6, 4, 3, 2, 1, 0, 5] if lengths[position] < max(lengths)]
+    assert len(usable) == 12 - too_long < 12
+    sequence = usable * 2
+    steps = range(plan.optimizer_steps)
+    assert [plan.chosen(step) for step in steps] == [sequence[4 * step : 4 * step + 4] for step in steps]
+    for start in steps:
+        batches = [list(RankBatches(plan, rank, start)) for rank in range(devices)]
+        read = Counter(position for rows in batches for row in rows for position, weight in row if weight > 0)
+        assert read == Counter(sequence[4 * start :])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mprm.reranking.estimate import Resamples
+from mprm.evaluation.estimate import Resamples
 
 
 def test_worked_values() -> None:

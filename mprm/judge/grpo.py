@@ -1,0 +1,265 @@
+"""Stage 3: reinforcement learning by GRPO (arXiv 2402.03300), in the order that `order` gives: low entropy first.
+
+Every optimizer step draws a group of responses per pair from the judge as it is, rewards them, and makes those more
+likely that earn more than their group's mean. Each response serves one step, so that the ratio of the new to the old
+policy is 1 and there is nothing to clip; no reference model is held, and no divergence from one is punished.
+
+Shape suffixes: G responses of a pair, M tokens of all responses in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torchmetrics import MeanMetric, Metric
+
+from mprm.backbones.base import Processor, StepModel
+from mprm.data.collate import Example
+from mprm.data.examples import image_size, open_images
+from mprm.data.order import Order
+from mprm.data.packing import Lengths
+from mprm.judge.judge import Judge, Shown, shown
+from mprm.judge.likelihood import in_a_row, log_likelihood, responding
+from mprm.judge.respond import prompt_of
+from mprm.policy.policy import key_hash
+from mprm.policy.sampler import Sampler, Written
+from mprm.training.batches import BatchPlan
+from mprm.training.datamodule import Rows
+from mprm.training.fit import checkpoint_of, optimise
+from mprm.training.history import Mirror
+from mprm.training.lengths import token_lengths
+from mprm.training.module import Optimised
+from mprm.training.recipe import Machine, Recipe
+
+LEAST_DEVIATION = 1e-4  # added to a group's, which is 0 where all earn the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPO(Recipe):
+    """Component `grpo`; global_batch_size: pairs per optimizer step.
+
+    group_size: responses per pair; verdict_reward: for the verdict that the label gives; format_reward: for reasoning
+    that ends in a verdict, whichever it is.
+    """
+
+    GROUP: ClassVar[str] = "grpo"
+
+    group_size: int = 8
+    verdict_reward: float = 1.0
+    format_reward: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.group_size < 2:
+            raise ValueError(f"grpo.group_size={self.group_size} leaves nothing to compare with; give 2 or more")
+        for name in ("verdict_reward", "format_reward"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"grpo.{name}={getattr(self, name)} is negative")
+
+    def reward(self, verdict: str | None, better: str) -> float:
+        """Of a response with this verdict, None: without one."""
+        return self.format_reward * (verdict is not None) + self.verdict_reward * (verdict == better)
+
+
+def advantages(reward_G: torch.Tensor) -> torch.Tensor:
+    """(reward - mean) / (standard deviation + 1e-4) within the group, (G,).
+
+    Example: rewards 1, 0, 0, 0 have mean 0.25 and deviation 0.4330: advantages 1.7317, and -0.5772 three times.
+    """
+    return (reward_G - reward_G.mean()) / (reward_G.std(correction=0) + LEAST_DEVIATION)
+
+
+def grpo_losses(logp_M: torch.Tensor, advantage_M: torch.Tensor) -> torch.Tensor:
+    """-ratio x advantage of every token, (M,): the ratio of the policy to itself is 1, its gradient that of logp."""
+    return -(logp_M - logp_M.detach()).exp() * advantage_M
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Positions of pairs and the weight of each in the loss: what a loader hands over instead of tensors."""
+
+    keys: list[tuple[int, float]]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Asked:
+        return self
+
+    def pin_memory(self) -> Asked:
+        return self
+
+
+class Prompts:
+    """Map-style view of pairs to be judged; a row of them is an Asked, once it is collated."""
+
+    def __init__(self, pairs: Sequence[Shown], processor: Processor, judge: Judge) -> None:
+        self.pairs = pairs
+        self.processor = processor
+        self.judge = judge
+        self.question = np.arange(len(pairs))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def layout(self, position: int) -> Example:
+        """The prompt without its pixels."""
+        one = self.pairs[position]
+        asked = self.processor.ask([image_size(path) for path in one.images], one.text, self.judge.instruction)
+        return replace(asked, group=position)
+
+    def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+        return list(keys)
+
+
+class Reinforcement(Optimised):
+    """Draws, rewards, learns. Logged per optimizer step, over the responses of the global batch: train/loss,
+    train/reward, train/accuracy (right verdicts), train/format (any verdict), train/entropy (nats), train/tokens."""
+
+    def __init__(self, model: StepModel, prompts: Prompts, recipe: GRPO, optimizer_steps: int, seed: int) -> None:
+        super().__init__(model, recipe, optimizer_steps)
+        self.grpo = recipe
+        self.prompts = prompts
+        self.seed = seed
+        self.reward, self.accuracy, self.format, self.entropy, self.tokens = (MeanMetric() for _ in range(5))
+
+    def curve(self) -> dict[str, Metric]:
+        names = ("reward", "accuracy", "format", "entropy", "tokens")
+        return {"train/loss": self.train_loss} | {f"train/{name}": getattr(self, name) for name in names}
+
+    def training_step(self, asked: Asked, batch_index: int) -> torch.Tensor:
+        pairs = [self.in_some_order(self.prompts.pairs[position]) for position, _ in asked.keys]
+        examples: list[Example] = []
+        advantage: list[torch.Tensor] = []
+        for number, (one, group) in enumerate(zip(pairs, self.responses(pairs), strict=True)):
+            weight = asked.keys[number][1] / len(group)
+            reward_G = torch.tensor(self.rewards(one, group, weight > 0))
+            examples += self.examples(one, group, weight, number)
+            lengths = torch.tensor([len(example.marks) for example in examples[-len(group) :]])
+            advantage.append(advantages(reward_G).repeat_interleave(lengths))
+        batch = in_a_row(examples).to(self.device)
+        logp_M = log_likelihood(self.model, batch, self.prompts.judge.temperature)
+        loss_M = grpo_losses(logp_M, torch.cat(advantage).to(self.device))
+        self.train_loss.update(loss_M.detach(), batch.row.weight_M)
+        # Lightning divides by the accumulated micro-batches and DDP by the ranks: undo both.
+        return (loss_M * batch.row.weight_M).sum() * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def in_some_order(self, one: Shown) -> Shown:
+        """The pair with its answers in an order that the seed, the step and the pair alone decide."""
+        swapped = key_hash(f"{self.seed}\0{self.trainer.global_step}\0{one.pair.id}") % 2 == 1
+        return shown(one.pair, one.images, swapped)
+
+    def responses(self, pairs: Sequence[Shown]) -> list[list[Written]]:
+        """A group per pair, drawn from the judge as it is; the random numbers depend on seed, step and pair alone."""
+        judge = self.prompts.judge
+        sampler = Sampler(
+            processor=self.prompts.processor,
+            model=self.model,
+            instruction=judge.instruction,
+            temperature=judge.temperature,
+            max_new_tokens=judge.max_new_tokens,
+            max_tokens=judge.max_tokens,
+            seed=self.seed,
+        )
+        self.model.eval()  # layers that are checkpointed in training could not keep what they have seen
+        drawn = [prompt_of(one, self.grpo.group_size) for one in pairs]
+        step = self.trainer.global_step
+        found = sampler.write([replace(prompt, key=f"{step}\0{prompt.key}") for prompt in drawn])
+        self.model.train()
+        return found
+
+    def rewards(self, one: Shown, group: Sequence[Written], counted: bool) -> list[float]:
+        """Of every response of a pair; what is logged of them is counted."""
+        verdicts = [self.verdict(written) for written in group]
+        rewards = [self.grpo.reward(verdict, one.better) for verdict in verdicts]
+        for written, verdict, reward in zip(group, verdicts, rewards, strict=True):
+            if counted:  # a row left empty has a filler
+                self.reward.update(reward)
+                self.accuracy.update(float(verdict == one.better))
+                self.format.update(float(verdict is not None))
+                self.entropy.update(written.entropy)
+                self.tokens.update(len(written.ids))
+        return rewards
+
+    def verdict(self, written: Written) -> str | None:
+        """None, too, of a response that was cut off."""
+        text = self.prompts.processor.tokenizer.decode(written.ids, skip_special_tokens=True)
+        return self.prompts.judge.verdict_of(text) if written.finished else None
+
+    def examples(self, one: Shown, group: Sequence[Written], weight: float, number: int) -> list[Example]:
+        """The responses behind their prompt, which they share; a token weighs `weight` / tokens of its response."""
+        processor = self.prompts.processor
+        images = open_images(one.images)
+        asked = processor.ask([image.size for image in images], one.text, self.prompts.judge.instruction)
+        asked = replace(asked, vision=processor.vision(images), group=number)
+        end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        examples = [responding(asked, [*written.ids, *([end] if written.finished else [])]) for written in group]
+        return [replace(example, weight=weight / len(example.marks)) for example in examples]
+
+
+def reinforce(
+    model: StepModel,
+    prompts: Prompts,
+    entropy_N: np.ndarray,
+    order: Order,
+    recipe: GRPO,
+    machine: Machine,
+    max_length: int,
+    folder: Path,
+    seed: int,
+    mirror: Mirror | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
+
+    entropy_N: of the pairs, nats. Pairs whose prompt and longest response have more than max_length tokens are left out
+    and counted.
+    Returns optimizer_steps, pairs, too_long and the step it was resumed from.
+    Raises ValueError if a pair with all of its responses does not fit the machine's max_tokens.
+    """
+    model.speak()
+    checkpoint, start = checkpoint_of(folder, machine)
+    machine.check(recipe)
+    longest = prompts.judge.max_new_tokens
+    lengths = token_lengths(prompts, machine.num_workers)
+    usable = np.flatnonzero(lengths.tokens + longest <= max_length)
+    # As long as its responses can become: how a step is cut must not depend on what will be drawn.
+    lengths = Lengths(lengths.tokens + recipe.group_size * longest, lengths.tokens, lengths.question)
+    check_fit(lengths, usable, recipe, prompts.judge, machine, max_length)
+    epochs = [usable[order.epoch(usable, entropy_N[usable], seed, epoch)] for epoch in range(recipe.epochs)]
+    plan = BatchPlan(
+        order=np.concatenate(epochs),
+        n_scored=np.ones(len(prompts), dtype=np.int64),
+        lengths=lengths,
+        global_batch_size=recipe.global_batch_size,
+        max_tokens=machine.max_tokens,
+        world_size=machine.devices * machine.num_nodes,
+    )
+    module = Reinforcement(model, prompts, recipe, plan.optimizer_steps, seed)
+    loaders = Rows(prompts, plan, start, 0, Asked)
+    optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
+    too_long = len(prompts) - len(usable)
+    return {"optimizer_steps": plan.optimizer_steps, "pairs": len(usable), "too_long": too_long, "resumed_from": start}
+
+
+def check_fit(
+    lengths: Lengths, usable: np.ndarray, recipe: GRPO, judge: Judge, machine: Machine, max_length: int
+) -> None:
+    """Raises ValueError if no pair is left, one does not fit, or the machine's strategy can not write responses."""
+    if machine.strategy == "deepspeed_stage_3":
+        raise ValueError(
+            "trainer.strategy=deepspeed_stage_3 shards the weights that every response needs whole; use "
+            "trainer=deepspeed_zero2, ddp or backbone.language_model=lora"
+        )
+    if not len(usable):
+        raise ValueError(
+            f"backbone.max_length={max_length} is less than any prompt and judge.max_new_tokens={judge.max_new_tokens} "
+            "have; raise it"
+        )
+    if (most := int(lengths.tokens[usable].max())) > machine.max_tokens:
+        raise ValueError(
+            f"trainer.max_tokens={machine.max_tokens} is less than the {most} tokens of a pair with "
+            f"grpo.group_size={recipe.group_size} responses of judge.max_new_tokens={judge.max_new_tokens}; raise it, "
+            "or lower these"
+        )

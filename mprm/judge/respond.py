@@ -1,0 +1,65 @@
+"""What a judge says of pairs: its responses, their verdicts and entropies, kept as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+from mprm.journal import Journal
+from mprm.judge.judge import Judge, Shown
+from mprm.policy.policy import Prompt
+from mprm.policy.sampler import Sampler
+
+
+def key_of(one: Shown) -> str:
+    """Names a pair in an order: the randomness and the result."""
+    return f"{one.pair.id}\0{'swapped' if one.swapped else 'as it stands'}"
+
+
+def prompt_of(one: Shown, n: int) -> Prompt:
+    """The pair as a policy is asked it, for n responses."""
+    return Prompt(key_of(one), one.images, one.text, (), n)
+
+
+def respond(
+    sampler: Sampler,
+    judge: Judge,
+    pairs: Sequence[Shown],
+    samples: int,
+    kept: Journal,
+    advance: Callable[[int], None],
+    batch: int = 64,
+) -> None:
+    """Fill the journal: key_of(pair) -> {"id", "swapped", "better", "responses": [{"text", "verdict", "entropy",
+    "n_tokens"}]}.
+
+    verdict: A, B or null. entropy: nats, the mean over the tokens of the response of the entropy of the judge's own
+    next-token distribution, whatever the temperature; no token of the prompt counts.
+
+    batch: pairs that are asked together and kept together; advance: told how many more are done.
+    """
+    waiting = (one for one in pairs if key_of(one) not in kept.done)
+    while chosen := list(islice(waiting, batch)):
+        found = sampler.complete([prompt_of(one, samples) for one in chosen])
+        kept.add(
+            {key_of(one): _record(one, completions, judge) for one, completions in zip(chosen, found, strict=True)}
+        )
+        advance(len(chosen))
+
+
+def _record(one: Shown, completions: list[Any], judge: Judge) -> dict[str, Any]:
+    return {
+        "id": one.pair.id,
+        "swapped": one.swapped,
+        "better": one.better,
+        "responses": [
+            {
+                "text": completion.text,
+                "verdict": judge.verdict_of(completion.text) if completion.finished else None,
+                "entropy": completion.entropy,
+                "n_tokens": completion.n_tokens,
+            }
+            for completion in completions
+        ],
+    }

@@ -1,0 +1,151 @@
+"""Stage 1, reasoning enhancement: supervised fine-tuning on traces whose verdict is the label.
+
+Shape suffix: M tokens of the responses in a row.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torchmetrics import MeanMetric, Metric
+
+from mprm.backbones.base import Processor, StepModel, encode_text
+from mprm.data.collate import Example
+from mprm.data.examples import image_size, open_images
+from mprm.data.order import Order
+from mprm.data.preferences import Pair
+from mprm.data.prompt import neutralise
+from mprm.judge.judge import Judge, Shown, shown
+from mprm.judge.likelihood import Responses, in_a_row, log_likelihood, responding
+from mprm.training.batches import BatchPlan
+from mprm.training.datamodule import Rows
+from mprm.training.fit import checkpoint_of, optimise
+from mprm.training.history import Mirror
+from mprm.training.lengths import token_lengths
+from mprm.training.module import Optimised
+from mprm.training.recipe import Machine, Recipe
+
+END = "<|im_end|>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFT(Recipe):
+    """Component `sft`; global_batch_size: traces per optimizer step."""
+
+    GROUP: ClassVar[str] = "sft"
+
+
+def faithful(
+    pairs: Iterable[Pair], judge: Judge, image_path: Callable[[str], Path]
+) -> tuple[list[Shown], dict[str, int]]:
+    """The pairs whose trace ends in the verdict that the label gives, in the order of the record, which is the trace's;
+    and how many others there are: no_trace, no_verdict (not a single one, at the end) or other_verdict."""
+    kept: list[Shown] = []
+    left_out = Counter[str]()
+    for pair in pairs:
+        if pair.trace is None:
+            left_out["no_trace"] += 1
+            continue
+        one = shown(pair, tuple(map(image_path, pair.images)), swapped=False)
+        verdict = judge.verdict_of(pair.trace)
+        if verdict == one.better:
+            kept.append(one)
+        else:
+            left_out["no_verdict" if verdict is None else "other_verdict"] += 1
+    return kept, dict(left_out)
+
+
+class Traces:
+    """Map-style view of faithful traces, asked for as data.examples.Examples is.
+
+    Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
+    """
+
+    def __init__(self, traced: Sequence[Shown], processor: Processor, judge: Judge) -> None:
+        self.traced = traced
+        self.processor = processor
+        self.judge = judge
+        self.question = np.arange(len(traced))  # no two pairs share their whole prompt
+
+    def __len__(self) -> int:
+        return len(self.traced)
+
+    def layout(self, position: int) -> Example:
+        """The trace without its pixels."""
+        one = self.traced[position]
+        assert one.pair.trace is not None
+        asked = self.processor.ask([image_size(path) for path in one.images], one.text, self.judge.instruction)
+        tokenizer = self.processor.tokenizer
+        ids = encode_text(tokenizer, [neutralise(one.pair.trace.strip())])[0]
+        example = responding(asked, [*ids, tokenizer.convert_tokens_to_ids(END)])
+        return replace(example, id=one.pair.id, group=position)
+
+    def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Example]:
+        """What a data loader asks for: the examples of one row."""
+        return [
+            replace(
+                self.layout(position),
+                vision=self.processor.vision(open_images(self.traced[position].images)),
+                weight=weight,
+            )
+            for position, weight in keys
+        ]
+
+
+class Imitation(Optimised):
+    """Teaches a judge the tokens of its traces. Logged per optimizer step, over the tokens of the global batch:
+    train/loss, the mean cross-entropy, and train/likelihood, the mean probability."""
+
+    def __init__(self, model: StepModel, recipe: Recipe, optimizer_steps: int) -> None:
+        super().__init__(model, recipe, optimizer_steps)
+        self.train_likelihood = MeanMetric()
+
+    def curve(self) -> dict[str, Metric]:
+        return {"train/loss": self.train_loss, "train/likelihood": self.train_likelihood}
+
+    def training_step(self, batch: Responses, batch_index: int) -> torch.Tensor:
+        logp_M = log_likelihood(self.model, batch)
+        counted_M = batch.row.weight_M > 0  # a row left empty has a filler
+        self.train_loss.update(-logp_M.detach()[counted_M])
+        self.train_likelihood.update(logp_M.detach().exp(), counted_M)
+        # Lightning divides by the accumulated micro-batches and DDP by the ranks: undo both.
+        return -(logp_M * batch.row.weight_M).sum() * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+
+def imitate(
+    model: StepModel,
+    traces: Traces,
+    entropy_N: np.ndarray,
+    order: Order,
+    recipe: SFT,
+    machine: Machine,
+    max_length: int,
+    folder: Path,
+    seed: int,
+    mirror: Mirror | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`."""
+    model.speak()
+    checkpoint, start = checkpoint_of(folder, machine)
+    machine.check(recipe)
+    lengths = token_lengths(traces, machine.num_workers)
+    usable = np.flatnonzero(lengths.tokens <= max_length)
+    machine.check_longest(int(lengths.tokens[usable].max()))
+    epochs = [usable[order.epoch(usable, entropy_N[usable], seed, epoch)] for epoch in range(recipe.epochs)]
+    plan = BatchPlan(
+        order=np.concatenate(epochs),
+        n_scored=np.array([len(traces.layout(position).marks) for position in range(len(traces))]),
+        lengths=lengths,
+        global_batch_size=recipe.global_batch_size,
+        max_tokens=machine.max_tokens,
+        world_size=machine.devices * machine.num_nodes,
+    )
+    loaders = Rows(traces, plan, start, machine.num_workers, in_a_row)
+    optimise(Imitation(model, recipe, plan.optimizer_steps), loaders, machine, folder, checkpoint, seed, mirror)
+    return {"optimizer_steps": plan.optimizer_steps, "traces": len(usable), "resumed_from": start}
