@@ -31,9 +31,15 @@ TASKS = {
     "measure": stages.measure,
     "report": stages.report,
     "pretrain": stages.pretrain,
+    "egt": stages.egt,
+    "sft": stages.sft,
+    "curate": stages.curate,
+    "rl": stages.rl,
+    "judge": stages.judge,
 }
 
-BY_EVERY_RANK = ("experiment", "select", "train")  # the other tasks are the first rank's alone
+# The other tasks are the first rank's alone.
+BY_EVERY_RANK = ("experiment", "select", "train", "egt", "sft", "curate", "rl")
 
 exit_codes = [0]  # of the run; hydra.main returns none
 

@@ -12,15 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from mprm.messages import did_you_mean, type_name, unknown_key
-from mprm.run_folder import config_hash
+from mprm.run_folder import JUDGE_TASKS, config_hash
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
     from mprm.chartworld.pretrain import Pretraining
     from mprm.data.order import Order
+    from mprm.data.preferences import Preferences
     from mprm.data.questions import Questions
     from mprm.data.visualprm400k import VisualPRM400K
     from mprm.data.visualprocessbench import VisualProcessBench
+    from mprm.judge.grpo import GRPO
+    from mprm.judge.judge import Judge
+    from mprm.judge.sft import SFT
     from mprm.policy.policy import Policy
     from mprm.reporting.tracking import Local, WandB
     from mprm.selection.keep import Selector
@@ -28,7 +32,11 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.training.recipe import Machine, Recipe
 
 RUN_GROUPS = ("dataset", "selector", "objective", "order", "backbone", "recipe", "trainer", "benchmark", "logger")
-GROUPS = (*RUN_GROUPS, "pretrain", "questions", "policy")
+JUDGE_GROUPS = (
+    *("preferences", "reward_benchmark", "judge", "sft", "grpo"),
+    *("selector", "order", "backbone", "trainer", "logger"),
+)
+GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, "pretrain", "questions", "policy", *JUDGE_GROUPS]))
 
 # The groups that are bound, and so checked, before a task starts. Others are bound when the task asks for them: binding
 # imports the component's module, and task=select need not wait for torch.
@@ -45,6 +53,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "measure": (),
     "report": (),
     "pretrain": ("pretrain",),
+    **dict.fromkeys(JUDGE_TASKS, JUDGE_GROUPS),
 }
 
 
@@ -143,6 +152,26 @@ class Config(RunConfig):
         return self._bound("policy")
 
     @cached_property
+    def preferences(self) -> "Preferences":
+        return self._bound("preferences")
+
+    @cached_property
+    def reward_benchmark(self) -> "Preferences":
+        return self._bound("reward_benchmark")
+
+    @cached_property
+    def judge(self) -> "Judge":
+        return self._bound("judge")
+
+    @cached_property
+    def sft(self) -> "SFT":
+        return self._bound("sft")
+
+    @cached_property
+    def grpo(self) -> "GRPO":
+        return self._bound("grpo")
+
+    @cached_property
     def pretrain(self) -> "Pretraining":
         return self._bound("pretrain")
 
@@ -206,8 +235,9 @@ def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
         for key, value in (raw.get("selector") or {}).items()
         if isinstance(value, int | float) and not isinstance(value, bool) and key != "seed"
     ]
-    chosen = [choices.get(group) for group in ("selector", "objective", "backbone")]
-    parts = [chosen[0], *numbers, *chosen[1:], f"seed{raw.get('seed')}", config_hash(raw)[:8]]
+    judge = raw.get("task") in JUDGE_TASKS
+    chosen = [choices.get(group) for group in ("selector", "order" if judge else "objective", "backbone")]
+    parts = ["egt" if judge else None, chosen[0], *numbers, *chosen[1:], f"seed{raw.get('seed')}", config_hash(raw)[:8]]
     return "-".join(part for part in parts if part)
 
 

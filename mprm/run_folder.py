@@ -56,6 +56,11 @@ NOT_IN_HASH = (
     "trainer.validate_every",
 )
 
+# Of the two lines of work each leaves out of its hash what belongs to the other alone.
+JUDGE_TASKS = ("egt", "sft", "curate", "rl", "judge")
+OF_JUDGES = ("preferences", "reward_benchmark", "judge", "sft", "grpo")
+OF_STEP_SCORERS = ("dataset", "objective", "recipe", "benchmark", "held_out")
+
 LOCK_ATTEMPTS = 5
 
 PACKAGES = ("mprm", "torch", "transformers", "pytorch-lightning", "torchmetrics", "deepspeed", "datasets", "numpy")
@@ -208,10 +213,12 @@ def in_use(path: Path) -> bool:
 
 def _hashed_values(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The leaves that enter the hash, by dotted key."""
+    of_others = OF_STEP_SCORERS if cfg.get("task") in JUDGE_TASKS else OF_JUDGES
+    left_out = (*NOT_IN_HASH, *of_others, *leave_out)
     return {
         key: value
         for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True), "")
-        if not any(key == name or key.startswith(name + ".") for name in (*NOT_IN_HASH, *leave_out))
+        if not any(key == name or key.startswith(name + ".") for name in left_out)
     }
 
 

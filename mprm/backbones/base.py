@@ -157,6 +157,7 @@ class StepModel(nn.Module):
         self.kappa = stored_kappa(options.path)
         self.freeze_vision = options.vision == FROZEN
         self.trains_language = options.language_model == TRAINED
+        self.speaks = False
         set_trained(hf.parameters(), options.language_model)
         # The step head replaces the LM head, which is kept for export and generation only.
         for parameter in hf.get_output_embeddings().parameters():
@@ -238,6 +239,7 @@ class StepModel(nn.Module):
 
     def speak(self) -> None:
         """Train what writes text, the LM head included, instead of what scores steps: a judge writes."""
+        self.speaks = True
         set_trained([self.mark_D, *self.head.parameters()], FROZEN)
         self.set_kappa(False)
         if self.trains_language:

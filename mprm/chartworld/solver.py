@@ -19,6 +19,7 @@ from mprm.chartworld.world import ITEM_SLOTS, MAX_HEIGHT, Problems, operand_name
 MAX_STEPS = 16  # beyond this many steps a solver no longer doubts itself
 ILLUSION = 3  # further off than any misreading, so that no single one undoes it
 REMARK = -1  # the item of a step that states nothing
+CLAIM = " ?"  # behind a line that a model is asked to judge
 REMARKS = ("I look at the chart.", "I combine the bars.")
 
 

@@ -21,10 +21,9 @@ from transformers import PreTrainedTokenizerFast
 from mprm.backbones.internvl import MEAN, STD
 from mprm.chartworld import tiny
 from mprm.chartworld.questions import charts, held_out_charts
-from mprm.chartworld.solver import Skill, Solver, step_texts
+from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
 from mprm.chartworld.world import IMAGE_SIZE, NAMES, PATCH, Problems, draw, question_text, sample_problems
 
-CLAIM = " ?"
 MAX_TOKENS = 96  # a longer row loses its tail
 IGNORE = -100
 RIGHT = Skill(misread=0.0, slip=0.0, look_again=0.0, illusion=0.0)

@@ -58,10 +58,10 @@ def measure(judgements: Judged, seed: int) -> dict[str, Any]:
     """Everything that is said of one judge.
 
     accuracy: share of right verdicts, none counts as wrong; macro_accuracy: mean over sources; sources; consistent:
-    share of pairs of which the same answer wins in both orders; first: share of verdicts for the answer that is shown first,
-    0.5 without a position bias; without_verdict; entropy, tokens: means; bins: pairs by the mean entropy of their two
-    responses, as many in each, with accuracy; tells: chance that of a wrong and a right response the wrong one has the
-    higher entropy, null where all are alike. Values have 95 % intervals over pairs.
+    share of pairs of which the same answer wins in both orders; first: share of verdicts for the answer that is shown
+    first, 0.5 without a position bias; without_verdict; entropy, tokens: means; bins: pairs by the mean entropy of
+    their two responses, as many in each, with accuracy; tells: chance that of a wrong and a right response the wrong
+    one has the higher entropy, null where all are alike. Values have 95 % intervals over pairs.
     """
     right_P, entropy_P = judgements.right_P2.mean(axis=1), judgements.entropy_P2.mean(axis=1)
     resamples = Resamples(len(right_P), seed)

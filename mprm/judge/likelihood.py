@@ -46,7 +46,8 @@ def in_a_row(examples: Sequence[Example]) -> Responses:
 
 
 def log_likelihood(model: StepModel, responses: Responses, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probability of every token given all before it, (M,) float32, at the temperature it was drawn with.
+    """Log-probability of every token given all before it, (M,) float32, at the temperature it was drawn with, among
+    the tokens that can be written: a piece of an image can not.
 
     Logits of the whole vocabulary are held for a chunk of the marks only, and computed again for the gradient.
     """
@@ -57,4 +58,5 @@ def log_likelihood(model: StepModel, responses: Responses, temperature: float = 
 
 def _chunk(model: StepModel, h_CD: torch.Tensor, token_C: torch.Tensor, temperature: float) -> torch.Tensor:
     logits_CV = model.hf.lm_head(h_CD).float() / temperature
+    logits_CV[:, model.hf.config.image_token_id] = -torch.inf
     return logits_CV.log_softmax(-1).gather(-1, token_C[:, None])[:, 0]

@@ -18,12 +18,13 @@ from torchmetrics import MeanMetric, Metric
 from mprm.backbones.base import Processor, StepModel, encode_text
 from mprm.data.collate import Example
 from mprm.data.examples import image_size, open_images
-from mprm.data.order import Order
+from mprm.data.order import Shuffled
 from mprm.data.preferences import Pair
 from mprm.data.prompt import neutralise
 from mprm.judge.judge import Judge, Shown, shown
 from mprm.judge.likelihood import Responses, in_a_row, log_likelihood, responding
 from mprm.training.batches import BatchPlan
+from mprm.training.checkpoint import save_weights
 from mprm.training.datamodule import Rows
 from mprm.training.fit import checkpoint_of, optimise
 from mprm.training.history import Mirror
@@ -121,8 +122,6 @@ class Imitation(Optimised):
 def imitate(
     model: StepModel,
     traces: Traces,
-    entropy_N: np.ndarray,
-    order: Order,
     recipe: SFT,
     machine: Machine,
     max_length: int,
@@ -130,14 +129,29 @@ def imitate(
     seed: int,
     mirror: Mirror | None = None,
 ) -> dict[str, Any]:
-    """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`."""
+    """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
+
+    Traces that have with their prompt more than max_length tokens are left out and counted. The order is shuffled anew
+    every epoch: traces have no entropy.
+
+    Returns optimizer_steps, traces, too_long and the step it was resumed from.
+    Raises ValueError if no trace is left, or one does not fit the machine's max_tokens.
+    """
     model.speak()
+    if recipe.epochs == 0:
+        save_weights(model, folder / "weights.safetensors")
+        return {"optimizer_steps": 0, "traces": 0, "too_long": 0, "resumed_from": 0}
     checkpoint, start = checkpoint_of(folder, machine)
     machine.check(recipe)
     lengths = token_lengths(traces, machine.num_workers)
     usable = np.flatnonzero(lengths.tokens <= max_length)
+    if not len(usable):
+        raise ValueError(
+            f"backbone.max_length={max_length} is less than the {lengths.tokens.min()} tokens of the shortest of "
+            f"{len(lengths)} traces; raise it"
+        )
     machine.check_longest(int(lengths.tokens[usable].max()))
-    epochs = [usable[order.epoch(usable, entropy_N[usable], seed, epoch)] for epoch in range(recipe.epochs)]
+    epochs = [usable[Shuffled().epoch(usable, usable, seed, epoch)] for epoch in range(recipe.epochs)]
     plan = BatchPlan(
         order=np.concatenate(epochs),
         n_scored=np.array([len(traces.layout(position).marks) for position in range(len(traces))]),
@@ -148,4 +162,5 @@ def imitate(
     )
     loaders = Rows(traces, plan, start, machine.num_workers, in_a_row)
     optimise(Imitation(model, recipe, plan.optimizer_steps), loaders, machine, folder, checkpoint, seed, mirror)
-    return {"optimizer_steps": plan.optimizer_steps, "traces": len(usable), "resumed_from": start}
+    too_long = len(traces) - len(usable)
+    return {"optimizer_steps": plan.optimizer_steps, "traces": len(usable), "too_long": too_long, "resumed_from": start}

@@ -99,9 +99,10 @@ def decode(
     row_R = torch.arange(len(rows), device=device)  # of the rows in the batch, their number among all
     going_R = torch.ones_like(row_R, dtype=torch.bool)
     for step in range(n_new):
+        entropy_RN[row_R, step] = token_entropy(logits_RV)
+        logits_RV[:, model.hf.config.image_token_id] = -torch.inf  # a piece of an image can not be written
         chosen_R = choose(logits_RV, uniform_RN[row_R, step])
         tokens_RN[row_R, step] = chosen_R
-        entropy_RN[row_R, step] = token_entropy(logits_RV)
         going_R &= ~torch.isin(chosen_R, end_E)
         n_going = int(going_R.sum())
         if n_going == 0 or step == n_new - 1:

@@ -13,9 +13,8 @@ import torch
 from mprm.artifacts import weights_written
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.folder import backbone_class
-from mprm.data.examples import image_fault, open_images
 from mprm.policy.policy import Completion, Prompt, check_sampling
-from mprm.policy.sampler import Sampler
+from mprm.policy.sampler import Sampler, refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +76,7 @@ class LocalPolicy:
         return processor, model.to(self.device).eval()
 
     def refusal(self, images: Sequence[Path]) -> str | None:
-        try:
-            sizes = [image.size for image in open_images(images)]
-        except ValueError as error:
-            return image_fault(error)
-        try:
-            self.loaded[0].ask(sizes, "")
-        except ValueError:
-            return "refused_image"
-        return None
+        return refusal(self.loaded[0], images)
 
     def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         """prompt.n completions of every prompt, in order.

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from mprm.backbones import attention
 from mprm.backbones.base import Processor, StepModel
+from mprm.data.examples import image_fault, open_images
 from mprm.policy.decoding import Begun, Prefixes, decode, prefill
 from mprm.policy.policy import Completion, Prompt
 from mprm.policy.prefixes import filled, sequences
@@ -105,3 +107,16 @@ class Sampler:
             length = next((place for place, token in enumerate(ids) if token in self.end_ids), len(ids))
             chosen = entropies[: length + 1]
             yield Written(ids[:length], length < len(ids), sum(chosen) / len(chosen))
+
+
+def refusal(processor: Processor, images: Sequence[Path]) -> str | None:
+    """Why a model can not look at these images (see Policy.refusal), None when it can."""
+    try:
+        sizes = [image.size for image in open_images(images)]
+    except ValueError as error:
+        return image_fault(error)
+    try:
+        processor.ask(sizes, "")
+    except ValueError:
+        return "refused_image"
+    return None

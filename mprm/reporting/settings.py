@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mprm.run_folder import NOT_IN_HASH
+from mprm.run_folder import JUDGE_TASKS, NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
 
 
 def setting_of(config: dict[str, Any]) -> dict[str, Any]:
     """Leaves of a run's config by dotted key, without the seed of the run and what does not change results."""
-    return dict(_leaves(config))
+    of_others = OF_STEP_SCORERS if config.get("task") in JUDGE_TASKS else OF_JUDGES
+    return {key: value for key, value in _leaves(config) if key.partition(".")[0] not in of_others}
 
 
 def others(settings: list[dict[str, Any]]) -> list[str]:

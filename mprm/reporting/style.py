@@ -39,6 +39,7 @@ LOOKS = {
     "Mixed": (GREEN, "^"),
     "Reliable": (PURPLE, "v"),
     "LowMC": (ORANGE, "X"),
+    "Entropy": (SKY, "h"),
 }
 OTHER_LOOK = (GOLD, "P")
 SHADES = {"BIS": (BLUE, NAVY, SKY)}  # of several lines of one selector

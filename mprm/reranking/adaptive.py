@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mprm.evaluation.estimate import Resamples
 from mprm.evaluation.step_scores import StepScores
 from mprm.reranking.best_of_n import Scores, candidate_scores
 from mprm.reranking.candidates import CandidateSet
 from mprm.reranking.curves import Floats, Ints, orders
-from mprm.evaluation.estimate import Resamples
 
 # As published (arXiv 2605.15529).
 AT_ONCE = 4  # candidates to start with, and to add

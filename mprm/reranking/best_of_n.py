@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from mprm.data.answers import answer_classes
+from mprm.evaluation.estimate import Resamples
 from mprm.evaluation.step_scores import StepScores
 from mprm.reranking.aggregate import AGGREGATORS
 from mprm.reranking.candidates import CandidateSet
 from mprm.reranking.curves import DRAWS, Floats, best_of_n, orders, pass_at_n, vote
-from mprm.evaluation.estimate import Resamples
 
 Scores = Sequence[Sequence[StepScores | None]]  # by question and candidate; None: could not be scored
 Curves = dict[tuple[str, str], Floats]  # (POLICY or model, name) -> (N,) of one question, or (Q, N)

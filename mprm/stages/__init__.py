@@ -1,5 +1,6 @@
 """The tasks: each reads files and writes files, and imports the heavy libraries it needs."""
 
+from mprm.stages.egt import curate, egt, judge, rl, sft
 from mprm.stages.judging import rerank, score
 from mprm.stages.pipeline import evaluate, experiment, select, train
 from mprm.stages.point import run_point
@@ -10,16 +11,21 @@ from mprm.stages.sweep import GridSweeper
 __all__ = [
     "GridSweeper",
     "annotate",
+    "curate",
+    "egt",
     "evaluate",
     "experiment",
     "export",
+    "judge",
     "measure",
     "pretrain",
     "report",
     "rerank",
+    "rl",
     "run_point",
     "sample",
     "score",
     "select",
+    "sft",
     "train",
 ]

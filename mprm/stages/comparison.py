@@ -11,14 +11,26 @@ from mprm.evaluation.paired import Resampled, difference, resampled_auc, resampl
 from mprm.evaluation.predictions import read_predictions
 from mprm.reporting.compare import MEASURES, Comparison, Row, compare, run_folders
 from mprm.reporting.compare_page import print_comparison, write_comparison
+from mprm.reporting.judge_compare import print_judge_comparison, write_judge_comparison
+from mprm.reporting.judge_runs import compare_judges
 from mprm.reporting.verdicts import Verdict, questions, verdict
 from mprm.stages.devices import console
 from mprm.sweep_folder import read_points
 
 
 def compare_runs(runs: Path) -> None:
-    """Write the comparison of the finished runs below `runs`, and print it."""
-    comparison = compare(run_folders(runs), read_points(runs))
+    """Write the comparison of the finished runs below `runs`, and print it; judges have a comparison of their own."""
+    folders, points = run_folders(runs), read_points(runs)
+    judges = compare_judges(runs)
+    if judges:
+        page = write_judge_comparison(runs, judges)
+        print_judge_comparison(judges, console)
+        console.print(f"wrote {page}")
+        if not judges.others:
+            return
+        folders = list(judges.others)
+        points = tuple(point for point in points if point not in judges.points)
+    comparison = compare(folders, points)
     verdicts = compare_pairs(comparison)
     page = write_comparison(runs, comparison, verdicts)
     print_comparison(comparison, console, verdicts)

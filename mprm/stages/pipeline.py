@@ -15,7 +15,7 @@ from mprm.config import Config
 from mprm.run_folder import RunFolder, open_run, wait_for_rank_zero
 from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
 from mprm.stages.entropy import add_entropy
-from mprm.stages.shared import one_at_a_time, take_evaluation, take_training, training_key
+from mprm.stages.shared import TRAINING, one_at_a_time, take_evaluation, take_stage, training_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -125,7 +125,7 @@ def _train(cfg: Config, run: RunFolder) -> None:
     key = training_key(cfg, run)
     with one_at_a_time(run.path.parent, key):
         # Further ranks that find these files on a restart do not wait: then this run's own training goes on.
-        if not run.finished("examples") and take_training(run, key):
+        if not run.finished("examples") and take_stage(run, "train", key, TRAINING):
             console.print(f"trained on the same rollouts as {run.summary('train')['shared_with']}: taken from there")
             run.finish("examples", {})
             with start_tracker(cfg, run) as tracker:

@@ -46,4 +46,6 @@ def result(run: Path) -> str:
         return f"AUC {stages['evaluate']['auc']:.3f}, macro-F1 at 0.5 {100 * stages['evaluate']['overall_at_0.5']:.1f}"
     if "train" in stages:
         return f"trained in {stages['train']['optimizer_steps']:,} steps"
+    if "judge" in stages:
+        return ", ".join(f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in stages["judge"].items())
     return f"{stages['select']['kept']:,} rollouts kept" if "select" in stages else "done"

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,15 +50,15 @@ def one_at_a_time(runs: Path, key: str) -> Iterator[None]:
         yield
 
 
-def take_training(run: RunFolder, key: str) -> bool:
-    """Take over the training of another run beside this one, if there is one with the key."""
+def take_stage(run: RunFolder, stage: str, key: str, names: Sequence[str]) -> bool:
+    """Take over the files that another run beside this one has made in a stage, if there is one with the key."""
     for path in sorted(run.path.parent.glob("*/stages.json")):
-        trained = read_json(path)["stages"].get("train", {})
-        if trained.get("key") == key and path.parent != run.path:
-            for name in TRAINING:
+        done = read_json(path)["stages"].get(stage, {})
+        if done.get("key") == key and path.parent != run.path:
+            for name in names:
                 if (path.parent / name).exists():
                     _copy(path.parent / name, run.path / name)
-            run.finish("train", trained | {"shared_with": trained.get("shared_with", path.parent.name), "seconds": 0.0})
+            run.finish(stage, done | {"shared_with": done.get("shared_with", path.parent.name), "seconds": 0.0})
             return True
     return False
 

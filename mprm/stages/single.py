@@ -6,7 +6,9 @@ from pathlib import Path
 
 from mprm.artifacts import write_json
 from mprm.config import Config, config_of_run
+from mprm.run_folder import JUDGE_TASKS
 from mprm.stages.devices import console, load_backbone
+from mprm.stages.judgements import RL, SFT
 
 
 def export(cfg: Config) -> None:
@@ -18,8 +20,12 @@ def export(cfg: Config) -> None:
         raise ValueError("task=export needs run=runs/NAME and output=DIR; format=hf or original")
     trained = config_of_run(Path(cfg.run))
     processor, model = load_backbone(trained)
+    folder = Path(cfg.run)
+    if trained.task in JUDGE_TASKS:
+        model.speak()
+        folder = folder / (RL if (folder / RL / "weights.safetensors").is_file() else SFT)
     if cfg.checkpoint is None:
-        load_weights(model, Path(cfg.run) / "weights.safetensors")
+        load_weights(model, folder / "weights.safetensors")
     else:
         load_checkpoint(model, Path(cfg.checkpoint))
     write(model, processor, trained.backbone, Path(cfg.output), cfg.format)

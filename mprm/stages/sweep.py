@@ -33,6 +33,10 @@ ENDS = {
     "select": ("select", "subset"),
     "train": ("train", "weights.safetensors"),
     "evaluate": ("evaluate", "results.json"),
+    "egt": ("judge", "report.html"),
+    "sft": ("sft", "sft/weights.safetensors"),
+    "curate": ("curate", "curated"),
+    "rl": ("rl", "rl/weights.safetensors"),
 }
 DIED = "its process ended without a word (killed, or out of memory or of time)"
 
@@ -89,11 +93,13 @@ class GridSweeper(Sweeper):
                 print(f"mprm: {one.label}: {one.reason}", file=sys.stderr)
             self._launch(runs, [one.overrides for one in planned if one.state == "waiting"])
             ended = read_points(runs)
-            if self.master.task in ("experiment", "evaluate") and any(one.state == "done" for one in ended):
+            compared = self.master.task in ("experiment", "evaluate", "egt", "judge")
+            if compared and any(one.state == "done" for one in ended):
                 from mprm.stages.comparison import compare_runs
 
                 compare_runs(runs)
-                address = bind(self.master.logger).publish_dashboard(runs)
+                step_scorers = self.master.task in ("experiment", "evaluate")  # what the dashboard knows
+                address = bind(self.master.logger).publish_dashboard(runs) if step_scorers else None
                 if address is not None:
                     print(f"W&B dashboard: {address}", flush=True)
         print(f"{counts(ended)} -> {runs}", flush=True)
@@ -196,7 +202,7 @@ def check_launcher(config: Config, launcher: str, settings: DictConfig) -> None:
     Without submitit Lightning would start the command, and so the multirun, again for the further devices.
     """
     trainer = config.trainer
-    if config.task not in ("experiment", "train"):
+    if config.task not in ("experiment", "train", "egt", "sft", "curate", "rl"):
         return
     needed = {"tasks_per_node": trainer.devices}
     if launcher != "submitit_slurm" and trainer.accelerator == "gpu":

@@ -50,12 +50,13 @@ def fold(model: StepModel) -> PreTrainedModel:
     """The transformers model with all that was trained written into it: adapters, the mark's row, the verdicts' rows.
 
     Tied tables come apart: the head has learnt rows of its own, and the same rows of the embedding stay what they were.
+    A judge has learnt in the LM head itself, and its tables stay tied.
     """
     merge_adapters(model)
     hf: Any = model.hf
     with torch.no_grad():
         table_VD = hf.get_input_embeddings().weight
-        if hf.get_output_embeddings().weight is table_VD:
+        if hf.get_output_embeddings().weight is table_VD and not model.speaks:
             hf.get_output_embeddings().weight = nn.Parameter(table_VD.clone())
             hf.config.tie_word_embeddings = hf.config.text_config.tie_word_embeddings = False
         if model.mark_id >= len(table_VD):
@@ -63,7 +64,8 @@ def fold(model: StepModel) -> PreTrainedModel:
             head_VD = hf.get_output_embeddings().weight
             head_VD[model.mark_id] = head_VD[: model.mark_id].mean(0)
         hf.get_input_embeddings().weight[model.mark_id] = model.mark_D
-        hf.get_output_embeddings().weight[list(model.head.verdict_ids)] = model.head.weight.to(table_VD.dtype)
+        if not model.speaks:
+            hf.get_output_embeddings().weight[list(model.head.verdict_ids)] = model.head.weight.to(table_VD.dtype)
     return hf
 
 

@@ -1,0 +1,226 @@
+"""Entropy-Guided Training of a judge (arXiv 2602.01884): fine-tuning on traces, curation by entropy, reinforcement
+learning from low to high entropy; and what the judge is worth after each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from itertools import pairwise
+from time import monotonic
+from typing import Any
+
+from mprm.artifacts import is_rank_zero, read_json, write_json
+from mprm.config import Config
+from mprm.run_folder import RunFolder, config_hash, open_run, wait_for_rank_zero
+from mprm.stages.devices import check_before_selection, console, load_backbone
+from mprm.stages.judgements import RL, SFT, UNTRAINED, Asking, judge_after, listed, read_pairs, responses
+from mprm.stages.pipeline import start_tracker
+from mprm.stages.shared import one_at_a_time, take_stage
+
+# What the first stage, the responses of its judge and their measure do not depend on; the last of it the measure does.
+AFTER_SFT = ("selector", "order", "grpo", "reward_benchmark")
+FILES = ("sft/metrics.jsonl", "sft/weights.safetensors")
+
+
+def egt(cfg: Config) -> None:
+    """All three stages, the judge measured before and after them, and the report."""
+    check_before_selection(cfg)
+    with open_run(cfg.raw) as run:
+        _sft(cfg, run)
+        _curate(cfg, run)
+        _rl(cfg, run)
+        if is_rank_zero():
+            _judge(cfg, run)
+
+
+def sft(cfg: Config) -> None:
+    """Stage 1: fine-tune the backbone on traces whose verdict is the label."""
+    check_before_selection(cfg)
+    with open_run(cfg.raw) as run:
+        _sft(cfg, run)
+
+
+def curate(cfg: Config) -> None:
+    """Stage 2: the entropies of the judge's own responses, and the pairs that the selector keeps."""
+    check_before_selection(cfg)
+    with open_run(cfg.raw) as run:
+        _sft(cfg, run)
+        _curate(cfg, run)
+
+
+def rl(cfg: Config) -> None:
+    """Stage 3: reinforcement learning on these pairs. The earlier stages are run first if they are not there."""
+    check_before_selection(cfg)
+    with open_run(cfg.raw) as run:
+        _sft(cfg, run)
+        _curate(cfg, run)
+        _rl(cfg, run)
+
+
+def judge(cfg: Config) -> None:
+    """Measure the backbone, and the judge after every stage that is finished, on the reward benchmark."""
+    check_before_selection(cfg)
+    with open_run(cfg.raw) as run:
+        _judge(cfg, run)
+
+
+def _sft(cfg: Config, run: RunFolder) -> None:
+    if not is_rank_zero():
+        wait_for_rank_zero(run, "pairs")  # a world is written by the first rank, or the stage taken from another run
+        if not run.finished(SFT):
+            _imitate(cfg, run)
+        return
+    if run.finished(SFT):
+        return
+    key = config_hash(cfg.raw, leave_out=AFTER_SFT)
+    with one_at_a_time(run.path.parent, key):
+        if not run.finished("pairs") and take_stage(run, SFT, key, FILES):
+            run.finish("pairs", {})
+            console.print(f"SFT: the same as that of {run.summary(SFT)['shared_with']}, taken from there")
+        else:
+            started = monotonic()
+            summary = _imitate(cfg, run)
+            run.finish(SFT, summary | {"seconds": round(monotonic() - started, 1), "key": key})
+            console.print(f"SFT: {summary['traces']:,} traces in {monotonic() - started:.0f} s -> {run.path / SFT}")
+
+
+def _imitate(cfg: Config, run: RunFolder) -> dict[str, Any]:
+    from mprm.judge.sft import Traces, faithful, imitate
+
+    pairs, dropped = read_pairs(cfg.preferences)
+    run.finish("pairs", {"pairs": len(pairs), "dropped": dict(dropped)})
+    traced, left_out = faithful(pairs, cfg.judge, cfg.preferences.image_path)
+    if not traced and cfg.sft.epochs:
+        raise ValueError(
+            f"preferences.path={cfg.preferences.path} has no trace that ends in judge.verdict with its pair's label "
+            f"({listed(left_out)}); give such traces, or sft.epochs=0 for a backbone that judges already"
+        )
+    processor, model = load_backbone(cfg)
+    with start_tracker(cfg, run) as tracker:
+        summary = imitate(
+            model,
+            Traces(traced, processor, cfg.judge),
+            cfg.sft,
+            cfg.trainer,
+            cfg.backbone.max_length,
+            run.path / SFT,
+            cfg.seed,
+            partial(mirrored, tracker.log, SFT, 0),
+        )
+    return summary | {"left_out": left_out}
+
+
+def _curate(cfg: Config, run: RunFolder) -> None:
+    if not is_rank_zero():
+        wait_for_rank_zero(run, "curate")
+        return
+    if run.finished("curate"):
+        return
+    from mprm.judge.curate import in_seeded_order, signals_of, summarise, write_curated
+    from mprm.selection.keep import keep
+
+    pairs, _ = read_pairs(cfg.preferences)
+    pool = [pair for pair in pairs if pair.trace is None]
+    if not pool:
+        raise ValueError(
+            f"every pair of preferences.path={cfg.preferences.path} has a trace, and stage 1 learns from these; give "
+            "pairs without one for stages 2 and 3"
+        )
+    records, unusable = responses(
+        cfg,
+        run,
+        Asking("responses", SFT, config_hash(cfg.raw, leave_out=AFTER_SFT), cfg.judge.samples, cfg.judge.temperature),
+        pool,
+        cfg.preferences,
+        lambda one: [in_seeded_order(one, cfg.seed)],
+    )
+    signals = signals_of(pool, unusable, records)
+    kept = keep(signals, cfg.selector)
+    summary = summarise(signals, kept, cfg.selector, cfg.seed)
+    summary["dropped"]["traced"] = len(pairs) - len(pool)
+    write_curated(run.path / "curated", signals, kept, summary)
+    run.finish("curate", {"kept": summary["kept"], "eligible": summary["eligible"]})
+    console.print(f"curation: kept {summary['kept']:,} of {summary['eligible']:,} pairs -> {run.path / 'curated'}")
+
+
+def _rl(cfg: Config, run: RunFolder) -> None:
+    if run.finished(RL):
+        return
+    from mprm.judge.curate import read_kept
+    from mprm.judge.grpo import Prompts, reinforce
+    from mprm.judge.judge import shown
+
+    started = monotonic()
+    by_id = {pair.id: pair for pair in read_pairs(cfg.preferences)[0]}
+    ids, entropy_N = read_kept(run.path / "curated")
+    pairs = [shown(by_id[name], tuple(map(cfg.preferences.image_path, by_id[name].images)), False) for name in ids]
+    processor, model = judge_after(cfg, run, SFT)
+    with start_tracker(cfg, run) as tracker:
+        summary = reinforce(
+            model,
+            Prompts(pairs, processor, cfg.judge),
+            entropy_N,
+            cfg.order,
+            cfg.grpo,
+            cfg.trainer,
+            cfg.backbone.max_length,
+            run.path / RL,
+            cfg.seed,
+            partial(mirrored, tracker.log, RL, run.summary(SFT)["optimizer_steps"]),
+        )
+    seconds = monotonic() - started
+    order = str(cfg.raw.order._target_).rpartition(".")[2]
+    run.finish(RL, summary | {"seconds": round(seconds, 1), "order": order})
+    if is_rank_zero():
+        console.print(f"RL: {summary['pairs']:,} pairs in {seconds:.0f} s -> {run.path / RL}")
+
+
+def _judge(cfg: Config, run: RunFolder) -> None:
+    from mprm.judge.accuracy import difference, judged, measure
+    from mprm.judge.judge import shown
+    from mprm.reporting.judge import print_judge, write_judge
+
+    pairs, unusable = read_pairs(cfg.reward_benchmark)
+    if not pairs:
+        reasons = listed(unusable) or "empty"
+        raise ValueError(
+            f"reward_benchmark.path={cfg.reward_benchmark.path} holds no pair that can be used ({reasons})"
+        )
+    stages = [UNTRAINED, *(stage for stage in (SFT, RL) if run.finished(stage))]
+    found = {}
+    for stage in stages:
+        key = config_hash(cfg.raw, leave_out=() if stage == RL else AFTER_SFT[:-1])
+        records, refused = responses(
+            cfg,
+            run,
+            Asking(f"judged_{stage}", stage, key, 1, cfg.judge.evaluation_temperature),
+            pairs,
+            cfg.reward_benchmark,
+            lambda one: [shown(one.pair, one.images, swapped) for swapped in (False, True)],
+        )
+        found[stage] = judged(records, {pair.id: pair.source for pair in pairs if pair.id not in refused})
+    results: dict[str, Any] = {
+        "preferences": cfg.preferences.path,
+        "reward_benchmark": cfg.reward_benchmark.path,
+        "unusable": dict(unusable + Counter(refused.values())),
+        "judges": {stage: measure(one, cfg.seed) for stage, one in found.items()},
+        "differences": {
+            f"{later} - {earlier}": difference(found[later], found[earlier], cfg.seed)
+            for earlier, later in pairwise(stages)
+        },
+        **{stage: run.summary(stage) for stage in stages if stage != UNTRAINED},
+    }
+    if run.finished("curate"):
+        results["curation"] = read_json(run.path / "curated" / "manifest.json")
+    write_json(run.path / "results.json", results)
+    page = write_judge(run.path)
+    accuracies = {f"accuracy_{stage}": one["accuracy"]["value"] for stage, one in results["judges"].items()}
+    run.finish("judge", accuracies)
+    start_tracker(cfg, run).finish(accuracies)
+    print_judge(results, console)
+    console.print(f"wrote {page}")
+
+
+def mirrored(log: Any, stage: str, before: int, line: dict[str, float]) -> None:
+    """A line of a stage's metrics.jsonl among those of all stages, whose steps are counted on."""
+    log({f"{stage}/{name}": value for name, value in line.items()} | {"step": before + line["step"]})

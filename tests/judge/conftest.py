@@ -1,0 +1,142 @@
+"""A small world of pairs, and a tiny judge that has learnt how to answer, though not which answer is better.
+
+Shape suffixes: L tokens of a prompt and its response, R tokens of a response, V vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+from mprm import artifacts
+from mprm.backbones.internvl import InternVL, InternVLProcessor, InternVLStepModel
+from mprm.chartworld.pairs import ChartWorldPairs
+from mprm.data.examples import open_images
+from mprm.data.preferences import Pair
+from mprm.judge.judge import Judge, Shown
+from mprm.judge.sft import SFT, Traces, faithful, imitate
+from mprm.policy.sampler import Sampler
+from mprm.training.checkpoint import load_weights
+from mprm.training.recipe import Machine
+
+READER = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights" / "internvl_reader"
+BACKBONE = InternVL(path=str(READER), max_tiles=1, max_length=512)
+JUDGE = Judge(instruction="Which?", verdict="{}.", temperature=1.5, max_new_tokens=8)
+Loaded = tuple[InternVLProcessor, InternVLStepModel]
+
+
+@pytest.fixture(scope="session")
+def judge() -> Judge:
+    return JUDGE
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Shown]:
+    """Of 24 pairs the last lines alone, which makes the prompts short, but of every eighth; all with a short trace."""
+    world = ChartWorldPairs(path=str(tmp_path_factory.mktemp("world") / "pairs" / "pairs.jsonl"), size=24)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(artifacts, "_fsync", lambda _: None)
+        read = [pair for pair in world.pairs() if isinstance(pair, Pair)]
+    traced = [replace(pair, trace=f"The {pair.label.upper()}.") for pair in read]
+    for number in set(range(24)) - {0, 8, 16}:
+        pair = traced[number]
+        last = {name: getattr(pair, name).split()[-1] for name in ("answer_a", "answer_b")}
+        traced[number] = replace(pair, **last)
+    shown, left_out = faithful(traced, JUDGE, world.image_path)
+    assert len(shown) == 24
+    assert not left_out
+    return shown
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The judge after its fine-tuning. folder: of the training; counted: what imitate() has returned; lines: of its
+    metrics.jsonl."""
+
+    folder: Path
+    counted: dict[str, Any]
+    lines: list[dict[str, float]]
+
+    def load(self) -> Loaded:
+        """A judge of one's own, to be trained or changed."""
+        processor, model = BACKBONE.load()
+        model.speak()
+        load_weights(model, self.folder / "weights.safetensors")
+        return processor, model.eval()
+
+
+@pytest.fixture(scope="session")
+def taught(pairs: list[Shown], tmp_path_factory: pytest.TempPathFactory) -> Taught:
+    """24 steps of 4 traces: nearly all responses have a verdict, A about as often as B."""
+    folder = tmp_path_factory.mktemp("taught")
+    lines: list[dict[str, float]] = []
+    processor, model = BACKBONE.load()
+    recipe = SFT(learning_rate=4e-3, weight_decay=0.0, epochs=4, global_batch_size=4)
+    traces = Traces(pairs, processor, JUDGE)
+    return Taught(folder, imitate(model, traces, recipe, Machine(), 512, folder, 0, lines.append), lines)
+
+
+@pytest.fixture(scope="session")
+def loaded(taught: Taught) -> Loaded:
+    """The judge, not to be changed."""
+    return taught.load()
+
+
+@pytest.fixture(scope="session")
+def sampler() -> Callable[..., Sampler]:
+    """sampler(*loaded, temperature=0.0): one that asks as the judge is asked."""
+
+    def sampler(processor: InternVLProcessor, model: InternVLStepModel, **options: Any) -> Sampler:
+        settings = {"temperature": JUDGE.temperature, "max_new_tokens": JUDGE.max_new_tokens} | options
+        return Sampler(processor=processor, model=model, instruction=JUDGE.instruction, **settings)
+
+    return sampler
+
+
+@pytest.fixture(scope="session")
+def stock(taught: Taught) -> Any:
+    """transformers' own model with the weights of the judge."""
+    hf = AutoModelForImageTextToText.from_pretrained(READER, dtype=torch.float32).eval()
+    trained = load_file(taught.folder / "weights.safetensors")
+    missing = hf.load_state_dict({name.removeprefix("hf."): value for name, value in trained.items()}, strict=False)
+    assert not missing.unexpected_keys
+    return hf
+
+
+@pytest.fixture(scope="session")
+def stock_logits(stock: Any, loaded: Loaded) -> Callable[[Shown, list[int]], torch.Tensor]:
+    """Logits (R, V) before every token of a response, by one pass over all of it in transformers."""
+    processor, _ = loaded
+
+    def logits(one: Shown, ids: list[int]) -> torch.Tensor:
+        images = open_images(one.images)
+        prompt_ids = processor.ask([image.size for image in images], one.text, JUDGE.instruction).input_ids.tolist()
+        ids_1L = torch.tensor([prompt_ids + ids])
+        all_1LV = stock(input_ids=ids_1L, use_cache=False, **processor.vision(images)).logits
+        return all_1LV[0, len(prompt_ids) - 1 : -1]
+
+    return logits
+
+
+@pytest.fixture
+def with_bias(taught: Taught) -> Callable[[dict[str, float]], Loaded]:
+    """with_bias({"<|im_end|>": 2.0}): a judge of which every next token has these logits, all others -inf; no logits
+    at all: all of them 0."""
+
+    def with_bias(logits: dict[str, float]) -> Loaded:
+        processor, model = taught.load()
+        size, width = model.hf.lm_head.weight.shape
+        head = torch.nn.Linear(width, size)
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.constant_(head.bias, -torch.inf if logits else 0.0)
+        for token, value in logits.items():
+            head.bias.data[processor.tokenizer.convert_tokens_to_ids(token)] = value
+        model.hf.lm_head = head
+        return processor, model
+
+    return with_bias

@@ -1,0 +1,166 @@
+"""A judge's responses: their entropies against transformers, and what a kill leaves of them.
+
+Shape suffixes: R tokens of a response, V vocabulary.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mprm.journal import journal
+from mprm.judge.judge import Judge, Shown, shown
+from mprm.judge.respond import key_of, prompt_of, respond
+from mprm.policy.policy import Completion, Prompt
+from mprm.policy.sampler import Sampler, Written
+
+END = "<|im_end|>"
+Logits = Callable[[Shown, list[int]], torch.Tensor]
+
+
+def by_definition(logits: Logits, one: Shown, written: Written, end: int) -> float:
+    """The mean over the tokens of a response, the ending one included, of the entropy of what each was drawn from."""
+    logp_RV = logits(one, [*written.ids, *([end] if written.finished else [])]).double().log_softmax(-1)
+    return -(logp_RV.exp() * logp_RV).sum(-1).mean().item()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 3.0])
+@torch.inference_mode()
+def test_entropy_is_that_of_transformers(
+    temperature: float, pairs: list[Shown], loaded: Any, sampler: Callable[..., Sampler], stock_logits: Logits
+) -> None:
+    """One pass over prompt and response, without a cache; the temperature decides what is drawn and nothing else."""
+    chosen = pairs[:6]
+    found = sampler(*loaded, temperature=temperature, max_new_tokens=5).write([prompt_of(one, 3) for one in chosen])
+    end = loaded[0].tokenizer.convert_tokens_to_ids(END)
+    for one, group in zip(chosen, found, strict=True):
+        for written in group:
+            assert written.entropy == pytest.approx(by_definition(stock_logits, one, written, end), abs=1e-5)
+    if temperature:
+        everything = [written for group in found for written in group]
+        assert {written.finished for written in everything} == {True, False}
+        assert len({len(written.ids) for written in everything}) > 2
+        assert max(written.entropy for written in everything) > 2 * min(written.entropy for written in everything)
+
+
+def test_entropy_depends_on_neither_company_nor_what_is_held_at_once(
+    pairs: list[Shown], loaded: Any, sampler: Callable[..., Sampler]
+) -> None:
+    prompts = [prompt_of(one, 2) for one in pairs[:6]]
+    whole = sampler(*loaded).write(prompts)
+    cut = [sampler(*loaded, max_tokens=tokens).write(prompts) for tokens in (1, 200)]
+    alone = [group for prompt in reversed(prompts) for group in sampler(*loaded).write([prompt])]
+    for other in (*cut, alone[::-1]):
+        for one, two in zip(whole, other, strict=True):
+            assert [written.ids for written in one] == [written.ids for written in two]
+            assert [w.entropy for w in one] == pytest.approx([w.entropy for w in two], abs=1e-5)
+
+
+def test_what_is_uniform_has_ln_v_and_what_is_certain_has_none(
+    pairs: list[Shown], with_bias: Callable[..., Any], sampler: Callable[..., Sampler]
+) -> None:
+    prompts = [prompt_of(one, 2) for one in pairs[:3]]
+    processor, model = with_bias({})
+    [*uniform] = [written for group in sampler(processor, model).write(prompts) for written in group]
+    assert [w.entropy for w in uniform] == pytest.approx([math.log(len(model.hf.lm_head.bias))] * 6, abs=1e-6)
+    assert len({tuple(w.ids) for w in uniform}) == 6
+    certain = sampler(*with_bias({"A": 3.0})).write(prompts)
+    assert [written.entropy for group in certain for written in group] == [0.0] * 6
+    ended = sampler(*with_bias({END: 3.0})).write(prompts)
+    assert [written for group in ended for written in group] == [Written([], True, 0.0)] * 6
+
+
+def test_a_piece_of_an_image_is_never_written_though_it_may_be_likely(
+    pairs: list[Shown], with_bias: Callable[..., Any], sampler: Callable[..., Sampler]
+) -> None:
+    """Of 1/2, 3/10 and 1/5 the entropy is 1.0297, whatever can be written; A is drawn 3 times of 5, and the end is."""
+    shares = {"<IMG_CONTEXT>": 0.5, "A": 0.3, END: 0.2}
+    processor, model = with_bias({token: math.log(share) for token, share in shares.items()})
+    [found] = sampler(processor, model, temperature=1.0).write([prompt_of(pairs[1], 200)])
+    assert [written.entropy for written in found] == pytest.approx([1.0296530] * 200, abs=1e-6)
+    ids = Counter(token for written in found for token in written.ids)
+    assert set(ids) == {processor.tokenizer.convert_tokens_to_ids("A")}
+    assert sum(not written.ids for written in found) / 200 == pytest.approx(0.4, abs=0.1)
+    [likeliest] = sampler(processor, model, temperature=0.0).write([prompt_of(pairs[1], 1)])
+    assert likeliest[0].ids == [*ids] * 8
+
+
+@dataclass
+class Counting:
+    """A sampler that notes what it is asked."""
+
+    inner: Sampler
+    asked: list[str] = field(default_factory=list)
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        self.asked += [prompt.key for prompt in prompts]
+        return self.inner.complete(prompts)
+
+
+def test_a_killed_task_goes_on_to_the_same_file_and_asks_nothing_twice(
+    pairs: list[Shown], judge: Judge, loaded: Any, sampler: Callable[..., Sampler], tmp_path: Path
+) -> None:
+    orders = [shown(one.pair, one.images, swapped) for one in pairs[:5] for swapped in (False, True)]
+
+    def run(name: str, counting: Counting, stop_at: int) -> bytes:
+        """The file; the process is killed behind its stop_at-th batch."""
+        told: list[int] = []
+
+        def advance(more: int) -> None:
+            told.append(more)
+            if len(told) == stop_at:
+                raise KeyboardInterrupt
+
+        with journal(tmp_path / name, "settings", overwrite=True) as kept:
+            respond(counting, judge, orders, 2, kept, advance, batch=3)  # type: ignore[arg-type]
+            assert told[-1] == 1
+            kept.finish([kept.done[key_of(one)] for one in orders])
+        return (tmp_path / name).read_bytes()
+
+    whole = run("whole.jsonl", Counting(sampler(*loaded)), 0)
+    resumed = Counting(sampler(*loaded))
+    for stop_at in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run("resumed.jsonl", resumed, stop_at)
+    assert len(resumed.asked) == 9
+    assert run("resumed.jsonl", resumed, 0) == whole
+    assert resumed.asked == [key_of(one) for one in orders]
+    records = [json.loads(line) for line in whole.splitlines()]
+    assert [(record["id"], record["swapped"], record["better"]) for record in records] == [
+        (one.pair.id, one.swapped, one.better) for one in orders
+    ]
+    assert {response["verdict"] for record in records for response in record["responses"]} == {"A", "B", None}
+    assert len(set(resumed.asked)) == 10, "either order has a name of its own"
+
+
+def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[Shown], tmp_path: Path) -> None:
+    said = [
+        Completion("Red is 4. The better answer is B.", 9, True, 0.5),
+        Completion("Red is 4. The better answer is B.", 9, False, 0.25),
+        Completion("Red is 4.", 3, True, 1.5),
+    ]
+
+    class Scripted:
+        def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+            assert [prompt.n for prompt in prompts] == [3]
+            return [said]
+
+    one = replace(pairs[0], better="B", swapped=True)
+    with journal(tmp_path / "said.jsonl", "settings", overwrite=True) as kept:
+        respond(Scripted(), Judge(), [one], 3, kept, lambda _: None)  # type: ignore[arg-type]
+        assert kept.done[key_of(one)] == {
+            "id": one.pair.id,
+            "swapped": True,
+            "better": "B",
+            "responses": [
+                {"text": said[0].text, "verdict": "B", "entropy": 0.5, "n_tokens": 9},
+                {"text": said[1].text, "verdict": None, "entropy": 0.25, "n_tokens": 9},
+                {"text": said[2].text, "verdict": None, "entropy": 1.5, "n_tokens": 3},
+            ],
+        }
