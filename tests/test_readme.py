@@ -57,6 +57,14 @@ def test_set_up_by_hand_is_what_make_does() -> None:
 SIZE = 8  # of the questions
 FEW = (f"questions.size={SIZE}", "solutions=2", "continuations=2")
 NARROW = ("selector.alpha=0.2", "selector.ratio=0.1")  # of a sweep file
+SHORT = (  # of a judge's training
+    "preferences.size=48",
+    "preferences.traced=0.7",
+    "reward_benchmark.size=6",
+    "sft.epochs=1",
+    "grpo.group_size=2",
+    "judge.max_new_tokens=12",
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +136,10 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
     on_chartworld = not any(word.startswith(("dataset=", "task=measure", "task=report", "best_of_n")) for word in words)
     if any(word in words for word in ("task=sample", "task=annotate")):
         words += FEW
+    if "experiment=egt" in words or "egt" in words:
+        words += SHORT
+    if "egt" in words:
+        words += ["selector=entropy", "selector.ratio=0.5", "order=low_to_high,shuffled"]
     small = [word for word in SMALL if on_chartworld and word.split("=")[0] not in {w.split("=")[0] for w in words}]
     if "bis_grid" in words:
         small += [word for word in NARROW if not any(typed.startswith(word.split("=")[0]) for typed in words)]

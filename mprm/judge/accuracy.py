@@ -75,7 +75,7 @@ def measure(judgements: Judged, seed: int) -> dict[str, Any]:
             for name, rows in by_source(judgements).items()
         },
         "consistent": resamples.mean((both_P & (judgements.first_P2.sum(axis=1) == 1)).astype(float)),
-        "first": first_share(judgements, resamples),
+        "first": first_share(judgements, seed),
         "without_verdict": float(1 - judgements.valid_P2.mean()),
         "entropy": float(entropy_P.mean()),
         "tokens": float(judgements.tokens_P2.mean()),
@@ -90,13 +90,14 @@ def by_source(judgements: Judged) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero(judgements.source_P == name) for name in names}
 
 
-def first_share(judgements: Judged, resamples: Resamples) -> dict[str, float] | None:
-    """Share of A among the verdicts, None without any."""
+def first_share(judgements: Judged, seed: int) -> dict[str, float] | None:
+    """Share of A among the verdicts, None without any; the pairs that have one are resampled."""
     valid_P = judgements.valid_P2.sum(axis=1).astype(float)
-    if not valid_P.any():
+    rows = np.flatnonzero(valid_P)
+    if not len(rows):
         return None
     others_P = valid_P - judgements.first_P2.sum(axis=1)
-    return resamples.saved(others_P, valid_P)  # 1 - (share of the others)
+    return Resamples(len(rows), seed).saved(others_P[rows], valid_P[rows])  # 1 - (share of the others)
 
 
 def entropy_bins(right_P: np.ndarray, entropy_P: np.ndarray, seed: int, bins: int = BINS) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric, Metric, SumMetric
 
 from mprm.backbones.base import Processor, StepModel
 from mprm.data.collate import Example
@@ -29,6 +29,7 @@ from mprm.judge.respond import prompt_of
 from mprm.policy.policy import key_hash
 from mprm.policy.sampler import Sampler, Written
 from mprm.training.batches import BatchPlan
+from mprm.training.checkpoint import save_weights
 from mprm.training.datamodule import Rows
 from mprm.training.fit import checkpoint_of, optimise
 from mprm.training.history import Mirror
@@ -123,11 +124,12 @@ class Reinforcement(Optimised):
         self.grpo = recipe
         self.prompts = prompts
         self.seed = seed
+        self.loss = SumMetric(nan_strategy="disable")  # the weights of a global batch sum to 1
         self.reward, self.accuracy, self.format, self.entropy, self.tokens = (MeanMetric() for _ in range(5))
 
     def curve(self) -> dict[str, Metric]:
         names = ("reward", "accuracy", "format", "entropy", "tokens")
-        return {"train/loss": self.train_loss} | {f"train/{name}": getattr(self, name) for name in names}
+        return {"train/loss": self.loss} | {f"train/{name}": getattr(self, name) for name in names}
 
     def training_step(self, asked: Asked, batch_index: int) -> torch.Tensor:
         pairs = [self.in_some_order(self.prompts.pairs[position]) for position, _ in asked.keys]
@@ -142,7 +144,7 @@ class Reinforcement(Optimised):
         batch = in_a_row(examples).to(self.device)
         logp_M = log_likelihood(self.model, batch, self.prompts.judge.temperature)
         loss_M = grpo_losses(logp_M, torch.cat(advantage).to(self.device))
-        self.train_loss.update(loss_M.detach(), batch.row.weight_M)
+        self.loss.update((loss_M.detach() * batch.row.weight_M).sum())
         # Lightning divides by the accumulated micro-batches and DDP by the ranks: undo both.
         return (loss_M * batch.row.weight_M).sum() * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
@@ -171,21 +173,22 @@ class Reinforcement(Optimised):
         return found
 
     def rewards(self, one: Shown, group: Sequence[Written], counted: bool) -> list[float]:
-        """Of every response of a pair; what is logged of them is counted."""
+        """Of every response of a pair; counted: they enter what is logged."""
         verdicts = [self.verdict(written) for written in group]
         rewards = [self.grpo.reward(verdict, one.better) for verdict in verdicts]
         for written, verdict, reward in zip(group, verdicts, rewards, strict=True):
-            if counted:  # a row left empty has a filler
-                self.reward.update(reward)
-                self.accuracy.update(float(verdict == one.better))
-                self.format.update(float(verdict is not None))
-                self.entropy.update(written.entropy)
-                self.tokens.update(len(written.ids))
+            # A row left empty has a filler, which weighs nothing.
+            self.reward.update(reward, counted)
+            self.accuracy.update(float(verdict == one.better), counted)
+            self.format.update(float(verdict is not None), counted)
+            self.entropy.update(written.entropy, counted)
+            self.tokens.update(len(written.ids), counted)
         return rewards
 
     def verdict(self, written: Written) -> str | None:
         """None, too, of a response that was cut off."""
-        text = self.prompts.processor.tokenizer.decode(written.ids, skip_special_tokens=True)
+        tokenizer = self.prompts.processor.tokenizer
+        text = tokenizer.decode(written.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return self.prompts.judge.verdict_of(text) if written.finished else None
 
     def examples(self, one: Shown, group: Sequence[Written], weight: float, number: int) -> list[Example]:
@@ -219,6 +222,9 @@ def reinforce(
     Raises ValueError if a pair with all of its responses does not fit the machine's max_tokens.
     """
     model.speak()
+    if recipe.epochs == 0:
+        save_weights(model, folder / "weights.safetensors")
+        return {"optimizer_steps": 0, "pairs": 0, "too_long": 0, "resumed_from": 0}
     checkpoint, start = checkpoint_of(folder, machine)
     machine.check(recipe)
     longest = prompts.judge.max_new_tokens
@@ -246,7 +252,13 @@ def reinforce(
 def check_fit(
     lengths: Lengths, usable: np.ndarray, recipe: GRPO, judge: Judge, machine: Machine, max_length: int
 ) -> None:
-    """Raises ValueError if no pair is left, one does not fit, or the machine's strategy can not write responses."""
+    """Raises ValueError if no pair is left, one does not fit, all responses would be the same, or the machine's
+    strategy can not write any."""
+    if judge.temperature == 0:
+        raise ValueError(
+            "judge.temperature=0 writes the same response again and again, which leaves grpo nothing to compare; try "
+            "judge.temperature=1"
+        )
     if machine.strategy == "deepspeed_stage_3":
         raise ValueError(
             "trainer.strategy=deepspeed_stage_3 shards the weights that every response needs whole; use "

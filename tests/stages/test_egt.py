@@ -1,0 +1,104 @@
+"""Entropy-Guided Training through its tasks, on a few pairs and an untrained judge."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from mprm import stages
+from mprm.artifacts import read_json
+from mprm.config import Config, config_of_run
+from mprm.reporting.collect import read_json_lines
+from mprm.run_folder import open_run
+from mprm.stages.judgements import judge_after
+
+Load = Callable[..., Config]
+SHORT = (
+    "preferences.size=40",
+    "preferences.traced=0.6",
+    "reward_benchmark.size=4",
+    "sft.epochs=1",
+    "grpo.group_size=2",
+    "grpo.global_batch_size=4",
+    "judge.max_new_tokens=4",
+)
+
+
+@pytest.fixture
+def judging(load: Load, tmp_path: Path) -> Load:
+    """judging("selector=random"): the configuration of experiment=egt on a small world in the test's folder."""
+
+    def judging(*overrides: str) -> Config:
+        paths = [f"{group}.path={tmp_path / group / 'pairs.jsonl'}" for group in ("preferences", "reward_benchmark")]
+        return load("experiment=egt", *SHORT, *paths, *overrides)
+
+    return judging
+
+
+def folder_of(config: Config) -> Path:
+    return Path(config.runs) / str(config.name)
+
+
+def test_all_stages_and_what_a_second_run_shares(
+    judging: Load, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    first = judging()
+    stages.egt(first)
+    run = folder_of(first)
+    results = read_json(run / "results.json")
+    assert list(results["judges"]) == ["untrained", "sft", "rl"]
+    assert results["judges"]["rl"]["pairs"] == 4
+    assert list(results["differences"]) == ["sft - untrained", "rl - sft"]
+    assert results["rl"]["order"] == "LowToHigh"
+    curation = results["curation"]
+    assert curation["eligible"] + curation["dropped"]["traced"] == 40
+    assert results["sft"]["traces"] + sum(results["sft"]["left_out"].values()) == 40
+    assert "accuracy_by_entropy" in (run / "report.html").read_text()
+    # Per source the lower half by entropy, none of them with a trace.
+    signals, kept = (pq.read_table(run / "curated" / f"{name}.parquet").to_pylist() for name in ("signals", "kept"))
+    for source in {row["source"] for row in signals}:
+        of_source = sorted(row["entropy"] for row in signals if row["source"] == source)
+        chosen = sorted(row["entropy"] for row in kept if row["source"] == source)
+        assert chosen == of_source[: max(1, len(of_source) // 2)]
+    traced = {record["id"] for record in read_json_lines(Path(str(first.preferences.path))) or [] if "trace" in record}
+    assert not traced & {row["id"] for row in signals}
+    assert results["rl"]["pairs"] == len(kept) == curation["kept"]
+
+    capsys.readouterr()
+    second = judging("selector=random", "selector.ratio=0.5", "order=shuffled")
+    stages.egt(second)
+    assert f"SFT: the same as that of {run.name}, taken from there" in capsys.readouterr().out
+    other = folder_of(second)
+    for name in ("sft/weights.safetensors", "responses.jsonl", "judged_untrained.jsonl", "judged_sft.jsonl"):
+        assert (other / name).read_bytes() == (run / name).read_bytes(), name
+    assert read_json(other / "stages.json")["stages"]["judged_rl"].get("shared_with") is None
+
+    times = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    stages.rl(judging("task=rl"))
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == times
+
+    stages.report(judging("task=report"))
+    assert "LowToHigh" in (Path(first.runs) / "comparison.csv").read_text()
+
+    exported = tmp_path / "exported"
+    stages.export(judging("task=export", f"run={run}", f"output={exported}"))
+    with open_run(first.raw) as opened:
+        _, model = judge_after(config_of_run(run), opened, "rl")
+    model.hf.set_attn_implementation("sdpa")
+    ids = torch.arange(10, 40)[None]
+    theirs = AutoModelForImageTextToText.from_pretrained(exported, dtype=torch.float32).eval()
+    ours = model.hf(input_ids=ids).logits
+    torch.testing.assert_close(theirs(input_ids=ids).logits[..., : ours.shape[-1]], ours, atol=1e-5, rtol=0)
+
+
+def test_without_traces_there_is_nothing_to_imitate(judging: Load) -> None:
+    with pytest.raises(ValueError, match=r"no trace that ends in judge\.verdict .* \(40 no_trace\)"):
+        stages.sft(judging("task=sft", "preferences.traced=0"))
+
+
+def test_with_nothing_but_traces_there_is_nothing_to_curate(judging: Load) -> None:
+    with pytest.raises(ValueError, match=r"every pair of preferences\.path=.* has a trace"):
+        stages.curate(judging("task=curate", "preferences.traced=1", "sft.epochs=0"))
