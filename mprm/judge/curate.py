@@ -80,8 +80,8 @@ def summarise(signals: pa.Table, kept: pa.Table, selector: Any, seed: int) -> di
 
 
 def bins(eligible: pa.Table, seed: int, number: int = BINS) -> list[dict[str, Any]]:
-    """Pairs cut by entropy into bins of as many each, lowest first: from, to (nats), pairs, accuracy (agreement with
-    the labels as they are given), flipped (share of wrong ones, null where unknown)."""
+    """Pairs cut by entropy into bins of as many each, lowest first: from, to and mean entropy (nats), pairs, accuracy
+    (agreement with the labels as they are given), flipped (share of wrong ones, null where unknown)."""
     entropy_P, agrees_P = (eligible[name].to_numpy() for name in ("entropy", "agrees"))
     flipped_P = known_flips(eligible)
     found = []
@@ -92,6 +92,7 @@ def bins(eligible: pa.Table, seed: int, number: int = BINS) -> list[dict[str, An
                 {
                     "from": float(entropy_P[rows[0]]),
                     "to": float(entropy_P[rows[-1]]),
+                    "entropy": float(entropy_P[rows].mean()),
                     "pairs": len(rows),
                     "accuracy": resamples.mean(agrees_P[rows]),
                     "flipped": None if flipped_P is None else resamples.mean(flipped_P[rows]),

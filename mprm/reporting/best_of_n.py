@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
-from mprm.artifacts import atomic_file, read_json, write_text
+from mprm.artifacts import read_json, write_text
 from mprm.reporting import choice_tables as tables
 from mprm.reporting import markup
 from mprm.reporting.choice_figures import adaptive_exhibit, curves_exhibit, sources_exhibit
 from mprm.reporting.choice_tables import ALL, Results
 from mprm.reporting.console import rich_table
-from mprm.reporting.exhibit import Exhibit
-from mprm.reporting.style import styled
+from mprm.reporting.exhibit import Exhibit, save
 from mprm.reporting.tables import Table
 
 MANY = 20  # rows from which a table is folded
@@ -34,7 +32,7 @@ def write_best_of_n(folder: Path) -> Path:
     page = folder / "report.html"
     write_text(page, _page(f"mprm best-of-N {folder.resolve().name}", results, exhibits))
     for exhibit in exhibits:
-        _save(exhibit.figure, folder / exhibit.name)
+        save(exhibit, folder)
     return page
 
 
@@ -71,10 +69,3 @@ def _tiles(results: Results) -> str:
     best = tables.ranked(results)[:1]
     shown[2:2] = [("Best model", report["models"][model][aggregate], model) for model in best]
     return markup.tiles([(name, f"{100 * tables.at_n_max(one).value:.1f} %", below) for name, one, below in shown])
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with styled():
-        for kind, options in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
-            with atomic_file(path.with_suffix(f".{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, **options)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import fill
 
 from matplotlib.figure import Figure
 
+from mprm.artifacts import atomic_file
 from mprm.reporting.compare import Row
+from mprm.reporting.style import styled
 from mprm.reporting.tables import Estimate, Table
 
 
@@ -25,6 +28,16 @@ class Exhibit:
     caption: str
     says: str
     data: Table | None = None
+
+
+def save(exhibit: Exhibit, folder: Path) -> None:
+    """Write the figure into the folder, as .png and .svg."""
+    figure = exhibit.figure
+    with styled():
+        for kind, options in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
+            with atomic_file(folder / f"{exhibit.name}.{kind}") as temporary:
+                figure.savefig(temporary, format=kind, **options)
+            figure.set_layout_engine("none")  # it stays where it is, and costs half of every further drawing
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from mprm.reporting import judge_tables as tables
 from mprm.reporting import markup
 from mprm.reporting.collect import read_json_lines, read_json_object
 from mprm.reporting.console import rich_table
-from mprm.reporting.exhibit import Exhibit
-from mprm.reporting.judge_figures import RL_CURVES, SFT_CURVES, curves_exhibit, entropy_exhibit, pairs_exhibit, save
+from mprm.reporting.exhibit import Exhibit, save
+from mprm.reporting.judge_figures import RL_CURVES, SFT_CURVES, curves_exhibit, entropy_exhibit, pairs_exhibit
 from mprm.reporting.judge_words import STAGES, Results, headline, judges, percent, sentences
 
 
@@ -31,7 +31,7 @@ def write_judge(folder: Path) -> Path:
         raise ValueError(f"{source} is not there or not of a judge; run task=egt runs={folder.parent}")
     exhibits = _exhibits(folder, results)
     for exhibit in exhibits:
-        save(exhibit, folder / exhibit.name)
+        save(exhibit, folder)
     page = folder / "report.html"
     write_text(page, _page(f"mprm judge {folder.resolve().name}", results, exhibits))
     return page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from mprm.reporting import markup
 from mprm.reporting.compare import Comparison, as_markdown
 from mprm.reporting.console import rich_table
 from mprm.reporting.cost import unfinished_lines, unfinished_table
-from mprm.reporting.judge_figures import save
+from mprm.reporting.exhibit import save
 from mprm.reporting.judge_forest import forest_exhibit
 from mprm.reporting.judge_pairs import answers, answers_table
 from mprm.reporting.judge_runs import JudgeComparison
@@ -35,7 +36,7 @@ def write_judge_comparison(runs: Path, comparison: JudgeComparison) -> Path:
     said = [answer.words for answer in answers(comparison)[:MOST]]
     shown, exhibit = _tables(comparison), forest_exhibit(comparison)
     if exhibit:
-        save(exhibit, runs / f"{prefix}comparison")
+        save(replace(exhibit, name=f"{prefix}comparison"), runs)
     write_text(runs / f"{prefix}comparison.csv", as_csv(comparison))
     texts = [f"# {title}", headline(comparison), *(f"- {words}" for words in said)]
     texts += [f"## {table.title}\n\n{as_markdown(table).strip()}" for table in shown]

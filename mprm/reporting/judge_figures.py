@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from mprm.artifacts import atomic_file
 from mprm.reporting.exhibit import Exhibit
 from mprm.reporting.judge_words import STAGES, Results, judges, span
 from mprm.reporting.plots import series, smooth
@@ -39,15 +37,14 @@ SFT_CURVES = {
     "train/likelihood": ("Likelihood", "mean probability of a token", 1),
 }
 
-FAR = 5  # times
-
 Bins = list[dict[str, Any]]
 Curves = dict[str, tuple[str, str, int]]
 
 
 def entropy_exhibit(results: Results) -> Exhibit | None:
-    """Accuracy on the benchmark against the entropy of the responses, a line per judge; None without any."""
-    measured = judges(results)
+    """Accuracy on the benchmark against the entropy of the responses, a line per judge that gives verdicts at all; None
+    without any."""
+    measured = {stage: judge for stage, judge in judges(results).items() if judge["without_verdict"] < 1}
     if not measured:
         return None
     bins = {stage: judge["bins"] for stage, judge in measured.items()}
@@ -58,14 +55,14 @@ def entropy_exhibit(results: Results) -> Exhibit | None:
         axes.axhline(50, color=INK, lw=1.2, ls=":", label="chance")
         for stage, of_stage in bins.items():
             _bins(axes, of_stage, "accuracy", STAGES[stage], LOOKS[stage])
-        _scale(axes, list(bins.values()))
+        axes.margins(x=0.06, y=0.1)
         figure.legend(loc="outside lower center", ncols=4, handlelength=4)
     return Exhibit(
         name="accuracy_by_entropy",
         title="Is the judge right where it is sure?",
         figure=figure,
         caption="Pairs of the benchmark in the order of the mean entropy of their two responses, cut into bins of as "
-        "many each. Marker: middle of the bin; thin bar: its range; thick bar: 95 % bootstrap over its pairs.",
+        "many each. Marker: mean of the bin; bar: 95 % bootstrap over its pairs.",
         says="Accuracy on the benchmark by entropy of the responses. "
         + " ".join(f"{STAGES[stage]}: {_in_words(of_stage, 'accuracy')}." for stage, of_stage in bins.items()),
     )
@@ -103,8 +100,8 @@ def pairs_exhibit(results: Results) -> Exhibit | None:
         title="Does entropy find wrong labels?" if known else "Where does the judge agree with the labels?",
         figure=figure,
         caption="The pairs that could be kept, in the order of their entropy after SFT, cut into bins of as many each. "
-        "Agreement is with the labels as they are given, right or wrong. Marker: middle of the bin; thin bar: its "
-        "range; thick bar: 95 % bootstrap over its pairs.",
+        "Agreement is with the labels as they are given, right or wrong. Marker: mean of the bin; "
+        "bar: 95 % bootstrap over its pairs.",
         says=" ".join(says),
     )
 
@@ -138,33 +135,11 @@ def curves_exhibit(name: str, title: str, curves: Curves, metrics: list[dict[str
     )
 
 
-def save(exhibit: Exhibit, path: Path) -> None:
-    """Write the figure as path.png and path.svg."""
-    figure = exhibit.figure
-    with styled():
-        for kind, options in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
-            with atomic_file(path.with_name(f"{path.name}.{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, **options)
-            figure.set_layout_engine("none")  # it stays where it is, and costs half of every further drawing
-
-
 def _bins(axes: Axes, bins: Bins, key: str, label: str, look: dict[str, Any]) -> None:
-    middles = [(one["from"] + one["to"]) / 2 for one in bins]
+    middles = [one["entropy"] for one in bins]
     low, value, high = ([100 * one[key][end] for one in bins] for end in ("low", "value", "high"))
-    axes.hlines(value, [one["from"] for one in bins], [one["to"] for one in bins], color=look["color"], lw=1, alpha=0.6)
     axes.vlines(middles, low, high, color=look["color"], lw=2.2, alpha=0.8)
     axes.plot(middles, value, label=label, ms=6.5, mec=CARD, lw=1.7, zorder=3, **look)
-
-
-def _scale(axes: Axes, lines: list[Bins]) -> None:
-    """Logarithmic where one judge is far surer than another, which would leave it no room."""
-    ends = [bins[-1]["to"] for bins in lines]
-    if min(bins[0]["from"] for bins in lines) > 0 and max(ends) > FAR * min(ends):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.06, y=0.1)
 
 
 def _in_words(bins: Bins, key: str) -> str:

@@ -35,7 +35,7 @@ def number(value: float, spread: float = 0.02) -> dict[str, float]:
 
 def bins(edges: tuple[float, ...], accuracies: tuple[float, ...], **more: tuple[float, ...]) -> list[dict[str, Any]]:
     found = [
-        {"from": low, "to": high, "pairs": 100, "accuracy": number(value)}
+        {"from": low, "to": high, "entropy": (low + high) / 2, "pairs": 100, "accuracy": number(value)}
         for low, high, value in zip(edges, edges[1:], accuracies, strict=False)
     ]
     for key, values in more.items():
@@ -177,8 +177,8 @@ def test_a_line_per_judge_runs_over_the_entropy_of_its_responses(results: Result
     exhibit = entropy_exhibit(results)
     assert exhibit is not None
     (axes,) = exhibit.figure.axes
-    assert (axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == (
-        *("Accuracy against entropy", "entropy of the responses (nats)", "accuracy (%)", "log"),
+    assert (axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()) == (
+        *("Accuracy against entropy", "entropy of the responses (nats)", "accuracy (%)"),
     )
     lines = {str(line.get_label()): line for line in axes.lines}
     assert list(lines) == ["chance", "untrained", "after SFT", "after RL"]
@@ -187,10 +187,10 @@ def test_a_line_per_judge_runs_over_the_entropy_of_its_responses(results: Result
     looks = {(line.get_color(), line.get_marker(), str(line.get_linestyle())) for line in axes.lines[1:]}
     assert all(len({look[place] for look in looks}) == 3 for place in range(2))
     assert "after SFT: 90.0 % at 0.010 to 0.050 nats, 70.0 % at 0.050 to 0.300 nats." in exhibit.says
-    del results["judges"]["untrained"]
-    alike = entropy_exhibit(results)
-    assert alike is not None
-    assert alike.figure.axes[0].get_xscale() == "linear"
+    results["judges"]["untrained"]["without_verdict"] = 1.0
+    without = entropy_exhibit(results)
+    assert without is not None
+    assert [line.get_label() for line in without.figure.axes[0].lines] == ["chance", "after SFT", "after RL"]
 
 
 def test_training_pairs_have_a_panel_for_wrong_labels_where_they_are_known(results: Results) -> None:
