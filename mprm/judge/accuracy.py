@@ -101,7 +101,8 @@ def first_share(judgements: Judged, seed: int) -> dict[str, float] | None:
 
 
 def entropy_bins(right_P: np.ndarray, entropy_P: np.ndarray, seed: int, bins: int = BINS) -> list[dict[str, Any]]:
-    """Pairs cut by entropy into bins of as many each, lowest first: from, to and mean entropy (nats), pairs, accuracy."""
+    """Pairs cut by entropy into bins of as many each, lowest first: from, to and mean entropy (nats), pairs,
+    accuracy."""
     cut = np.array_split(np.argsort(entropy_P, kind="stable"), bins)
     return [
         {

@@ -56,6 +56,11 @@ def responses(
         started = monotonic()
         processor, model = judge_after(cfg, run, asking.after)
         usable, unusable = usable_pairs(pairs, preferences, processor)
+        if not usable:
+            raise ValueError(
+                f"{preferences.GROUP}.path={preferences.path}: the images of no pair can be used "
+                f"({listed(Counter(unusable.values()))}); see {preferences.GROUP}.images"
+            )
         _ask(cfg, run, asking, processor, model, [shown for one in usable for shown in orders(one)])
         run.finish(asking.name, {"key": asking.key, "unusable": unusable, "seconds": round(monotonic() - started, 1)})
     return read_json_lines(run.path / file) or [], run.summary(asking.name)["unusable"]

@@ -102,6 +102,7 @@ def test_bins_hold_as_many_each_from_low_to_high() -> None:
     eligible = table([0.5, 0.1, 0.4, 0.2, 0.3], [0.0, 1.0, 0.5, 1.0, 0.5], [True, False, True, False, False], "aabbb")
     found = bins(eligible, seed=0, number=2)
     assert [(one["from"], one["to"], one["pairs"]) for one in found] == [(0.1, 0.3, 3), (0.4, 0.5, 2)]
+    assert [one["entropy"] for one in found] == pytest.approx([0.2, 0.45])
     assert [one["accuracy"]["value"] for one in found] == [pytest.approx(2.5 / 3), 0.25]
     assert [one["flipped"]["value"] for one in found] == [0.0, 1.0]
     unknown = eligible.set_column(6, "flipped", pa.array([True, False, None, False, False]))

@@ -80,7 +80,7 @@ def test_a_step_by_its_definition(
 ) -> None:
     """Its gradient, as what Lightning and DDP divide by has been undone, is that of
     - sum over pairs of weight / G x sum over responses of advantage / tokens x sum of log-probabilities."""
-    recipe = GRPO(group_size=5)
+    recipe, judge = GRPO(group_size=5), replace(judge, max_new_tokens=5)  # some responses are cut off
     processor, model = taught.load()
     keys = [(4, 0.5), (0, 0.25), (6, 0.0)]
     module = step_of(processor, model, judge, pairs, recipe, step=3)
@@ -89,11 +89,11 @@ def test_a_step_by_its_definition(
     logged = {name: metric.compute().item() for name, metric in module.curve().items()}
     model.zero_grad()
 
-    rewards, tokens, entropies, total = [], [], [], torch.zeros(())
+    rewards, drawn, total = [], [], torch.zeros(())
     for position, weight in keys[:2]:
         one = module.in_some_order(pairs[position])
         prompt = replace(prompt_of(one, 5), key=f"3\0{prompt_of(one, 5).key}")
-        [group] = sampler(*loaded, seed=7).write([prompt])
+        [group] = sampler(*loaded, seed=7, max_new_tokens=5).write([prompt])
         texts = [processor.tokenizer.decode(written.ids) if written.finished else "" for written in group]
         reward_G = torch.tensor([recipe.reward(judge.verdict_of(text), one.better) for text in texts])
         images = open_images(one.images)
@@ -104,8 +104,8 @@ def test_a_step_by_its_definition(
             logp_M = log_likelihood(model, in_a_row([responding(question, [*written.ids, *end])]), judge.temperature)
             total = total - weight / 5 * advantage * logp_M.mean()
         rewards += reward_G.tolist()
-        tokens += [len(written.ids) for written in group]
-        entropies += [written.entropy for written in group]
+        drawn += group
+    assert {written.finished for written in drawn} == {True, False}
     total.backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert found.keys() == expected.keys()
@@ -113,7 +113,8 @@ def test_a_step_by_its_definition(
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
     assert max(gradient.abs().max() for gradient in expected.values()) > 0.01, "rewards differ"
     shares = {"accuracy": np.mean([reward > 1 for reward in rewards]), "format": np.mean([r > 0 for r in rewards])}
-    means = {"reward": np.mean(rewards), "tokens": np.mean(tokens), "entropy": np.mean(entropies)}
+    means = {"reward": np.mean(rewards), "tokens": np.mean([len(written.ids) for written in drawn])}
+    means |= {"entropy": np.mean([written.entropy for written in drawn])}
     expected_logged = {f"train/{name}": value for name, value in (shares | means).items()}
     assert logged == pytest.approx(expected_logged | {"train/loss": 0.0}, abs=1e-5)
 

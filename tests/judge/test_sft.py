@@ -18,8 +18,8 @@ from mprm.data.examples import image_size
 from mprm.data.order import Shuffled
 from mprm.data.preferences import Pair
 from mprm.judge.judge import Judge, Shown
-from mprm.judge.likelihood import in_a_row, log_likelihood
-from mprm.judge.sft import SFT, Traces, faithful, imitate
+from mprm.judge.likelihood import Responses, in_a_row, log_likelihood
+from mprm.judge.sft import SFT, Imitation, Traces, faithful, imitate
 from mprm.training.checkpoint import latest
 from mprm.training.recipe import Machine
 
@@ -104,11 +104,30 @@ def whole(train: Train, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def test_every_token_of_a_step_weighs_the_same_however_the_step_is_cut(
-    train: Train, whole: Any, taught: Any, pairs: list[Shown], judge: Judge, tmp_path: Path
+    train: Train,
+    whole: Any,
+    taught: Any,
+    pairs: list[Shown],
+    judge: Judge,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first loss is the mean over the tokens of its four traces; forward passes that hold one leave it alone."""
+    """The first loss is the mean over the tokens of its four traces; forward passes that hold two leave it alone, and
+    what each of them minimises is its part of it."""
+    minimised: list[float] = []
+    training_step = Imitation.training_step
+
+    def watched(self: Imitation, batch: Responses, batch_index: int) -> torch.Tensor:
+        loss = training_step(self, batch, batch_index)
+        minimised.append(loss.item() / self.trainer.accumulate_grad_batches)
+        return loss
+
+    monkeypatch.setattr(Imitation, "training_step", watched)
     folder, lines = whole
     cut = train(tmp_path / "cut", max_tokens=110)
+    parts = np.array(minimised).reshape(3, -1)
+    assert parts.shape[1] > 1
+    assert parts.sum(axis=1).tolist() == pytest.approx([line["train/loss"] for line in cut], abs=1e-5)
     processor, model = taught.load()
     traces = Traces(pairs[:10], processor, judge)
     first = Shuffled().epoch(np.arange(10), np.arange(10), 3, 0)[:4]
