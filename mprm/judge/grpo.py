@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,21 +20,13 @@ from torchmetrics import MeanMetric, Metric, SumMetric
 from mprm.backbones.base import Processor, StepModel
 from mprm.data.collate import Example
 from mprm.data.examples import image_size, open_images
-from mprm.data.order import Order
-from mprm.data.packing import Lengths
 from mprm.judge.judge import Judge, Shown, shown
 from mprm.judge.likelihood import in_a_row, log_likelihood, responding
 from mprm.judge.respond import prompt_of
 from mprm.policy.policy import key_hash
 from mprm.policy.sampler import Sampler, Written
-from mprm.training.batches import BatchPlan
-from mprm.training.checkpoint import save_weights
-from mprm.training.datamodule import Rows
-from mprm.training.fit import checkpoint_of, optimise
-from mprm.training.history import Mirror
-from mprm.training.lengths import token_lengths
 from mprm.training.module import Optimised
-from mprm.training.recipe import Machine, Recipe
+from mprm.training.recipe import Recipe
 
 LEAST_DEVIATION = 1e-4  # added to a group's, which is 0 where all earn the same
 
@@ -200,78 +191,3 @@ class Reinforcement(Optimised):
         end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
         examples = [responding(asked, [*written.ids, *([end] if written.finished else [])]) for written in group]
         return [replace(example, weight=weight / len(example.marks)) for example in examples]
-
-
-def reinforce(
-    model: StepModel,
-    prompts: Prompts,
-    entropy_N: np.ndarray,
-    order: Order,
-    recipe: GRPO,
-    machine: Machine,
-    max_length: int,
-    folder: Path,
-    seed: int,
-    mirror: Mirror | None = None,
-) -> dict[str, Any]:
-    """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
-
-    entropy_N: of the pairs, nats. Pairs whose prompt and longest response have more than max_length tokens are left out
-    and counted.
-    Returns optimizer_steps, pairs, too_long and the step it was resumed from.
-    Raises ValueError if a pair with all of its responses does not fit the machine's max_tokens.
-    """
-    model.speak()
-    if recipe.epochs == 0:
-        save_weights(model, folder / "weights.safetensors")
-        return {"optimizer_steps": 0, "pairs": 0, "too_long": 0, "resumed_from": 0}
-    checkpoint, start = checkpoint_of(folder, machine)
-    machine.check(recipe)
-    longest = prompts.judge.max_new_tokens
-    lengths = token_lengths(prompts, machine.num_workers)
-    usable = np.flatnonzero(lengths.tokens + longest <= max_length)
-    # As long as its responses can become: how a step is cut must not depend on what will be drawn.
-    lengths = Lengths(lengths.tokens + recipe.group_size * longest, lengths.tokens, lengths.question)
-    check_fit(lengths, usable, recipe, prompts.judge, machine, max_length)
-    epochs = [usable[order.epoch(usable, entropy_N[usable], seed, epoch)] for epoch in range(recipe.epochs)]
-    plan = BatchPlan(
-        order=np.concatenate(epochs),
-        n_scored=np.ones(len(prompts), dtype=np.int64),
-        lengths=lengths,
-        global_batch_size=recipe.global_batch_size,
-        max_tokens=machine.max_tokens,
-        world_size=machine.devices * machine.num_nodes,
-    )
-    module = Reinforcement(model, prompts, recipe, plan.optimizer_steps, seed)
-    loaders = Rows(prompts, plan, start, 0, Asked)
-    optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
-    too_long = len(prompts) - len(usable)
-    return {"optimizer_steps": plan.optimizer_steps, "pairs": len(usable), "too_long": too_long, "resumed_from": start}
-
-
-def check_fit(
-    lengths: Lengths, usable: np.ndarray, recipe: GRPO, judge: Judge, machine: Machine, max_length: int
-) -> None:
-    """Raises ValueError if no pair is left, one does not fit, all responses would be the same, or the machine's
-    strategy can not write any."""
-    if judge.temperature == 0:
-        raise ValueError(
-            "judge.temperature=0 writes the same response again and again, which leaves grpo nothing to compare; try "
-            "judge.temperature=1"
-        )
-    if machine.strategy == "deepspeed_stage_3":
-        raise ValueError(
-            "trainer.strategy=deepspeed_stage_3 shards the weights that every response needs whole; use "
-            "trainer=deepspeed_zero2, ddp or backbone.language_model=lora"
-        )
-    if not len(usable):
-        raise ValueError(
-            f"backbone.max_length={max_length} is less than any prompt and judge.max_new_tokens={judge.max_new_tokens} "
-            "have; raise it"
-        )
-    if (most := int(lengths.tokens[usable].max())) > machine.max_tokens:
-        raise ValueError(
-            f"trainer.max_tokens={machine.max_tokens} is less than the {most} tokens of a pair with "
-            f"grpo.group_size={recipe.group_size} responses of judge.max_new_tokens={judge.max_new_tokens}; raise it, "
-            "or lower these"
-        )

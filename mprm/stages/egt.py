@@ -24,7 +24,7 @@ FILES = ("sft/metrics.jsonl", "sft/weights.safetensors")
 
 def egt(cfg: Config) -> None:
     """All three stages, the judge measured before and after them, and the report."""
-    check_before_selection(cfg)
+    check_before_reinforcement(cfg)
     with open_run(cfg.raw) as run:
         _sft(cfg, run)
         _curate(cfg, run)
@@ -50,7 +50,7 @@ def curate(cfg: Config) -> None:
 
 def rl(cfg: Config) -> None:
     """Stage 3: reinforcement learning on these pairs. The earlier stages are run first if they are not there."""
-    check_before_selection(cfg)
+    check_before_reinforcement(cfg)
     with open_run(cfg.raw) as run:
         _sft(cfg, run)
         _curate(cfg, run)
@@ -62,6 +62,14 @@ def judge(cfg: Config) -> None:
     check_before_selection(cfg)
     with open_run(cfg.raw) as run:
         _judge(cfg, run)
+
+
+def check_before_reinforcement(cfg: Config) -> None:
+    """Raises ValueError for what the last stage will want and has not."""
+    from mprm.judge.reinforce import check_sampling
+
+    check_before_selection(cfg)
+    check_sampling(cfg.judge, cfg.trainer)
 
 
 def _sft(cfg: Config, run: RunFolder) -> None:
@@ -147,8 +155,9 @@ def _rl(cfg: Config, run: RunFolder) -> None:
     if run.finished(RL):
         return
     from mprm.judge.curate import read_kept
-    from mprm.judge.grpo import Prompts, reinforce
+    from mprm.judge.grpo import Prompts
     from mprm.judge.judge import shown
+    from mprm.judge.reinforce import reinforce
 
     started = monotonic()
     by_id = {pair.id: pair for pair in read_pairs(cfg.preferences)[0]}

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from mprm.data.examples import open_images
 from mprm.data.order import LowToHigh
-from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement, advantages, grpo_losses, reinforce
+from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement, advantages, grpo_losses
 from mprm.judge.judge import Judge, Shown, shown
 from mprm.judge.likelihood import in_a_row, log_likelihood, responding
+from mprm.judge.reinforce import reinforce
 from mprm.judge.respond import prompt_of
 from mprm.policy.policy import Prompt
 from mprm.policy.sampler import Sampler, Written
