@@ -4,7 +4,7 @@
 #   pip install -c constraints.txt torch==2.13.0
 #   pip install -c constraints.txt -e '.[dev]'
 #   python run.py                                                        (demo)
-#   ruff check . && ruff format --check . && mypy && pytest -q           (test)
+#   ruff check . && ruff format --check . && mypy && pytest -q           (test; make runs two tests at a time)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,7 +18,8 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --durations=15 --ignore tests/stages/test_launchers.py
+	$(BIN)/pytest -q tests/stages/test_launchers.py  # a launcher's jobs want a process that has run nothing before
 
 # Renewed when the pins change. torch goes first: deepspeed is built from source and looks at the torch it finds.
 .venv/installed: pyproject.toml constraints.txt

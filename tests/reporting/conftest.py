@@ -169,7 +169,7 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "runs" / "bis-demo")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
     """write_run, for tests that need several."""
     return write_run

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -61,32 +62,39 @@ def parse(path: Path) -> Balanced:
     return page
 
 
-def test_page_is_whole_and_needs_nothing_from_outside(run: Path) -> None:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Path]) -> Path:
+    """The page of a finished run, beside which the run still lies."""
+    run = make_run(tmp_path_factory.mktemp("written") / "runs" / "bis-demo")
     path = write_report(run)
     assert path == run / "report.html"
-    page = parse(path)
+    return path
+
+
+def test_page_is_whole_and_needs_nothing_from_outside(written: Path) -> None:
+    page = parse(written)
     assert page.tags.count("svg") == 5
     assert len(page.ids) == len(set(page.ids))
     assert all(reference.startswith("#") for reference in page.references)
     assert {reference[1:] for reference in page.references} <= set(page.ids)
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
-    text = path.read_text()
+    text = written.read_text()
     assert set(re.findall(r"https?://[^/\"]+", text)) <= {"http://www.w3.org"}
     assert "@import" not in text
     assert "prefers-color-scheme: dark" in text
     assert all(f"#{target}" in page.references or target in page.ids for target in re.findall(r"url\(#([^)]*)\)", text))
 
 
-def test_every_figure_has_a_text_alternative(run: Path) -> None:
-    page = parse(write_report(run))
+def test_every_figure_has_a_text_alternative(written: Path) -> None:
+    page = parse(written)
     labels = [value for name, value in page.attributes if name == "aria-label"]
     assert len(labels) == page.tags.count("figure") == page.tags.count("figcaption") == 5
     assert all(label and len(label) > 40 for label in labels)
 
 
-def test_page_holds_the_numbers_of_the_results(run: Path) -> None:
-    text = parse(write_report(run)).text
-    results = json.loads((run / "results.json").read_text())
+def test_page_holds_the_numbers_of_the_results(written: Path) -> None:
+    text = parse(written).text
+    results = json.loads(written.with_name("results.json").read_text())
     for part in (*results["thresholds"].values(), *results["baselines"].values()):
         for key in ("overall_step_weighted_macro_f1", "pooled_macro_f1"):
             assert f"{100 * part[key]:.1f}" in text
@@ -109,8 +117,8 @@ def test_page_holds_the_numbers_of_the_results(run: Path) -> None:
     assert "oracle (optimistic)" in text
 
 
-def test_headline_says_what_was_found(run: Path) -> None:
-    text = parse(write_report(run)).text
+def test_headline_says_what_was_found(written: Path) -> None:
+    text = parse(written).text
     assert (
         "BIS (alpha 0.2, ratio 0.1) kept 98 of 980 rollouts (10.0 %). The reward model trained on them reaches an "
         "overall macro-F1 of 81.0 [79.5, 82.4] (threshold 0.430, calibrated on held-out questions) and an AUC of "

@@ -54,7 +54,7 @@ def part(corpus: tuple[ChartWorld, Path]) -> Parts:
     return lambda processor, numbers: Examples(records.select(numbers), world.image_path, processor)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train(backbone: InternVL, part: Parts) -> Training:
     """train(folder, max_tokens=256, ...) trains 20 rollouts for two epochs in steps of 8; returns metrics.jsonl.
 

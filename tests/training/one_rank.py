@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 from datasets import Dataset
 from pytorch_lightning.strategies import DeepSpeedStrategy
@@ -22,12 +23,16 @@ from mprm.training.strategies import Sharded, build_strategy
 
 
 class OnCPU(Sharded):
-    """Without Lightning's demand for CUDA: DeepSpeed itself runs on CPUs, over gloo."""
+    """Without Lightning's demand for CUDA: DeepSpeed itself runs on CPUs, over gloo.
+
+    Its shared memory for inference on CPUs, minutes of C++ that no training calls, is not built.
+    """
 
     def setup_environment(self) -> None:
         super(DeepSpeedStrategy, self).setup_environment()
 
     def setup_distributed(self) -> None:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 

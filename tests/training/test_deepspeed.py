@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.ops.op_builder.cpu import CPUAdamBuilder
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from safetensors.torch import load_file
 
@@ -124,7 +125,14 @@ def test_two_ranks_killed_and_resumed_equal_uninterrupted(
         torch.testing.assert_close(shards[name], weight, atol=1e-5, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def offload() -> None:
+    """DeepSpeed's C++ for it is built here: a rank that its time limit kills while it builds leaves a lock for ever."""
+    CPUAdamBuilder().load()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("offload")
 @pytest.mark.parametrize(("stage", "before", "after"), [(2, 1, 2), (3, 2, 1)])
 def test_resumed_on_other_devices_with_the_optimizer_offloaded(
     start: Start, plain: Weights, tmp_path: Path, stage: int, before: int, after: int
@@ -162,6 +170,7 @@ def test_on_cuda_killed_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.slow  # where DeepSpeed's C++ is not built yet
+@pytest.mark.usefixtures("offload")
 def test_the_offloaded_optimizer_is_adamw() -> None:
     recipe = Recipe(learning_rate=1e-2, weight_decay=0.1)
     start_N = torch.randn(1000, generator=torch.Generator().manual_seed(0))

@@ -49,13 +49,19 @@ def stop_after(step: int) -> Callable[[dict[str, float]], None]:
     return stop
 
 
-@pytest.fixture
-def whole(train: Any, tmp_path: Path) -> Lines:
-    lines: Lines = train(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the whole training is written; tests only read it."""
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def whole(train: Any, whole_folder: Path) -> Lines:
+    lines: Lines = train(whole_folder)
     return lines
 
 
-def test_one_curve(whole: Lines, tmp_path: Path) -> None:
+def test_one_curve(whole: Lines) -> None:
     assert [line["step"] for line in whole if "train/loss" in line] == [1, 2, 3, 4, 5]
     assert [line["rollouts"] for line in whole if "train/loss" in line] == [8, 16, 24, 32, 40]
     assert all(
@@ -67,11 +73,11 @@ def test_one_curve(whole: Lines, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("max_tokens", [106, 200, 400])
 def test_loss_does_not_depend_on_the_tokens_of_a_forward_pass(
-    train: Any, whole: Lines, tmp_path: Path, max_tokens: int
+    train: Any, whole: Lines, whole_folder: Path, tmp_path: Path, max_tokens: int
 ) -> None:
     """106 tokens hold the longest rollout."""
     assert_same_curve(train(tmp_path / "cut", max_tokens=max_tokens), whole)
-    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+    assert_same_weights(tmp_path / "cut", whole_folder)
 
 
 def test_published_normalisation_is_of_the_order_and_not_of_the_forward_passes(
@@ -87,44 +93,50 @@ def test_published_normalisation_is_of_the_order_and_not_of_the_forward_passes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "max_tokens"), [(2, 4096), (3, 200)])
-def test_ranks_equal_one(train: Any, whole: Lines, tmp_path: Path, devices: int, max_tokens: int) -> None:
+def test_ranks_equal_one(
+    train: Any, whole: Lines, whole_folder: Path, tmp_path: Path, devices: int, max_tokens: int
+) -> None:
     """Three ranks do not divide the global batch of 8, nor the 4 rollouts of the last step."""
     ranks = train(tmp_path / "ranks", devices=devices, strategy="ddp_cpu", max_tokens=max_tokens)
     assert_same_curve(ranks, whole)
-    assert_same_weights(tmp_path / "ranks", tmp_path / "whole")
+    assert_same_weights(tmp_path / "ranks", whole_folder)
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4])
-def test_resumed_equals_uninterrupted_bit_for_bit(train: Any, whole: Lines, tmp_path: Path, stop_at: int) -> None:
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    train: Any, whole: Lines, whole_folder: Path, tmp_path: Path, stop_at: int
+) -> None:
     with pytest.raises(RuntimeError, match="the power is cut"):
         train(tmp_path / "resumed", mirror=stop_after(stop_at))
     assert latest(tmp_path / "resumed" / "checkpoints")[1] == stop_at - 1 - (stop_at - 1) % 2
     resumed = train(tmp_path / "resumed")
     assert without_seconds(resumed) == without_seconds(whole)
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "resumed"))
+    one, two = (load_file(folder / "weights.safetensors") for folder in (whole_folder, tmp_path / "resumed"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize(("before", "after"), [(4096, 106), (106, 4096)])
 def test_resuming_with_other_forward_passes_is_the_same_curve(
-    train: Any, whole: Lines, tmp_path: Path, before: int, after: int
+    train: Any, whole: Lines, whole_folder: Path, tmp_path: Path, before: int, after: int
 ) -> None:
     with pytest.raises(RuntimeError, match="the power is cut"):
         train(tmp_path / "resumed", mirror=stop_after(3), max_tokens=before)
     assert latest(tmp_path / "resumed" / "checkpoints")[1] == 2
     resumed = train(tmp_path / "resumed", max_tokens=after)
     assert_same_curve(resumed, whole)
-    assert_same_weights(tmp_path / "resumed", tmp_path / "whole")
+    assert_same_weights(tmp_path / "resumed", whole_folder)
 
 
 @pytest.mark.slow
-def test_resuming_on_other_devices_is_the_same_curve(train: Any, whole: Lines, tmp_path: Path) -> None:
+def test_resuming_on_other_devices_is_the_same_curve(
+    train: Any, whole: Lines, whole_folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(RuntimeError, match="the power is cut"):
         train(tmp_path / "resumed", mirror=stop_after(3), max_tokens=106)
     resumed = train(tmp_path / "resumed", devices=2, strategy="ddp_cpu", max_tokens=4096)
     assert_same_curve(resumed, whole)
-    assert_same_weights(tmp_path / "resumed", tmp_path / "whole")
+    assert_same_weights(tmp_path / "resumed", whole_folder)
 
 
 def test_only_the_order_of_questions_differs(train: Any, tmp_path: Path) -> None:
@@ -201,8 +213,8 @@ def test_validation_may_be_smaller_than_the_ranks_or_empty(backbone: Any, part: 
         assert ("val/loss" in text) == bool(number)
 
 
-def test_only_what_is_trained_is_written(train: Any, whole: Lines, tmp_path: Path) -> None:
-    names = load_file(tmp_path / "whole" / "weights.safetensors").keys()
+def test_only_what_is_trained_is_written(train: Any, whole: Lines, whole_folder: Path, tmp_path: Path) -> None:
+    names = load_file(whole_folder / "weights.safetensors").keys()
     assert not [name for name in names if "vision_tower" in name or "lm_head" in name]
     assert [name for name in names if "multi_modal_projector" in name]
     assert {"head.weight", "mark_D"} < names
@@ -221,11 +233,13 @@ def test_an_untrained_backbone_is_written_as_it_is(train: Any, backbone: Any, tm
     assert written["mark_D"].equal(model.mark_D)
 
 
-def test_weights_of_another_backbone_are_refused(whole: Lines, backbone: Any, tmp_path: Path) -> None:
+def test_weights_of_another_backbone_are_refused(
+    whole: Lines, whole_folder: Path, backbone: Any, tmp_path: Path
+) -> None:
     _, model = replace(backbone, language_model="lora").load()
     line = r"differ in hf\.model\.language_model\..*; choose the backbone= it was trained from"
     with pytest.raises(ValueError, match=line):
-        load_weights(model, tmp_path / "whole" / "weights.safetensors")
+        load_weights(model, whole_folder / "weights.safetensors")
     with pytest.raises(ValueError, match="is missing; train first"):
         load_weights(model, tmp_path / "nowhere.safetensors")
 

@@ -22,18 +22,24 @@ def losses(lines: Lines) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-@pytest.fixture
-def whole(train: Any, tmp_path: Path) -> Lines:
-    lines: Lines = train(tmp_path / "whole", BetaBinomial())
+@pytest.fixture(scope="module")
+def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the whole training is written; tests only read it."""
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def whole(train: Any, whole_folder: Path) -> Lines:
+    lines: Lines = train(whole_folder, BetaBinomial())
     return lines
 
 
 def test_a_kappa_head_is_drawn_from_the_seed_trained_and_written(
-    train: Any, whole: Lines, backbone: Any, tmp_path: Path
+    train: Any, whole: Lines, whole_folder: Path, backbone: Any, tmp_path: Path
 ) -> None:
     assert losses(whole)[-1] < losses(whole)[0]
     assert losses(train(tmp_path / "again", BetaBinomial())) == losses(whole)
-    written = load_file(tmp_path / "whole" / "weights.safetensors")
+    written = load_file(whole_folder / "weights.safetensors")
     assert {name for name in written if "kappa" in name} == KAPPA
     _, model = backbone.load()
     torch.manual_seed(0)
@@ -41,7 +47,7 @@ def test_a_kappa_head_is_drawn_from_the_seed_trained_and_written(
     for name in KAPPA:
         assert not written[name].equal(model.get_parameter(name)), name
         torch.testing.assert_close(written[name], model.get_parameter(name).detach(), atol=1e-2, rtol=0)
-    load_weights(model, tmp_path / "whole" / "weights.safetensors")
+    load_weights(model, whole_folder / "weights.safetensors")
     assert all(model.get_parameter(name).equal(tensor) for name, tensor in written.items())
 
 
@@ -50,15 +56,15 @@ def test_the_forward_passes_do_not_matter(train: Any, whole: Lines, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one(train: Any, whole: Lines, tmp_path: Path) -> None:
+def test_two_ranks_equal_one(train: Any, whole: Lines, whole_folder: Path, tmp_path: Path) -> None:
     ranks = train(tmp_path / "ranks", BetaBinomial(), devices=2, strategy="ddp_cpu")
     assert losses(ranks) == pytest.approx(losses(whole), abs=1e-5)
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "ranks"))
+    one, two = (load_file(folder / "weights.safetensors") for folder in (whole_folder, tmp_path / "ranks"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=0)
 
 
-def test_resumed_equals_uninterrupted_bit_for_bit(train: Any, whole: Lines, tmp_path: Path) -> None:
+def test_resumed_equals_uninterrupted_bit_for_bit(train: Any, whole: Lines, whole_folder: Path, tmp_path: Path) -> None:
     def stop(line: dict[str, float]) -> None:
         if line["step"] == 3:
             raise RuntimeError("the power is cut")
@@ -66,7 +72,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(train: Any, whole: Lines, tmp_
     with pytest.raises(RuntimeError, match="the power is cut"):
         train(tmp_path / "resumed", BetaBinomial(), mirror=stop)
     assert losses(train(tmp_path / "resumed", BetaBinomial())) == losses(whole)
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "resumed"))
+    one, two = (load_file(folder / "weights.safetensors") for folder in (whole_folder, tmp_path / "resumed"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
 
