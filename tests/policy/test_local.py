@@ -1,6 +1,7 @@
 """The policy against transformers: with no cache, and with its own generate()."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,17 @@ def expected(tiny_policy: Callable[..., LocalPolicy], prompts: list[Prompt]) -> 
     return expected
 
 
+def as_written(found: list[list[Completion]]) -> list[list[Completion]]:
+    """Without the entropies, which tests/judge compares."""
+    return [[replace(completion, entropy=None) for completion in group] for group in found]
+
+
 @pytest.mark.parametrize("max_tokens", [1, 300, 65_536])
 def test_completions_are_those_of_a_loop_without_a_cache(
     family: str, max_tokens: int, tiny_policy: Any, prompts: list[Prompt], expected: Any
 ) -> None:
     found = tiny_policy(family, max_tokens=max_tokens, **HOT).complete(prompts)
-    assert found == expected(family)
+    assert as_written(found) == expected(family)
     texts = [completion.text for group in found for completion in group]
     assert len(set(texts)) > 0.6 * len(texts)
     assert {completion.finished for group in found for completion in group} == {True, False}
@@ -119,7 +125,8 @@ def test_completions_are_those_of_a_loop_without_a_cache(
 def test_neither_order_nor_company_matters(family: str, tiny_policy: Any, prompts: list[Prompt], expected: Any) -> None:
     policy = tiny_policy(family, **HOT)
     for chosen in ([7, 6, 5, 4, 3, 2, 1, 0], [3], [6, 2]):
-        assert policy.complete([prompts[number] for number in chosen]) == [expected(family)[n] for n in chosen]
+        found = policy.complete([prompts[number] for number in chosen])
+        assert as_written(found) == [expected(family)[n] for n in chosen]
 
 
 def test_the_likeliest_tokens_are_those_of_generate(family: str, tiny_policy: Any, prompts: list[Prompt]) -> None:

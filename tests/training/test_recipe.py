@@ -14,10 +14,10 @@ def test_warm_up_and_cosine() -> None:
 
 
 def test_every_device_has_a_rollout() -> None:
-    Machine(devices=4, num_nodes=2).check(8)
-    Machine(devices=3).check(512)  # need not divide it
+    Machine(devices=4, num_nodes=2).check(Recipe(global_batch_size=8))
+    Machine(devices=3).check(Recipe(global_batch_size=512))  # need not divide it
     with pytest.raises(ValueError, match=r"^recipe\.global_batch_size=7 is less than .* = 4 x 2; every device needs"):
-        Machine(devices=4, num_nodes=2).check(7)
+        Machine(devices=4, num_nodes=2).check(Recipe(global_batch_size=7))
 
 
 def test_the_longest_rollout_fits_a_forward_pass() -> None:
