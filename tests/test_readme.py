@@ -140,8 +140,6 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
         words += SHORT
     if "egt" in words:
         words += ["selector=entropy", "selector.ratio=0.5", "order=low_to_high"]
-    if {"selector.ratio=0.05,0.1,0.25", "seed=0,1,2"} & set(words):
-        words.append("task=select")  # many points: what they train is tested in test_sweep.py
     small = [word for word in SMALL if on_chartworld and word.split("=")[0] not in {w.split("=")[0] for w in words}]
     if "bis_grid" in words:
         small += [word for word in NARROW if not any(typed.startswith(word.split("=")[0]) for typed in words)]
