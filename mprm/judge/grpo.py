@@ -22,9 +22,9 @@ from mprm.data.collate import Example
 from mprm.data.examples import image_size, open_images
 from mprm.judge.judge import Judge, Shown, shown
 from mprm.judge.likelihood import in_a_row, log_likelihood, responding
-from mprm.judge.respond import prompt_of
+from mprm.judge.respond import prompt_of, sampler_of
 from mprm.policy.policy import key_hash
-from mprm.policy.sampler import Sampler, Written
+from mprm.policy.sampler import Written
 from mprm.training.module import Optimised
 from mprm.training.recipe import Recipe
 
@@ -115,6 +115,8 @@ class Reinforcement(Optimised):
         self.grpo = recipe
         self.prompts = prompts
         self.seed = seed
+        judge = prompts.judge
+        self.sampler = sampler_of(judge, prompts.processor, model, judge.temperature, seed)
         self.loss = SumMetric(nan_strategy="disable")  # the weights of a global batch sum to 1
         self.reward, self.accuracy, self.format, self.entropy, self.tokens = (MeanMetric() for _ in range(5))
 
@@ -146,20 +148,10 @@ class Reinforcement(Optimised):
 
     def responses(self, pairs: Sequence[Shown]) -> list[list[Written]]:
         """A group per pair, drawn from the judge as it is; the random numbers depend on seed, step and pair alone."""
-        judge = self.prompts.judge
-        sampler = Sampler(
-            processor=self.prompts.processor,
-            model=self.model,
-            instruction=judge.instruction,
-            temperature=judge.temperature,
-            max_new_tokens=judge.max_new_tokens,
-            max_tokens=judge.max_tokens,
-            seed=self.seed,
-        )
         self.model.eval()  # layers that are checkpointed in training could not keep what they have seen
         drawn = [prompt_of(one, self.grpo.group_size) for one in pairs]
         step = self.trainer.global_step
-        found = sampler.write([replace(prompt, key=f"{step}\0{prompt.key}") for prompt in drawn])
+        found = self.sampler.write([replace(prompt, key=f"{step}\0{prompt.key}") for prompt in drawn])
         self.model.train()
         return found
 
@@ -178,9 +170,7 @@ class Reinforcement(Optimised):
 
     def verdict(self, written: Written) -> str | None:
         """None, too, of a response that was cut off."""
-        tokenizer = self.prompts.processor.tokenizer
-        text = tokenizer.decode(written.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return self.prompts.judge.verdict_of(text) if written.finished else None
+        return self.prompts.judge.verdict_of(self.sampler.text(written)) if written.finished else None
 
     def examples(self, one: Shown, group: Sequence[Written], weight: float, number: int) -> list[Example]:
         """The responses behind their prompt, which they share; a token weighs `weight` / tokens of its response."""
@@ -188,6 +178,5 @@ class Reinforcement(Optimised):
         images = open_images(one.images)
         asked = processor.ask([image.size for image in images], one.text, self.prompts.judge.instruction)
         asked = replace(asked, vision=processor.vision(images), group=number)
-        end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
-        examples = [responding(asked, [*written.ids, *([end] if written.finished else [])]) for written in group]
+        examples = [responding(asked, written.tokens) for written in group]
         return [replace(example, weight=weight / len(example.marks)) for example in examples]

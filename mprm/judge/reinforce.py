@@ -79,7 +79,7 @@ def check_sampling(judge: Judge, machine: Machine) -> None:
     if machine.strategy == "deepspeed_stage_3":
         raise ValueError(
             "trainer.strategy=deepspeed_stage_3 shards the weights that every response needs whole; use "
-            "trainer=deepspeed_zero2, ddp or backbone.language_model=lora"
+            "trainer=gpu, with backbone.language_model=lora if they do not fit"
         )
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
+from mprm.backbones.base import Processor, StepModel
 from mprm.journal import Journal
 from mprm.judge.judge import Judge, Shown
-from mprm.policy.policy import Prompt
+from mprm.policy.policy import Completion, Prompt
 from mprm.policy.sampler import Sampler
 
 
@@ -20,6 +21,19 @@ def key_of(one: Shown) -> str:
 def prompt_of(one: Shown, n: int) -> Prompt:
     """The pair as a policy is asked it, for n responses."""
     return Prompt(key_of(one), one.images, one.text, (), n)
+
+
+def sampler_of(judge: Judge, processor: Processor, model: StepModel, temperature: float, seed: int) -> Sampler:
+    """Draws the responses of a model that is asked to judge."""
+    return Sampler(
+        processor=processor,
+        model=model,
+        instruction=judge.instruction,
+        temperature=temperature,
+        max_new_tokens=judge.max_new_tokens,
+        max_tokens=judge.max_tokens,
+        seed=seed,
+    )
 
 
 def respond(
@@ -48,7 +62,7 @@ def respond(
         advance(len(chosen))
 
 
-def _record(one: Shown, completions: list[Any], judge: Judge) -> dict[str, Any]:
+def _record(one: Shown, completions: list[Completion], judge: Judge) -> dict[str, Any]:
     return {
         "id": one.pair.id,
         "swapped": one.swapped,

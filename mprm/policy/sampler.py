@@ -24,12 +24,17 @@ from mprm.policy.sampling import choose, uniforms
 
 @dataclass(frozen=True)
 class Written:
-    """What was written behind a prompt. ids: its tokens without the one that ended it; finished: there was one;
-    entropy: in nats, of the next token, the mean over all that were chosen, the ending one included."""
+    """What was written behind a prompt. tokens: all that were chosen, the one that ended it included; finished: there
+    was one; entropy: in nats, of the next token, the mean over `tokens`."""
 
-    ids: list[int]
+    tokens: list[int]
     finished: bool
     entropy: float
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens without the one that ended it."""
+        return self.tokens[:-1] if self.finished else self.tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +53,7 @@ class Sampler:
 
     @property
     def end_ids(self) -> list[int]:
-        """The tokens that end what is written; the first one is what a model is taught."""
+        """The tokens that end what is written."""
         tokenizer = self.processor.tokenizer
         return [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id]
 
@@ -104,9 +109,8 @@ class Sampler:
             self.end_ids,
         )
         for ids, entropies in zip(tokens_RN.tolist(), entropy_RN.tolist(), strict=True):
-            length = next((place for place, token in enumerate(ids) if token in self.end_ids), len(ids))
-            chosen = entropies[: length + 1]
-            yield Written(ids[:length], length < len(ids), sum(chosen) / len(chosen))
+            length = next((place + 1 for place, token in enumerate(ids) if token in self.end_ids), len(ids))
+            yield Written(ids[:length], ids[length - 1] in self.end_ids, sum(entropies[:length]) / length)
 
 
 def refusal(processor: Processor, images: Sequence[Path]) -> str | None:

@@ -4,6 +4,7 @@ learning from low to high entropy; and what the judge is worth after each."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from time import monotonic
@@ -19,57 +20,44 @@ from mprm.stages.shared import one_at_a_time, take_stage
 
 # What the first stage, the responses of its judge and their measure do not depend on; the last of it the measure does.
 AFTER_SFT = ("selector", "order", "grpo", "reward_benchmark")
-FILES = ("sft/metrics.jsonl", "sft/weights.safetensors")
+BENCHMARK = ("reward_benchmark",)  # what no training depends on
 
 
 def egt(cfg: Config) -> None:
     """All three stages, the judge measured before and after them, and the report."""
-    check_before_reinforcement(cfg)
-    with open_run(cfg.raw) as run:
-        _sft(cfg, run)
-        _curate(cfg, run)
-        _rl(cfg, run)
-        if is_rank_zero():
-            _judge(cfg, run)
+    _run(cfg, _sft, _curate, _rl, _judge)
 
 
 def sft(cfg: Config) -> None:
     """Stage 1: fine-tune the backbone on traces whose verdict is the label."""
-    check_before_selection(cfg)
-    with open_run(cfg.raw) as run:
-        _sft(cfg, run)
+    _run(cfg, _sft)
 
 
 def curate(cfg: Config) -> None:
     """Stage 2: the entropies of the judge's own responses, and the pairs that the selector keeps."""
-    check_before_selection(cfg)
-    with open_run(cfg.raw) as run:
-        _sft(cfg, run)
-        _curate(cfg, run)
+    _run(cfg, _sft, _curate)
 
 
 def rl(cfg: Config) -> None:
     """Stage 3: reinforcement learning on these pairs. The earlier stages are run first if they are not there."""
-    check_before_reinforcement(cfg)
-    with open_run(cfg.raw) as run:
-        _sft(cfg, run)
-        _curate(cfg, run)
-        _rl(cfg, run)
+    _run(cfg, _sft, _curate, _rl)
 
 
 def judge(cfg: Config) -> None:
     """Measure the backbone, and the judge after every stage that is finished, on the reward benchmark."""
-    check_before_selection(cfg)
-    with open_run(cfg.raw) as run:
-        _judge(cfg, run)
+    _run(cfg, _judge)
 
 
-def check_before_reinforcement(cfg: Config) -> None:
-    """Raises ValueError for what the last stage will want and has not."""
+def _run(cfg: Config, *stages: Callable[[Config, RunFolder], None]) -> None:
+    """What the last stage will want and has not is told before the first one starts."""
     from mprm.judge.reinforce import check_sampling
 
     check_before_selection(cfg)
-    check_sampling(cfg.judge, cfg.trainer)
+    if _rl in stages:
+        check_sampling(cfg.judge, cfg.trainer)
+    with open_run(cfg.raw) as run:
+        for stage in stages:
+            stage(cfg, run)
 
 
 def _sft(cfg: Config, run: RunFolder) -> None:
@@ -82,7 +70,7 @@ def _sft(cfg: Config, run: RunFolder) -> None:
         return
     key = config_hash(cfg.raw, leave_out=AFTER_SFT)
     with one_at_a_time(run.path.parent, key):
-        if not run.finished("pairs") and take_stage(run, SFT, key, FILES):
+        if not run.finished("pairs") and take_stage(run, SFT, key, files(SFT)):
             run.finish("pairs", {})
             console.print(f"SFT: the same as that of {run.summary(SFT)['shared_with']}, taken from there")
         else:
@@ -147,6 +135,9 @@ def _curate(cfg: Config, run: RunFolder) -> None:
     summary = summarise(signals, kept, cfg.selector, cfg.seed)
     summary["dropped"]["traced"] = len(pairs) - len(pool)
     write_curated(run.path / "curated", signals, kept, summary)
+    # Before the stage is finished, for which further ranks wait: they find the next one done.
+    if take_stage(run, RL, config_hash(cfg.raw, leave_out=BENCHMARK), files(RL)):
+        console.print(f"RL: the same as that of {run.summary(RL)['shared_with']}, taken from there")
     run.finish("curate", {"kept": summary["kept"], "eligible": summary["eligible"]})
     console.print(f"curation: kept {summary['kept']:,} of {summary['eligible']:,} pairs -> {run.path / 'curated'}")
 
@@ -179,12 +170,15 @@ def _rl(cfg: Config, run: RunFolder) -> None:
         )
     seconds = monotonic() - started
     order = str(cfg.raw.order._target_).rpartition(".")[2]
-    run.finish(RL, summary | {"seconds": round(seconds, 1), "order": order})
+    key = config_hash(cfg.raw, leave_out=BENCHMARK)
+    run.finish(RL, summary | {"seconds": round(seconds, 1), "order": order, "key": key})
     if is_rank_zero():
         console.print(f"RL: {summary['pairs']:,} pairs in {seconds:.0f} s -> {run.path / RL}")
 
 
 def _judge(cfg: Config, run: RunFolder) -> None:
+    if not is_rank_zero():
+        return
     from mprm.judge.accuracy import difference, judged, measure
     from mprm.judge.judge import shown
     from mprm.reporting.judge import print_judge, write_judge
@@ -228,6 +222,11 @@ def _judge(cfg: Config, run: RunFolder) -> None:
     start_tracker(cfg, run).finish(accuracies)
     print_judge(results, console)
     console.print(f"wrote {page}")
+
+
+def files(stage: str) -> list[str]:
+    """What a training leaves in the run's folder."""
+    return [f"{stage}/metrics.jsonl", f"{stage}/weights.safetensors"]
 
 
 def mirrored(log: Any, stage: str, before: int, line: dict[str, float]) -> None:

@@ -70,18 +70,9 @@ def _ask(
     cfg: Config, run: RunFolder, asking: Asking, processor: Processor, model: StepModel, pairs: list[Shown]
 ) -> None:
     from mprm.journal import journal
-    from mprm.judge.respond import key_of, respond
-    from mprm.policy.sampler import Sampler
+    from mprm.judge.respond import key_of, respond, sampler_of
 
-    sampler = Sampler(
-        processor=processor,
-        model=model,
-        instruction=cfg.judge.instruction,
-        temperature=asking.temperature,
-        max_new_tokens=cfg.judge.max_new_tokens,
-        max_tokens=cfg.judge.max_tokens,
-        seed=cfg.seed,
-    )
+    sampler = sampler_of(cfg.judge, processor, model, asking.temperature, cfg.seed)
     keys = [key_of(one) for one in pairs]
     settings = [asking.key, weights_written(run.path / asking.after), keys]
     with (

@@ -154,7 +154,8 @@ def test_a_response_of_what_can_not_be_written_is_never_drawn(
 def test_a_verdict_that_was_cut_off_earns_nothing(pairs: list[Shown], judge: Judge, loaded: Any) -> None:
     module = step_of(*loaded, judge, pairs, GRPO(), 0)
     ids = loaded[0].tokenizer.encode("The A.", add_special_tokens=False)
-    group = [Written(ids, True, 1.0), Written(ids, False, 1.0), Written(ids[:-1], True, 1.0)]
+    end = loaded[0].tokenizer.convert_tokens_to_ids(END)
+    group = [Written([*ids, end], True, 1.0), Written(ids, False, 1.0), Written([*ids[:-1], end], True, 1.0)]
     assert module.rewards(replace(pairs[0], better="A"), group, counted=True) == [1.2, 0.0, 0.0]
     assert module.rewards(replace(pairs[0], better="B"), group, counted=False) == [0.2, 0.0, 0.0]
     assert {name: metric.compute().item() for name, metric in module.curve().items() if name != "train/loss"} == {

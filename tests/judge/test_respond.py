@@ -73,7 +73,8 @@ def test_what_is_uniform_has_ln_v_and_what_is_certain_has_none(
     certain = sampler(*with_bias({"A": 3.0})).write(prompts)
     assert [written.entropy for group in certain for written in group] == [0.0] * 6
     ended = sampler(*with_bias({END: 3.0})).write(prompts)
-    assert [written for group in ended for written in group] == [Written([], True, 0.0)] * 6
+    end = [processor.tokenizer.convert_tokens_to_ids(END)]
+    assert [written for group in ended for written in group] == [Written(end, True, 0.0)] * 6
 
 
 def test_a_piece_of_an_image_is_never_written_though_it_may_be_likely(

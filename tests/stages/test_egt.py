@@ -76,6 +76,13 @@ def test_all_stages_and_what_a_second_run_shares(
         assert (other / name).read_bytes() == (run / name).read_bytes(), name
     assert read_json(other / "stages.json")["stages"]["judged_rl"].get("shared_with") is None
 
+    third = judging("reward_benchmark.size=3", f"reward_benchmark.path={tmp_path / 'other' / 'pairs.jsonl'}")
+    stages.egt(third)
+    assert f"RL: the same as that of {run.name}, taken from there" in capsys.readouterr().out
+    assert read_json(folder_of(third) / "results.json")["judges"]["rl"]["pairs"] == 3
+    weights = [(folder_of(config) / "rl" / "weights.safetensors").read_bytes() for config in (first, third)]
+    assert weights[0] == weights[1]
+
     times = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     stages.rl(judging("task=rl"))
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == times
