@@ -5,10 +5,12 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mprm.reporting.exhibit import Exhibit
+from mprm.reporting.exhibit import Exhibit, wrapped
 from mprm.reporting.judge_runs import JudgeComparison, JudgeRow
 from mprm.reporting.judge_words import STAGES, percent
 from mprm.reporting.style import CARD, GREY, INK, LOOKS, OTHER_LOOK, name_axes, styled
+
+WIDTH = 48  # characters of a label in one line
 
 
 def forest_exhibit(comparison: JudgeComparison) -> Exhibit | None:
@@ -17,12 +19,14 @@ def forest_exhibit(comparison: JudgeComparison) -> Exhibit | None:
     if not rows:
         return None
     with styled():
-        figure = Figure(figsize=(9.2, 1.9 + 0.34 * len(rows)), layout="constrained")
+        labels = [wrapped(row.label, WIDTH) for row in reversed(rows)]
+        lines = sum(label.count("\n") for label in labels)  # beside the first one of each
+        figure = Figure(figsize=(9.2, 1.9 + 0.34 * len(rows) + 0.18 * lines), layout="constrained")
         axes = figure.subplots()
         name_axes(axes, f"Accuracy {STAGES[stage]}", "accuracy on the benchmark (%)", "setting")
         for y, row in enumerate(reversed(rows)):
             _dot(axes, y, row, stage)
-        axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
+        axes.set_yticks(range(len(rows)), labels)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(axis="y", visible=False)
         axes.set_ylim(-0.6, len(rows) - 0.4)

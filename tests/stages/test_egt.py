@@ -42,6 +42,7 @@ def folder_of(config: Config) -> Path:
     return Path(config.runs) / str(config.name)
 
 
+@pytest.mark.filterwarnings("error:constrained_layout")  # of a figure whose labels leave it no room
 def test_all_stages_and_what_a_second_run_shares(
     judging: Load, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
