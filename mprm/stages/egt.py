@@ -53,11 +53,22 @@ def _run(cfg: Config, *stages: Callable[[Config, RunFolder], None]) -> None:
     from mprm.judge.reinforce import check_sampling
 
     check_before_selection(cfg)
+    if _curate in stages:
+        check_selector(cfg)
     if _rl in stages:
         check_sampling(cfg.judge, cfg.trainer)
     with open_run(cfg.raw) as run:
         for stage in stages:
             stage(cfg, run)
+
+
+def check_selector(cfg: Config) -> None:
+    """Raises ValueError if the selector needs a signal that pairs do not have: it is tried on one."""
+    from mprm.data.preferences import Pair
+    from mprm.judge.curate import signals_of
+    from mprm.selection.keep import keep
+
+    keep(signals_of([Pair("", "", (), "", "", "", "a")], {}, []), cfg.selector)
 
 
 def _sft(cfg: Config, run: RunFolder) -> None:

@@ -102,6 +102,13 @@ def test_all_stages_and_what_a_second_run_shares(
     torch.testing.assert_close(theirs(input_ids=ids).logits[..., : ours.shape[-1]], ours, atol=1e-5, rtol=0)
 
 
+def test_a_selector_for_rollouts_is_told_before_anything_is_trained(judging: Load) -> None:
+    config = judging("selector=bis")
+    with pytest.raises(ValueError, match="selector=bis needs p_pos, which pairs do not have"):
+        stages.egt(config)
+    assert not folder_of(config).exists()
+
+
 def test_without_traces_there_is_nothing_to_imitate(judging: Load) -> None:
     with pytest.raises(ValueError, match=r"no trace that ends in judge\.verdict .* \(40 no_trace\)"):
         stages.sft(judging("task=sft", "preferences.traced=0"))
