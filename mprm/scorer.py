@@ -15,7 +15,7 @@ from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.folder import backbone_class
 from mprm.backbones.loading import PROMPT
 from mprm.config import config_of_run
-from mprm.data.examples import open_images
+from mprm.data.examples import on_white, open_images
 from mprm.evaluation.predict import NotScored, OpenImages, Scorable, Scored, score
 from mprm.evaluation.step_scores import StepScores
 from mprm.training.checkpoint import load_weights
@@ -122,4 +122,4 @@ def _name(picture: Picture) -> str:
 
 
 def _opened(picture: Picture) -> Image.Image:
-    return picture.convert("RGB") if isinstance(picture, Image.Image) else open_images([Path(picture)])[0]
+    return on_white(picture) if isinstance(picture, Image.Image) else open_images([Path(picture)])[0]

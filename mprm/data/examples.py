@@ -46,9 +46,16 @@ TURNS: dict[object, Image.Transpose] = {
 }
 ON_THE_SIDE = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
 
+# Pixels as a PNG stores them -> its transparent colour as one of the 8-bit pixels that Pillow makes of them.
+COLOUR_KEYS: dict[str, Callable[[Any], Any]] = {
+    "L;2": lambda grey: grey * 85,
+    "L;4": lambda grey: grey * 17,
+    "RGB;16B": lambda rgb: tuple(value >> 8 for value in rgb),
+}
+
 
 def open_images(paths: Sequence[Path]) -> list[Image.Image]:
-    """Decoded images: RGB, 8 bits per channel, upright; of an animation the first frame.
+    """Decoded images: RGB, 8 bits per channel, upright, on white; of an animation the first frame.
 
     Raises ValueError that names the file if one is missing, broken or too large: nothing takes its place.
     """
@@ -56,8 +63,11 @@ def open_images(paths: Sequence[Path]) -> list[Image.Image]:
     for path in paths:
         with _named(path), Image.open(path) as image:
             turn = None if isinstance(image, TiffImageFile) else TURNS.get(_orientation(image))
+            rescale = COLOUR_KEYS.get(str(image.tile[0].args)) if image.tile else None
             image.load()  # this turns a TIFF
-            rgb = _rgb(image)
+            if rescale is not None and "transparency" in image.info:
+                image.info["transparency"] = rescale(image.info["transparency"])
+            rgb = on_white(image)
             images.append(rgb if turn is None else rgb.transpose(turn))
     return images
 
@@ -101,22 +111,28 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion, except for grey of more than 8 bits, which it would clip to white.
+def on_white(image: Image.Image) -> Image.Image:
+    """The picture as RGB on a white ground, where it is transparent: models were pretrained on such pictures.
 
-    Transparency is dropped and the colours below it show, as in the published code: convert("RGB").
+    Grey of more than 8 bits, which Pillow's own conversion would clip to white, keeps its high byte.
     """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of no known range")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image.convert("I"))
+        grey = np.array(image.convert("I"))
         low, high = int(grey.min()), int(grey.max())
         if not 0 <= low <= high < 2**16:
             raise ValueError(f"its grey values {low} to {high} are not those of 16 bits")
+        if "transparency" in image.info:
+            grey[grey == image.info["transparency"]] = 2**16 - 1
         # The high byte, which is also what Pillow keeps of 16-bit colours.
         image = Image.fromarray((grey >> 8).astype(np.uint8))
-    image.info.pop("transparency", None)  # Pillow would warn that it is lost
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
 
 
 class Examples:

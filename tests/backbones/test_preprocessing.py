@@ -31,9 +31,14 @@ def colourful() -> Image.Image:
 
 
 def write(folder: Path) -> dict[str, tuple[Path, Image.Image]]:
-    """Files of many kinds, each with the upright RGB picture that it shows."""
+    """Files of many kinds, each with the upright RGB picture that it shows.
+
+    Transparent ones on white, as the tools of Qwen and vLLM put them; the published code shows the colours below.
+    """
     rgb = colourful()
+    white, (red, green, _) = Image.new("RGB", rgb.size, "white"), rgb.split()
     palette, exif = rgb.quantize(64), Image.Exif()
+    shown_64 = palette.convert("RGB")
     exif[0x0112] = 6
     grey_16 = Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
     stored: dict[str, tuple[Image.Image, Image.Image, dict[str, Any]]] = {
@@ -41,10 +46,14 @@ def write(folder: Path) -> dict[str, tuple[Path, Image.Image]]:
         "grey16.png": (grey_16, rgb.convert("L"), {}),
         "grey16.tif": (grey_16.convert("I"), rgb.convert("L"), {}),
         "bit.png": (rgb.convert("1"), rgb.convert("1"), {}),
-        "rgba.png": (Image.merge("RGBA", [*rgb.split(), rgb.getchannel(0)]), rgb, {}),
-        "la.png": (Image.merge("LA", [rgb.getchannel(0), rgb.getchannel(1)]), rgb.getchannel(0), {}),
+        "rgba.png": (Image.merge("RGBA", [*rgb.split(), red]), Image.composite(rgb, white, red), {}),
+        "la.png": (Image.merge("LA", [red, green]), Image.composite(red.convert("RGB"), white, green), {}),
         "palette.png": (palette, palette, {}),
-        "palette_transparent.png": (palette, palette, {"transparency": bytes(range(64))}),
+        "palette_transparent.png": (
+            palette,
+            Image.composite(shown_64, white, Image.fromarray(np.asarray(palette))),
+            {"transparency": bytes(range(64))},
+        ),
         "cmyk.jpg": (rgb.convert("CMYK"), rgb, {"quality": 98}),
         "turned.jpg": (rgb.transpose(Image.Transpose.ROTATE_90), rgb, {"exif": exif, "quality": 98}),
         "frames.png": (rgb, rgb, {"save_all": True, "append_images": [palette.convert("RGB")]}),

@@ -183,21 +183,67 @@ def test_grey_black_and_white_and_palette_pictures_become_their_colours(tmp_path
         assert expected.std() > 10
 
 
-def test_transparency_is_dropped_and_the_colours_below_it_stay(tmp_path: Path) -> None:
-    """The published code does the same."""
-    pixels = colours()
-    alpha = np.arange(15, dtype=np.uint8).reshape(3, 5, 1)
+def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, 3) over white, alpha (H, W, 1) of 255."""
+    return pixels + (255 - pixels.astype(float)) * (1 - alpha / 255)
+
+
+def test_transparent_pictures_are_put_on_white(tmp_path: Path) -> None:
+    """As people see them. Their colours below the transparency are often black: black lines would be lost on it."""
+    pixels, alpha = colours(), np.arange(0, 255, 17, dtype=np.uint8).reshape(3, 5, 1)
+    grey = pixels[..., :1]
+    shown = on_white(pixels, alpha)
+    assert shown.std() > 20
     Image.fromarray(np.concatenate([pixels, alpha], axis=2)).save(tmp_path / "rgba.png")
-    assert np.array_equal(as_opened(tmp_path / "rgba.png"), pixels)
-    Image.fromarray(np.concatenate([pixels[..., :1], alpha], axis=2), "LA").save(tmp_path / "la.png")
-    assert np.array_equal(as_opened(tmp_path / "la.png"), pixels[..., :1].repeat(3, axis=2))
-    Image.fromarray(pixels).save(tmp_path / "rgb.png", transparency=(1, 2, 3))
-    assert np.array_equal(as_opened(tmp_path / "rgb.png"), pixels)
+    assert np.abs(as_opened(tmp_path / "rgba.png") - shown).max() <= 1
+    for name in ("rgba.webp", "rgba.tif"):
+        Image.fromarray(np.concatenate([pixels, alpha], axis=2)).save(tmp_path / name, lossless=True, exact=True)
+        assert np.abs(as_opened(tmp_path / name) - shown).max() <= 1, name
+    Image.fromarray(np.concatenate([grey, alpha], axis=2), "LA").save(tmp_path / "la.png")
+    assert np.abs(as_opened(tmp_path / "la.png") - on_white(grey.repeat(3, axis=2), alpha)).max() <= 1
     palette = Image.fromarray(pixels).quantize(8)
-    for number, transparency in enumerate((3, bytes(range(8)))):
-        path = tmp_path / f"p{number}.png"
-        palette.save(path, transparency=transparency)
-        assert np.array_equal(as_opened(path), np.asarray(palette.convert("RGB")))
+    numbers = np.asarray(palette)[..., None]
+    for transparency, alphas in (
+        (3, np.where(np.arange(8) == 3, 0, 255)),
+        (bytes(range(0, 240, 30)), np.arange(0, 240, 30)),
+    ):
+        for name in ("p.png", "p.gif") if isinstance(transparency, int) else ("p.png",):
+            palette.save(tmp_path / name, transparency=transparency)
+            expected = on_white(np.asarray(palette.convert("RGB")), alphas[numbers])
+            assert np.abs(as_opened(tmp_path / name) - expected).max() <= 1, name
+
+
+def test_fully_transparent_black_is_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 3)).save(tmp_path / "a.png")
+    assert (as_opened(tmp_path / "a.png") == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "stored", "key", "shown"),
+    [
+        (1, 0, [0b01000000], (0,), [255, 255]),
+        (1, 0, [0b01000000], (1,), [0, 255]),
+        (2, 0, [0b01100000], (1,), [255, 170]),
+        (4, 0, [0x12], (2,), [17, 255]),
+        (8, 0, [7, 8], (7,), [255, 8]),
+        (16, 0, [1, 0, 1, 1], (257,), [1, 255]),
+        (16, 0, [1, 0, 255, 255], (65535,), [1, 255]),
+        (8, 2, [1, 1, 1, 1, 1, 2], (1, 1, 1), [255, (1, 1, 2)]),
+        (16, 2, [1, 9] * 3 + [2, 9] * 3, (0x109, 0x109, 0x109), [255, 2]),
+        (16, 4, [0, 0, 128, 0, 0, 0, 255, 255], None, [127, 0]),
+        (16, 6, [0] * 6 + [128, 0] + [0] * 6 + [255, 255], None, [127, 0]),
+    ],
+)
+def test_the_transparent_colour_of_a_png_is_white(
+    tmp_path: Path, depth: int, colour: int, stored: list[int], key: tuple[int, ...] | None, shown: list[Any]
+) -> None:
+    """Two pixels of every depth; and an alpha of 16 bits."""
+    header = struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0)
+    keys = [] if key is None else [(b"tRNS", struct.pack(f">{len(key)}H", *key))]
+    data = [(b"IHDR", header), *keys, (b"IDAT", zlib.compress(bytes([0, *stored]))), (b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(png(data))
+    expected = np.array([np.broadcast_to(value, 3) for value in shown])
+    assert np.array_equal(as_opened(tmp_path / "a.png")[0], expected)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("a.png", "<u2"), ("a.tif", "<u2"), ("b.tif", ">u2"), ("c.tif", "<i4")])
