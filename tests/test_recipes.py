@@ -74,6 +74,7 @@ def test_the_published_runs_have_the_published_numbers(
         assert (recipe.betas, recipe.eps, recipe.epochs, recipe.global_batch_size) == ([0.9, 0.999], 1e-8, 1, 512)
         assert (trainer.accelerator, trainer.devices, trainer.num_nodes) == ("gpu", 4, 1)
         assert (trainer.strategy, trainer.precision) == ("deepspeed_stage_3", "bf16-true")
+        assert config.dataset.unsampled == "negative"
         assert raw.backbone._target_.rpartition(".")[2] == CLASSES[backbone]
         parts = (raw.backbone.vision, raw.backbone.projector, raw.backbone.language_model)
         assert parts == ("frozen", "trained", "trained")

@@ -6,14 +6,16 @@ A record is either used whole or dropped with one reason; nothing is repaired or
     not_utf8            bytes that are no UTF-8, or text that can not be written as UTF-8 (half a surrogate pair)
     not_json            cut off or otherwise unparsable
     not_an_object       JSON, but no object
+    duplicate_key       a key that an object has twice
     no_image            no image path
     missing_image_file  an image path without a file
     no_question         no question text; preferences: no prompt
     no_steps            no list of steps, or an empty one
     bad_step            a step of the wrong type
     empty_step          a step without text
-    bad_counts          num_mc_correct and num_mc_total are no integers with 0 <= correct <= total
+    bad_counts          num_mc_correct and num_mc_total are no whole numbers with 0 <= correct <= total
     bad_score           a score that is no finite number in [0, 1]
+    score_contradicts_counts  a score that is not num_mc_correct / num_mc_total
     no_usable_score     no step has a score
     no_source           benchmark: no data_source; questions and preferences: one that is no text
     no_answer           questions and preferences: no answer, or neither text nor a number
@@ -38,7 +40,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 16 * 2**20
-DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,17 @@ class Unusable(Exception):
         self.reason = reason
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Unusable("duplicate_key")
+    return found
+
+
+UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_object)
+LAST_KEY = json.JSONDecoder()  # of a key that is there twice the last value counts, as everywhere in Python
+
+
 def numbered_lines(stream: BinaryIO, end: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield (number, byte offset, length in bytes, line) of every line from here on that begins before `end`.
 
@@ -121,13 +133,13 @@ def rest_of_line(stream: BinaryIO) -> int:
     return length
 
 
-def json_object(line: bytes | str) -> dict[str, Any]:
+def json_object(line: bytes | str, decoder: json.JSONDecoder = UNIQUE_KEYS) -> dict[str, Any]:
     """Parse one line into an object, or raise Unusable."""
     if len(line) > MAX_LINE_BYTES:
         raise Unusable("line_too_long")
     try:
         text = (line.decode() if isinstance(line, bytes) else line).strip(" \t\r\n")
-        record, end = DECODER.raw_decode(
+        record, end = decoder.raw_decode(
             text
         )  # json.loads without its checks of options: every microsecond counts here
     except UnicodeDecodeError:

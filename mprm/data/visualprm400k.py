@@ -7,10 +7,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mprm.data.rollouts import Dropped, ImageFolder, Rollout, Step, Unusable, check_text, image_names, json_object
+from mprm.data.rollouts import (
+    LAST_KEY,
+    UNIQUE_KEYS,
+    Dropped,
+    ImageFolder,
+    Rollout,
+    Step,
+    Unusable,
+    check_text,
+    image_names,
+    json_object,
+)
 
 LEADING_IMAGES = re.compile(r"\A(<image>\s*)+")
+NUMBER = re.compile(r"[0-9.eE+-]+")
 MAX_COUNT = 2**31 - 1
+ROUNDING = 0.005  # a score may be written with two decimals
 
 Measurement = tuple[float | None, int | None, int | None]  # score, num_mc_correct, num_mc_total
 
@@ -34,27 +47,30 @@ class VisualPRM400K:
 
     cleaning="strict": a rollout that can not be trained on is dropped before ranking. A step's score is its `score`, or
     num_mc_correct / num_mc_total where that is absent or null; a step with neither was never measured and has None.
-    Scores of another type or outside [0, 1], and impossible counts, drop the rollout.
+    A number may be written as text. Scores outside [0, 1], impossible counts, a score that is not that of the counts
+    (but for rounding to two decimals) and a key that is there twice drop the rollout.
 
     cleaning="published": as the published subset builder does. Scores are whatever `float` takes, counts are not
     looked at, and a rollout with one usable score is ranked even if it lacks an image, a step's text or another score:
     it takes a place in the top-k and is dropped afterwards. A missing question is the empty string.
 
-    unsampled: steps with num_mc_total = 0 are no evidence ("ignore") or count as wrong ("negative"). The published
-    cleaning takes the score that the record gives them, whatever this says.
+    unsampled: what a step of 0 continuations is. Annotators stop behind the first step that no continuation leads right
+    from: "implied" takes 0 of 0 behind a step with score 0 for a negative, and any other for no evidence; "negative"
+    takes all for negatives, as the published work does; "ignore" none. The published cleaning takes the score that the
+    record gives them, whatever this says.
     """
 
     root: str | None = None
     annotations: str | None = None
     images: str | None = None
     cleaning: str = "strict"
-    unsampled: str = "ignore"
+    unsampled: str = "implied"
 
     def __post_init__(self) -> None:
         if self.cleaning not in ("strict", "published"):
             raise ValueError(f"dataset.cleaning={self.cleaning} is unknown; choose strict or published")
-        if self.unsampled not in ("ignore", "negative"):
-            raise ValueError(f"dataset.unsampled={self.unsampled} is unknown; choose ignore or negative")
+        if self.unsampled not in ("implied", "negative", "ignore"):
+            raise ValueError(f"dataset.unsampled={self.unsampled} is unknown; choose implied, negative or ignore")
 
     def files(self) -> list[Path]:
         """Annotation files in name order, one per source, which is the file's stem.
@@ -122,14 +138,16 @@ class VisualPRM400K:
                 published cleaning does, is returned with a `reason`.
         """
         published = self.cleaning == "published"
-        fields = json_object(line)
+        fields = json_object(line, LAST_KEY if published else UNIQUE_KEYS)
         images = image_names(fields.get("image"))
         question = _published_question(fields) if published else _question(fields)
         raw_steps = fields.get("steps_with_score")
         if not isinstance(raw_steps, list) or not raw_steps:
             raise Unusable("no_steps")
-        measure = _published_measurement if published else self._measurement
+        measure = _published_measurement if published else _measurement
         scores, correct, total = zip(*[measure(raw) for raw in raw_steps], strict=True)
+        if 0 in total and not published:
+            scores = self._with_unsampled(scores, total)
         texts = [text.strip() if isinstance(text := raw.get("step"), str) else "" for raw in raw_steps]
         joined = " ".join(texts)
         check_text(question, joined, *images)
@@ -139,22 +157,18 @@ class VisualPRM400K:
             raise Unusable(reason)
         return Record(images, question, texts, scores, correct, total, _count_words(joined), reason)
 
-    def _measurement(self, raw: object) -> Measurement:
-        """Score, K and N of a step under strict cleaning, or Unusable."""
-        if not isinstance(raw, dict):
-            raise Unusable("bad_step")
-        score, correct, total = raw.get("score"), raw.get("num_mc_correct"), raw.get("num_mc_total")
-        if type(correct) is not int or type(total) is not int or not 0 <= correct <= total <= MAX_COUNT:
-            correct, total = _odd_counts(correct, total)
-        if total == 0:  # before the score is looked at: 0 of 0 may well be written as NaN
-            score = 0.0 if self.unsampled == "negative" else None
-        elif score is None and total is not None and correct is not None:
-            score = correct / total
-        if score is None:
-            return None, correct, total
-        if type(score) not in (float, int) or not 0 <= score <= 1:
-            raise Unusable("bad_score")
-        return float(score), correct, total
+    def _with_unsampled(
+        self, scores: tuple[float | None, ...], total: tuple[int | None, ...]
+    ) -> tuple[float | None, ...]:
+        """The scores of a rollout with steps of 0 continuations."""
+        negative, decided = self.unsampled == "negative", []
+        for score, n in zip(scores, total, strict=True):
+            if n == 0:
+                score = 0.0 if negative else None
+            elif score == 0:
+                negative = self.unsampled != "ignore"
+            decided.append(score)
+        return tuple(decided)
 
     def _defect(
         self, images: tuple[str, ...], question: str, texts: list[str], scores: tuple[float | None, ...]
@@ -181,13 +195,59 @@ def _count_words(text: str) -> int:
     return text.count(" ") + text.count("\n") + 1
 
 
+def _measurement(raw: object) -> Measurement:
+    """Score, K and N of a step under strict cleaning, no score for 0 of 0; or Unusable."""
+    if not isinstance(raw, dict):
+        raise Unusable("bad_step")
+    score, correct, total = raw.get("score"), raw.get("num_mc_correct"), raw.get("num_mc_total")
+    if type(correct) is not int or type(total) is not int or not 0 <= correct <= total <= MAX_COUNT:
+        correct, total = _odd_counts(correct, total)
+    if score is not None:
+        score = score if type(score) is float else _number(score)
+        if score is None or not 0 <= score <= 1:
+            raise Unusable("bad_score")
+    if total is None or correct is None:
+        return score, None, None
+    if total == 0:
+        if score:
+            raise Unusable("score_contradicts_counts")
+        return None, 0, 0
+    measured = correct / total
+    if score is None or score == measured:
+        return measured, correct, total
+    if (score > 0) != (correct > 0) or abs(score - measured) > min(ROUNDING, 0.5 / total):
+        raise Unusable("score_contradicts_counts")
+    return score, correct, total
+
+
 def _odd_counts(correct: object, total: object) -> tuple[int | None, int | None]:
     """K and N that are not plainly 0 <= K <= N: (0, 0) for a step without continuations, None twice for no counts."""
-    if correct is None and total == 0:
-        return 0, 0
-    if correct is None or total is None:
-        return None, None
-    raise Unusable("bad_counts")
+    k, n = _count(correct), _count(total)
+    if k is None:
+        return (0, 0) if n == 0 else (None, None)
+    if n is not None and k > n:
+        raise Unusable("bad_counts")
+    return (None, None) if n is None else (k, n)
+
+
+def _count(value: object) -> int | None:
+    """A count that may be written as 8.0 or "8", None where there is none; or Unusable."""
+    if value is None:
+        return None
+    count = _number(value)
+    if count is None or not 0 <= count <= MAX_COUNT or count != int(count):
+        raise Unusable("bad_counts")
+    return int(count)
+
+
+def _number(value: object) -> float | None:
+    """A JSON number, or one that is written as text; None for anything else."""
+    if type(value) is not int and type(value) is not float and not (isinstance(value, str) and NUMBER.fullmatch(value)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _published_measurement(raw: object) -> Measurement:

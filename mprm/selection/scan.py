@@ -21,8 +21,11 @@ SCHEMA = pa.schema(
         ("offset", pa.int64()),
         ("length", pa.int64()),
         ("question_hash", pa.int64()),
+        ("image_hashes", pa.list_(pa.int64())),
         ("n_steps", pa.int32()),
         ("n_words", pa.int32()),
+        ("n_unsampled", pa.int32()),
+        ("n_unsampled_negative", pa.int32()),
         ("n", pa.int32()),
         ("n_pos", pa.int32()),
         ("p_pos", pa.float64()),
@@ -33,7 +36,7 @@ SCHEMA = pa.schema(
         ("drop_reason", pa.dictionary(pa.int32(), pa.string())),
     ]
 )
-NO_SIGNALS = (*[None] * 9, False)
+NO_SIGNALS = (*[None] * 12, False)
 CHUNK_BYTES = 32 * 2**20  # one chunk is one task, and one row group of the table
 
 Chunk = tuple[Path, int, int]
@@ -93,11 +96,17 @@ def _signals(record: Record) -> tuple[Any, ...]:
     scores = [score for score in record.scores if score is not None]
     positive = [score for score in scores if score > 0]
     n, n_pos = len(scores), len(positive)
+    unsampled = (0, 0)
+    if 0 in record.total:
+        never = [score for score, n in zip(record.scores, record.total, strict=True) if n == 0]
+        unsampled = len(never), never.count(0.0)
     total = fsum(positive)  # exactly rounded, unlike sum, whose result depends on the Python version
     return (
         question_hash(record.question, record.images),
+        [question_hash("", [image]) for image in record.images],
         len(record.texts),
         record.n_words,
+        *unsampled,
         n,
         n_pos,
         n_pos / n,

@@ -5,7 +5,10 @@ Columns, one row per record (a line that is not blank), sources in file-name ord
     source, line        name of the annotation file without .jsonl; line number from 0, blank lines counted
     offset, length      where the record lies in its file, bytes, newline included
     question_hash       64 bits of question and image paths
+    image_hashes        64 bits of every image path
     n_steps, n_words    steps; words of all steps (blanks and line breaks + 1)
+    n_unsampled         steps of 0 of 0 continuations
+    n_unsampled_negative  those of them that have score 0, see dataset.unsampled
     n, n_pos            steps with a score; those with score > 0
     p_pos, reliability  n_pos / n; mean score of the positive steps, 1 when there is none (arXiv 2602.04145)
     mean_mc, min_mc     mean and least score
@@ -39,7 +42,7 @@ from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.scan import scan
 
 # Enters the key of the cache: raise it when a column or the cleaning of records changes its meaning.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 NUMERIC = ("n_steps", "n_words", "n", "n_pos", "p_pos", "reliability", "mean_mc", "min_mc")
 

@@ -36,7 +36,7 @@ EXAMPLES = pa.schema(
         ("entropy", pa.float64()),
     ]
 )
-COUNTED = ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos")
+COUNTED = ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos", "n_unsampled", "n_unsampled_negative")
 BATCH_BYTES = 8 * 2**20  # of annotations that are held at a time
 
 # file; line, offset, length, question_hash, entropy (NaN: none)
@@ -104,9 +104,10 @@ def statistics(table: pa.Table) -> dict[str, float]:
     """Table 1 of arXiv 2602.04145 for the rows of a signals table, of which there is at least one.
 
     rollouts, steps; steps_per_rollout; words_per_step; error_step_share: scored steps with score 0; mean_mc: over the
-    scored steps; mixed_share: rollouts with a positive and a negative step.
+    scored steps; mixed_share: rollouts with a positive and a negative step; unsampled_share: steps of 0 of 0
+    continuations; unsampled_negative_share: those of them that were taken for negatives.
     """
-    n_steps, n, n_pos, n_words, mean_mc, p_pos = (table[name].to_numpy() for name in COUNTED)
+    n_steps, n, n_pos, n_words, mean_mc, p_pos, unsampled, negative = (table[name].to_numpy() for name in COUNTED)
     steps, scored = n_steps.sum(), n.sum()
     return {
         "rollouts": table.num_rows,
@@ -116,7 +117,24 @@ def statistics(table: pa.Table) -> dict[str, float]:
         "error_step_share": float(1 - n_pos.sum() / scored),
         "mean_mc": float((mean_mc * n).sum() / scored),
         "mixed_share": float(((p_pos > 0) & (p_pos < 1)).mean()),
+        "unsampled_share": float(unsampled.sum() / steps),
+        "unsampled_negative_share": float(negative.sum() / steps),
     }
+
+
+def unsampled_words(manifest: dict[str, Any]) -> str:
+    """What share of the eligible steps had no continuation and what they were taken for; empty if there are none."""
+    totals, settings = manifest["totals"]["eligible"], manifest["dataset"]
+    negative, other = totals["unsampled_negative_share"], totals["unsampled_share"]
+    if not other:
+        return ""
+    published = settings["cleaning"] == "published"
+    setting = "cleaning=published" if published else f"unsampled={settings['unsampled']}"
+    rest = "for what their score says" if published else "for no evidence"
+    return (
+        f"{other:.2%} of the steps have 0 of 0 continuations: {negative:.2%} are taken for negatives, "
+        f"{other - negative:.2%} {rest} (dataset.{setting})"
+    )
 
 
 def _sources(signals: pa.Table, kept: pa.Table) -> dict[str, dict[str, float]]:

@@ -75,19 +75,24 @@ def _select(cfg: Config, run: RunFolder) -> None:
         return
     from mprm.selection.held_out import write_held_out
     from mprm.selection.signals import build_signals
-    from mprm.selection.subset import write_subset
+    from mprm.selection.subset import unsampled_words, write_subset
 
     started = monotonic()
     signals = build_signals(cfg.dataset, cfg.cache)
     entropy = partial(add_entropy, cfg) if cfg.selector.uses_entropy or cfg.order.uses_entropy else None
     manifest = write_subset(run.path / "subset", cfg.dataset, signals, cfg.selector, {"seed": cfg.seed}, entropy)
-    write_held_out(run.path / "held_out.parquet", signals, cfg.held_out)
+    held_out = write_held_out(run.path / "held_out.parquet", signals, cfg.held_out)
     kept, eligible = manifest["totals"]["kept"]["rollouts"], manifest["totals"]["eligible"]["rollouts"]
     run.finish("select", {"kept": kept, "eligible": eligible, "seconds": round(monotonic() - started, 2)})
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items())
     before = f" (dropped before: {dropped})" if dropped else ""
     seconds = monotonic() - started
     console.print(f"selected {kept:,} of {eligible:,} rollouts{before} in {seconds:.1f} s -> {run.path / 'subset'}")
+    if unsampled := unsampled_words(manifest):
+        console.print(unsampled)
+    if held_out < cfg.held_out:
+        others = "share a question or an image with more than so many" if held_out < eligible else "are none"
+        console.print(f"held out {held_out:,} rollouts instead of held_out={cfg.held_out}: the others {others}")
 
 
 def _subset(cfg: Config, run: RunFolder) -> Dataset:
@@ -146,11 +151,11 @@ def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
     subset, held_out = _subset(cfg, run), _held_out(cfg, run)
     # Not a stage of its own: the further ranks of a launcher wait for these files.
     run.finish("examples", {"subset": len(subset), "held_out": len(held_out)})
-    never_trained_on = set(held_out["question_hash"])
-    chosen = [i for i, question in enumerate(subset["question_hash"]) if question not in never_trained_on]
+    never_trained_on = set(held_out["id"])  # with every rollout that shares a question or an image with one of them
+    chosen = [i for i, rollout in enumerate(subset["id"]) if rollout not in never_trained_on]
     if not chosen:
         raise ValueError(
-            f"no rollout is left to train on beside the questions of held_out={cfg.held_out}; lower it, or raise "
+            f"no rollout is left to train on beside the {len(held_out)} of held_out={cfg.held_out}; lower it, or raise "
             "selector.ratio"
         )
     started = monotonic()
@@ -172,7 +177,7 @@ def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
     if is_rank_zero():
         console.print(
             f"trained on {len(chosen) - summary['too_long']:,} of the {len(subset):,} rollouts kept; "
-            f"{len(subset) - len(chosen):,} are held out by question, {summary['too_long']:,} too long"
+            f"{len(subset) - len(chosen):,} are held out by question and image, {summary['too_long']:,} too long"
         )
     return summary | {"held_out_rollouts": len(subset) - len(chosen), "seconds": round(monotonic() - started, 1)}
 

@@ -65,10 +65,7 @@ def fit(
     if objective.kappa:
         check_counts(train, validation)
     checkpoint, start = checkpoint_of(folder, machine)
-    micro_batch_size = objective.micro_batch_size if objective.normalise == "micro_batch" else None
-    plan, validation_plan, too_long = make_plans(
-        train, validation, order, recipe, machine, max_length, micro_batch_size, seed
-    )
+    plan, validation_plan, too_long = make_plans(train, validation, objective, order, recipe, machine, max_length, seed)
     loaders = Rollouts(train, validation, plan, validation_plan, start, machine.num_workers)
     module = StepScoring(model, objective, recipe, plan.optimizer_steps)
     optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
@@ -124,11 +121,11 @@ def optimise(
 def make_plans(
     train: Examples,
     validation: Examples,
+    objective: Objective,
     order: Order,
     recipe: Recipe,
     machine: Machine,
     max_length: int,
-    micro_batch_size: int | None,
     seed: int,
 ) -> tuple[BatchPlan, BatchPlan, int]:
     """The rows of the training and of a validation, and the number of training rollouts left out as too long."""
@@ -146,17 +143,17 @@ def make_plans(
     world_size = machine.devices * machine.num_nodes
     plan = BatchPlan(
         order=np.concatenate(epochs),
-        n_scored=scored_steps(train),
+        n_scored=scored_steps(train, objective),
         lengths=lengths,
         global_batch_size=recipe.global_batch_size,
         max_tokens=machine.max_tokens,
         world_size=world_size,
-        micro_batch_size=micro_batch_size,
+        micro_batch_size=objective.micro_batch_size if objective.normalise == "micro_batch" else None,
     )
     # All of it is one batch; without a backward pass twice the tokens fit.
     validation_plan = BatchPlan(
         order=validated,
-        n_scored=scored_steps(validation),
+        n_scored=scored_steps(validation, objective),
         lengths=validation_lengths,
         global_batch_size=max(1, len(validated)),
         max_tokens=2 * machine.max_tokens,
@@ -174,18 +171,27 @@ def announce_memory(model: StepModel, machine: Machine, keys: int) -> None:
     check(memory, available, machine)
 
 
-def scored_steps(examples: Examples) -> np.ndarray:
-    """Steps with an MC score, per rollout."""
-    return np.array([sum(score is not None for score in scores) for scores in examples.records["scores"]])
+def scored_steps(examples: Examples, objective: Objective) -> np.ndarray:
+    """Steps that the objective trains on, per rollout: those with an MC score, for a kappa head with continuations."""
+    columns = (examples.records[name] for name in ("scores", "n_total"))
+    return np.array(
+        [
+            sum(s is not None and (n != 0 or not objective.kappa) for s, n in zip(scores, totals, strict=True))
+            for scores, totals in zip(*columns, strict=True)
+        ]
+    )
 
 
 def check_counts(*parts: Examples) -> None:
-    """Raises ValueError if the continuations of a scored step were not counted, or do not make its score."""
+    """Raises ValueError if the continuations of a scored step were not counted, or do not make its score.
+
+    The score 0 of 0 of 0 continuations is implied, not counted: the objective leaves it out."""
     for examples in parts:
         columns = (examples.records[name] for name in ("id", "scores", "n_correct", "n_total"))
         for rollout, *steps in zip(*columns, strict=True):
             for number, (score, correct, total) in enumerate(zip(*steps, strict=True)):
-                if score is not None and (not total or round(score * total) != correct):
+                implied = score == 0 and total == 0
+                if score is not None and not implied and (not total or round(score * total) != correct):
                     raise ValueError(
                         f"rollout {rollout} has score {score} at step {number} (from 0), but {correct} of {total} "
                         "continuations; this objective trains on these counts: correct them, or use objective=soft"

@@ -80,6 +80,8 @@ class StepScoring(Optimised):
         """Loss (M,) of every step, mask (M,) of those that count (never an unsampled one), and P(yes) (M,)."""
         output = self.model(batch)
         scored_M = ~batch.mc_M.isnan() & (batch.weight_M > 0)
+        if self.objective.kappa:
+            scored_M &= batch.n_M > 0  # a negative that is implied, not counted: its likelihood is 1 for any output
         loss_M = self.objective.losses(output, torch.where(scored_M, batch.mc_M, 0.0), batch.n_M)
         return loss_M * scored_M, scored_M, output.logits_M2.softmax(-1)[:, 1]
 
@@ -94,9 +96,10 @@ class StepScoring(Optimised):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         loss_M, scored_M, yes_M = self.losses(batch)
         label_M = (batch.mc_M > 0).long()
+        labelled_M = ~batch.mc_M.isnan() & (batch.weight_M > 0)  # whatever the objective trains on
         self.val_loss.update(loss_M, scored_M)
-        self.val_accuracy.update(((yes_M > 0.5) == label_M).float(), scored_M)
-        self.val_auc.update(yes_M[scored_M], label_M[scored_M])
+        self.val_accuracy.update(((yes_M > 0.5) == label_M).float(), labelled_M)
+        self.val_auc.update(yes_M[labelled_M], label_M[labelled_M])
 
     def on_validation_epoch_end(self) -> None:
         for name, metric in (("loss", self.val_loss), ("step_accuracy", self.val_accuracy), ("auc", self.val_auc)):

@@ -20,7 +20,7 @@ class Objective(Protocol):
 
     normalise: global_batch, a mean over all steps of a global batch; micro_batch, the published mean of the means over
     micro-batches, which are micro_batch_size rollouts that follow each other in the order of the training. kappa: it
-    trains a kappa head, from the continuations of every scored step.
+    trains a kappa head, from the continuations of every scored step; steps without any are left out.
     """
 
     kappa: ClassVar[bool]
@@ -87,6 +87,9 @@ class BetaBinomial:
 
     Per step -log BetaBinomial(K; N, a, b) + penalty |mu - K / N| kappa, mu = P(yes). The second term keeps kappa from
     growing where mu is wrong, and mu is a constant there.
+
+    A step of 0 of 0 continuations is left out, also where it is implied to be a negative (dataset.unsampled): 0 of 0
+    has the likelihood 1 whatever a and b are, and to put K = 0 of N there would invent counts.
     """
 
     kappa: ClassVar[bool] = True

@@ -60,7 +60,7 @@ def test_images_may_be_a_list() -> None:
         ({"steps_with_score": [STEP | {"step": " \n"}]}, "empty_step"),
         ({"steps_with_score": [STEP | {"step": 7}]}, "empty_step"),
         ({"steps_with_score": [{"step": "a", "score": None}]}, "no_usable_score"),
-        ({"steps_with_score": [STEP | {"num_mc_total": 0, "num_mc_correct": 0}]}, "no_usable_score"),
+        ({"steps_with_score": [STEP | {"num_mc_total": 0, "num_mc_correct": 0, "score": 0}]}, "no_usable_score"),
         ({"question_orig": "half a pair \ud800"}, "not_utf8"),
     ],
 )
@@ -94,30 +94,79 @@ def test_unreadable_lines(line: bytes, reason: str) -> None:
         ({"score": 0.25, "num_mc_correct": 4, "num_mc_total": None}, Step("Then.", 0.25, None, None)),
         ({}, Step("Then.", None, None, None)),  # never measured
         ({"score": 0.0, "num_mc_correct": 0, "num_mc_total": 0}, Step("Then.", None, 0, 0)),
-        ({"score": float("nan"), "num_mc_total": 0}, Step("Then.", None, 0, 0)),
-        ({"score": "0.25"}, "bad_score"),
+        ({"score": None, "num_mc_total": 0}, Step("Then.", None, 0, 0)),
+        ({"score": "0.875"}, Step("Then.", 0.875, None, None)),
+        ({"score": "8.75e-1", "num_mc_correct": 14, "num_mc_total": 16}, Step("Then.", 0.875, 14, 16)),
+        ({"score": 0.5, "num_mc_correct": 8.0, "num_mc_total": 16.0}, Step("Then.", 0.5, 8, 16)),
+        ({"score": 0.5, "num_mc_correct": "8", "num_mc_total": "16"}, Step("Then.", 0.5, 8, 16)),
+        ({"score": 0.06, "num_mc_correct": 1, "num_mc_total": 16}, Step("Then.", 0.06, 1, 16)),  # two decimals
+        ({"score": "half"}, "bad_score"),
+        ({"score": "1_0"}, "bad_score"),
+        ({"score": "1e400"}, "bad_score"),
         ({"score": True}, "bad_score"),
         ({"score": float("nan")}, "bad_score"),
         ({"score": float("inf")}, "bad_score"),
         ({"score": 1.5}, "bad_score"),
         ({"score": 10**400}, "bad_score"),
         ({"score": [0.5]}, "bad_score"),
+        ({"score": float("nan"), "num_mc_total": 0}, "bad_score"),
+        ({"score": "n/a", "num_mc_correct": 0, "num_mc_total": 0}, "bad_score"),
+        ({"score": 0.5, "num_mc_correct": 0, "num_mc_total": 0}, "score_contradicts_counts"),
+        ({"score": 0.9, "num_mc_correct": 0, "num_mc_total": 16}, "score_contradicts_counts"),
+        ({"score": 1e-320, "num_mc_correct": 0, "num_mc_total": 16}, "score_contradicts_counts"),
+        ({"score": 0.0, "num_mc_correct": 1, "num_mc_total": 1000}, "score_contradicts_counts"),
+        ({"score": 0.501, "num_mc_correct": 500, "num_mc_total": 1000}, "score_contradicts_counts"),
         ({"score": 0.5, "num_mc_correct": 17, "num_mc_total": 16}, "bad_counts"),
         ({"score": 0.5, "num_mc_correct": -1, "num_mc_total": 16}, "bad_counts"),
-        ({"score": 0.5, "num_mc_correct": 8.0, "num_mc_total": 16}, "bad_counts"),
+        ({"score": 0.5, "num_mc_correct": 8.5, "num_mc_total": 16}, "bad_counts"),
         ({"score": 0.5, "num_mc_correct": True, "num_mc_total": 16}, "bad_counts"),
         ({"score": 0.5, "num_mc_correct": 1, "num_mc_total": 10**12}, "bad_counts"),
+        ({"score": 0.5, "num_mc_total": 2**40}, "bad_counts"),
+        ({"score": 0.5, "num_mc_total": "many"}, "bad_counts"),
+        ({"score": 0.5, "num_mc_total": False}, "bad_counts"),
+        ({"score": 0.5, "num_mc_correct": -3}, "bad_counts"),
+        ({"score": 0.5, "num_mc_correct": [8]}, "bad_counts"),
     ],
 )
 def test_measurements(fields: dict[str, Any], step: Step | str) -> None:
     assert read_step(**fields) == step
 
 
-def test_unsampled_steps_count_as_wrong_when_asked() -> None:
-    steps = [STEP | {"num_mc_correct": 0, "num_mc_total": 0, "score": None}]
-    rollout = read(record(steps_with_score=steps), unsampled="negative")
+@pytest.mark.parametrize("text", ['"answer": "2"', '"image": "set/0.png"', '"score": 0.5', '"num_mc_total": 16'])
+def test_a_key_that_is_there_twice(text: str) -> None:
+    line = json.dumps(record()).replace(text, f"{text}, {text}")
+    for cleaning, kept in (("strict", False), ("published", True)):
+        read = VisualPRM400K(annotations="unused", cleaning=cleaning).rollout("set", 3, line)
+        assert isinstance(read, Rollout) if kept else read == Dropped("set", 3, "duplicate_key")
+
+
+@pytest.mark.parametrize(
+    ("counts", "scores"),
+    [
+        # K and N of every step -> the scores for implied, negative, ignore
+        ([(8, 16), (0, 16), (0, 0), (0, 0)], ([0.5, 0, 0, 0], [0.5, 0, 0, 0], [0.5, 0, None, None])),
+        ([(0, 0), (8, 16), (0, 0)], ([None, 0.5, None], [0, 0.5, 0], [None, 0.5, None])),
+        ([(0, 0), (0, 16), (0, 0)], ([None, 0, 0], [0, 0, 0], [None, 0, None])),
+        ([(0, 16), (3, 16), (0, 0)], ([0, 3 / 16, 0], [0, 3 / 16, 0], [0, 3 / 16, None])),
+        ([(None, None), (0, 16), (None, 0)], ([None, 0, 0], [None, 0, 0], [None, 0, None])),
+        ([(0, 0), (0, 0)], ("no_usable_score", [0, 0], "no_usable_score")),
+    ],
+)
+def test_what_steps_that_were_never_continued_are(counts: Any, scores: Any) -> None:
+    steps = [{"step": "a", "num_mc_correct": k, "num_mc_total": n} for k, n in counts]
+    fields = record(steps_with_score=steps)
+    for unsampled, expected in zip(("implied", "negative", "ignore"), scores, strict=True):
+        rollout = read(fields, unsampled=unsampled)
+        found = rollout.reason if isinstance(rollout, Dropped) else [step.score for step in rollout.steps]
+        assert found == expected
+    assert read(fields) == read(fields, unsampled="implied")
+
+
+def test_a_score_of_zero_without_counts_implies_negatives_too() -> None:
+    never = {"step": "b", "score": 0.0, "num_mc_correct": 0, "num_mc_total": 0}
+    rollout = read(record(steps_with_score=[never, {"step": "a", "score": 0}, never]))
     assert isinstance(rollout, Rollout)
-    assert rollout.steps[0] == Step("Read the bars.", 0.0, 0, 0)
+    assert [step.score for step in rollout.steps] == [None, 0.0, 0.0]
 
 
 def test_question_falls_back_to_the_one_with_placeholders() -> None:
@@ -254,7 +303,9 @@ lines = st.one_of(
 )
 
 
-@given(lines, st.sampled_from(["strict", "published"]), st.sampled_from(["ignore", "negative"]), st.booleans())
+@given(
+    lines, st.sampled_from(["strict", "published"]), st.sampled_from(["implied", "negative", "ignore"]), st.booleans()
+)
 def test_any_line_is_a_rollout_or_a_counted_drop(line: bytes, cleaning: str, unsampled: str, check: bool) -> None:
     images = str(Path(__file__).parent) if check else None
     read = VisualPRM400K(annotations="unused", images=images, cleaning=cleaning, unsampled=unsampled).rollout(
@@ -275,6 +326,7 @@ REASONS = {
     "not_utf8",
     "not_json",
     "not_an_object",
+    "duplicate_key",
     "no_image",
     "missing_image_file",
     "no_question",
@@ -283,5 +335,6 @@ REASONS = {
     "empty_step",
     "bad_counts",
     "bad_score",
+    "score_contradicts_counts",
     "no_usable_score",
 }

@@ -11,11 +11,19 @@ import pytest
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.signals import build_signals
 
-Sources = dict[str, list[list[float | None]]]
+Score = float | tuple[int, int] | None  # K of N
+Sources = dict[str, list[list[Score]]]
 
 
-def record(scores: list[float | None], name: str = "0", **changes: Any) -> dict[str, Any]:
-    steps = [{"step": f"Step {i}.", "score": score} for i, score in enumerate(scores)]
+def measured(score: Score) -> dict[str, Any]:
+    if not isinstance(score, tuple):
+        return {"score": score}
+    k, n = score
+    return {"score": k / n if n else 0.0, "num_mc_correct": k, "num_mc_total": n}
+
+
+def record(scores: list[Score], name: str = "0", **changes: Any) -> dict[str, Any]:
+    steps = [{"step": f"Step {i}.", **measured(score)} for i, score in enumerate(scores)]
     return {"image": f"{name}.png", "question_orig": f"Question {name}?", "steps_with_score": steps} | changes
 
 

@@ -13,9 +13,17 @@ import mprm.selection.parallel
 import mprm.selection.subset
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.baselines import Full, LowMC
+from mprm.selection.export import export_published
 from mprm.selection.keep import keep
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import EXAMPLES, statistics, write_examples, write_subset
+from mprm.selection.subset import (
+    EXAMPLES,
+    read_examples,
+    statistics,
+    unsampled_words,
+    write_examples,
+    write_subset,
+)
 
 SOURCES = {"a": [[1.0, 0.0], [None], [0.5, None], [], [0.0, 0.0]], "b": [[0.75]], "c": [[]]}
 
@@ -128,4 +136,43 @@ def test_statistics(signals_of: Callable[..., pa.Table]) -> None:
         "error_step_share": pytest.approx(2 / 5),
         "mean_mc": 0.5,
         "mixed_share": pytest.approx(1 / 3),
+        "unsampled_share": 0.0,
+        "unsampled_negative_share": 0.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "negative", "line"),
+    [
+        ({}, 2 / 8, "37.50% of the steps have 0 of 0 continuations: 25.00% are taken for negatives, 12.50% for no ev"),
+        (
+            {"unsampled": "negative"},
+            3 / 8,
+            "37.50% are taken for negatives, 0.00% for no evidence (dataset.unsampled=n",
+        ),
+        (
+            {"unsampled": "ignore"},
+            0.0,
+            "0.00% are taken for negatives, 37.50% for no evidence (dataset.unsampled=ignore",
+        ),
+        (
+            {"cleaning": "published"},
+            3 / 8,
+            "37.50% are taken for negatives, 0.00% for what their score says (dataset.cl",
+        ),
+    ],
+)
+def test_steps_of_0_of_0_are_told(
+    settings: dict[str, str], negative: float, line: str, dataset: Callable[..., VisualPRM400K], tmp_path: Path
+) -> None:
+    rollouts = [[(16, 16), (0, 16), (0, 0), (0, 0)], [(0, 0), (8, 16)], [1.0, 0.0]]
+    corpus = dataset({"a": rollouts}, **settings)
+    manifest = write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), Full(), {})
+    assert manifest["totals"]["kept"]["unsampled_share"] == 3 / 8
+    assert manifest["totals"]["eligible"]["unsampled_negative_share"] == negative
+    assert line in unsampled_words(manifest)
+    examples = pa.Table.from_batches(read_examples(corpus, pq.read_table(tmp_path / "subset" / "kept.parquet")))
+    scores = [score for row in examples["scores"].to_pylist() for score in row]
+    assert scores.count(0.0) == 2 + negative * 8
+    counts = export_published(tmp_path / "export.jsonl", examples.to_pylist(), float)
+    assert counts["skipped"] == {3 / 8: 0, 2 / 8: 1, 0.0: 2}[negative]  # the format has no place for no evidence

@@ -13,6 +13,7 @@ from mprm.data.order import LowToHigh
 from mprm.data.packing import Lengths
 from mprm.training.batches import BatchPlan, RankBatches
 from mprm.training.fit import make_plans
+from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe
 
 RANKS = st.sampled_from([1, 2, 3, 4, 8])
@@ -149,7 +150,7 @@ def test_low_to_high_is_one_sequence_for_any_number_of_ranks(backbone: Any, part
     lengths = [len(train.layout(position).input_ids) for position in range(12)]
     machine = Machine(max_tokens=256, devices=devices, strategy="ddp" if devices > 1 else "auto")
     plan, _, too_long = make_plans(
-        train, validation, LowToHigh(), Recipe(epochs=2, global_batch_size=4), machine, max(lengths) - 1, None, seed=0
+        train, validation, Hard(), LowToHigh(), Recipe(epochs=2, global_batch_size=4), machine, max(lengths) - 1, seed=0
     )
     usable = [position for position in [11, 9, 10, 8, 7, 6, 4, 3, 2, 1, 0, 5] if lengths[position] < max(lengths)]
     assert len(usable) == 12 - too_long < 12

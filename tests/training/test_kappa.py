@@ -1,5 +1,6 @@
 """A training with a kappa head: 20 rollouts, two epochs, five steps of 8, on an untrained tiny InternVL."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,10 +116,33 @@ def test_every_scored_step_needs_the_counts_that_make_its_score() -> None:
     line = r"^rollout a:7 has score 0\.5 at step 1 \(from 0\), but None of None continuations; .* use objective=soft$"
     with pytest.raises(ValueError, match=line):
         check_counts(fine, examples([1.0, 0.5], [4, None], [4, None]))
-    with pytest.raises(ValueError, match=r"^rollout a:7 has score 0\.0 at step 0 \(from 0\), but 0 of 0 continuations"):
-        check_counts(examples([0.0], [0], [0]))
+    check_counts(examples([0.5, 0.0, 0.0], [8, 0, 0], [16, 16, 0]))  # behind a dead end no continuation is drawn
+    with pytest.raises(ValueError, match=r"^rollout a:7 has score 0\.5 at step 0 \(from 0\), but 0 of 0 continuations"):
+        check_counts(examples([0.5], [0], [0]))
     with pytest.raises(ValueError, match=r"^rollout a:7 has score 0\.5 at step 0 \(from 0\), but 3 of 4 continuations"):
         check_counts(examples([0.5], [3], [4]))
+
+
+def test_implied_negatives_are_no_evidence_for_counts(backbone: Any, part: Any, tmp_path: Path) -> None:
+    """The last step of every rollout was never continued: it trains BetaBinomial like a step of no score, Hard not."""
+
+    def losses_of(objective: Any, last: float | None) -> list[float]:
+        processor, model = backbone.load()
+        examples = part(processor, range(8))
+
+        def stopped(row: dict[str, Any]) -> dict[str, Any]:
+            return {"scores": [*row["scores"][:-1], last], "n_total": [*row["n_total"][:-1], 0]}
+
+        examples.records = examples.records.map(stopped, load_from_cache_file=False)
+        folder = tmp_path / f"{objective}{last}"
+        folder.mkdir()
+        recipe, machine = Recipe(global_batch_size=4), Machine(validate_every=1)
+        fit(model, examples, examples, objective, Shuffled(), recipe, machine, 512, folder, seed=0)
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return [line[name] for line in lines for name in ("train/loss", "val/loss") if name in line]
+
+    assert losses_of(BetaBinomial(), 0.0) == losses_of(BetaBinomial(), None)
+    assert losses_of(Hard(), 0.0) != losses_of(Hard(), None)
 
 
 def test_missing_counts_stop_a_training_before_it_starts(backbone: Any, part: Any, tmp_path: Path) -> None:
