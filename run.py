@@ -1,5 +1,6 @@
 """The one entry point: compose the config, check it, run its task. `python run.py` is the whole job."""
 
+import argparse
 import os
 import sys
 import traceback
@@ -16,30 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from mprm import stages
 from mprm.artifacts import is_rank_zero
 from mprm.config import validate
-from mprm.messages import explain
-
-TASKS = {
-    "experiment": stages.experiment,
-    "select": stages.select,
-    "train": stages.train,
-    "evaluate": stages.evaluate,
-    "score": stages.score,
-    "sample": stages.sample,
-    "annotate": stages.annotate,
-    "rerank": stages.rerank,
-    "export": stages.export,
-    "measure": stages.measure,
-    "report": stages.report,
-    "pretrain": stages.pretrain,
-    "egt": stages.egt,
-    "sft": stages.sft,
-    "curate": stages.curate,
-    "rl": stages.rl,
-    "judge": stages.judge,
-}
-
-# The other tasks are the first rank's alone.
-BY_EVERY_RANK = ("experiment", "select", "train", "egt", "sft", "curate", "rl")
+from mprm.messages import explain, refuse_flags
+from mprm.tasks import TASKS
 
 exit_codes = [0]  # of the run; hydra.main returns none
 
@@ -59,9 +38,11 @@ def run(raw: DictConfig) -> None:
 def attempt(raw: DictConfig) -> tuple[int, str]:
     """Run the task: exit code, and the line that explains it where it is not 0."""
     try:
-        config = validate(raw, HydraConfig.get().runtime.choices)
-        if is_rank_zero() or config.task in BY_EVERY_RANK:
-            exit_code = TASKS[config.task](config) or 0
+        chosen = HydraConfig.get()
+        typed = chosen.overrides.task if chosen.mode == RunMode.RUN else []  # a multirun's were looked at before
+        config = validate(raw, chosen.runtime.choices, typed)
+        if is_rank_zero() or TASKS[config.task].every_rank:
+            exit_code = getattr(stages, config.task)(config) or 0
             return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""
     except Exception as error:
         return report(error, debug=raw.get("debug") is True)
@@ -80,6 +61,7 @@ def report(error: Exception, debug: bool) -> tuple[int, str]:
 
 
 def main() -> int:
+    argparse.ArgumentParser.error = refuse_flags  # type: ignore[assignment, method-assign]
     try:
         run()
     except KeyboardInterrupt:

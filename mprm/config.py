@@ -1,7 +1,8 @@
 """The typed configuration: run-level fields, bound components, and one clear line for every mistake."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import import_module
@@ -12,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from mprm.messages import did_you_mean, type_name, unknown_key
-from mprm.run_folder import JUDGE_TASKS, config_hash
+from mprm.run_folder import config_hash
+from mprm.tasks import ALWAYS, GROUPS, JUDGE_TASKS, TASKS
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
@@ -30,31 +32,6 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.selection.keep import Selector
     from mprm.training.objectives import Objective
     from mprm.training.recipe import Machine, Recipe
-
-RUN_GROUPS = ("dataset", "selector", "objective", "order", "backbone", "recipe", "trainer", "benchmark", "logger")
-JUDGE_GROUPS = (
-    *("preferences", "reward_benchmark", "judge", "sft", "grpo"),
-    *("selector", "order", "backbone", "trainer", "logger"),
-)
-GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, "pretrain", "questions", "policy", *JUDGE_GROUPS]))
-
-# The groups that are bound, and so checked, before a task starts. Others are bound when the task asks for them: binding
-# imports the component's module, and task=select need not wait for torch.
-TASKS: dict[str, tuple[str, ...]] = {
-    "experiment": RUN_GROUPS,
-    "select": ("dataset", "selector"),
-    "train": RUN_GROUPS,
-    "evaluate": RUN_GROUPS,
-    "score": ("backbone", "trainer"),
-    "sample": ("questions", "policy"),
-    "annotate": ("questions", "policy"),
-    "rerank": ("backbone", "trainer"),
-    "export": (),
-    "measure": (),
-    "report": (),
-    "pretrain": ("pretrain",),
-    **dict.fromkeys(JUDGE_TASKS, JUDGE_GROUPS),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,22 +159,25 @@ class Config(RunConfig):
         return bind(node)
 
 
-def validate(raw: DictConfig, choices: Mapping[str, str | None]) -> Config:
+def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence[str] = ()) -> Config:
     """Check a composed config and bind what its task needs.
 
     Args:
         raw: the composed config; it is not changed. The result's `raw` has `name` filled in.
         choices: the option chosen for each group (HydraConfig's runtime.choices), which names the run folder.
+        typed: the overrides that the user typed, of which the task must use every one.
 
     Raises:
-        ValueError: a key is unknown, or a value has the wrong type or is out of range.
+        ValueError: a key is unknown or not used, or a value has the wrong type or is out of range.
     """
     _resolved(raw, "")
     run = _fill(RunConfig, {str(key): raw[key] for key in raw if key not in GROUPS}, "")
     raw = raw.copy()
     raw.name = run.name or run_name(raw, choices)
+    _refuse_unused(run, typed)
     config = Config(**{**vars(run), "name": raw.name}, raw=raw)
-    for group in TASKS[run.task]:
+    task = TASKS[run.task]
+    for group in task.groups if task.bound is None else task.bound:
         getattr(config, group)
     return config
 
@@ -239,6 +219,17 @@ def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
     chosen = [choices.get(group) for group in ("selector", "order" if judge else "objective", "backbone")]
     parts = ["egt" if judge else None, chosen[0], *numbers, *chosen[1:], f"seed{raw.get('seed')}", config_hash(raw)[:8]]
     return "-".join(part for part in parts if part)
+
+
+def _refuse_unused(run: RunConfig, typed: Sequence[str]) -> None:
+    used = {*ALWAYS, *TASKS[run.task].groups, *TASKS[run.task].keys}
+    for override in typed:
+        key = re.split(r"[.=@/:]", override.lstrip("+~"))[0]
+        if key not in used:
+            others = [name for name, task in TASKS.items() if key in (*task.groups, *task.keys)]
+            raise ValueError(
+                f"task={run.task} does not use {key} (it belongs to task={', '.join(others)}); leave {override} out"
+            )
 
 
 def _fill(cls: type, values: Mapping[str, Any], group: str) -> Any:

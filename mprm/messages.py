@@ -3,10 +3,11 @@
 import difflib
 import re
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -54,6 +55,11 @@ def explain(error: Exception) -> tuple[str, int] | None:
         if ours and (last.line or "").startswith("raise"):  # not raised by C code, such as numpy's, that we called
             return " ".join(str(error).split()), 2
     return None
+
+
+def refuse_flags(parser: ArgumentParser, message: str) -> NoReturn:
+    """Takes the place of the parser's error(), which prints its usage on seven lines."""
+    raise ValueError(f"{message}; flags (see --help) stand before the first key=value, as in python run.py -m seed=0,1")
 
 
 def unknown_key(full_key: str, known: list[str]) -> str:

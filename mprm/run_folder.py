@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.artifacts import TEMPORARY, is_rank_zero, read_json, remove, write_json, write_text
+from mprm.tasks import JUDGE_TASKS
 
 # Enters every config hash. Raise it when a file of the run folder changes its meaning: older runs are then refused.
 FORMAT_VERSION = 2
@@ -57,7 +58,6 @@ NOT_IN_HASH = (
 )
 
 # Of the two lines of work each leaves out of its hash what belongs to the other alone.
-JUDGE_TASKS = ("egt", "sft", "curate", "rl", "judge")
 OF_JUDGES = ("preferences", "reward_benchmark", "judge", "sft", "grpo")
 OF_STEP_SCORERS = ("dataset", "objective", "recipe", "benchmark", "held_out")
 

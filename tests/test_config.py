@@ -12,8 +12,9 @@ from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from mprm.config import GROUPS, RUN_GROUPS, TASKS, Config, RunConfig, bind, validate
+from mprm.config import Config, RunConfig, bind, validate
 from mprm.messages import explain
+from mprm.tasks import ALWAYS, GROUPS, TASKS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -169,9 +170,32 @@ def test_validate_leaves_its_argument_alone() -> None:
     assert raw.name is None
 
 
-def test_tasks_check_known_groups_only() -> None:
-    assert all(set(groups) <= set(GROUPS) for groups in TASKS.values())
-    assert TASKS["experiment"] == RUN_GROUPS
+def test_every_group_and_key_is_used_by_a_task() -> None:
+    assert {group for task in TASKS.values() for group in (*task.groups, *(task.bound or ()))} == set(GROUPS)
+    keys = {key for task in TASKS.values() for key in task.keys} | set(ALWAYS)
+    assert keys - {"experiment", "hydra"} == {field.name for field in fields(RunConfig)}
+
+
+@pytest.mark.parametrize(
+    "key", ["run", "checkpoint", "input", "solutions", "selector.ratio", "preferences", "+policy.x"]
+)
+def test_a_key_that_the_task_does_not_use_is_refused_when_it_is_typed(load: Callable[..., Config], key: str) -> None:
+    raw = load("task=measure").raw
+    assert validate(raw, {}, ["task=measure", "output=x", "predictions=x", "hydra.verbose=true"]).task == "measure"
+    with pytest.raises(
+        ValueError, match=f"task=measure does not use {key.split('.')[0].strip('+')} \\(it belongs to .*\\); leave"
+    ):
+        validate(raw, {}, ["predictions=x", f"{key}=1"])
+
+
+@pytest.mark.parametrize(
+    "tasks", [("select", "train", "evaluate", "experiment"), ("egt", "sft", "curate", "rl", "judge")]
+)
+def test_tasks_of_one_run_folder_take_the_same_command(tasks: tuple[str, ...]) -> None:
+    first = TASKS[tasks[0]]
+    assert all(TASKS[name].groups == first.groups for name in tasks)
+    of_the_folder = {"seed", "name", "runs", "overwrite", *({"cache", "held_out"} if "select" in tasks else ())}
+    assert all(of_the_folder <= set(TASKS[name].keys) for name in tasks)
 
 
 def test_an_error_that_is_not_the_users_is_not_explained(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import run
-from mprm.config import TASKS
+from mprm import stages
+from mprm.tasks import TASKS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ANNOTATIONS = REPOSITORY / "tests" / "oracle_data" / "selection" / "annotations"
@@ -29,7 +30,7 @@ def run_folders(folder: Path) -> list[str]:
 
 
 def test_every_task_is_dispatched() -> None:
-    assert set(run.TASKS) == set(TASKS)
+    assert all(callable(getattr(stages, name)) for name in TASKS)
 
 
 def test_a_task_runs_twice_and_leaves_only_its_own_folders(tmp_path: Path) -> None:
@@ -85,6 +86,15 @@ def test_the_shipped_sweeps_compose(tmp_path: Path) -> None:
         (("selector=boss",), "selector=boss is not one of bis, entropy, full"),
         (("hydra/launcher=slurm",), "pip install -e '.[sweeps]' brings joblib and submitit"),
         (("task=slect",), "did you mean select?"),
+        (
+            ("run=runs/NAME",),
+            "task=select does not use run (it belongs to task=score, rerank, export); leave run=runs/NAME out",
+        ),
+        (
+            ("policy=server",),
+            "task=select does not use policy (it belongs to task=sample, annotate); leave policy=server out",
+        ),
+        (("-m", "seed=0,1"), "unrecognized arguments: seed=0,1; flags (see --help) stand before the first key=value"),
         (("-cn", "nowhere"), "nowhere"),
     ],
 )

@@ -13,9 +13,9 @@ from mprm.reporting.compare import NOT_FINISHED, run_folders
 from mprm.reporting.judge_words import STAGES, Results, judges
 from mprm.reporting.settings import others, setting_of
 from mprm.reporting.tables import component
-from mprm.run_folder import JUDGE_TASKS
 from mprm.student_t import half_width
 from mprm.sweep_folder import Point, read_points
+from mprm.tasks import JUDGE_TASKS
 
 Number = dict[str, float]  # value, low, high
 

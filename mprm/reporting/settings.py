@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mprm.run_folder import JUDGE_TASKS, NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
+from mprm.run_folder import NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
+from mprm.tasks import JUDGE_TASKS
 
 
 def setting_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mprm.artifacts import write_json
 from mprm.config import Config, config_of_run
-from mprm.run_folder import JUDGE_TASKS
 from mprm.stages.devices import console, load_backbone
 from mprm.stages.judgements import RL, SFT
+from mprm.tasks import JUDGE_TASKS
 
 
 def export(cfg: Config) -> None:

@@ -26,18 +26,8 @@ from mprm.stages.composer import PointComposer
 from mprm.stages.grids import expand
 from mprm.stages.progress import counts
 from mprm.sweep_folder import Point, lock_sweep, log_file, read_points, record, write_points
+from mprm.tasks import TASKS
 
-# Tasks whose result is a run folder: the stage that ends them, and a file that is there then.
-ENDS = {
-    "experiment": ("evaluate", "report.html"),
-    "select": ("select", "subset"),
-    "train": ("train", "weights.safetensors"),
-    "evaluate": ("evaluate", "results.json"),
-    "egt": ("judge", "report.html"),
-    "sft": ("sft", "sft/weights.safetensors"),
-    "curate": ("curate", "curated"),
-    "rl": ("rl", "rl/weights.safetensors"),
-}
 DIED = "its process ended without a word (killed, or out of memory or of time)"
 
 
@@ -112,6 +102,7 @@ class GridSweeper(Sweeper):
             " ".join(overrides): overrides
             for overrides in expand(self.grids, arguments, self.composer.parser.parse_overrides, self.composer.is_group)
         }
+        self.typed = [argument for argument in arguments if not argument.startswith("runs=")]  # the sweep's own
         everywhere = set.intersection(*(set(overrides) for overrides in expanded.values()))
         planned = []
         for text, overrides in expanded.items():
@@ -126,7 +117,7 @@ class GridSweeper(Sweeper):
             composed = self.composer.load_sweep_config(self.master, overrides)
             choices = dict(composed.hydra.runtime.choices)
             config = validate(
-                OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), choices
+                OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), choices, self.typed
             )
             if Path(config.runs) != runs:
                 raise ValueError(f"runs={config.runs} differs from the multirun's runs={runs}; it is not swept")
@@ -136,7 +127,7 @@ class GridSweeper(Sweeper):
             if explained is None:
                 raise
             return Point(overrides=text, label=label, name=None, state="failed", reason=explained[0])
-        if config.task not in ENDS:
+        if TASKS[config.task].ends is None:
             return Point(overrides=text, label=label, name=None)
         state = "done" if finished(config) else "waiting"
         return Point(overrides=text, label=label, name=config.name, work=config.selector.ratio or 1.0, state=state)
@@ -188,7 +179,9 @@ Plugins.instance().register(GridSweeper)
 
 def finished(config: Config) -> bool:
     """Has the run that the config asks for ended, so that its task would do nothing?"""
-    stage, file = ENDS[config.task]
+    ends = TASKS[config.task].ends
+    assert ends is not None
+    stage, file = ends
     folder = Path(config.runs) / str(config.name)
     if config.export is not None or not (folder / "stages.json").exists():
         return False
