@@ -38,11 +38,13 @@ BENCHMARK_SKILL = Skill(misread=0.17, slip=0.12, look_again=0.10, illusion=0.02,
 @dataclass(frozen=True, kw_only=True)
 class ChartWorld(VisualPRM400K):
     """Component `dataset`. rollouts: size of the corpus; continuations: N of the Monte-Carlo annotation;
-    labels: monte_carlo, or truth (K = N for a right step, 0 for a wrong one: the ceiling); world_seed: of the world."""
+    labels: monte_carlo, or truth (K = N for a right step, 0 for a wrong one: the ceiling); early_stop: the annotation
+    stops behind the first step with K = 0, all later ones are 0 of 0; world_seed: of the world."""
 
     rollouts: int = 16_000
     continuations: int = 16
     labels: str = "monte_carlo"
+    early_stop: bool = False
     world_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class ChartWorld(VisualPRM400K):
             raise ValueError(f"dataset.rollouts={self.rollouts} is not a positive multiple of {portion}; try 16000")
         if self.labels not in ("monte_carlo", "truth"):
             raise ValueError(f"dataset.labels={self.labels} is unknown; choose monte_carlo or truth")
+        if self.early_stop and self.labels == "truth":
+            raise ValueError("dataset.early_stop=true would hide true labels; choose dataset.labels=monte_carlo")
         if self.continuations < 1:
             raise ValueError(f"dataset.continuations={self.continuations} is not positive; the published data has 16")
 
@@ -77,7 +81,11 @@ class ChartWorld(VisualPRM400K):
                 counts_ST = self.continuations * trace.correct_ST.astype(np.int64)
             else:
                 counts_ST = annotate(solver, after, self.continuations, TEMPERATURE)
-            records = _rollout_records(source, problems, trace, counts_ST, self.continuations)
+            n_ST = np.full_like(counts_ST, self.continuations)
+            if self.early_stop:
+                n_ST[:, 1:][np.logical_or.accumulate(counts_ST == 0, axis=1)[:, :-1]] = 0
+                counts_ST = np.minimum(counts_ST, n_ST)
+            records = _rollout_records(source, problems, trace, counts_ST, n_ST)
             write_json_lines(folder / "annotations" / f"{source}.jsonl", records)
             tallies.append(_tally(trace, counts_ST, self.continuations))
         return _statistics(np.sum(tallies, axis=0))
@@ -116,6 +124,8 @@ def _settings(component: ChartWorld | ChartWorldBenchmark) -> dict[str, Any]:
     """What the content of the folder depends on, the solvers included."""
     ignored = ("root", "annotations", "images", "cleaning", "unsampled", "path")
     settings = {f.name: getattr(component, f.name) for f in fields(component) if f.name not in ignored}
+    if not settings.get("early_stop"):  # worlds that were written before there was one are the same
+        settings.pop("early_stop", None)
     skills = SOLVERS if isinstance(component, ChartWorld) else {"benchmark": BENCHMARK_SKILL}
     return settings | {"skills": {name: asdict(skill) for name, skill in skills.items()}, "temperature": TEMPERATURE}
 
@@ -137,14 +147,14 @@ def make(folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[st
 
 
 def _rollout_records(
-    source: str, problems: Problems, trace: Trace, counts_ST: np.ndarray, continuations: int
+    source: str, problems: Problems, trace: Trace, counts_ST: np.ndarray, n_ST: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     for row in range(len(problems)):
         texts = step_texts(problems, trace, row)
         question = question_text(problems, row)
         steps = [
-            {"step": text, "score": count / continuations, "num_mc_correct": count, "num_mc_total": continuations}
-            for text, count in zip(texts, counts_ST[row].tolist(), strict=False)
+            {"step": text, "score": k / n if n else 0.0, "num_mc_correct": k, "num_mc_total": n}
+            for text, k, n in zip(texts, counts_ST[row].tolist(), n_ST[row].tolist(), strict=False)
         ]
         yield {
             "image": f"images/{source}/{row // ROLLOUTS_PER_PROBLEM}.png",

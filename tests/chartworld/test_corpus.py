@@ -120,9 +120,26 @@ def test_true_labels_give_all_or_nothing_on_the_same_rollouts(small: ChartWorld,
     assert first == [[step.text for step in r.steps] for r in rollouts(small) if r.source == "careful"]
 
 
+def test_early_stop_says_nothing_behind_the_first_zero(small: ChartWorld, tmp_path: Path) -> None:
+    stopped = world(tmp_path / "stopped", early_stop=True)
+    behind = 0
+    for whole, cut in zip(rollouts(small), rollouts(stopped), strict=True):
+        counts = [step.n_correct for step in whole.steps]
+        end = counts.index(0) + 1 if 0 in counts else len(counts)
+        assert cut.steps[:end] == whole.steps[:end]
+        assert [(step.score, step.n_correct, step.n_total) for step in cut.steps[end:]] == [(0.0, 0, 0)] * (
+            len(counts) - end
+        )
+        behind += len(counts) - end
+    assert behind
+    with pytest.raises(ValueError, match="holds a world of other settings"):
+        world(tmp_path / "stopped").files()
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
+        ({"early_stop": True, "labels": "truth"}, r"^dataset\.early_stop=true would hide true labels; choose"),
         ({"rollouts": 100}, r"^dataset\.rollouts=100 is not a positive multiple of 32; try 16000$"),
         ({"rollouts": 0}, r"^dataset\.rollouts=0 is not a positive multiple"),
         ({"labels": "guess"}, r"^dataset\.labels=guess is unknown; choose monte_carlo or truth$"),
