@@ -1,97 +1,126 @@
-"""What a solution answers, and which answers are the same.
-
-Numbers and expressions are compared by math_verify, which is slow to import and therefore only imported when two
-answers differ as texts and as decimals. Its time limits are signals, which work in the main thread alone: they are off,
-and expressions that it could work on for minutes (towers of powers, factorials, sums) are compared as texts.
-"""
+"""What a solution answers, and which answers are the same."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Sequence
-from decimal import Decimal
-from functools import cache
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
-PHRASE = re.compile(
-    r"\b(?:answer|correct\s+(?:option|choice))\*{0,2}(?:\s+is\b\s*:?|\s*[:=])[\s*]*(?P<answer>\S.*?)(?=\.\s|\.?\s*$)",
+from mprm.data.quantities import INNER_TEXT, is_quantity, same_quantity
+
+SEARCHED = 20_000  # characters at the end of a solution
+COMPARED = 1000  # characters; longer answers are compared as they stand
+LAYERS = 8  # of wrapping around an answer
+
+# Full-width forms, spaces and quotes in ASCII.
+ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fromkeys((0xA0, 0x2009, 0x202F, 0x3000), 32)
+ASCII |= str.maketrans("“”„‘’【】、", '"""\'\'[],')  # noqa: RUF001
+
+EMPHASIS = re.compile(
+    r"(?<![A-Za-z0-9)}\]*_\\])(?P<mark>\*{1,3}|_{1,2}(?!\s))(?![\s*_])(?P<text>[^*_\n]{1,300})(?P=mark)(?![*_])"
+    r"|(?<![*`])\*{2,3}(?=\s|$)|`{1,3}"
+)
+DISPLAY = re.compile(r"\$\$\s{0,9}([^$]{1,300}?)\s{0,9}\$\$|\\\[\s{0,9}([^\[\]]{1,300}?)\s{0,9}\\\]")
+THOUGHT = "</think>"
+
+BOX = re.compile(r"(?P<box>\\f?boxed\s{0,9}\{)|\\.|[{}]", re.DOTALL)
+TAG = re.compile(
+    r"<(?P<tag>(?:final_?)?answer)>(?P<answer>(?:(?!<(?P=tag)>).){1,2000}?)</(?P=tag)>"
+    r"|<\|begin_of_box\|>(?P<box>[^|]{1,2000})<\|end_of_box\|>",
+    re.IGNORECASE | re.DOTALL,
+)
+LAST_HASHES = re.compile(r"(?:^|\n)\s{0,9}####[ \t]*+([^#\s][^\n]*+)\s*+\Z")
+
+LEAD = re.compile(
+    r"(?:\b(?:answer|ans|(?:correct|right|best)\s{1,9}(?:option|choice))\b['\"]?"
+    r"(?:\s{1,9}(?:to|for)\s[^.:\n]{1,80}?|\s{1,9}\([^()\n]{1,30}\))?"
+    r"(?:\s{1,9}(?:is|should\s+be|must\s+be|would\s+be|will\s+be)\b(?:,?\s(?:therefore|thus|hence|then|indeed|clearly)\b,?)?"
+    r"\s{0,9}:?|\s{0,9}(?:[:=→]|->)|\s{1,9}[-–—](?=\s)|(?<=\bans)\.(?=\s))"  # noqa: RUF001
+    r"|^[#>\s]{0,9}(?:the\s)?(?:final\s|correct\s)?answer[.:]?[ \t]{0,9}(?=\n)"
+    r"|(?:答案|答え|正解|正确选项|(?<=\n)答(?=:))\s{0,9}(?:应该|应)?(?:就是|是|为|选|は)?\s{0,9}:?)\s*+(?=\S)",
     re.IGNORECASE | re.MULTILINE,
 )
-WRAPPERS = re.compile(
-    r"\\boxed\{(?P<boxed>.*)\}|\$\$?(?P<dollar>[^$]*)\$\$?|\\[(\[](?P<math>.*)\\[)\]]"
-    r"|\\(?:text|textbf|mathrm|mathbf)\{(?P<text>[^{}]*)\}|\*\*(?P<bold>.*)\*\*",
-    re.DOTALL,
+COMMENT = re.compile(r"(?:correct|incorrect|consistent|reasonable|verified|plausible|as\sfollows)\b", re.IGNORECASE)
+SENTENCE = re.compile(
+    r"(?:(?<=\bSt)\.|(?<=\bMr)\.|(?<=\bMrs)\.|(?<=\bDr)\.|(?<=[apAP]\.[mM])\.|(?!\.(?:\s|$))[^\n。])*"
 )
-INNER_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
+CHOSEN = re.compile(
+    r"(?:故选|应选|选择|因此选|所以选|我选|\bI(?:'d|'ll|\swould|\swill)?\s(?:choose|pick|select|go\swith))"
+    r"\s{0,9}:?\s{0,9}(?:(?:option|choice|answer)\s)?\(?(?P<chosen>[A-J])\b\)?"
+    r"(?!\s{0,3}(?:,|/|and|or|或|和)\s{0,3}\(?[A-J]\b)"
+    r"|(?<!statement )(?<!and )(?<!or )(?<![A-Za-z])\(?(?P<right>[A-J])\)?\sis\s"
+    r"(?:the\s(?:answer\b|(?:correct|right|best)\s(?:answer|option|choice)\b)|correct(?=[.,!;]|\s*+\Z|\n))"
+    r"|\b(?:So|Thus|Therefore|Hence),?\s(?:it(?:\sis|'s)\s)?"
+    r"(?P<so>\(?[A-J]\)?|[-+]?\d[\d,]*(?:\.\d+)?)[.!]?[ \t]*+(?=\n|\Z)"
+)
+REASON = re.compile(
+    r"(?P<answer>.+?)(?:,?\s(?:because|since)\b|,\s(?:as|so|which|given)\b|,?\s?因为|,\s\"\w+\":).*", re.DOTALL
+)
 
-# "B", "(B)", "(B) 12 cm", "B.", "B: 12 cm", "option B"; not "A, B", "(A) and (B)", "A triangle"
+# "B", "(B)", "[b]", "(B) 12 cm", "B.", "B: 12 cm", "B, the red", "option b"; not "A, B", "(A) and (B)", "A triangle"
 OPTION = re.compile(
-    r"(?i:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)(?:\s+is)?\s*:?\s*)?"
-    r"(?:\((?P<round>[A-Z])\)(?!.*\([A-Z]\))(?:[\s.:].*)?|(?P<bare>[A-Z])(?:\s*[.:)].*)?)",
+    r"(?P<named>(?i:(?:the\s)?(?:correct\s)?(?:option|choice|answer|选项)(?:\sis)?\s?:?\s?))?"
+    r"(?:[(\[{](?P<round>[A-Za-z])[)\]}](?!.*[(\[{][A-Z][)\]}])(?:(?:[\s.:,]|(?=[\u4e00-\u9fff]))(?P<after>.*))?"
+    r"|(?P<bare>[A-Z]|(?<=[nNeErR项]\s)[a-z])(?:\s?[.:)](?P<text>(?=\s|[^\sA-Za-z]|[A-Za-z]{2}).*|(?=$))"
+    r"|(?:,\s|\s[-–—(])(?P<remark>(?!.*\b[A-J]\b)(?!.*\b(?:and|or)\b).*))?)",  # noqa: RUF001
     re.DOTALL,
 )
 OPTION_LENGTH = len("(A)")
-ARTICLE = re.compile(r"\b(?:a|an|the)\s+(?=[a-z]{2})")
-PUNCTUATION = re.compile(r"[.,;:!?]+(?=\s|$)|[\"“”`]")
-
-DECIMAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
-THOUSANDS = re.compile(r"(?<![\d.,(\[{])\d{1,3}(?:,\d{3})+(?![\d,])")
-QUANTITY = re.compile(
-    r"(?P<number>.*[\d}])(?:\s*(?P<short>mm|cm|dm|km|ft|kg|mg|ml|min)|\s+(?P<letter>[mgshL])"
-    r"|\s+(?P<power_word>(?:square|cubic)\s+)?(?P<word>[A-Za-z]{2,}))(?P<power>\s*\^?\{?[23]\}?)?"
+WRAPPERS = re.compile(
+    r"\\f?boxed\s?\{(?P<boxed>.*)\}|\$\$?(?P<dollar>[^$]*)\$\$?|\\[(\[](?P<math>.*)\\[)\]]"
+    r"|\\(?:text|textbf|textit|mathrm|mathbf|mbox)\{(?P<text>[^{}]*)\}|\*{1,3}(?P<bold>[^*]*)\*{1,3}|`+(?P<code>[^`]*)`+"
+    r"|\"(?P<double>[^\"]*)\"|'(?P<single>[^']*)'|<(?P<tag>\w+)>(?P<tagged>[^<>]*)</\w+>|\((?P<round>[A-Za-z]{2,})\)",
+    re.DOTALL,
 )
-NO_UNIT = {"and", "or", "pi", "dozen", "hundred", "thousand", "million", "billion"}
-METRE = re.compile(r"(centi|milli|kilo|)met(?:er|re)s?")
-METRES = {"centi": "cm", "milli": "mm", "kilo": "km", "": "m"}
-PLAIN_MATHS = {"−": "-", "–": "-", "π": r"\pi ", "²": "^2", "³": "^3", "×": r"\times ", "°": "", r"^\circ": ""}  # noqa: RUF001
-PLAIN_MATHS |= {r"^{\circ}": "", r"\%": "%", r"\$": "", r"\,": "", r"\!": "", "{,}": ",", "dfrac": "frac"}
-ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s*(?:[({]([^(){}]*)[)}]|(\d+))")
-
-LONGEST = 100  # characters of an expression
-LARGEST_POWER = 10**6
-EXPONENT = re.compile(r"\^(?:\w|\{[^{}^]{1,8}\}|\{-?\\frac\{\w{1,3}\}\{\w{1,3}\}\})")
-NUMERIC_EXPONENT = re.compile(r"\^\{?-?(?:\\frac\{)?(\d+)")
-ENDLESS = re.compile(r"!|\\(?:sum|prod|int|lim|binom)")
+QUOTED = re.compile(r"\"(?P<quoted>[^\"]+)\"\s*[,}].*", re.DOTALL)  # the value of a JSON object, or a quotation
+LATEX_SPACE = re.compile(r"\\[ ,;:!]|\\quad\b|~")
+ARTICLE = re.compile(r"\b(?:a|an|the)\s+(?=[a-z]{2})")
+PUNCTUATION = re.compile(r"(?<![.,;:!?])[.,;:!?]+(?=\s|$)|[\"`*]")
+YES_OR_NO = re.compile(r"(yes|no|true|false)\b(?:\s*[.,;:!-].*)?", re.DOTALL)
 
 
 def final_answer(steps: Sequence[str]) -> str | None:
     r"""The answer that a solution ends with, without its wrapping; None when it states none.
 
-    Looked for in the last step, then in the whole solution: the last \boxed{...}, else what follows the last "answer
-    is", "Answer:" or "correct option is", to the end of the sentence. Example: "The answer is $10$." gives "10".
+    Looked for in the last step, then in the whole solution: the last \boxed{...} or <answer>...</answer>, a last line
+    "#### ...", what follows the last "answer is", "Answer:", "correct option is" or 答案 to the end of the sentence or
+    the last "故选", "I choose", "B is correct", and a last line that is nothing but an option, a number or yes or no.
+    Example: "The answer is **$10$**." gives "10".
     """
     if not steps:
         return None
-    for text in (steps[-1], "\n\n".join(steps)):
-        answer = _boxed(text) or _stated(text)
+    whole = "\n\n".join(steps)[-SEARCHED:].rpartition(THOUGHT)[2].strip()
+    for text in (steps[-1][-SEARCHED:], whole):
+        answer = next(filter(None, map(_bare, _stated(text, text.strip() == whole))), None)
         if answer:
             return answer
-    return None
+    first = _bare(whole.partition("\n")[0])
+    return first if _option(first) == (first.strip("()"), "") else None
 
 
 def same_answer(given: str, reference: str) -> bool:
     """Whether an answer is right.
 
-    A reference that is a single letter is an option: "B", "(B)", "B: 12 cm", "option B" choose it. Otherwise two texts
-    are the same but for case, articles, white space and punctuation at the end of a word; two numbers or expressions
-    when math_verify says so: 1/2 = 0.5 = 50 %, and 50 % = 50. A unit counts where both answers have one.
+    A reference that is a single letter is an option: "B", "(B)", "B: 12 cm", "option b", "B, because ..." choose it;
+    where both are an option with its text, the letters count. Otherwise two texts are the same but for case, articles,
+    white space, quotes and punctuation at the end of a word; two numbers or expressions when they are equal: 1/2 = 0.5
+    = 50 %, 50 % = 50, 1.2e3 = 1,200. A unit counts where both answers have one. A comparison of expressions that takes
+    more than a few seconds is given up: they are not the same.
     """
     given, reference = _bare(given), _bare(reference)
-    option = _option(reference) if len(reference) <= OPTION_LENGTH else None
-    if option is not None:
-        return _option(given) == option
+    if max(len(given), len(reference)) > COMPARED:
+        return given.casefold().split() == reference.casefold().split()
+    letter, text = _option(given)
+    right_letter, right_text = _option(reference)
+    if right_letter and (letter or not right_text):
+        return letter == right_letter
     if _words(given) == _words(reference):
         return bool(given)
-    (number, unit), (right_number, right_unit) = _quantity(given), _quantity(reference)
-    if unit and right_unit and unit != right_unit:
-        return False
-    if DECIMAL.fullmatch(number) and DECIMAL.fullmatch(right_number):
-        return Decimal(number) == Decimal(right_number)
-    if not (_is_expression(number) and _is_expression(right_number)):
-        return False
-    parsed, right = _parsed(number), _parsed(right_number)
-    return bool(parsed and right and _math_verify()[1](right, parsed))
+    if right_text or text:
+        return same_answer(text or given, right_text or reference)
+    if (right := YES_OR_NO.fullmatch(_words(reference))) and (said := YES_OR_NO.fullmatch(given.casefold())):
+        return said[1] == right[1]
+    return same_quantity(given, reference)
 
 
 def answer_classes(answers: Sequence[str | None]) -> list[int]:
@@ -109,97 +138,84 @@ def answer_classes(answers: Sequence[str | None]) -> list[int]:
     return [-1 if answer is None else classes[answer] for answer in answers]
 
 
+def _stated(text: str, is_whole: bool) -> Iterator[str]:
+    """What may be the answer of a text, the surest first. is_whole: it is the whole solution, no step of it, which may
+    be an item of a list, "B. Add the numbers"."""
+    yield _boxed(text)
+    if tags := list(TAG.finditer(text)):
+        yield tags[-1]["answer"] or tags[-1]["box"]
+    text = text.translate(ASCII)
+    text = DISPLAY.sub(lambda match: f"${match[1] or match[2]}$", text)
+    text = EMPHASIS.sub(lambda match: match["text"] or "", text)
+    leads = list(LEAD.finditer(text))
+    leads = [lead for lead in leads if not COMMENT.match(text, lead.end())] or leads
+    end, answer = 0, ""
+    if leads:
+        sentence = SENTENCE.match(text, leads[-1].end())
+        assert sentence is not None
+        end, answer = sentence.end(), sentence[0]
+    chosen = list(CHOSEN.finditer(text, end))
+    if chosen:
+        yield next(filter(None, chosen[-1].groups()))
+    yield answer
+    if hashes := LAST_HASHES.search(text):
+        yield hashes[1]
+    last = _bare(text.strip().rpartition("\n")[2])
+    letter, remark = _option(last)
+    if (
+        (letter and (not remark or (is_whole and "\n" not in text.strip())))
+        or is_quantity(last)
+        or YES_OR_NO.fullmatch(last.casefold())
+    ):
+        yield last
+
+
 def _boxed(text: str) -> str:
     r"""Content of the last \boxed{...} whose braces are closed, or ""."""
-    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", text)]):
-        depth = 1
-        for place in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
-            if depth == 0:
-                return _bare(text[start:place])
-    return ""
+    open_braces: list[int | None] = []  # where the content of a box starts; None: of something else
+    last = (-1, -1)
+    for token in BOX.finditer(text):
+        if token["box"]:
+            open_braces.append(token.end())
+        elif token[0] == "{":
+            open_braces.append(None)
+        elif token[0] == "}" and open_braces:
+            start = open_braces.pop()
+            last = max(last, (start or -1, token.start()))
+    return text[slice(*last)] if last[0] >= 0 else ""
 
 
-def _stated(text: str) -> str:
-    matches = list(PHRASE.finditer(text))
-    return _bare(matches[-1]["answer"]) if matches else ""
-
-
-@cache
+@lru_cache(maxsize=10_000)
 def _bare(text: str) -> str:
-    """The answer without white space, a full stop, dollars, bold or a box around it."""
-    text = text.strip()
-    if text.endswith(".") and not text.endswith(".."):
-        text = text[:-1].rstrip()
-    match = WRAPPERS.fullmatch(text)
-    if match is None or not (inner := next((group for group in match.groups() if group is not None), "")).strip():
-        return text
-    return _bare(inner)
+    """The answer without white space, a full stop, quotes, dollars, bold, a box or a reason around it."""
+    text = text.translate(ASCII).strip()
+    for _ in range(LAYERS if len(text) <= COMPARED else 0):
+        before = text
+        text = text.strip().rstrip(",;:。").strip("*").strip()
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1].rstrip()
+        for opening, closing in ("()", "{}", "[]"):
+            if text.endswith(closing) and opening not in text:
+                text = text[:-1].rstrip()
+        if match := (WRAPPERS.fullmatch(text) or QUOTED.fullmatch(text) or REASON.fullmatch(text)):
+            inner = next(group for name, group in match.groupdict().items() if group is not None and name != "tag")
+            text = inner if inner.strip() else text
+        if text == before:
+            break
+    return text
 
 
-def _option(text: str) -> str | None:
+@lru_cache(maxsize=10_000)
+def _option(text: str) -> tuple[str | None, str]:
+    """The letter of the option that an answer chooses, None for none, and the text beside it, "" for none."""
+    text = " ".join(LATEX_SPACE.sub(" ", INNER_TEXT.sub(r" \1 ", text)).split())
     match = OPTION.fullmatch(text.upper() if len(text) <= OPTION_LENGTH else text)
-    return match and (match["round"] or match["bare"])
+    if match is None:
+        return None, ""
+    return (match["round"] or match["bare"]).upper(), (match["after"] or match["text"] or "").strip()
 
 
-@cache
+@lru_cache(maxsize=10_000)
 def _words(text: str) -> str:
     text = INNER_TEXT.sub(r"\1", text).casefold()
     return " ".join(ARTICLE.sub("", PUNCTUATION.sub(" ", text)).split())
-
-
-@cache
-def _quantity(text: str) -> tuple[str, str]:
-    """An answer as LaTeX without thousands separators, and its unit, "" for none: "1,000 centimeters" is 1000, cm."""
-    text = INNER_TEXT.sub(r" \1 ", text)
-    for plain, latex in PLAIN_MATHS.items():
-        text = text.replace(plain, latex)
-    text = ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
-    text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text).strip().removeprefix("$")
-    text = re.sub(r"\s*percent$", "%", text)
-    match = QUANTITY.fullmatch(text)
-    if match is None or match["word"] in NO_UNIT:
-        return text, ""
-    power = re.sub(r"\D", "", match["power"] or "") or {"s": "2", "c": "3"}.get((match["power_word"] or "-")[0], "")
-    return match["number"].strip(), _unit(match["short"] or match["letter"] or match["word"].lower()) + power
-
-
-def _unit(name: str) -> str:
-    if metre := METRE.fullmatch(name):
-        return METRES[metre[1]]
-    return "" if name in ("degree", "degrees", "unit", "units") else name.removesuffix("s") if len(name) > 2 else name
-
-
-def _is_expression(text: str) -> bool:
-    """Whether math_verify may read it: no words (it takes "deer" for d e e r, which is "reed"), and nothing endless."""
-    if len(text) > LONGEST or ENDLESS.search(text) or re.search(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", text)):
-        return False
-    powers = [int(power) for power in NUMERIC_EXPONENT.findall(text)]
-    return text.count("^") == len(EXPONENT.findall(text)) and math.prod(powers) <= LARGEST_POWER
-
-
-@cache
-def _parsed(text: str) -> list[Any]:
-    return _math_verify()[0](text)
-
-
-@cache
-def _math_verify() -> tuple[Callable[[str], list[Any]], Callable[[list[Any], list[Any]], bool]]:
-    """Its parse and verify, for whole expressions in LaTeX, without time limits and without its own list of units."""
-    import logging
-
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that the time limits are off
-    normalisation = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="all")
-    latex = [LatexExtractionConfig(normalization_config=normalisation)]
-
-    def read(text: str) -> list[Any]:
-        percent = "%" if text.endswith("%") else ""
-        return parse(f"${text.removesuffix('%')}${percent}", latex, fallback_mode="no_fallback", parsing_timeout=None)
-
-    def equal(right: list[Any], given: list[Any]) -> bool:
-        return verify(right, given, timeout_seconds=None)
-
-    return read, equal

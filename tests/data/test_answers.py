@@ -1,14 +1,20 @@
 """Final answers of solutions, and which answers are the same."""
 
+import multiprocessing
+import os
+import random
 import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mprm.data import algebra
 from mprm.data.answers import answer_classes, final_answer, same_answer
 
 
@@ -116,6 +122,7 @@ def test_the_same_answer(given: str, reference: str) -> None:
         ("100000000!", "5"),
         ("9^{99999999999}", "5"),
         ("(" * 5000, "5"),
+        ("x" + "^x" * 4, "5"),
     ],
 )
 def test_another_answer(given: str, reference: str) -> None:
@@ -132,6 +139,82 @@ def test_expressions_are_compared_in_any_thread_and_no_alarm_is_left_on() -> Non
     assert same_answer("z + 2", "2 + z")
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.alarm(0) == 0
+
+
+# Each repeated 20,000 times was, or is for a careless pattern, minutes of work.
+REPEATED = [
+    *("answer is ", "answer ", r"\boxed{", "<answer>", "**", "***a", "_a", "`", "####a ", "\n", " ", "$$ a", r"\[ a"),
+    *(
+        ". ",
+        "(A ",
+        "A, ",
+        "1",
+        "1,000",
+        "1 ",
+        "{",
+        "1}",
+        "'",
+        '"',
+        "答案",
+        "because ",
+        "x^",
+        "So 1",
+        "A is ",
+        r"\text{",
+    ),
+]
+
+
+@given(st.lists(st.sampled_from(REPEATED), min_size=1, max_size=3), st.sampled_from(["", "x", "\nx"]), st.integers())
+@settings(deadline=None, max_examples=60)
+def test_no_text_takes_long(parts: list[str], end: str, seed: int) -> None:
+    rng = random.Random(seed)
+    text = "".join(rng.choices(parts, k=20_000)) + end
+    start = time.process_time()
+    final_answer([text, text])
+    for length in (len(text), 1000):
+        same_answer(text[:length], "5")
+        same_answer("B", text[-length:])
+    assert time.process_time() - start < 2
+
+
+def test_a_comparison_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(algebra, "LIMIT_S", 0.5)
+    algebra._worker.cache_clear()
+    start = time.monotonic()
+    assert not algebra.equal("9^{9^{9^{9}}}", "5")
+    assert not algebra.equal("10000000!", "5")
+    assert time.monotonic() - start < 60  # of a busy machine; without a limit it is hours
+    monkeypatch.undo()
+    algebra._worker.cache_clear()
+    assert algebra.equal("x + 7", "7 + x")
+
+
+def test_a_worker_that_was_killed_is_replaced() -> None:
+    assert algebra.equal("x + 8", "8 + x")
+    worker = algebra._worker(os.getpid())
+    worker.kill()
+    worker.wait()
+    assert not algebra.equal("x + 9", "9 + x")
+    assert algebra.equal("x + 10", "10 + x")
+
+
+def test_a_forked_process_compares_on_its_own() -> None:
+    assert same_answer("x + 11", "11 + x")
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(same_answer, ("x + 12", "12 + x"))
+    assert same_answer("x + 13", "13 + x")
+
+
+@pytest.mark.parametrize("code", ["__import__('os').mkdir('made')", "os.mkdir('made')", r"\write18{mkdir made}"])
+def test_nothing_is_executed(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    algebra._worker.cache_clear()
+    for text in (code, f"${code}$", rf"\boxed{{{code}}}"):
+        assert not same_answer(text, "1")
+        assert not algebra.equal(text, "1")
+    assert list(tmp_path.iterdir()) == []
+    algebra._worker.cache_clear()
 
 
 def test_texts_options_and_decimals_need_no_algebra() -> None:
