@@ -1,4 +1,4 @@
-"""What is on disk: files and folders that are written whole or not at all, and their hashes."""
+"""What is on disk: files and folders that are written whole or not at all, their hashes, and what can not be read."""
 
 import hashlib
 import json
@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 from uuid import uuid4
 
 TEMPORARY = ".tmp-"
+STAGES = "stages.json"  # of a run folder: what each stage has left there
+
+FileState = list[Any]  # size in bytes, SHA-256 in hex
 
 # What a new file may be read and written by; safetensors writes for the owner alone.
 os.umask(UMASK := os.umask(0o077))
@@ -82,15 +85,70 @@ def write_json_lines(path: str | Path, records: Iterable[dict[str, Any]]) -> Non
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read one JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path: str | Path, remedy: str = "restore it") -> Any:
+    """Read one JSON file; raises as reading()."""
+    with reading(path, remedy):
+        return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def file_hash(path: str | Path) -> str:
     """SHA-256 of the content, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_states(folder: Path, names: Iterable[str]) -> dict[str, FileState]:
+    """State by name of these files, those of folders one by one. The names start from `folder`."""
+    paths = [path for name in names for path in [folder / name, *sorted((folder / name).rglob("*"))] if path.is_file()]
+    return {str(path.relative_to(folder)): [path.stat().st_size, file_hash(path)] for path in paths}
+
+
+@contextmanager
+def reading(path: str | Path, remedy: str = "restore it") -> Iterator[None]:
+    """Read a file inside the block: whatever is wrong with it becomes a ValueError with its name and the way on.
+
+    A file that a stage of a run has left must be what it was then, to the bit; the way on is to redo that stage. For
+    any other file it is `remedy`.
+    """
+    path = Path(path)
+    stage, state = _left_by(path) or (None, None)
+    if stage is not None:
+        remedy = redo_remedy(stage)
+    try:
+        if state is not None and state != [path.stat().st_size, file_hash(path)]:
+            _unreadable(f"it is not what {stage} has left there")
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        raise ValueError(f"{path} can not be read ({reason[:200]}); {remedy}") from error
+
+
+def redo_name(stage: str) -> str:
+    """What redo= calls the stage, or the one that it is a part of."""
+    return {"responses": "curate", "pairs": "sft"}.get(stage, "judge" if stage.startswith("judged_") else stage)
+
+
+def redo_remedy(stage: str) -> str:
+    """What to do about a file of a stage that is not what it was."""
+    return f"restore it, or add task={redo_name(stage)} redo={redo_name(stage)} to the run's command to make it again"
+
+
+def _unreadable(reason: str) -> Never:
+    raise ValueError(reason)
+
+
+def _left_by(path: Path) -> tuple[str, FileState] | None:
+    """The finished stage that has left this file in its run's folder, and the file's state then."""
+    for folder in path.parents[:2]:
+        try:
+            files = json.loads((folder / STAGES).read_bytes())["files"]
+        except (OSError, ValueError, KeyError, TypeError):  # no run, one of an earlier version, or damaged itself
+            continue
+        name = str(path.relative_to(folder))
+        return next(((stage, states[name]) for stage, states in files.items() if name in states), None)
+    return None
 
 
 def weights_written(folder: str | Path) -> int:

@@ -14,6 +14,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from mprm.messages import did_you_mean, type_name, unknown_key
 from mprm.run_folder import config_hash
+from mprm.stage_records import LINES
 from mprm.tasks import ALWAYS, GROUPS, JUDGE_TASKS, TASKS
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
@@ -45,6 +46,7 @@ class RunConfig:
     cache: str = "cache"
     held_out: int = 400
     overwrite: bool = False
+    redo: str | None = None
     debug: bool = False
     export: str | None = None
     run: str | None = None
@@ -68,6 +70,11 @@ class RunConfig:
         for name in ("solutions", "continuations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not positive; give e.g. 16")
+        stages = LINES[self.task in JUDGE_TASKS]
+        if self.redo is not None and self.redo not in stages:
+            raise ValueError(f"redo={self.redo} is no stage of task={self.task}; choose one of {', '.join(stages)}")
+        if self.task == "evaluate" and self.redo not in (None, "evaluate"):
+            raise ValueError(f"redo={self.redo}: task=evaluate does no earlier stage; give task=experiment with it")
         if self.format not in ("hf", "original"):
             raise ValueError(f"format={self.format} is unknown; choose hf or original")
         if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):

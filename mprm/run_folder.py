@@ -6,17 +6,16 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import sleep
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mprm.artifacts import TEMPORARY, is_rank_zero, read_json, remove, write_json, write_text
+from mprm.artifacts import STAGES, TEMPORARY, is_rank_zero, read_json, reading, remove, write_json, write_text
+from mprm.stage_records import START_AGAIN, RunFolder
 from mprm.tasks import JUDGE_TASKS
 
 # Enters every config hash. Raise it when a file of the run folder changes its meaning: older runs are then refused.
@@ -29,6 +28,7 @@ NOT_IN_HASH = (
     "runs",
     "cache",
     "overwrite",
+    "redo",
     "debug",
     "logger",
     "pretrain",
@@ -57,6 +57,10 @@ NOT_IN_HASH = (
     "trainer.validate_every",
 )
 
+# Last parts of the keys that hold paths.
+PATHS = ("root", "annotations", "images", "path", "exclude")
+CHECKOUT = Path(__file__).resolve().parents[1]
+
 # Of the two lines of work each leaves out of its hash what belongs to the other alone.
 OF_JUDGES = ("preferences", "reward_benchmark", "judge", "sft", "grpo")
 OF_STEP_SCORERS = ("dataset", "objective", "recipe", "benchmark", "held_out")
@@ -69,50 +73,11 @@ PACKAGES = ("mprm", "torch", "transformers", "pytorch-lightning", "torchmetrics"
 def config_hash(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
     """SHA-256, in hex, of the resolved config without NOT_IN_HASH and `leave_out`, and of FORMAT_VERSION.
 
-    The order of keys does not matter. An absolute path inside the working folder counts as the relative one.
+    The order of keys does not matter, nor how a path is spelled. One inside the checkout counts from there, so that a
+    checkout may be moved with its runs.
     """
     content = {"format": FORMAT_VERSION, "config": _hashed_values(cfg, leave_out)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """An open run: `path` holds its files. Locked against other processes until closed, or until the process ends."""
-
-    path: Path
-    config_hash: str
-    lock: IO[str] | None = field(repr=False)  # None: a further rank of a distributed run, which reads and never writes
-
-    def finished(self, stage: str) -> bool:
-        """Has `stage` ended with this config?"""
-        return stage in self._record()["stages"]
-
-    def summary(self, stage: str) -> dict[str, Any]:
-        """What `stage` handed to finish(); KeyError when it has not finished."""
-        summary: dict[str, Any] = self._record()["stages"][stage]
-        return summary
-
-    def finish(self, stage: str, summary: dict[str, Any]) -> None:
-        """Record that `stage` is done. Call it after the stage's files are in place: from now on it is skipped."""
-        if self.lock is not None:
-            record = self._record()
-            record["stages"][stage] = summary
-            write_json(self.path / "stages.json", record)
-
-    def close(self) -> None:
-        """Let go of the lock."""
-        if self.lock is not None:
-            self.lock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def _record(self) -> dict[str, Any]:
-        record: dict[str, Any] = read_json(self.path / "stages.json")
-        return record
 
 
 def open_run(cfg: DictConfig) -> RunFolder:
@@ -132,10 +97,18 @@ def open_run(cfg: DictConfig) -> RunFolder:
     held = lock(path, "give another name=")
     try:
         _claim(path, this_hash, cfg)
+        run = RunFolder(path, this_hash, held)
+        if cfg.get("redo") is not None:
+            if max(int(os.environ.get(key, "1")) for key in ("WORLD_SIZE", "SLURM_NTASKS")) > 1:
+                raise ValueError(
+                    f"redo={cfg.redo} is for one process, and a launcher has started several; run task=select with it "
+                    "first (task=judge for judges), then this command without it"
+                )
+            run.forget(cfg.redo)
     except BaseException:
         held.close()
         raise
-    return RunFolder(path, this_hash, held)
+    return run
 
 
 def wait_for_rank_zero(run: RunFolder, stage: str) -> None:
@@ -144,8 +117,8 @@ def wait_for_rank_zero(run: RunFolder, stage: str) -> None:
     In the first rank: return at once. Waits for ever; the launcher ends the further ranks when the first one fails.
     """
     while not is_rank_zero():
-        with suppress(FileNotFoundError):  # not opened yet, or being emptied of another config's files
-            record = read_json(run.path / "stages.json")
+        with suppress(ValueError):  # not opened yet, or being emptied of another config's files
+            record = read_json(run.path / STAGES)
             if record["config_hash"] == run.config_hash and stage in record["stages"]:
                 return
         sleep(0.5)
@@ -156,23 +129,47 @@ def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
     for leftover in list(path.rglob(TEMPORARY + "*")):  # of a killed process: nobody else can be writing here
         remove(leftover)
     contents = [entry for entry in path.iterdir() if entry.name != ".lock"]
-    if contents and not (path / "stages.json").exists():
-        raise ValueError(f"{path} holds files but is no run folder (no stages.json); give another name= or runs=")
-    if contents and read_json(path / "stages.json")["config_hash"] != this_hash:
+    is_run = (path / STAGES).exists() or all((path / name).exists() for name in ("config.yaml", "versions.json"))
+    if contents and not is_run:
+        raise ValueError(f"{path} holds files but is no run folder (no {STAGES}); give another name= or runs=")
+    if contents and (fault := _fault(path, this_hash, cfg)):
         if not cfg.overwrite:
-            raise ValueError(
-                f"{path} was made with another config ({_differences(path, cfg)}); "
-                "give another name=, or overwrite=true to empty the folder and start again"
-            )
+            raise ValueError(fault)
         # stages.json goes last: until then a killed process leaves a folder that is still known as a run
-        for entry in sorted(contents, key=lambda entry: entry.name == "stages.json"):
+        for entry in sorted(contents, key=lambda entry: entry.name == STAGES):
             remove(entry)
-    if not (path / "stages.json").exists():
-        write_json(path / "stages.json", {"format": FORMAT_VERSION, "config_hash": this_hash, "stages": {}})
-    if not (path / "config.yaml").exists():
+    if not (path / STAGES).exists():
+        write_json(path / STAGES, {"format": FORMAT_VERSION, "config_hash": this_hash, "stages": {}})
+    if _stored_hash(path) != this_hash:  # new, or damaged
         write_text(path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if not (path / "versions.json").exists():
         write_json(path / "versions.json", {package: _version(package) for package in PACKAGES})
+
+
+def _fault(path: Path, this_hash: str, cfg: DictConfig) -> str | None:
+    """Why the run in a folder can not be gone on with, in one line; None if it can."""
+    try:
+        with reading(path / STAGES, START_AGAIN):
+            record = json.loads((path / STAGES).read_bytes())
+            stored = record["config_hash"]
+            record["stages"].keys()
+    except ValueError as error:
+        return str(error)
+    if stored == this_hash:
+        return None
+    return (
+        f"{path} was made with another config ({_differences(path, cfg)}); "
+        "give another name=, or overwrite=true to empty the folder and start again"
+    )
+
+
+def _stored_hash(path: Path) -> str | None:
+    """config_hash of the folder's config.yaml, None when it can not be read."""
+    try:
+        stored = OmegaConf.load(path / "config.yaml")
+        return config_hash(stored) if isinstance(stored, DictConfig) else None
+    except Exception:  # YAML's, OmegaConf's and the decoder's have no common base
+        return None
 
 
 def lock(path: Path, remedy: str) -> IO[str]:
@@ -226,8 +223,9 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict):
         for name, child in node.items():
             yield from _leaves(child, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, str) and Path(node).is_absolute() and Path(node).is_relative_to(Path.cwd()):
-        yield key, str(Path(node).relative_to(Path.cwd()))
+    elif isinstance(node, str) and key.rpartition(".")[2] in PATHS:
+        path = Path(node).resolve()
+        yield key, str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
     elif isinstance(node, int) and not isinstance(node, bool):
         yield key, float(node)  # alpha=1 is alpha=1.0
     else:
@@ -236,8 +234,8 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 def _differences(path: Path, cfg: DictConfig) -> str:
     """The first keys in which cfg differs from the folder's config, as `key there -> here`."""
-    if not (path / "config.yaml").exists():
-        return "its config.yaml is missing"
+    if _stored_hash(path) is None:
+        return "its config.yaml is missing or can not be read"
     stored = OmegaConf.load(path / "config.yaml")
     assert isinstance(stored, DictConfig), path
     there, here = _hashed_values(stored), _hashed_values(cfg)

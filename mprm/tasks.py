@@ -10,7 +10,7 @@ JUDGE_GROUPS = (
 GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, "pretrain", "questions", "policy", *JUDGE_GROUPS]))
 
 ALWAYS = ("task", "debug", "experiment", "hydra")
-JUDGE_KEYS = ("seed", "name", "runs", "overwrite")
+JUDGE_KEYS = ("seed", "name", "runs", "overwrite", "redo")
 RUN_KEYS = (*JUDGE_KEYS, "cache", "held_out")
 
 
@@ -39,14 +39,16 @@ TASKS = {
     ),
     "train": Task(groups=RUN_GROUPS, keys=RUN_KEYS, every_rank=True, ends=("train", "weights.safetensors")),
     "evaluate": Task(groups=RUN_GROUPS, keys=RUN_KEYS, ends=("evaluate", "results.json")),
-    "score": Task(groups=("backbone", "trainer"), keys=("seed", "run", "input", "output", "overwrite")),
-    "rerank": Task(groups=("backbone", "trainer"), keys=("seed", "run", "input", "output", "overwrite", "aggregate")),
-    "sample": Task(groups=("questions", "policy"), keys=("seed", "solutions", "output", "overwrite")),
-    "annotate": Task(
-        groups=("questions", "policy"), keys=("seed", "solutions", "continuations", "output", "overwrite")
+    "score": Task(groups=("backbone", "trainer"), keys=("seed", "run", "input", "output", "overwrite", "cache")),
+    "rerank": Task(
+        groups=("backbone", "trainer"), keys=("seed", "run", "input", "output", "overwrite", "cache", "aggregate")
     ),
-    "export": Task(keys=("run", "checkpoint", "format", "output", "overwrite")),
-    "measure": Task(keys=("predictions", "threshold", "output", "overwrite")),
+    "sample": Task(groups=("questions", "policy"), keys=("seed", "solutions", "output", "overwrite", "cache")),
+    "annotate": Task(
+        groups=("questions", "policy"), keys=("seed", "solutions", "continuations", "output", "overwrite", "cache")
+    ),
+    "export": Task(keys=("run", "checkpoint", "format", "output", "overwrite", "cache")),
+    "measure": Task(keys=("predictions", "threshold", "output", "overwrite", "cache")),
     "report": Task(keys=("runs", "overwrite")),
     "pretrain": Task(groups=("pretrain",), keys=("seed",)),
     "egt": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("judge", "report.html")),

@@ -62,10 +62,28 @@ def test_config_hash_sees_what_changes_results(tmp_path: Path, changes: dict[str
 
 
 def test_config_hash_sees_through_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data" / "annotations").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("data")
     monkeypatch.chdir(tmp_path)
-    relative = make_config(tmp_path, seed=1, root="data/annotations")
-    assert config_hash(relative) == config_hash(make_config(tmp_path, seed=1.0, root=f"{tmp_path}/data/annotations"))
-    assert config_hash(relative) != config_hash(make_config(tmp_path, seed=True, root="data/annotations"))
+    relative = config_hash(make_config(tmp_path, seed=1, root="data/annotations"))
+    for spelling in (
+        *(f"{tmp_path}/data/annotations", "data/../data/annotations/", "./data//annotations", "link/annotations"),
+        f"{tmp_path}/../{tmp_path.name}/data/annotations",
+    ):
+        assert config_hash(make_config(tmp_path, seed=1.0, root=spelling)) == relative, spelling
+    assert config_hash(make_config(tmp_path, seed=True, root="data/annotations")) != relative
+    assert config_hash(make_config(tmp_path, seed=1, root="data/other")) != relative
+    monkeypatch.chdir(tmp_path / "data")
+    assert config_hash(make_config(tmp_path, seed=1, root="annotations")) == relative
+    assert config_hash(make_config(tmp_path, seed=1, root="data/annotations")) != relative
+
+
+def test_a_path_inside_the_checkout_moves_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_checkout(folder: Path) -> str:
+        monkeypatch.setattr(run_folder, "CHECKOUT", folder)
+        return config_hash(make_config(tmp_path, root=str(folder / "data")))
+
+    assert in_checkout(tmp_path / "here") == in_checkout(tmp_path / "there")
 
 
 def test_config_hash_holds_the_format_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,3 +229,34 @@ def test_a_further_rank_waits_until_the_first_has_finished_the_stage(tmp_path: P
             first.finish("select", {"kept": 7})
             assert further.stdout.readline() == "7\n"
         assert further.wait() == 0
+
+
+@pytest.mark.parametrize("name", ["stages.json", "config.yaml", "versions.json"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"[]", b"{"])
+def test_a_damaged_folder_is_mended_or_emptied_as_the_message_says(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    with open_run(make_config(tmp_path)) as run:
+        run.finish("select", {})
+    (run.path / name).unlink()
+    if content is not None:
+        (run.path / name).write_bytes(content)
+    if name == "stages.json":
+        with pytest.raises(ValueError, match=r"stages.json can not be read .*overwrite=true"):
+            open_run(make_config(tmp_path))
+    with open_run(make_config(tmp_path, overwrite=True)) as run:
+        assert run.finished("select") == (name != "stages.json")
+    assert OmegaConf.load(run.path / "config.yaml")["seed"] == 0
+
+
+def test_redo_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_run(make_config(tmp_path)) as run:
+        run.finish("select", {})
+        run.finish("train", {})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="task=select with it first"):
+        open_run(make_config(tmp_path, redo="train"))
+    monkeypatch.delenv("WORLD_SIZE")
+    with open_run(make_config(tmp_path, redo="train")) as run:
+        assert run.finished("select")
+        assert not run.finished("train")

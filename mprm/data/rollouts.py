@@ -174,8 +174,12 @@ def check_text(*texts: str) -> None:
 
 def question_hash(question: str, images: tuple[str, ...] | list[str]) -> int:
     """Signed 64-bit hash of question and image paths, the same on every machine: rollouts that share it share both."""
-    digest = hashlib.blake2b("\0".join((question, *images)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+    return record_hash("\0".join((question, *images)).encode())
+
+
+def record_hash(line: bytes) -> int:
+    """Signed 64-bit hash of a record as it stands in its file, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little", signed=True)
 
 
 class ImageFolder:

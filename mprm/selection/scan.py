@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mprm.data.rollouts import Unusable, numbered_lines, question_hash, rest_of_line
+from mprm.data.rollouts import Unusable, numbered_lines, question_hash, record_hash, rest_of_line
 from mprm.data.visualprm400k import Record, VisualPRM400K
 from mprm.selection.parallel import in_processes
 
@@ -20,6 +20,7 @@ SCHEMA = pa.schema(
         ("line", pa.int32()),
         ("offset", pa.int64()),
         ("length", pa.int64()),
+        ("record_hash", pa.int64()),
         ("question_hash", pa.int64()),
         ("image_hashes", pa.list_(pa.int64())),
         ("n_steps", pa.int32()),
@@ -56,7 +57,7 @@ def scan(dataset: VisualPRM400K, files: list[Path], path: Path) -> None:
     listed: dict[str, int | None] = {}
     previous, first_line = None, 0
     tables = in_processes(partial(_scan_chunk, dataset), chunks, sum(sizes))
-    with pq.ParquetWriter(path, SCHEMA) as writer:
+    with pq.ParquetWriter(path, SCHEMA, write_page_checksum=True) as writer:
         for (file, _, _), (table, n_lines, chunk_listed) in zip(chunks, tables, strict=True):
             if file != previous:
                 previous, first_line = file, 0
@@ -85,7 +86,7 @@ def _scan_chunk(dataset: VisualPRM400K, chunk: Chunk) -> tuple[pa.Table, int, di
                     signals = (*_signals(record), record.reason)
                 except Unusable as unusable:
                     signals = (*NO_SIGNALS, unusable.reason)
-                rows.append((source, number, offset, length, *signals))
+                rows.append((source, number, offset, length, record_hash(line), *signals))
     columns = zip(*rows, strict=True) if rows else [()] * len(SCHEMA)
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
     return table, n_lines, dataset.image_folder.modified if dataset.image_folder else {}

@@ -4,6 +4,7 @@ Columns, one row per record (a line that is not blank), sources in file-name ord
 
     source, line        name of the annotation file without .jsonl; line number from 0, blank lines counted
     offset, length      where the record lies in its file, bytes, newline included
+    record_hash         64 bits of these bytes
     question_hash       64 bits of question and image paths
     image_hashes        64 bits of every image path
     n_steps, n_words    steps; words of all steps (blanks and line breaks + 1)
@@ -36,7 +37,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mprm.artifacts import atomic_file, file_hash, read_json, write_json
+from mprm.artifacts import atomic_file, file_hash, write_json
 from mprm.data.rollouts import modified_ns
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.scan import scan
@@ -50,11 +51,13 @@ NUMERIC = ("n_steps", "n_words", "n", "n_pos", "p_pos", "reliability", "mean_mc"
 def build_signals(dataset: VisualPRM400K, cache: str | Path) -> pa.Table:
     """The signals table of a dataset, from the cache when the annotations are unchanged.
 
-    The cache, `cache`/signals, holds one Parquet file per content of the annotations, cleaning and image folder. An
-    unchanged size and modification time stand for an unchanged content, so that a second call reads no annotation.
+    The cache, `cache`/signals, holds one Parquet file per content of the annotations, cleaning and image folder. A
+    second call reads no annotation whose file has not changed (see _content_hashes). A table that can not be read is
+    made anew.
 
     Returns:
-        The table; its schema metadata holds `data_hash` (of the annotations) and `path` (of the Parquet file).
+        The table; its schema metadata holds `data_hash` (of the annotations), `annotations` (JSON: of each file) and
+        `path` (of the Parquet file).
 
     Raises:
         ValueError: see VisualPRM400K.files; or the annotations changed while they were read.
@@ -64,18 +67,33 @@ def build_signals(dataset: VisualPRM400K, cache: str | Path) -> pa.Table:
     hashes = _content_hashes(files, folder / "hashes.json")
     data_hash = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     path = folder / f"{_key(dataset, data_hash)}.parquet"
-    if not _is_current(path):
+    table = _cached(path)
+    if table is None:
         with atomic_file(path) as temporary:
             scan(dataset, files, temporary)
             if _content_hashes(files, folder / "hashes.json") != hashes:
                 raise ValueError(f"{files[0].parent}: the annotations changed while they were read; start again")
-    return _read(path, path.stat().st_mtime_ns).replace_schema_metadata({"data_hash": data_hash, "path": str(path)})
+        table = _read(path, path.stat().st_mtime_ns)
+    return table.replace_schema_metadata({"data_hash": data_hash, "path": str(path), "annotations": json.dumps(hashes)})
+
+
+def inputs_of(signals: pa.Table) -> dict[str, str]:
+    """What a selection from a signals table depends on besides its config, by name: a content hash each.
+
+    The content of every annotation file, and which records their images (or anything else) make unusable: an image
+    folder's time stamp alone changes nothing.
+    """
+    hashes = json.loads(signals.schema.metadata[b"annotations"])
+    reasons = json.dumps(signals["drop_reason"].to_pylist()).encode()
+    images = {"the images (what is dropped for them)": hashlib.sha256(reasons).hexdigest()}
+    return {f"annotations {source}.jsonl": content for source, content in hashes.items()} | images
 
 
 @lru_cache(maxsize=1)
 def _read(path: Path, modified: int) -> pa.Table:
     """The table in memory, once for all points of a multirun."""
-    return pq.read_table(path).unify_dictionaries().combine_chunks()
+    table = pq.read_table(path, page_checksum_verification=True)
+    return table.unify_dictionaries().combine_chunks()
 
 
 def source_rows(table: pa.Table) -> dict[str, np.ndarray]:
@@ -90,24 +108,49 @@ def source_rows(table: pa.Table) -> dict[str, np.ndarray]:
 
 
 def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:
-    """Source -> content hash. `memo` remembers it as [size, modification time in ns, hash] of every path."""
-    known: dict[str, list[Any]] = read_json(memo) if memo.exists() else {}
-    states = {str(file.resolve()): [(status := file.stat()).st_size, status.st_mtime_ns] for file in files}
-    new = [path for path, state in states.items() if known.get(path, [])[:2] != state]
+    """Source -> content hash. `memo` remembers it by the state of every path.
+
+    The state is size, inode, time of the last modification and time of the last change of any kind. The last no
+    program can set: an edit that keeps the size and puts the modification time back is seen, which size and
+    modification time alone would miss. What a memo can not tell is a change on a file system that keeps no such time.
+    A memo that can not be read, or is not what was written, is made anew.
+    """
+    known = _read_memo(memo)
+    states = {str(file.resolve()): _state(file.stat()) for file in files}
+    new = [path for path, state in states.items() if known.get(path, [])[:-1] != state]
     if new:
         with ThreadPoolExecutor() as pool:
             hashes = list(pool.map(file_hash, new))
         known |= {path: [*states[path], hashed] for path, hashed in zip(new, hashes, strict=True)}
-        write_json(memo, known)
-    return {file.stem: known[path][2] for file, path in zip(files, states, strict=True)}
+        write_json(memo, {"files": known, "sha256": _digest(known)})
+    return {file.stem: known[path][-1] for file, path in zip(files, states, strict=True)}
 
 
-def _is_current(path: Path) -> bool:
-    """Is there a table, and has no image folder changed since? Images may arrive after the first selection."""
-    if not path.exists():
-        return False
-    listed = json.loads(pq.read_metadata(path).metadata[b"image_folders"])
-    return all(modified_ns(folder) == modified for folder, modified in listed.items())
+def _state(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _read_memo(memo: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(memo.read_bytes())
+        return content["files"] if content["sha256"] == _digest(content["files"]) else {}
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, of an earlier version, or damaged
+        return {}
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _cached(path: Path) -> pa.Table | None:
+    """The table, if there is one that can be read and no image folder has changed since: images may arrive later."""
+    try:
+        listed = json.loads(pq.read_metadata(path).metadata[b"image_folders"])
+        if all(modified_ns(folder) == modified for folder, modified in listed.items()):
+            return _read(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # none yet, or damaged
+        pass
+    return None
 
 
 def _key(dataset: VisualPRM400K, data_hash: str) -> str:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from mprm import __version__
 from mprm.artifacts import atomic_folder, file_hash, write_json
-from mprm.data.rollouts import Unusable, question_hash
+from mprm.data.rollouts import Unusable, question_hash, record_hash
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.keep import Selector, keep
 from mprm.selection.parallel import in_processes
@@ -39,7 +39,7 @@ EXAMPLES = pa.schema(
 COUNTED = ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos", "n_unsampled", "n_unsampled_negative")
 BATCH_BYTES = 8 * 2**20  # of annotations that are held at a time
 
-# file; line, offset, length, question_hash, entropy (NaN: none)
+# file; line, offset, length, record_hash, entropy (NaN: none)
 Batch = tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -201,7 +201,11 @@ def read_examples(dataset: VisualPRM400K, rows: pa.Table) -> Iterator[pa.RecordB
 def _batches(dataset: VisualPRM400K, rows: pa.Table) -> list[Batch]:
     """Cut the rows into batches of about BATCH_BYTES of annotations of one file."""
     files = {file.stem: file for file in dataset.files()}
-    columns = [rows[name].to_numpy() for name in ("line", "offset", "length", "question_hash")]
+    if "record_hash" not in rows.column_names:
+        raise ValueError(
+            "the subset was selected by an earlier version, which kept no hash of its records; redo=select"
+        )
+    columns = [rows[name].to_numpy() for name in ("line", "offset", "length", "record_hash")]
     has_entropy = "entropy" in rows.column_names
     columns.append(rows["entropy"].to_numpy() if has_entropy else np.full(rows.num_rows, np.nan))
     batches = []
@@ -209,6 +213,8 @@ def _batches(dataset: VisualPRM400K, rows: pa.Table) -> list[Batch]:
         line, offset, length, hashed, entropy = (column[where] for column in columns)
         cuts = np.flatnonzero(np.diff(np.cumsum(length) // BATCH_BYTES)) + 1
         places = zip(*(np.split(column, cuts) for column in (line, offset, length, hashed, entropy)), strict=True)
+        if source not in files:
+            raise ValueError(f"{source}.jsonl is gone from the annotations since the selection; give redo=select")
         batches += [(files[source], *place) for place in places]
     return batches
 
@@ -220,9 +226,12 @@ def _read_batch(dataset: VisualPRM400K, batch: Batch) -> pa.RecordBatch:
     with open(file, "rb") as stream:
         for line, offset, length, expected, entropy in zip(*(column.tolist() for column in columns), strict=True):
             stream.seek(offset)
-            example = _example(dataset, source, line, stream.read(length))
-            if example is None or example["question_hash"] != expected:
-                raise ValueError(f"{file} line {line} (from 0) or its images changed since the selection; select again")
+            record = stream.read(length)
+            example = _example(dataset, source, line, record) if record_hash(record) == expected else None
+            if example is None:
+                raise ValueError(
+                    f"{file} line {line} (from 0) or its images changed since the selection; give redo=select"
+                )
             examples.append(example | {"entropy": None if math.isnan(entropy) else entropy})
     return pa.RecordBatch.from_pylist(examples, schema=EXAMPLES)
 

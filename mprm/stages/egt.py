@@ -10,13 +10,14 @@ from itertools import pairwise
 from time import monotonic
 from typing import Any
 
-from mprm.artifacts import is_rank_zero, read_json, write_json
+from mprm.artifacts import file_states, is_rank_zero, read_json, write_json
 from mprm.config import Config
-from mprm.run_folder import RunFolder, config_hash, open_run, wait_for_rank_zero
+from mprm.run_folder import config_hash, open_run, wait_for_rank_zero
+from mprm.stage_records import RunFolder
 from mprm.stages.devices import check_before_selection, console, load_backbone
 from mprm.stages.judgements import RL, SFT, UNTRAINED, Asking, judge_after, listed, read_pairs, responses
 from mprm.stages.pipeline import start_tracker
-from mprm.stages.shared import one_at_a_time, take_stage
+from mprm.stages.shared import key_of, one_at_a_time, read_hash, take_stage
 
 # What the first stage, the responses of its judge and their measure do not depend on; the last of it the measure does.
 AFTER_SFT = ("selector", "order", "grpo", "reward_benchmark")
@@ -77,17 +78,19 @@ def _sft(cfg: Config, run: RunFolder) -> None:
         if not run.finished(SFT):
             _imitate(cfg, run)
         return
+    inputs = inputs_of(cfg, AFTER_SFT)
     if run.finished(SFT):
+        run.check_inputs(SFT, inputs)
         return
-    key = config_hash(cfg.raw, leave_out=AFTER_SFT)
-    with one_at_a_time(run.path.parent, key):
-        if not run.finished("pairs") and take_stage(run, SFT, key, files(SFT)):
+    with one_at_a_time(run.path.parent, key_of(inputs)):
+        if cfg.redo is None and not run.finished("pairs") and take_stage(run, SFT, inputs, files(SFT)):
             run.finish("pairs", {})
             console.print(f"SFT: the same as that of {run.summary(SFT)['shared_with']}, taken from there")
         else:
             started = monotonic()
             summary = _imitate(cfg, run)
-            run.finish(SFT, summary | {"seconds": round(monotonic() - started, 1), "key": key})
+            summary |= {"seconds": round(monotonic() - started, 1)}
+            run.finish(SFT, summary, file_states(run.path, files(SFT)), inputs)
             console.print(f"SFT: {summary['traces']:,} traces in {monotonic() - started:.0f} s -> {run.path / SFT}")
 
 
@@ -121,7 +124,9 @@ def _curate(cfg: Config, run: RunFolder) -> None:
     if not is_rank_zero():
         wait_for_rank_zero(run, "curate")
         return
+    inputs = inputs_of(cfg, AFTER_SFT)
     if run.finished("curate"):
+        run.check_inputs("curate", inputs)
         return
     from mprm.judge.curate import in_seeded_order, signals_of, summarise, write_curated
     from mprm.selection.keep import keep
@@ -136,7 +141,7 @@ def _curate(cfg: Config, run: RunFolder) -> None:
     records, unusable = responses(
         cfg,
         run,
-        Asking("responses", SFT, config_hash(cfg.raw, leave_out=AFTER_SFT), cfg.judge.samples, cfg.judge.temperature),
+        Asking("responses", SFT, inputs, cfg.judge.samples, cfg.judge.temperature),
         pool,
         cfg.preferences,
         lambda one: [in_seeded_order(one, cfg.seed)],
@@ -147,14 +152,17 @@ def _curate(cfg: Config, run: RunFolder) -> None:
     summary["dropped"]["traced"] = len(pairs) - len(pool)
     write_curated(run.path / "curated", signals, kept, summary)
     # Before the stage is finished, for which further ranks wait: they find the next one done.
-    if take_stage(run, RL, config_hash(cfg.raw, leave_out=BENCHMARK), files(RL)):
+    if cfg.redo is None and take_stage(run, RL, inputs_of(cfg, BENCHMARK), files(RL)):
         console.print(f"RL: the same as that of {run.summary(RL)['shared_with']}, taken from there")
-    run.finish("curate", {"kept": summary["kept"], "eligible": summary["eligible"]})
+    counts = {"kept": summary["kept"], "eligible": summary["eligible"]}
+    run.finish("curate", counts, file_states(run.path, ["curated"]), inputs)
     console.print(f"curation: kept {summary['kept']:,} of {summary['eligible']:,} pairs -> {run.path / 'curated'}")
 
 
 def _rl(cfg: Config, run: RunFolder) -> None:
+    inputs = inputs_of(cfg, BENCHMARK)
     if run.finished(RL):
+        run.check_inputs(RL, inputs)
         return
     from mprm.judge.curate import read_kept
     from mprm.judge.grpo import Prompts
@@ -181,9 +189,9 @@ def _rl(cfg: Config, run: RunFolder) -> None:
         )
     seconds = monotonic() - started
     order = str(cfg.raw.order._target_).rpartition(".")[2]
-    key = config_hash(cfg.raw, leave_out=BENCHMARK)
-    run.finish(RL, summary | {"seconds": round(seconds, 1), "order": order, "key": key})
     if is_rank_zero():
+        summary |= {"seconds": round(seconds, 1), "order": order}
+        run.finish(RL, summary, file_states(run.path, files(RL)), inputs)
         console.print(f"RL: {summary['pairs']:,} pairs in {seconds:.0f} s -> {run.path / RL}")
 
 
@@ -201,13 +209,14 @@ def _judge(cfg: Config, run: RunFolder) -> None:
             f"reward_benchmark.path={cfg.reward_benchmark.path} holds no pair that can be used ({reasons})"
         )
     stages = [UNTRAINED, *(stage for stage in (SFT, RL) if run.finished(stage))]
+    benchmark = {"the reward benchmark": read_hash(pairs)}
     found = {}
     for stage in stages:
-        key = config_hash(cfg.raw, leave_out=() if stage == RL else AFTER_SFT[:-1])
+        asked = inputs_of(cfg, () if stage == RL else AFTER_SFT[:-1])
         records, refused = responses(
             cfg,
             run,
-            Asking(f"judged_{stage}", stage, key, 1, cfg.judge.evaluation_temperature),
+            Asking(f"judged_{stage}", stage, asked | benchmark, 1, cfg.judge.evaluation_temperature),
             pairs,
             cfg.reward_benchmark,
             lambda one: [shown(one.pair, one.images, swapped) for swapped in (False, True)],
@@ -229,10 +238,16 @@ def _judge(cfg: Config, run: RunFolder) -> None:
     write_json(run.path / "results.json", results)
     page = write_judge(run.path)
     accuracies = {f"accuracy_{stage}": one["accuracy"]["value"] for stage, one in results["judges"].items()}
-    run.finish("judge", accuracies)
+    run.finish("judge", accuracies, file_states(run.path, ["results.json"]))
     start_tracker(cfg, run).finish(accuracies)
     print_judge(results, console)
     console.print(f"wrote {page}")
+
+
+def inputs_of(cfg: Config, leave_out: tuple[str, ...]) -> dict[str, str]:
+    """What a stage depends on: the pairs as they are read, and the settings but for some groups."""
+    pairs = read_hash(cfg.preferences.pairs())
+    return {"the pairs": pairs, "the settings": config_hash(cfg.raw, leave_out=leave_out)}
 
 
 def files(stage: str) -> list[str]:

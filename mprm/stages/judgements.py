@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
-from mprm.artifacts import weights_written
+from mprm.artifacts import file_states, weights_written
 from mprm.config import Config
-from mprm.run_folder import RunFolder
+from mprm.stage_records import RunFolder
 from mprm.stages.devices import console, load_backbone
 from mprm.stages.shared import take_stage
 
@@ -27,12 +27,12 @@ AT_ONCE = 256  # pairs: what a kill can lose
 
 @dataclass(frozen=True)
 class Asking:
-    """name: of the stage and, as .jsonl, of its file; after: the stage after which the judge is asked; key: of all that
+    """name: of the stage and, as .jsonl, of its file; after: the stage after which the judge is asked; inputs: all that
     the responses depend on; samples, temperature: of the responses to a pair in an order."""
 
     name: str
     after: str
-    key: str
+    inputs: dict[str, str]
     samples: int
     temperature: float
 
@@ -52,7 +52,9 @@ def responses(
     from mprm.reporting.collect import read_json_lines
 
     file = f"{asking.name}.jsonl"
-    if not run.finished(asking.name) and not take_stage(run, asking.name, asking.key, [file]):
+    if run.finished(asking.name):
+        run.check_inputs(asking.name, asking.inputs)
+    elif cfg.redo is not None or not take_stage(run, asking.name, asking.inputs, [file]):
         started = monotonic()
         processor, model = judge_after(cfg, run, asking.after)
         usable, unusable = usable_pairs(pairs, preferences, processor)
@@ -62,7 +64,8 @@ def responses(
                 f"({listed(Counter(unusable.values()))}); see {preferences.GROUP}.images"
             )
         _ask(cfg, run, asking, processor, model, [shown for one in usable for shown in orders(one)])
-        run.finish(asking.name, {"key": asking.key, "unusable": unusable, "seconds": round(monotonic() - started, 1)})
+        summary = {"unusable": unusable, "seconds": round(monotonic() - started, 1)}
+        run.finish(asking.name, summary, file_states(run.path, [file]), asking.inputs)
     return read_json_lines(run.path / file) or [], run.summary(asking.name)["unusable"]
 
 
@@ -74,7 +77,7 @@ def _ask(
 
     sampler = sampler_of(cfg.judge, processor, model, asking.temperature, cfg.seed)
     keys = [key_of(one) for one in pairs]
-    settings = [asking.key, weights_written(run.path / asking.after), keys]
+    settings = [asking.inputs, weights_written(run.path / asking.after), keys]
     with (
         journal(run.path / f"{asking.name}.jsonl", settings, overwrite=True) as kept,
         Progress(console=console, transient=True) as progress,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from mprm.artifacts import is_rank_zero, write_json
+from mprm.artifacts import file_hash, file_states, is_rank_zero, reading, write_json
 from mprm.config import Config
-from mprm.run_folder import RunFolder, open_run, wait_for_rank_zero
+from mprm.run_folder import open_run, wait_for_rank_zero
+from mprm.stage_records import RunFolder
 from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
 from mprm.stages.entropy import add_entropy
-from mprm.stages.shared import TRAINING, one_at_a_time, take_evaluation, take_stage, training_key
+from mprm.stages.shared import EVALUATION, TRAINING, one_at_a_time, read_hash, take_stage, training_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,6 +63,8 @@ def evaluate(cfg: Config) -> None:
     with open_run(cfg.raw) as run:
         if not run.finished("train"):
             raise ValueError(f"{run.path} has no finished training; run task=train with the same settings first")
+        _select(cfg, run)
+        _train(cfg, run)
         _evaluate(cfg, run)
 
 
@@ -70,20 +72,23 @@ def _select(cfg: Config, run: RunFolder) -> None:
     if not is_rank_zero():
         wait_for_rank_zero(run, "select")
         return
-    if run.finished("select"):
-        console.print(f"already selected -> {run.path / 'subset'}")
-        return
     from mprm.selection.held_out import write_held_out
-    from mprm.selection.signals import build_signals
+    from mprm.selection.signals import build_signals, inputs_of
     from mprm.selection.subset import unsampled_words, write_subset
 
     started = monotonic()
     signals = build_signals(cfg.dataset, cfg.cache)
+    inputs = inputs_of(signals)
+    if run.finished("select"):
+        run.check_inputs("select", inputs)
+        console.print(f"already selected -> {run.path / 'subset'}")
+        return
     entropy = partial(add_entropy, cfg) if cfg.selector.uses_entropy or cfg.order.uses_entropy else None
     manifest = write_subset(run.path / "subset", cfg.dataset, signals, cfg.selector, {"seed": cfg.seed}, entropy)
     held_out = write_held_out(run.path / "held_out.parquet", signals, cfg.held_out)
     kept, eligible = manifest["totals"]["kept"]["rollouts"], manifest["totals"]["eligible"]["rollouts"]
-    run.finish("select", {"kept": kept, "eligible": eligible, "seconds": round(monotonic() - started, 2)})
+    summary = {"kept": kept, "eligible": eligible, "seconds": round(monotonic() - started, 2)}
+    run.finish("select", summary, file_states(run.path, ["subset", "held_out.parquet"]), inputs)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items())
     before = f" (dropped before: {dropped})" if dropped else ""
     seconds = monotonic() - started
@@ -96,30 +101,29 @@ def _select(cfg: Config, run: RunFolder) -> None:
 
 
 def _subset(cfg: Config, run: RunFolder) -> Dataset:
-    return _examples(cfg, run.path / "subset" / "kept.parquet", run.path / "subset_examples")
+    return _examples(cfg, run, "subset/kept.parquet", "subset_examples")
 
 
 def _held_out(cfg: Config, run: RunFolder) -> Dataset:
-    return _examples(cfg, run.path / "held_out.parquet", run.path / "held_out_examples")
+    return _examples(cfg, run, "held_out.parquet", "held_out_examples")
 
 
-def _examples(cfg: Config, rows: Path, folder: Path) -> Dataset:
-    """The rollouts of these rows, memory-mapped; read from the annotations the first time they are asked for."""
+def _examples(cfg: Config, run: RunFolder, rows: str, name: str) -> Dataset:
+    """The rollouts of these rows, memory-mapped; read from the annotations the first time, or when they are damaged."""
     from datasets import Dataset
     from pyarrow.parquet import read_table
 
     from mprm.selection.subset import write_examples
 
-    if not folder.is_dir():
-        write_examples(folder, cfg.dataset, read_table(rows))
-    return Dataset.load_from_disk(str(folder))
+    with reading(run.path / rows):
+        table, inputs = read_table(run.path / rows), {"rows": file_hash(run.path / rows)}
+    if is_rank_zero() and not run.intact(name, inputs):
+        write_examples(run.path / name, cfg.dataset, table)
+        run.finish(name, {}, file_states(run.path, [name]), inputs)
+    return Dataset.load_from_disk(str(run.path / name))
 
 
 def _train(cfg: Config, run: RunFolder) -> None:
-    if run.finished("train"):
-        if is_rank_zero():
-            console.print(f"already trained -> {run.path}")
-        return
     if not is_rank_zero():
         wait_for_rank_zero(run, "examples")
         if not run.finished("train"):
@@ -128,9 +132,14 @@ def _train(cfg: Config, run: RunFolder) -> None:
     from mprm.reporting.collect import read_json_lines
 
     key = training_key(cfg, run)
+    inputs = {"the subset": key}
+    if run.finished("train"):
+        run.check_inputs("train", inputs)
+        console.print(f"already trained -> {run.path}")
+        return
     with one_at_a_time(run.path.parent, key):
         # Further ranks that find these files on a restart do not wait: then this run's own training goes on.
-        if not run.finished("examples") and take_stage(run, "train", key, TRAINING):
+        if cfg.redo is None and not run.finished("examples") and take_stage(run, "train", inputs, TRAINING):
             console.print(f"trained on the same rollouts as {run.summary('train')['shared_with']}: taken from there")
             run.finish("examples", {})
             with start_tracker(cfg, run) as tracker:
@@ -138,8 +147,7 @@ def _train(cfg: Config, run: RunFolder) -> None:
                     tracker.log(line)
                 tracker.finish({})
         else:
-            summary = _fit(cfg, run)
-            run.finish("train", summary | {"key": key})
+            run.finish("train", _fit(cfg, run), file_states(run.path, TRAINING), inputs)
 
 
 def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
@@ -183,9 +191,16 @@ def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
 
 
 def _evaluate(cfg: Config, run: RunFolder) -> None:
+    records = list(cfg.benchmark.solutions())
+    inputs = {
+        "the benchmark": read_hash(records),
+        "the training": training_key(cfg, run),
+        "the weights": run.content_hash("weights.safetensors"),
+    }
     if run.finished("evaluate"):
+        run.check_inputs("evaluate", inputs)
         return
-    if take_evaluation(run):
+    if cfg.redo is None and take_stage(run, "evaluate", inputs, EVALUATION):
         start_tracker(cfg, run).finish({}, run.path)
         return
     from mprm.data.rollouts import Dropped
@@ -196,7 +211,6 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
 
     check_devices(cfg)
     started = monotonic()
-    records = list(cfg.benchmark.solutions())
     solutions = [record for record in records if not isinstance(record, Dropped)]
     held_out = list(_held_out(cfg, run))
     processor, model = load_backbone(cfg)
@@ -228,7 +242,8 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
         console.print("benchmark solutions not scored: " + ", ".join(f"{n} {why}" for why, n in not_scored.items()))
     fixed = results["thresholds"]["fixed"]
     numbers = {"auc": results["auc"], "overall_at_0.5": fixed["overall_step_weighted_macro_f1"]}
-    run.finish("evaluate", numbers | {"seconds": round(monotonic() - started, 1)})
+    summary = numbers | {"seconds": round(monotonic() - started, 1)}
+    run.finish("evaluate", summary, file_states(run.path, EVALUATION), inputs)
     start_tracker(cfg, run).finish({}, run.path)
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from mprm.artifacts import atomic_file, read_json
+from mprm.artifacts import STAGES, atomic_file, file_states, read_json, reading
 from mprm.config import Config
-from mprm.run_folder import RunFolder, config_hash
+from mprm.run_folder import config_hash
+from mprm.stage_records import RunFolder
 from mprm.stages.devices import console
 
 TRAINING = ("metrics.jsonl", "weights.safetensors")
@@ -28,11 +30,26 @@ def training_key(cfg: Config, run: RunFolder) -> str:
 
     digest = hashlib.sha256(config_hash(cfg.raw, leave_out=("selector", "benchmark")).encode())
     digest.update(read_json(run.path / "subset" / "manifest.json")["data_hash"].encode())
-    kept = read_table(run.path / "subset" / "kept.parquet", columns=["source", "line"])
-    for source in kept["source"].unique().to_pylist():
-        digest.update(f"{source}\n".encode())
-    digest.update(kept["source"].combine_chunks().indices.to_numpy().tobytes())
-    digest.update(kept["line"].to_numpy().tobytes())
+    for name in ("subset/kept.parquet", "held_out.parquet"):
+        with reading(run.path / name):
+            rows = read_table(run.path / name, columns=["source", "line"])
+            codes = rows["source"].combine_chunks()
+        digest.update(json.dumps(codes.dictionary.to_pylist()).encode())
+        digest.update(codes.indices.to_numpy().tobytes())
+        digest.update(rows["line"].to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def key_of(inputs: Mapping[str, str]) -> str:
+    """One hash for all of a stage's inputs."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def read_hash(records: Iterable[Any]) -> str:
+    """SHA-256, in hex, of what was read of a file: its records, and those that were dropped, for what reason."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(asdict(record), sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -50,32 +67,25 @@ def one_at_a_time(runs: Path, key: str) -> Iterator[None]:
         yield
 
 
-def take_stage(run: RunFolder, stage: str, key: str, names: Sequence[str]) -> bool:
-    """Take over the files that another run beside this one has made in a stage, if there is one with the key."""
-    for path in sorted(run.path.parent.glob("*/stages.json")):
-        done = read_json(path)["stages"].get(stage, {})
-        if done.get("key") == key and path.parent != run.path:
+def take_stage(run: RunFolder, stage: str, inputs: Mapping[str, str], names: Sequence[str]) -> bool:
+    """Take over what another run beside this one has made of the same inputs in a stage, if there is one.
+
+    One whose files are not what it left there, or that can not be read, is passed over.
+    """
+    for path in sorted(run.path.parent.glob(f"*/{STAGES}")):
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # a damaged record; of an earlier version
+            record = read_json(path)
+            done, states = record["stages"][stage], record["files"][stage]
+            if record["inputs"][stage] != dict(inputs) or path.parent == run.path:
+                continue
+            if file_states(path.parent, names) != states:
+                continue
             for name in names:
-                if (path.parent / name).exists():
-                    _copy(path.parent / name, run.path / name)
-            run.finish(stage, done | {"shared_with": done.get("shared_with", path.parent.name), "seconds": 0.0})
+                _copy(path.parent / name, run.path / name)
+            shared = {"shared_with": done.get("shared_with", path.parent.name), "seconds": 0.0}
+            run.finish(stage, done | shared, states, inputs)
             return True
     return False
-
-
-def take_evaluation(run: RunFolder) -> bool:
-    """Take over the evaluation of the run whose training this one has, if it was on the same benchmark."""
-    other = run.path.parent / run.summary("train").get("shared_with", "")
-    if other == run.path.parent or not (other / "stages.json").exists():
-        return False
-    evaluated = read_json(other / "stages.json")["stages"].get("evaluate")
-    benchmarks = [yaml.safe_load((path / "config.yaml").read_text())["benchmark"] for path in (run.path, other)]
-    if evaluated is None or benchmarks[0] != benchmarks[1]:
-        return False
-    for name in EVALUATION:
-        _copy(other / name, run.path / name)
-    run.finish("evaluate", evaluated | {"shared_with": other.name, "seconds": 0.0})
-    return True
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -183,10 +183,13 @@ def finished(config: Config) -> bool:
     assert ends is not None
     stage, file = ends
     folder = Path(config.runs) / str(config.name)
-    if config.export is not None or not (folder / "stages.json").exists():
+    if config.export is not None or config.redo is not None:
         return False
-    known = read_json(folder / "stages.json")
-    return known["config_hash"] == config_hash(config.raw) and stage in known["stages"] and (folder / file).exists()
+    try:
+        known = read_json(folder / "stages.json")
+        return known["config_hash"] == config_hash(config.raw) and stage in known["stages"] and (folder / file).exists()
+    except (ValueError, KeyError, TypeError):  # not begun; or damaged, which the point itself will tell
+        return False
 
 
 def check_launcher(config: Config, launcher: str, settings: DictConfig) -> None:

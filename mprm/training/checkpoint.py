@@ -13,7 +13,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mprm.artifacts import atomic_file, is_rank_zero, remove
+from mprm.artifacts import atomic_file, is_rank_zero, reading, remove
 from mprm.backbones.base import StepModel
 
 _STEP = re.compile(r"step-(\d+)\.ckpt")
@@ -95,7 +95,8 @@ def load_weights(model: StepModel, path: Path) -> None:
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing; train first (task=train), or name another run")
-    tensors = load_file(path)
+    with reading(path):
+        tensors = load_file(path)
     model.set_kappa("kappa.weight" in tensors)
     put_back(model, tensors, path)
 

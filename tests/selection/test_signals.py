@@ -43,6 +43,7 @@ def test_columns(signals_of: Callable[..., pa.Table]) -> None:
         "line": 0,
         "offset": 0,
         "length": rows[2]["length"],
+        "record_hash": rows[2]["record_hash"],
         "question_hash": question_hash("Question 0?", ("0.png",)),
         "image_hashes": [question_hash("", ("0.png",))],
         "n_steps": 4,

@@ -10,7 +10,8 @@ import pytest
 from mprm import stages
 from mprm.artifacts import read_json
 from mprm.config import Config
-from mprm.run_folder import RunFolder, open_run
+from mprm.run_folder import open_run
+from mprm.stage_records import RunFolder
 from mprm.stages.shared import training_key
 
 Load = Callable[..., Config]
