@@ -122,7 +122,7 @@ class ChartWorldBenchmark(VisualProcessBench):
 
 def _settings(component: ChartWorld | ChartWorldBenchmark) -> dict[str, Any]:
     """What the content of the folder depends on, the solvers included."""
-    ignored = ("root", "annotations", "images", "cleaning", "unsampled", "path")
+    ignored = {f.name for reader in (VisualPRM400K, VisualProcessBench) for f in fields(reader)}
     settings = {f.name: getattr(component, f.name) for f in fields(component) if f.name not in ignored}
     if not settings.get("early_stop"):  # worlds that were written before there was one are the same
         settings.pop("early_stop", None)

@@ -1,7 +1,7 @@
 """Pairs of answers to questions about images, one of them better: what judges learn from and are measured on."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from mprm.data.questions import answer_text
@@ -61,10 +61,8 @@ class Preferences(RecordFile):
         return self.each(read)
 
     def with_images(self, pair: Pair) -> Pair:
-        """The pair; Unusable when an image of it is not there."""
-        if not all(map(self.image_folder.find, pair.images)):
-            raise Unusable("missing_image_file")
-        return pair
+        """The pair with the names of its image files; Unusable when one is not there."""
+        return replace(pair, images=self.image_folder.names(pair.images))
 
 
 def _pair_of(record: dict[str, Any], stem: str, number: int) -> Pair:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from mprm.data.records import RecordFile
@@ -43,8 +43,7 @@ class Questions(RecordFile):
         def read(stem: str, number: int, line: bytes) -> Question:
             record = json_object(line)
             question = question_of(record, stem, number, answer=answer_text(record.get("answer")))
-            if not all(map(self.image_folder.find, question.images)):
-                raise Unusable("missing_image_file")
+            question = replace(question, images=self.image_folder.names(question.images))
             if question.id in seen:
                 raise Unusable("duplicate_id")
             seen.add(question.id)

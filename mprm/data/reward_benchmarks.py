@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mprm.artifacts import atomic_file
+from mprm.data.image_folder import ImageFolder
 from mprm.data.preferences import Pair, Preferences, checked_pair
-from mprm.data.rollouts import Dropped, ImageFolder, Unusable, image_names, json_object
+from mprm.data.rollouts import Dropped, Unusable, image_names, json_object
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ A record is either used whole or dropped with one reason; nothing is repaired or
     duplicate_key       a key that an object has twice
     no_image            no image path
     missing_image_file  an image path without a file
+    image_outside       an image path that leads out of the folder of images: .., an absolute path, a URL
     no_question         no question text; preferences: no prompt
     no_steps            no list of steps, or an empty one
     bad_step            a step of the wrong type
@@ -33,10 +34,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -111,16 +111,23 @@ def numbered_lines(stream: BinaryIO, end: int | None = None) -> Iterator[tuple[i
     """Yield (number, byte offset, length in bytes, line) of every line from here on that begins before `end`.
 
     Numbers count from 0. Of a line longer than MAX_LINE_BYTES only the first MAX_LINE_BYTES + 1 bytes are held, which
-    `json_object` then refuses; the length is that of the whole line, newline included.
+    `json_object` then refuses; the length is that of the whole line, newline included. The byte order mark that a file
+    may begin with belongs to no line.
     """
     number, offset = 0, stream.tell()
     while (end is None or offset < end) and (line := stream.readline(MAX_LINE_BYTES + 1)):
         length = len(line)
         if length > MAX_LINE_BYTES and not line.endswith(b"\n"):
             length += rest_of_line(stream)
-        yield number, offset, length, line
+        mark = len(BOM_UTF8) if offset == 0 and line.startswith(BOM_UTF8) else 0
+        yield number, offset + mark, length - mark, line[mark:]
         number += 1
         offset += length
+
+
+def is_blank(line: bytes) -> bool:
+    """Is there nothing in the line? Of a very long one the end is not known, which is no blank line but a record."""
+    return (line.isspace() or not line) and len(line) <= MAX_LINE_BYTES
 
 
 def rest_of_line(stream: BinaryIO) -> int:
@@ -173,50 +180,11 @@ def check_text(*texts: str) -> None:
 
 
 def question_hash(question: str, images: tuple[str, ...] | list[str]) -> int:
-    """Signed 64-bit hash of question and image paths, the same on every machine: rollouts that share it share both."""
+    """Signed 64-bit hash of question and image files, as paths from the folder of images: rollouts that share it share
+    both, and the same folder gives the same hash on every machine."""
     return record_hash("\0".join((question, *images)).encode())
 
 
 def record_hash(line: bytes) -> int:
     """Signed 64-bit hash of a record as it stands in its file, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little", signed=True)
-
-
-class ImageFolder:
-    """Tells which images of a corpus exist, listing each folder once instead of asking for every record."""
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = str(root)
-        self.modified: dict[str, int | None] = {}  # every folder listed -> its mtime in ns, None when it is not there
-        self._files: dict[str, frozenset[str]] = {}
-
-    def find(self, image: str) -> Path | None:
-        """The file of an image path, or None.
-
-        Image paths begin with the name of the published archive, which the unpacked folder may lack: a path that is
-        not there is tried once more without its first folder.
-        """
-        for name in (image, image.partition("/")[2]):
-            path = os.path.join(self.root, name)
-            folder, _, file = path.rpartition("/")
-            if file in self._listing(folder):
-                return Path(path)
-        return None
-
-    def _listing(self, folder: str) -> frozenset[str]:
-        if folder not in self._files:
-            self.modified[folder] = modified_ns(folder)
-            try:
-                with os.scandir(folder) as entries:
-                    self._files[folder] = frozenset(entry.name for entry in entries if entry.is_file())
-            except (OSError, ValueError):  # ValueError: a NUL in the path
-                self._files[folder] = frozenset()
-        return self._files[folder]
-
-
-def modified_ns(path: str) -> int | None:
-    """Time of the last change in ns, None when there is nothing at `path`."""
-    try:
-        return os.stat(path).st_mtime_ns
-    except (OSError, ValueError):
-        return None

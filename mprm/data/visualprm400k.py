@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mprm.data.image_folder import ImageFolder, plain_path
+from mprm.data.records import source_files
 from mprm.data.rollouts import (
     LAST_KEY,
     UNIQUE_KEYS,
     Dropped,
-    ImageFolder,
     Rollout,
     Step,
     Unusable,
@@ -29,9 +30,13 @@ Measurement = tuple[float | None, int | None, int | None]  # score, num_mc_corre
 
 
 class Record(NamedTuple):
-    """A record in columns, one entry per step; `reason` is set when it is ranked but can not be trained on."""
+    """A record in columns, one entry per step; `reason` is set when it is ranked but can not be trained on.
+
+    images: the files, as paths from the folder of images; image_names: as they stand in the record.
+    """
 
     images: tuple[str, ...]
+    image_names: tuple[str, ...]
     question: str
     texts: list[str]
     scores: tuple[float | None, ...]
@@ -65,6 +70,8 @@ class VisualPRM400K:
     images: str | None = None
     cleaning: str = "strict"
     unsampled: str = "implied"
+    sources: list[str] | None = None
+    exclude_sources: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.cleaning not in ("strict", "published"):
@@ -76,7 +83,7 @@ class VisualPRM400K:
         """Annotation files in name order, one per source, which is the file's stem.
 
         Raises:
-            ValueError: a folder that was named is not there, or holds no *.jsonl.
+            ValueError: a folder that was named is not there, or one of its files can not be used (source_files).
         """
         if self.annotations is None and self.root is None:
             raise ValueError(
@@ -90,10 +97,7 @@ class VisualPRM400K:
             key, folder = "dataset.root", f"{self.root}/annotations"
         if not Path(folder).is_dir():
             raise ValueError(f"{key}: {folder} is not a folder; give the one that holds the annotations as *.jsonl")
-        files = sorted(Path(folder).glob("*.jsonl"))
-        if not files:
-            raise ValueError(f"{key}: {folder} holds no *.jsonl file; unpack the annotations there")
-        return files
+        return source_files(Path(folder), key, self.sources, self.exclude_sources)
 
     @cached_property
     def image_folder(self) -> ImageFolder | None:
@@ -106,14 +110,14 @@ class VisualPRM400K:
         return "dataset.images" if self.images else "dataset.root"
 
     def image_path(self, image: str) -> Path:
-        """The file of an image path as it stands in a record.
+        """The file of an image path.
 
         Raises:
             ValueError: no folder is set, or the file is not there.
         """
         if self.image_folder is None:
             raise ValueError("dataset.images is not set; give the folder that image paths start from")
-        path = self.image_folder.find(image)
+        path = self.image_folder.path(image)
         if path is None:
             where = f"{self._images_key}={self.image_folder.root}"
             raise ValueError(f"image {image} is not under {where}; restore it, or select again")
@@ -122,7 +126,7 @@ class VisualPRM400K:
     def rollout(self, source: str, line_number: int, line: bytes | str) -> Rollout | Dropped:
         """Parse and clean one record."""
         try:
-            record = self.read(line)
+            record = self.read(line, source)
         except Unusable as unusable:
             return Dropped(source, line_number, unusable.reason)
         if record.reason is not None:
@@ -130,8 +134,10 @@ class VisualPRM400K:
         columns = zip(record.texts, record.scores, record.correct, record.total, strict=True)
         return Rollout(source, line_number, record.images, record.question, tuple([Step(*step) for step in columns]))
 
-    def read(self, line: bytes | str) -> Record:
+    def read(self, line: bytes | str, source: str = "") -> Record:
         """Parse and clean one record into columns, which is what the signals of half a million records are made from.
+
+        source: that of the file, which helps to find its images.
 
         Raises:
             Unusable: nothing can be made of it. A record that can not be trained on but is ranked all the same, as the
@@ -139,7 +145,7 @@ class VisualPRM400K:
         """
         published = self.cleaning == "published"
         fields = json_object(line, LAST_KEY if published else UNIQUE_KEYS)
-        images = image_names(fields.get("image"))
+        names = image_names(fields.get("image"))
         question = _published_question(fields) if published else _question(fields)
         raw_steps = fields.get("steps_with_score")
         if not isinstance(raw_steps, list) or not raw_steps:
@@ -150,12 +156,13 @@ class VisualPRM400K:
             scores = self._with_unsampled(scores, total)
         texts = [text.strip() if isinstance(text := raw.get("step"), str) else "" for raw in raw_steps]
         joined = " ".join(texts)
-        check_text(question, joined, *images)
-        reason = self._defect(images, question, texts, scores)
+        check_text(question, joined, *names)
+        images, reason = self._found(names, source)
+        reason = reason or self._defect(question, texts, scores)
         ranked = published and any(score is not None for score in scores)
         if reason is not None and not ranked:
             raise Unusable(reason)
-        return Record(images, question, texts, scores, correct, total, _count_words(joined), reason)
+        return Record(images, names, question, texts, scores, correct, total, _count_words(joined), reason)
 
     def _with_unsampled(
         self, scores: tuple[float | None, ...], total: tuple[int | None, ...]
@@ -170,14 +177,29 @@ class VisualPRM400K:
             decided.append(score)
         return tuple(decided)
 
-    def _defect(
-        self, images: tuple[str, ...], question: str, texts: list[str], scores: tuple[float | None, ...]
-    ) -> str | None:
-        """Why a record that could be read can not be trained on."""
-        if not images:
-            return "no_image"
-        if self.image_folder is not None and not all(map(self.image_folder.find, images)):
-            return "missing_image_file"
+    def _found(self, names: tuple[str, ...], source: str) -> tuple[tuple[str, ...], str | None]:
+        """The image files of a record, or why it has none."""
+        if not names or self.image_folder is None:
+            return tuple(map(plain_path, names)), None if names else "no_image"
+        try:
+            return self.image_folder.names(names, source), None
+        except Unusable as unusable:
+            return names, unusable.reason
+
+    def tried(self, line: bytes, source: str) -> str:
+        """In words, where the first image that a record lacks was looked for."""
+        assert self.image_folder is not None
+        for name in image_names(json_object(line).get("image")):
+            if self.image_folder.find(name, source) is None:
+                return self.image_folder.tried(name, source)
+        raise AssertionError("no image is missing")
+
+    def wanted(self) -> str:
+        """The keys that a record should have."""
+        return "image, question_orig or question, and steps_with_score"
+
+    def _defect(self, question: str, texts: list[str], scores: tuple[float | None, ...]) -> str | None:
+        """Why a record with images that could be read can not be trained on."""
         if not question and self.cleaning == "strict":
             return "no_question"
         if "" in texts:

@@ -32,8 +32,7 @@ class VisualProcessBench(RecordFile):
         images = image_names(record.get("image"))
         if not images:
             raise Unusable("no_image")
-        if not all(map(self.image_folder.find, images)):
-            raise Unusable("missing_image_file")
+        images = self.image_folder.names(images)
         question, source = record.get("question"), record.get("data_source")
         if not isinstance(question, str) or not question.strip():
             raise Unusable("no_question")
@@ -53,6 +52,15 @@ def _steps_and_labels(response: object) -> tuple[tuple[str, ...], tuple[int, ...
         raise Unusable("bad_step")
     if not isinstance(labels, list) or len(labels) != len(steps):
         raise Unusable("length_mismatch")
-    if not all(type(label) is int and label in (1, -1, 0) for label in labels):
+    return tuple(steps), tuple(map(_label, labels))
+
+
+def _label(value: object) -> int:
+    """1, -1 or 0, which may be written as 1.0 or "1"."""
+    try:
+        label = float(value) if type(value) in (int, float, str) else None  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        label = None
+    if label not in (1, -1, 0):
         raise Unusable("bad_label")
-    return tuple(steps), tuple(labels)
+    return int(label)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mprm.artifacts import file_hash
 from mprm.data.examples import open_images
-from mprm.data.rollouts import Unusable, check_text, image_names, json_object, numbered_lines
+from mprm.data.rollouts import Unusable, check_text, image_names, is_blank, json_object, numbered_lines
 from mprm.evaluation.predict import NotScored, OpenImages, Scorable, Scored
 from mprm.evaluation.step_scores import StepScores
 from mprm.journal import Journal, journal
@@ -38,7 +38,7 @@ def score_file(source: Path, target: Path, score: Score, settings: Any, overwrit
     skipped = Counter[str]()
     with open(source, "rb") as stream:
         for number, _, _, line in numbered_lines(stream):
-            if line.isspace():
+            if is_blank(line):
                 continue
             try:
                 record = json_object(line)

@@ -16,7 +16,7 @@ from typing import Any
 
 from mprm.data.answers import final_answer, same_answer
 from mprm.data.questions import answer_text, question_of
-from mprm.data.rollouts import Unusable, check_text, json_object, numbered_lines
+from mprm.data.rollouts import Unusable, check_text, is_blank, json_object, numbered_lines
 
 FIELDS = "image, question, answer and candidates"
 
@@ -60,7 +60,7 @@ def read_candidates(path: str | Path) -> tuple[list[CandidateSet], dict[str, int
     unusable = Counter[str]()
     with open(path, "rb") as stream:
         for number, _, _, line in numbered_lines(stream):
-            if line.isspace():
+            if is_blank(line):
                 continue
             try:
                 read = _candidate_set(json_object(line), path.stem, number)

@@ -33,7 +33,7 @@ def export_published(
 
 
 def _published(example: Mapping[str, Any], target: Callable[[float], float]) -> dict[str, Any]:
-    images = example["images"]
+    images = example["image_names"]
     process = "\n\n".join(f"{step}<prm>" for step in example["steps"])
     return {
         "image": images[0] if len(images) == 1 else list(images),

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mprm.data.rollouts import Unusable, numbered_lines, question_hash, record_hash, rest_of_line
+from mprm.data.rollouts import Unusable, is_blank, numbered_lines, question_hash, record_hash, rest_of_line
 from mprm.data.visualprm400k import Record, VisualPRM400K
 from mprm.selection.parallel import in_processes
 
@@ -80,9 +80,9 @@ def _scan_chunk(dataset: VisualPRM400K, chunk: Chunk) -> tuple[pa.Table, int, di
             rest_of_line(stream)  # it began in the chunk before
         for number, offset, length, line in numbered_lines(stream, end):
             n_lines = number + 1
-            if not line.isspace():
+            if not is_blank(line):
                 try:
-                    record = dataset.read(line)
+                    record = dataset.read(line, source)
                     signals = (*_signals(record), record.reason)
                 except Unusable as unusable:
                     signals = (*NO_SIGNALS, unusable.reason)

@@ -5,8 +5,8 @@ Columns, one row per record (a line that is not blank), sources in file-name ord
     source, line        name of the annotation file without .jsonl; line number from 0, blank lines counted
     offset, length      where the record lies in its file, bytes, newline included
     record_hash         64 bits of these bytes
-    question_hash       64 bits of question and image paths
-    image_hashes        64 bits of every image path
+    question_hash       64 bits of question and image files
+    image_hashes        64 bits of every image file
     n_steps, n_words    steps; words of all steps (blanks and line breaks + 1)
     n_unsampled         steps of 0 of 0 continuations
     n_unsampled_negative  those of them that have score 0, see dataset.unsampled
@@ -38,12 +38,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mprm.artifacts import atomic_file, file_hash, write_json
-from mprm.data.rollouts import modified_ns
+from mprm.data.image_folder import modified_ns
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.scan import scan
 
 # Enters the key of the cache: raise it when a column or the cleaning of records changes its meaning.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 NUMERIC = ("n_steps", "n_words", "n", "n_pos", "p_pos", "reliability", "mean_mc", "min_mc")
 

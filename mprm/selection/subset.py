@@ -20,6 +20,7 @@ from mprm.data.rollouts import Unusable, question_hash, record_hash
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.keep import Selector, keep
 from mprm.selection.parallel import in_processes
+from mprm.selection.remarks import nothing_left
 from mprm.selection.signals import source_rows
 
 EXAMPLES = pa.schema(
@@ -28,6 +29,7 @@ EXAMPLES = pa.schema(
         ("source", pa.string()),
         ("question", pa.string()),
         ("images", pa.list_(pa.string())),
+        ("image_names", pa.list_(pa.string())),
         ("steps", pa.list_(pa.string())),
         ("scores", pa.list_(pa.float64())),
         ("n_correct", pa.list_(pa.int32())),
@@ -73,11 +75,7 @@ def write_subset(
     kept = keep(signals, selector)
     dropped = Counter(signals["drop_reason"].drop_null().to_pylist())
     if kept.num_rows == 0:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common())
-        raise ValueError(
-            f"dataset: none of {signals.num_rows} records is left to train on (dropped: {reasons or 'none'}); "
-            "see dataset.images and dataset.cleaning"
-        )
+        raise ValueError(nothing_left(dataset, signals))
     if add_entropy is not None and not selector.uses_entropy:
         kept = add_entropy(kept)
     manifest = {
@@ -165,7 +163,8 @@ def _write_dropped(path: Path, signals: pa.Table) -> None:
 def write_examples(folder: str | Path, dataset: VisualPRM400K, rows: pa.Table) -> None:
     """Write the rollouts of some rows of a signals table as a memory-mapped Hugging Face dataset.
 
-    Columns as in EXAMPLES; image paths as they stand in the record; entropy null where the rows have none.
+    Columns as in EXAMPLES; images: paths from the folder of images; image_names: as they stand in the record;
+    entropy: null where the rows have none.
 
     Raises:
         ValueError: the annotations changed since the signals were computed.
@@ -239,7 +238,7 @@ def _read_batch(dataset: VisualPRM400K, batch: Batch) -> pa.RecordBatch:
 def _example(dataset: VisualPRM400K, source: str, line_number: int, line: bytes) -> dict[str, Any] | None:
     """A row of EXAMPLES, None for a record that can not be trained on."""
     try:
-        record = dataset.read(line)
+        record = dataset.read(line, source)
     except Unusable:
         return None
     if record.reason is not None:
@@ -249,6 +248,7 @@ def _example(dataset: VisualPRM400K, source: str, line_number: int, line: bytes)
         "source": source,
         "question": record.question,
         "images": record.images,
+        "image_names": record.image_names,
         "steps": record.texts,
         "scores": record.scores,
         "n_correct": record.correct,

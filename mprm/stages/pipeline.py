@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def experiment(cfg: Config) -> None:
     """Select, train, evaluate and report."""
     check_before_selection(cfg)
-    if is_rank_zero() and next(iter(cfg.benchmark.solutions()), None) is None:
-        raise ValueError(f"benchmark.path={cfg.benchmark.path} holds no solution; give the test.jsonl of a benchmark")
+    if is_rank_zero():
+        cfg.benchmark.usable(cfg.benchmark.solutions())  # now, not after the training
     with open_run(cfg.raw) as run:
         _select(cfg, run)
         _train(cfg, run)
@@ -73,6 +73,7 @@ def _select(cfg: Config, run: RunFolder) -> None:
         wait_for_rank_zero(run, "select")
         return
     from mprm.selection.held_out import write_held_out
+    from mprm.selection.remarks import remarks
     from mprm.selection.signals import build_signals, inputs_of
     from mprm.selection.subset import unsampled_words, write_subset
 
@@ -98,6 +99,8 @@ def _select(cfg: Config, run: RunFolder) -> None:
     if held_out < cfg.held_out:
         others = "share a question or an image with more than so many" if held_out < eligible else "are none"
         console.print(f"held out {held_out:,} rollouts instead of held_out={cfg.held_out}: the others {others}")
+    for remark in remarks(cfg.dataset, signals):
+        console.print(remark)
 
 
 def _subset(cfg: Config, run: RunFolder) -> Dataset:
@@ -203,7 +206,6 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     if cfg.redo is None and take_stage(run, "evaluate", inputs, EVALUATION):
         start_tracker(cfg, run).finish({}, run.path)
         return
-    from mprm.data.rollouts import Dropped
     from mprm.evaluation.measure import evaluate as evaluate_predictions
     from mprm.evaluation.predict import Scorable
     from mprm.evaluation.predictions import write_predictions
@@ -211,7 +213,7 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
 
     check_devices(cfg)
     started = monotonic()
-    solutions = [record for record in records if not isinstance(record, Dropped)]
+    solutions, malformed = cfg.benchmark.usable(records)
     held_out = list(_held_out(cfg, run))
     processor, model = load_backbone(cfg)
     load_weights(model, run.path / "weights.safetensors")
@@ -236,7 +238,7 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     write_predictions(run.path / "predictions.jsonl", predictions)
     write_predictions(run.path / "validation_predictions.jsonl", calibration)
     results = evaluate_predictions(predictions, calibration, cfg.seed)
-    results["skipped"] = skipped | {"malformed": len(records) - len(solutions)}
+    results["skipped"] = dict(Counter(skipped) + Counter(malformed))
     write_json(run.path / "results.json", results)
     if not_scored := {reason: count for reason, count in results["skipped"].items() if count}:
         console.print("benchmark solutions not scored: " + ", ".join(f"{n} {why}" for why, n in not_scored.items()))

@@ -64,19 +64,13 @@ def _worked(
 
     Returns the results of the questions that could be used.
     """
-    from mprm.data.rollouts import Dropped
     from mprm.journal import journal
     from mprm.policy.solve import UNUSABLE
 
     if cfg.output is None:
         raise ValueError(f"task={cfg.task} needs output=FILE.jsonl")
-    read = list(cfg.questions.questions())
-    questions = [question for question in read if not isinstance(question, Dropped)]
-    skipped = Counter(question.reason for question in read if isinstance(question, Dropped))
-    if not questions:
-        raise ValueError(
-            f"questions.path={cfg.questions.path} holds no usable question ({_listed(skipped) or 'empty'})"
-        )
+    questions, dropped = cfg.questions.usable(cfg.questions.questions())
+    skipped = Counter(dropped)
     asked = [[q.id, q.images, q.question, q.answer] for q in questions]
     with (
         journal(Path(cfg.output), [cfg.task, settings, cfg.policy.identity(), asked], cfg.overwrite) as kept,

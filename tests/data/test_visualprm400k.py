@@ -207,7 +207,7 @@ def test_missing_files_are_a_reason_when_a_folder_is_given(tmp_path: Path) -> No
     (tmp_path / "set" / "folder.png").mkdir()
     assert isinstance(read(record(), images=str(tmp_path)), Rollout)
     assert isinstance(read(record(image="Archive-v1.1/set/0.png"), images=str(tmp_path)), Rollout)
-    for image in ("set/1.png", "set/folder.png", ["set/0.png", "set/1.png"], "set/\0.png", "no/" * 3000 + "0.png", "/"):
+    for image in ("set/1.png", "set/folder.png", ["set/0.png", "set/1.png"], "set/\0.png", "no/" * 3000 + "0.png", "."):
         assert read(record(image=image), images=str(tmp_path)) == Dropped("set", 3, "missing_image_file")
 
 

@@ -81,7 +81,7 @@ def test_strict_cleaning_fills_every_place(cache: Path) -> None:
 
 
 def test_several_images_and_unmeasured_steps(tmp_path: Path) -> None:
-    example = {"question": "q", "images": ["a.png", "b.png"], "steps": ["s", "t"], "scores": [0.5, 0.0]}
+    example = {"question": "q", "image_names": ["a.png", "b.png"], "steps": ["s", "t"], "scores": [0.5, 0.0]}
     counts = export_published(tmp_path / "out.jsonl", [example, example | {"scores": [0.5, None]}], hard)
     assert counts == {"written": 1, "skipped": 1}
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {

@@ -27,7 +27,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every line that was parsed."""
     seen: list[Any] = []
     read = VisualPRM400K.read
-    monkeypatch.setattr(VisualPRM400K, "read", lambda self, line: seen.append(line) or read(self, line))
+    monkeypatch.setattr(
+        VisualPRM400K, "read", lambda self, line, *source: seen.append(line) or read(self, line, *source)
+    )
     return seen
 
 
@@ -115,10 +117,10 @@ def test_annotations_that_change_while_they_are_read(
     corpus = dataset({"a": [[0.5]]})
     read = VisualPRM400K.read
 
-    def read_and_append(self: VisualPRM400K, line: bytes) -> Any:
+    def read_and_append(self: VisualPRM400K, line: bytes, source: str) -> Any:
         with open(tmp_path / "annotations" / "a.jsonl", "a") as file:
             file.write("\n")
-        return read(self, line)
+        return read(self, line, source)
 
     monkeypatch.setattr(VisualPRM400K, "read", read_and_append)
     with pytest.raises(ValueError, match="annotations changed while they were read"):
@@ -154,6 +156,7 @@ def test_every_line_is_a_row(content: list[bytes], newline: bool, chunk: int) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mprm.selection.scan, "CHUNK_BYTES", chunk)
         with tempfile.TemporaryDirectory() as folder:
+            content = [b"{}", *content]  # what a file begins with may say that it is something else
             Path(folder, "a.jsonl").write_bytes(b"\n".join(content) + b"\n" * newline)
             table = build_signals(VisualPRM400K(annotations=folder), Path(folder, "cache"))
     assert table["line"].to_pylist() == [i for i, line in enumerate(content) if line.strip()]

@@ -81,6 +81,7 @@ def test_kept_dropped_and_examples(corpus: VisualPRM400K, tmp_path: Path) -> Non
         "source": "a",
         "question": "Question 0?",
         "images": ["0.png"],
+        "image_names": ["0.png"],
         "steps": ["Step 0.", "Step 1."],
         "scores": [1.0, 0.0],
         "n_correct": [None, None],
