@@ -3,14 +3,20 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigKeyError,
+    ConfigTypeError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from mprm.messages import did_you_mean, type_name, unknown_key
 from mprm.run_folder import config_hash
@@ -33,6 +39,10 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.selection.keep import Selector
     from mprm.training.objectives import Objective
     from mprm.training.recipe import Machine, Recipe
+
+PACKAGE = Path(__file__).parent
+SHIPPED = "mprm/chartworld/weights/"
+MAY_BE_EMPTY = ("system", "instruction")  # texts for the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +73,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"task={self.task} is not one of {', '.join(TASKS)}{did_you_mean(self.task, TASKS)}")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} is negative; give 0 or more")
-        if self.held_out < 0:
-            raise ValueError(f"held_out={self.held_out} is negative; give a number of rollouts, e.g. 400")
         for name in ("solutions", "continuations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not positive; give e.g. 16")
@@ -77,7 +83,7 @@ class RunConfig:
             raise ValueError(f"redo={self.redo}: task=evaluate does no earlier stage; give task=experiment with it")
         if self.format not in ("hf", "original"):
             raise ValueError(f"format={self.format} is unknown; choose hf or original")
-        if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):
+        if self.name is not None and (self.name in (".", "..") or "/" in self.name):
             raise ValueError(
                 f"name={self.name} is not the name of a folder; give one without '/', and its place as runs="
             )
@@ -161,9 +167,11 @@ class Config(RunConfig):
 
     def _bound(self, group: str) -> Any:
         node = self.raw.get(group)
-        if node is None:
-            raise ValueError(f"{group} has no choice; give {group}=NAME, one of the files in conf/{group}")
-        return bind(node)
+        if isinstance(node, DictConfig):
+            return bind(node)
+        if group == "recipe":
+            raise ValueError(f"recipe={node} is no choice: backbone=NAME brings the recipe; give recipe.KEY=VALUE")
+        raise ValueError(f"{group} has no choice; give {group}=NAME, one of the files in conf/{group}")
 
 
 def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence[str] = ()) -> Config:
@@ -202,14 +210,32 @@ def bind(node: DictConfig) -> Any:
     """Make the frozen dataclass that node's `_target_` names out of the node's other keys.
 
     Raises:
-        ValueError: a key is unknown, a required one is missing, a value has the wrong type or the dataclass refuses it.
+        ValueError: it names no dataclass, a key is unknown, a required one is missing, or a value is refused.
     """
     group = str(node._key() or "component")
     values = _resolved(node, group)
-    module, _, name = values.pop("_target_").rpartition(".")
-    cls = getattr(import_module(module), name)
-    assert isinstance(cls, type), f"{group}._target_ names {cls}, which is no dataclass"
-    return _fill(cls, values, group)
+    cls = _component(values.pop("_target_", None), group)
+    return _fill(cls, {key: _packaged(value) for key, value in values.items()}, group)
+
+
+def _component(target: Any, group: str) -> type:
+    """The dataclass of that name, whoever wrote it."""
+    module, _, name = str(target).rpartition(".")
+    reason, found = "", None
+    try:
+        found = getattr(import_module(module), name, None)
+    except (ImportError, TypeError, ValueError) as error:  # the last two: of a name that begins or ends with a dot
+        reason = f" ({error})"
+    if isinstance(found, type) and is_dataclass(found):
+        return found
+    raise ValueError(
+        f"{group}._target_={target} names no component{reason}; leave it as the files in conf/{group} have it"
+    )
+
+
+def _packaged(value: Any) -> Any:
+    """Weights that ship with the project lie beside its code, from whichever folder it is run."""
+    return str(PACKAGE.parent / value) if isinstance(value, str) and value.startswith(SHIPPED) else value
 
 
 def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
@@ -241,17 +267,24 @@ def _refuse_unused(run: RunConfig, typed: Sequence[str]) -> None:
 
 def _fill(cls: type, values: Mapping[str, Any], group: str) -> Any:
     """An instance of the dataclass `cls`, every key and type checked; `group` is named in the messages."""
-    prefix = f"{group}." if group else ""
+    prefix, filled = f"{group}." if group else "", OmegaConf.structured(cls)
+    OmegaConf.set_readonly(filled, False)  # until the frozen instance is made of it
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+        for key, value in values.items():
+            filled.merge_with({key: value})
+            if value == "" and key not in MAY_BE_EMPTY:
+                raise ValueError(f"{prefix}{key}= is empty; give a value, or leave it out")
+        made = OmegaConf.to_object(filled)
+        for key, value in vars(made).items():  # what the class itself does not refuse
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int | float) and not 0 <= number <= 2**53:  # nan, too
+                    raise ValueError(f"{prefix}{key}={value} is not in [0, 2**53]; give another number")
+        return made
     except ConfigKeyError as error:
         known = [field.name for field in fields(cls)]
         message = unknown_key(f"{prefix}{error.full_key}", known if group else [*GROUPS, *known])
-    except ValidationError as error:
-        key, value = str(error.full_key), values
-        for part in key.split("."):
-            value = value[part] if isinstance(value, Mapping) else value
-        wanted = {field.name: field.type for field in fields(cls)}[key.split(".")[0].split("[")[0]]
+    except (ValidationError, ConfigTypeError):
+        wanted = {field.name: field.type for field in fields(cls)}[key]
         message = f"{prefix}{key}={'null' if value is None else value} has the wrong type; give {type_name(wanted)}"
     except MissingMandatoryValue as error:
         message = f"{prefix}{error.key} is missing; give {prefix}{error.key}=..."

@@ -76,4 +76,4 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def type_name(wanted: Any) -> str:
     if get_origin(wanted) is UnionType:
         return " or ".join(type_name(choice) for choice in get_args(wanted))
-    return TYPE_NAMES.get(wanted, str(wanted))
+    return "a list, [a,b]" if get_origin(wanted) is list else TYPE_NAMES.get(wanted, str(wanted))

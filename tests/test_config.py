@@ -93,12 +93,16 @@ def test_the_run_name_is_readable_and_follows_the_config(load: Callable[..., Con
     [
         ("task=slect", r"task=slect is not one of experiment, .*\(did you mean select\?\)"),
         ("seed=abc", r"seed=abc has the wrong type; give a whole number"),
-        ("seed=-1", r"seed=-1 is negative"),
+        ("seed=-1", r"seed=-1 is not in \[0, 2\*\*53\]; give another number"),
         ("seed=null", r"seed=null has the wrong type; give a whole number"),
         ("debug=maybe", r"debug=maybe has the wrong type; give true or false"),
         ("threshold=high", r"threshold=high is neither a number nor 'searched'"),
         ("threshold=nan", r"threshold=nan is neither a number nor 'searched'"),
         ("name=a/b", r"name=a/b is not the name of a folder"),
+        ("runs=", r"runs= is empty; give a value, or leave it out"),
+        ("cache=", r"cache= is empty; give a value, or leave it out"),
+        ("name=", r"name= is empty; give a value, or leave it out"),
+        ("dataset.root=", r"dataset.root= is empty; give a value, or leave it out"),
         ("name=..", r"name=.. is not the name of a folder"),
         ("+sed=3", r"sed is not a known key \(did you mean seed\?\); the keys are .*selector.*seed"),
         ("+selector.alhpa=3", r"selector.alhpa is not a known key \(did you mean alpha\?\); selector has .*alpha"),
@@ -155,12 +159,51 @@ def test_bind_resolves_converts_and_freezes() -> None:
         ({"size": -1}, "part.size=-1.0 is not positive"),
         ({"flag": "perhaps"}, "part.flag=perhaps has the wrong type; give true or false"),
         ({"names": 3}, "part.names=3 has the wrong type"),
+        ({"names": {"a": 1}}, r"part.names=\{'a': 1\} has the wrong type; give a list, \[a,b\] or null"),
         ({"sizes": 3}, r"part.sizes is not a known key \(did you mean size\?\); part has size, count, flag, names"),
     ],
 )
 def test_bind_names_key_value_and_remedy(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bind(part(**values))
+
+
+NUMBERS = [-1, float("nan"), float("inf"), 2**53 + 2, [1], {"a": 1}, "abc", ""]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_number_of_every_component_is_checked(load: Callable[..., Config], group: str) -> None:
+    config = load()
+    for field in fields(getattr(config, group)):
+        for bad in NUMBERS if "int" in str(field.type) or "float" in str(field.type) else []:
+            node = OmegaConf.to_container(config.raw[group], resolve=True)
+            root = OmegaConf.create({group: node | {field.name: bad}})  # type: ignore[operator]
+            with pytest.raises(ValueError, match=rf"{group}\.{field.name}=|negative") as caught:
+                bind(root[group])
+            assert explain(caught.value) is not None, (field, bad)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["nowhere.BIS", "mprm.selection.bsi.BIS", "mprm.selection.bis.BSI", "pathlib.Path", "BIS", "", ".BIS", None, 3],
+)
+def test_a_target_that_is_no_component_is_one_line(target: object) -> None:
+    with pytest.raises(ValueError, match=f"part._target_={target} names no component.*; leave it") as caught:
+        bind(part(_target_=target))
+    assert explain(caught.value) is not None
+
+
+def test_shipped_weights_are_found_from_any_folder(
+    load: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mprm" / "chartworld" / "weights" / "internvl").mkdir(
+        parents=True
+    )  # another checkout, or what is left of it
+    monkeypatch.chdir(tmp_path)
+    config = load()
+    assert config.raw.backbone.path == "mprm/chartworld/weights/internvl"
+    assert (config.backbone.folder() / "model.safetensors").is_file()
+    assert Path(str(config.pretrain.output)).is_absolute()
 
 
 def test_validate_leaves_its_argument_alone() -> None:

@@ -52,6 +52,11 @@ class Pretraining:
     def __post_init__(self) -> None:
         if self.family not in tiny.IMAGE_TOKENS:
             raise ValueError(f"pretrain.family={self.family} is unknown; use one of {', '.join(tiny.IMAGE_TOKENS)}")
+        for name in ("steps", "learning_rate", "checkpoint_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"pretrain.{name}={getattr(self, name)} is not positive; leave it out for the usual one"
+                )
         if self.batch_size < 16 or self.batch_size % 16:
             raise ValueError(f"pretrain.batch_size={self.batch_size} is not a multiple of 16; try 64")
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mprm.evaluation.predict import NotScored, Scorable
     from mprm.evaluation.step_scores import StepScores
 
-console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
+# A log file has no width of its own. [b] in a path is a path's, no mark for bold letters.
+console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
 
 
 def check_devices(cfg: Config) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.progress import track
 
 from mprm.artifacts import file_hash, weights_written, write_json, write_json_lines
@@ -145,7 +146,9 @@ def load_scorer(cfg: Config, run: str | None, description: str, open_images: Ope
     else:
         scorer = StepScorer(*load_backbone(cfg), cfg.backbone.max_length, max_tokens, device)
     return lambda solutions: iter(
-        track(scorer.scored(solutions, open_images), description, len(solutions), console=console, transient=True)
+        track(
+            scorer.scored(solutions, open_images), escape(description), len(solutions), console=console, transient=True
+        )
     )
 
 
