@@ -14,7 +14,7 @@ from typing import Any
 from mprm.data.questions import Question
 from mprm.journal import Journal
 from mprm.policy.policy import Completion, Policy, Prompt, split_steps
-from mprm.policy.solve import answer_of, batches
+from mprm.policy.solve import TOO_LONG, answer_of, batches, drawn
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,12 @@ def annotate(
     batch: int = 8,
 ) -> None:
     """Fill the journal: question id -> {"records": [...], "dropped": {reason: solutions}}, or {"unusable": reason}
-    where its images are.
+    where the question is.
 
     A record is one of VisualPRM400K-v1.1-Raw; solutions of the same text are records of their own. Dropped are
-    solutions that reached the limit of tokens (unfinished: they would be taught with a last step that is cut off) and
-    those without any text (no_steps). A continuation that reaches the limit is not right.
+    solutions that reached the limit of tokens (unfinished: they would be taught with a last step that is cut off),
+    those without any text (no_steps) and those with a prefix that is longer than what the policy reads (too_long).
+    A continuation that reaches the limit is not right.
 
     The last step is not continued: it ends the solution, nothing can follow it, so that K is N if the solution's
     answer is right and 0 otherwise.
@@ -64,18 +65,23 @@ def annotate(
     batch: questions that are annotated together and kept together; advance: told how many more are done.
     """
     for asked, usable in batches(policy, questions, image_path, kept, batch):
-        found = policy.complete([Prompt(q.id, paths, q.question, (), solutions) for q, paths in usable])
-        drawn: dict[str, list[Drawn]] = {}
+        found = drawn(policy, [Prompt(q.id, paths, q.question, (), solutions) for q, paths in usable], kept)
+        solved: dict[str, list[Drawn]] = {}
         dropped: dict[str, Counter[str]] = {}
         for (question, paths), completions in zip(usable, found, strict=True):
-            drawn[question.id], dropped[question.id] = _drawn(question, paths, completions, policy.separator)
-        everything = [solution for group in drawn.values() for solution in group]
-        continued = iter(policy.complete([p for solution in everything for p in solution.prompts(continuations)]))
-        records = {
-            name: [_record(solution, continued, continuations, policy.separator) for solution in group]
-            for name, group in drawn.items()
-        }
-        kept.add({name: {"records": records[name], "dropped": dropped[name]} for name in records})
+            solved[question.id], dropped[question.id] = _drawn(question, paths, completions, policy.separator)
+        everything = [solution for group in solved.values() for solution in group]
+        continued = iter(drawn(policy, [p for one in everything for p in one.prompts(continuations)], kept))
+        results: dict[str, Any] = {}
+        for (question, _), completions in zip(usable, found, strict=True):
+            records = [
+                _record(solution, continued, continuations, policy.separator) for solution in solved[question.id]
+            ]
+            whole = [record for record in records if record is not None]
+            if len(whole) < len(records):
+                dropped[question.id]["too_long"] = len(records) - len(whole)
+            results[question.id] = {"records": whole, "dropped": dropped[question.id]} if completions else TOO_LONG
+        kept.add(results)
         advance(asked)
 
 
@@ -97,12 +103,15 @@ def _drawn(
 
 def _record(
     solution: Drawn, continued: Iterator[list[Completion]], continuations: int, separator: str
-) -> dict[str, Any]:
-    """Takes the completions of the solution's prefixes from `continued`."""
+) -> dict[str, Any] | None:
+    """Takes the completions of the solution's prefixes from `continued`; None if there are none of one of them."""
     question, steps = solution.question, solution.steps
     counts = []
-    for length in range(1, len(steps)):
-        found = next(continued)
+    prefixes = [next(continued) for _ in steps[1:]]
+    if not all(prefixes):
+        return None
+    for length, found in enumerate(prefixes, start=1):
+        assert len(found) == continuations, "N is what was drawn"
         ended = [(*steps[:length], *split_steps(completion.text, separator)) for completion in found]
         counts.append(sum(answer_of(question, whole, c)[1] for whole, c in zip(ended, found, strict=True)))
     counts.append(continuations * answer_of(question, steps, solution.completion)[1])

@@ -13,7 +13,7 @@ import torch
 from mprm.artifacts import weights_written
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.folder import backbone_class
-from mprm.policy.policy import Completion, Prompt, check_sampling
+from mprm.policy.policy import Completion, Keep, Prompt, check_sampling
 from mprm.policy.sampler import Sampler, refusal
 
 
@@ -78,8 +78,8 @@ class LocalPolicy:
     def refusal(self, images: Sequence[Path]) -> str | None:
         return refusal(self.loaded[0], images)
 
-    def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
-        """prompt.n completions of every prompt, in order.
+    def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
+        """prompt.n completions of every prompt, in order; they come together, so that keep is told of none.
 
         Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,14 +25,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """What was written behind the steps that stood. n_tokens: tokens written, without the one that ends the solution;
-    finished: it was ended by the policy, not by the limit of tokens; entropy: of the next token, in nats, the mean over
-    what was written, None where the policy does not tell."""
+    """What was written behind the steps that stood. n_tokens: tokens written, without the one that ends the solution,
+    None where the policy does not tell; finished: it was ended by the policy, not by the limit of tokens; entropy: of
+    the next token, in nats, the mean over what was written, None where the policy does not tell."""
 
     text: str
-    n_tokens: int
+    n_tokens: int | None
     finished: bool
     entropy: float | None = None
+
+
+Keep = Callable[[Prompt, list[Completion]], None]
 
 
 class Policy(Protocol):
@@ -52,8 +55,12 @@ class Policy(Protocol):
         that it does not take); None when it can."""
         ...
 
-    def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
-        """prompt.n completions of every prompt, in order."""
+    def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
+        """prompt.n completions of every prompt, in order; none of a prompt that is too long for the policy.
+
+        keep: is told of the completions of a prompt as soon as they are there, by a policy where they come one by one
+        and cost something.
+        """
         ...
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,17 @@ import httpx
 
 from mprm.data.examples import image_fault, open_images
 from mprm.data.prompt import neutralise
-from mprm.policy.policy import Completion, Prompt, check_sampling, key_hash
+from mprm.policy.policy import Completion, Keep, Prompt, check_sampling, key_hash
 
 FIRST_PAUSE = 1.0  # seconds; every further one is twice as long
 LONGEST_PAUSE = 60.0
+SHOWN = 300  # characters of what a server says
+AGAIN = (408, 425, 429)  # and 5xx: the same request may be answered later
+ERROR = re.compile(r'\s*\{\s*"(?:error|object"\s*:\s*"error)"')
+TOO_LONG = re.compile(  # vLLM, SGLang, llama.cpp, OpenAI and TGI
+    r"context[ _](?:length|window|size)|maximum model length|max_model_len|tokens. must have less|max_new_tokens. must",
+    re.IGNORECASE,
+)
 ELSEWHERE = ("url", "parallel", "retries", "timeout", "api_key_env")  # what the completions do not depend on
 
 
@@ -34,8 +44,9 @@ class ServerPolicy:
 
     A begun solution is a last message of the assistant that the server goes on with (vLLM's continue_final_message). It
     ends with the separator. Where the server's chat template strips that, the policy may also go on with the last step.
-    Every request names its seed; whether the server keeps to it in whatever company is the server's matter. n_tokens is
-    the server's count of a request, divided among its completions by their length.
+    Every request names its seed; whether the server keeps to it in whatever company is the server's matter. A server
+    that gives fewer completions than it was asked for is asked for the others, with other seeds. n_tokens is the
+    server's count of a request, divided among its completions by their length; None where it does not count.
     """
 
     url: str = "http://localhost:8000/v1"
@@ -53,6 +64,8 @@ class ServerPolicy:
 
     def __post_init__(self) -> None:
         check_sampling(self.separator, self.temperature, self.top_p, self.max_new_tokens)
+        if not re.match("https?://[^/]", self.url):
+            raise ValueError(f"policy.url={self.url} is no address; give for example http://localhost:8000/v1")
         for name, least in (("parallel", 1), ("retries", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"policy.{name}={getattr(self, name)} is too small; give at least {least}")
@@ -79,22 +92,49 @@ class ServerPolicy:
             limits=httpx.Limits(max_connections=self.parallel),
         )
 
-    def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
-        """prompt.n completions of every prompt, in order.
+    def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
+        """prompt.n completions of every prompt, in order; none where the server says that it is too long.
+
+        keep: is told of every prompt's as soon as they are there, also of those that were under way when one failed.
 
         Raises ValueError for an image that can not be read, a request that the server refuses, and a server that does
-        not answer.
+        not answer, or not in its protocol.
         """
-        with ThreadPoolExecutor(self.parallel) as pool:
-            return list(pool.map(self._completed, prompts))
+        assert self.client, "opened here, not by several threads"
+        found: dict[int, list[Completion]] = {}
+
+        def store(future: Future[list[Completion]]) -> None:
+            number = waiting[future]
+            found[number] = future.result()
+            if keep is not None:
+                keep(prompts[number], found[number])
+
+        pool = ThreadPoolExecutor(self.parallel)
+        waiting = {pool.submit(self._completed, prompt): number for number, prompt in enumerate(prompts)}
+        try:
+            for future in as_completed(waiting):
+                store(future)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for future, number in waiting.items():  # what was under way when one failed is there, too
+                if number not in found and not future.cancelled() and future.exception() is None:
+                    store(future)
+        return [found[number] for number in range(len(prompts))]
 
     def _completed(self, prompt: Prompt) -> list[Completion]:
-        answer = self._post(self.request(prompt))
-        choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-        texts = [choice["message"]["content"] or "" for choice in choices]
-        counts = shares(answer["usage"]["completion_tokens"], [len(text) for text in texts])
-        finished = [choice["finish_reason"] == "stop" for choice in choices]
-        return [Completion(*one) for one in zip(texts, counts, finished, strict=True)]
+        found: list[Completion] = []
+        while len(found) < prompt.n:
+            body = self.request(prompt)
+            if found:
+                seed = key_hash(f"{self.seed}\0{prompt.key}\0{len(found)}") % 2**31
+                body |= {"n": prompt.n - len(found), "seed": seed}
+            choices, total = self._post(body)
+            if not choices:
+                return []
+            texts = [text for text, _ in choices]
+            counts = [None] * len(texts) if total is None else shares(total, [len(text) for text in texts])
+            found += [Completion(text, n, ended) for (text, ended), n in zip(choices, counts, strict=True)]
+        return found[: prompt.n]
 
     def request(self, prompt: Prompt) -> dict[str, Any]:
         """Body of the POST /chat/completions for a prompt."""
@@ -118,27 +158,77 @@ class ServerPolicy:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         return body
 
-    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _post(self, body: dict[str, Any]) -> tuple[list[tuple[str, bool]], int | None]:
+        """What choices_of() finds in the answer; no choices when the server says that the prompt is too long."""
+        pause = 0.0
         for attempt in range(self.retries + 1):
             if attempt:
-                time.sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
+                time.sleep(min(max(pause, FIRST_PAUSE * 2 ** (attempt - 1)), LONGEST_PAUSE))
             try:
                 response = self.client.post("chat/completions", json=body)
-            except httpx.TransportError as error:
-                fault = f"{type(error).__name__}: {error}"
+            except httpx.RequestError as error:
+                fault, pause = f"{type(error).__name__}: {error}", 0.0
                 continue
+            pause = seconds(response.headers.get("Retry-After", ""))
+            fault = f"{response.status_code} {' '.join(response.text.split())[:SHOWN]}"
             if response.is_success:
-                answer: dict[str, Any] = response.json()
-                return answer
-            fault = f"{response.status_code} {' '.join(response.text.split())}"
-            if response.status_code != httpx.codes.TOO_MANY_REQUESTS and not response.is_server_error:
+                try:
+                    return choices_of(response.json())
+                except (ValueError, RecursionError) as error:
+                    fault = f"{error}: {fault}"
+            if response.next_request is not None:
+                url = str(response.next_request.url).removesuffix("/chat/completions")
+                raise ValueError(f"policy.url={self.url} has moved; give policy.url={url}")
+            is_error = response.is_client_error or (response.is_success and ERROR.match(response.text))
+            if is_error and TOO_LONG.search(response.text):
+                return [], None
+            if response.is_client_error and response.status_code not in AGAIN:
                 raise ValueError(
                     f"policy.url={self.url} refused a request ({fault}); mend policy.model or its settings"
                 )
         raise ValueError(
-            f"policy.url={self.url} does not answer after {self.retries + 1} attempts ({fault}); start the server, and "
-            "then the same command again"
+            f"policy.url={self.url} does not answer after {self.retries + 1} attempts ({fault}); start the server, see "
+            "that policy.url is that of its API, up to /v1, and give the same command again"
         )
+
+
+def choices_of(answer: Any) -> tuple[list[tuple[str, bool]], int | None]:
+    """Text of every choice, and whether the policy ended it, in order; the tokens of all, None where they are not told.
+
+    Raises ValueError unless the answer holds choices of the protocol.
+    """
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list) or not choices:
+        raise ValueError("no choices")
+    if not all(isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices):
+        raise ValueError("a choice without a message")
+    if all(type(choice.get("index")) is int for choice in choices):
+        choices = sorted(choices, key=lambda choice: choice["index"])
+    texts = [_text(choice["message"].get("content")) for choice in choices]
+    ended = [choice.get("finish_reason") == "stop" for choice in choices]
+    usage = answer.get("usage")
+    total = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return list(zip(texts, ended, strict=True)), total if type(total) is int and total >= 0 else None
+
+
+def _text(content: object) -> str:
+    """The text of a message: a string, a list of parts, or null. Half a character is U+FFFD, as tokenizers have it."""
+    parts = content if isinstance(content, list) else ["" if content is None else content]
+    texts = [part.get("text", "") if isinstance(part, dict) else part for part in parts]
+    text = "".join(part for part in texts if isinstance(part, str))
+    if not all(isinstance(part, str) for part in texts):
+        raise ValueError("a message without text")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def seconds(retry_after: str) -> float:
+    """What a Retry-After header asks for, a number or a date; 0 for anything else."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
 
 
 @lru_cache(maxsize=64)  # the prompts of a question come one after the other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from mprm.data.questions import Question
 from mprm.journal import Journal
 from mprm.policy.policy import Completion, Policy, Prompt, split_steps
 
-UNUSABLE = "unusable"  # instead of a result: why the policy can not look at the question's images
+UNUSABLE = "unusable"  # instead of a result: why the policy can not be asked the question
+TOO_LONG = {UNUSABLE: "too_long"}  # the question is longer than what the policy reads
+DRAWN = "\0drawn\0"  # and a prompt's key: the key of its completions, kept before their question is done
 
 
 def sample(
@@ -24,7 +27,7 @@ def sample(
     advance: Callable[[int], None],
     batch: int = 32,
 ) -> None:
-    """Fill the journal: question id -> a record of candidates, or {"unusable": reason} where the images are.
+    """Fill the journal: question id -> a record of candidates, or {"unusable": reason} where the question is.
 
     A record: {"id", "source", "image": [...], "question", "answer", "candidates": [{"steps": [...], "final_answer",
     "correct", "n_tokens"}]}. A candidate that reached the limit of tokens has no final answer (null) and is wrong,
@@ -34,9 +37,30 @@ def sample(
     """
     for asked, usable in batches(policy, questions, image_path, kept, batch):
         prompts = [Prompt(q.id, paths, q.question, (), solutions) for q, paths in usable]
-        completions = policy.complete(prompts)
-        kept.add({q.id: _record(q, found, policy) for (q, _), found in zip(usable, completions, strict=True)})
+        completions = drawn(policy, prompts, kept)
+        kept.add(
+            {
+                q.id: _record(q, found, policy) if found else TOO_LONG
+                for (q, _), found in zip(usable, completions, strict=True)
+            }
+        )
         advance(asked)
+
+
+def drawn(policy: Policy, prompts: Sequence[Prompt], kept: Journal) -> list[list[Completion]]:
+    """The completions of every prompt, in order. Those that a policy hands over one by one are in the journal at once,
+    and not asked for again by a process that goes on after a kill."""
+
+    def keep(prompt: Prompt, completions: list[Completion]) -> None:
+        kept.add({DRAWN + prompt.key: [astuple(completion) for completion in completions]})
+
+    waiting = [prompt for prompt in prompts if DRAWN + prompt.key not in kept.done]
+    fresh = zip(waiting, policy.complete(waiting, keep) if waiting else [], strict=True)
+    found = {prompt.key: completions for prompt, completions in fresh}
+    for prompt in prompts:  # from memory, not from the file
+        before = kept.done.pop(DRAWN + prompt.key, [])
+        found.setdefault(prompt.key, [Completion(*fields) for fields in before])
+    return [found[prompt.key] for prompt in prompts]
 
 
 def batches(
@@ -44,6 +68,8 @@ def batches(
 ) -> Iterator[tuple[int, list[tuple[Question, tuple[Path, ...]]]]]:
     """How many questions the batch has that were not done before, and those of them that the policy can look at, with
     their image files; the others are results already."""
+    for key in [key for key in kept.done if key.startswith(DRAWN) and key.split("\0")[2] in kept.done]:
+        del kept.done[key]
     waiting = (question for question in questions if question.id not in kept.done)
     while chosen := list(islice(waiting, batch)):
         usable = []

@@ -76,11 +76,17 @@ def _worked(
         journal(Path(cfg.output), [cfg.task, settings, cfg.policy.identity(), asked], cfg.overwrite) as kept,
         Progress(console=console, transient=True) as progress,
     ):
-        bar = progress.add_task(cfg.task, total=len(questions), completed=len(kept.done))
+        done = sum(question.id in kept.done for question in questions)
+        bar = progress.add_task(cfg.task, total=len(questions), completed=done)
         work(questions, kept, lambda more: progress.advance(bar, more))
         results = [kept.done[question.id] for question in questions]
         skipped.update(result[UNUSABLE] for result in results if UNUSABLE in result)
         usable = [result for result in results if UNUSABLE not in result]
+        if not usable:
+            raise ValueError(
+                f"none of the {len(results)} questions can be asked ({_listed(skipped)}); mend the images; where they "
+                "are too_long, lower policy.max_new_tokens or serve the model with a longer context"
+            )
         kept.finish(record for result in usable for record in records(result))
     if skipped:
         console.print(f"questions left out: {_listed(skipped)}")

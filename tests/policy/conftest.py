@@ -12,7 +12,7 @@ from PIL import Image
 from mprm.chartworld.world import draw, question_text, sample_problems, true_items
 from mprm.data.questions import Question
 from mprm.policy.local import LocalPolicy
-from mprm.policy.policy import Completion, Prompt
+from mprm.policy.policy import Completion, Keep, Prompt
 
 WEIGHTS = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights"
 
@@ -46,12 +46,16 @@ def charts(tmp_path_factory: pytest.TempPathFactory) -> list[Question]:
 class Scripted:
     """A policy that goes on from `steps` with script[steps], its n completions taken in turn; it notes its prompts.
 
-    refused: image files that it can not look at; fails_at: the call of complete() that is interrupted.
+    refused: image files that it can not look at; fails_at: the call of complete() that is interrupted; long: steps
+    that are too long for it; paid: it hands over its completions one by one, and is interrupted at the prompt of this
+    number.
     """
 
     script: Mapping[tuple[str, ...], Sequence[Completion]]
     refused: tuple[str, ...] = ()
     fails_at: int | None = None
+    long: tuple[tuple[str, ...], ...] = ()
+    paid: int | None = None
     separator: str = "\n"
     calls: list[list[Prompt]] = field(default_factory=list)
 
@@ -61,11 +65,20 @@ class Scripted:
     def refusal(self, images: Sequence[Path]) -> str | None:
         return "unreadable_image" if {path.name for path in images} & set(self.refused) else None
 
-    def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+    def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
         if len(self.calls) == self.fails_at:
             raise KeyboardInterrupt
-        self.calls.append(list(prompts))
-        return [[self.script[p.steps][n % len(self.script[p.steps])] for n in range(p.n)] for p in prompts]
+        self.calls.append([])
+        found = []
+        for p in prompts:
+            if sum(map(len, self.calls)) == self.paid:
+                raise KeyboardInterrupt
+            self.calls[-1].append(p)
+            script = self.script[p.steps]
+            found.append([] if p.steps in self.long else [script[n % len(script)] for n in range(p.n)])
+            if self.paid is not None and keep is not None:
+                keep(p, found[-1])
+        return found
 
 
 @pytest.fixture

@@ -113,6 +113,28 @@ def test_a_killed_annotation_goes_on(scripted: Any, tmp_path: Path, call: int) -
     assert asked == [question.id for question in QUESTIONS[call // 2 :]]
 
 
+@pytest.mark.parametrize("prompt", range(18))
+def test_what_was_paid_for_is_not_asked_again(scripted: Any, tmp_path: Path, prompt: int) -> None:
+    """Killed before each prompt of a policy that hands over its completions one by one."""
+    uninterrupted = annotated(scripted(SCRIPT), tmp_path / "whole", 2)
+    first, second = scripted(SCRIPT, paid=prompt), scripted(SCRIPT, paid=99)
+    with pytest.raises(KeyboardInterrupt):
+        annotated(first, tmp_path / "out", 2)
+    done = annotated(second, tmp_path / "out", 2)
+    assert {q.id: done[q.id] for q in QUESTIONS} == uninterrupted
+    asked = [p.key for policy in (first, second) for call in policy.calls for p in call]
+    assert len(asked) == len(set(asked)) == 18
+
+
+def test_what_is_too_long_for_the_policy_is_dropped_and_counted(scripted: Any, tmp_path: Path) -> None:
+    done = annotated(scripted(SCRIPT, long=((RED, BLUE),)), tmp_path / "prefix")
+    assert [record["response"] for record in done["q0"]["records"]] == [f"red is 5.\n{WRONG}\n"]
+    assert done["q0"]["dropped"] == {"unfinished": 1, "no_steps": 1, "too_long": 2}
+    assert counts(done["q0"]["records"][0]) == [1, 0]
+    done = annotated(scripted(SCRIPT, long=((),)), tmp_path / "question")
+    assert done["q0"] == {"unusable": "too_long"}
+
+
 def test_the_reader_of_the_published_data_reads_the_records(scripted: Any, tmp_path: Path) -> None:
     done = annotated(scripted(SCRIPT), tmp_path / "out")
     (tmp_path / "annotations").mkdir()

@@ -81,6 +81,11 @@ def test_what_was_solved_before_a_kill_is_not_solved_again(scripted: Any, tmp_pa
     assert told == [2]
 
 
+def test_a_question_too_long_for_the_policy_is_counted(scripted: Any, tmp_path: Path) -> None:
+    done = solved(scripted(SCRIPT, long=((),)), tmp_path / "out")
+    assert [done[f"q{n}"]["unusable"] for n in range(5)] == ["too_long"] * 3 + ["missing_image_file", "too_long"]
+
+
 def test_the_tiny_policy_is_often_right(tiny_policy: Any, charts: list[Question], tmp_path: Path) -> None:
     policy = tiny_policy("internvl")
     with journal(tmp_path / "out", policy.identity(), overwrite=False) as kept:

@@ -15,6 +15,8 @@ from mprm.artifacts import read_json
 from mprm.config import Config
 from mprm.data.rollouts import Rollout
 from mprm.data.visualprm400k import VisualPRM400K
+from mprm.policy.policy import Completion, Prompt
+from mprm.policy.server import ServerPolicy
 from mprm.reranking.candidates import read_candidates
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -132,3 +134,20 @@ def test_no_question_is_one_line(load: Load, tmp_path: Path) -> None:
         stages.sample(load("task=sample", "questions=jsonl", path, f"output={tmp_path / 'out.jsonl'}"))
     with pytest.raises(ValueError, match=r"^task=annotate needs output=FILE.jsonl"):
         stages.annotate(load("task=annotate"))
+
+
+def test_questions_longer_than_the_servers_context_are_counted(
+    few: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def complete(policy: ServerPolicy, prompts: list[Prompt], keep: object = None) -> list[list[Completion]]:
+        return [[] if p.key in long else [Completion("The answer is 4.", 5, True)] * p.n for p in prompts]
+
+    monkeypatch.setattr(ServerPolicy, "complete", complete)
+    config = few("policy=server", "policy.model=m", "task=sample", f"output={tmp_path / 'out.jsonl'}")
+    long = {"0", "5"}
+    stages.sample(config)
+    assert "questions left out: 2 too_long" in capsys.readouterr().out
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 22
+    long = set(map(str, range(24)))
+    with pytest.raises(ValueError, match=r"\Anone of the 24 questions can be asked \(24 too_long\).*\Z"):
+        stages.annotate(few("policy=server", "policy.model=m", "task=annotate", f"output={tmp_path / 'none.jsonl'}"))
