@@ -117,6 +117,8 @@ def test_what_can_not_be_scored_is_one_line(exported: Path, tmp_path: Path) -> N
     scorer = StepScorer.from_pretrained(exported, device="cpu")
     with pytest.raises(ValueError, match=r"^solution 0 can not be scored: image .*none\.png can not be read"):
         scorer.score(tmp_path / "none.png", "Why?", ["a"])
+    with pytest.raises(ValueError, match=r"^solution 0 can not be scored: there is no image"):
+        scorer.score([], "Why?", ["a"])
     with pytest.raises(ValueError, match=r"^steps of solution 0 are \[\]; give a list"):
         scorer.score(picture(56, 56), "Why?", [])
     with pytest.raises(ValueError, match=r"^steps of solution 0 are 'red is 4'; give a list"):

@@ -146,7 +146,7 @@ class VisualPRM400K:
         published = self.cleaning == "published"
         fields = json_object(line, LAST_KEY if published else UNIQUE_KEYS)
         names = image_names(fields.get("image"))
-        question = _published_question(fields) if published else _question(fields)
+        question = _published_question(fields) if published else question_text(fields)
         raw_steps = fields.get("steps_with_score")
         if not isinstance(raw_steps, list) or not raw_steps:
             raise Unusable("no_steps")
@@ -285,7 +285,8 @@ def _published_measurement(raw: object) -> Measurement:
     return score if 0 <= score <= 1 else None, correct, total
 
 
-def _question(record: dict[str, Any]) -> str:
+def question_text(record: dict[str, Any]) -> str:
+    """The question of a record, without the <image> that it may begin with; "" when there is none."""
     return _text(record.get("question_orig")) or LEADING_IMAGES.sub("", _text(record.get("question")))
 
 

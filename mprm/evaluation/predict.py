@@ -34,8 +34,8 @@ class Scorable:
 
 @dataclass(frozen=True)
 class NotScored:
-    """Why a solution has no scores: missing_image_file, unreadable_image, refused_image (the processor can not take its
-    shape) or too_long; and in words."""
+    """Why a solution has no scores: no_image, missing_image_file, unreadable_image, refused_image (the processor can
+    not take its shape) or too_long; and in words."""
 
     reason: str
     message: str
@@ -88,6 +88,8 @@ def seen_by(
     names: Sequence[str], open_images: OpenImages, processor: Processor
 ) -> tuple[list[tuple[int, int]], dict[str, torch.Tensor]] | NotScored:
     """Sizes and tensors of a question's images."""
+    if not names:
+        return NotScored("no_image", "there is no image")
     try:
         images = open_images(names)
     except ValueError as error:

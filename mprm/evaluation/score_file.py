@@ -11,19 +11,24 @@ from typing import Any
 
 from mprm.artifacts import file_hash
 from mprm.data.examples import open_images
+from mprm.data.image_folder import ImageFolder
+from mprm.data.records import check_json_lines
 from mprm.data.rollouts import Unusable, check_text, image_names, is_blank, json_object, numbered_lines
+from mprm.data.visualprm400k import question_text
 from mprm.evaluation.predict import NotScored, OpenImages, Scorable, Scored
 from mprm.evaluation.step_scores import StepScores
 from mprm.journal import Journal, journal
 
 Score = Callable[[Sequence[Scorable]], Scored]
+FIELDS = "image, question and steps, or records of VisualProcessBench or VisualPRM400K-v1.1-Raw"
 AT_ONCE = 64  # solutions: what a kill can lose
 
 
 def score_file(source: Path, target: Path, score: Score, settings: Any, overwrite: bool) -> tuple[int, dict[str, int]]:
     """Score every record of a JSON lines file and write it again with its scores.
 
-    A record has image (a path, or a list of paths), question and steps. Added are step_scores, P(yes) of every step,
+    A record has image (a path, or a list of paths), question and steps, or is one of VisualProcessBench or of
+    VisualPRM400K-v1.1-Raw. Added are step_scores, P(yes) of every step,
     and with a kappa head step_sigmas, their standard deviations; or step_scores null and not_scored, the reason. Lines
     that are no JSON object are left out. `settings`: all that the scores depend on besides the file.
 
@@ -31,7 +36,8 @@ def score_file(source: Path, target: Path, score: Score, settings: Any, overwrit
     Raises ValueError if the source is not there, or the target is and is not to be overwritten.
     """
     if not source.is_file():
-        raise ValueError(f"input={source} is not a file; give JSON lines with image, question and steps")
+        raise ValueError(f"input={source} is not a file; give JSON lines with {FIELDS}")
+    check_json_lines(source, "input")
     records: dict[str, dict[str, Any]] = {}
     solutions: list[Scorable] = []
     reasons: dict[str, str] = {}
@@ -84,7 +90,8 @@ def _scores(found: StepScores | NotScored) -> dict[str, Any]:
 
 
 def _solution(number: str, record: dict[str, Any]) -> Scorable:
-    images, question, steps = image_names(record.get("image")), record.get("question"), record.get("steps")
+    images = image_names(record.get("image"))
+    question, steps = _question_and_steps(record)
     if not images:
         raise Unusable("no_image")
     if not isinstance(question, str) or not question.strip():
@@ -96,11 +103,26 @@ def _solution(number: str, record: dict[str, Any]) -> Scorable:
     return Scorable(number, images, question, steps)
 
 
+def _question_and_steps(record: dict[str, Any]) -> tuple[Any, Any]:
+    response, raw = record.get("response"), record.get("steps_with_score")
+    if "steps" not in record and isinstance(response, dict):  # VisualProcessBench
+        return record.get("question"), response.get("steps")
+    if "steps" not in record and isinstance(raw, list):
+        texts = [step.get("step") if isinstance(step, dict) else None for step in raw]
+        return question_text(record), [text.strip() if isinstance(text, str) else text for text in texts]
+    return record.get("question"), record.get("steps")
+
+
 def open_beside(file: Path) -> OpenImages:
-    """Opens images by paths that start from the file's own folder, or from the working folder."""
+    """Opens images by paths that start from the file's own folder, or from the working folder; else they are looked for
+    as those of annotations, below the file's folder and the one above it."""
+    folders = [ImageFolder(file.absolute().parent), ImageFolder(file.absolute().parent.parent)]
 
     def path(name: str) -> Path:
-        beside = file.parent / name
-        return beside if beside.is_file() else Path(name)
+        for exact in (file.parent / name, Path(name)):
+            if exact.is_file():
+                return exact
+        found = (Path(folder.root, image) for folder in folders if (image := folder.find(name, file.stem)))
+        return next(found, Path(name))
 
     return lambda names: open_images([path(name) for name in names])

@@ -16,6 +16,7 @@ from typing import Any
 
 from mprm.data.answers import final_answer, same_answer
 from mprm.data.questions import answer_text, question_of
+from mprm.data.records import check_json_lines, first_keys
 from mprm.data.rollouts import Unusable, check_text, is_blank, json_object, numbered_lines
 
 FIELDS = "image, question, answer and candidates"
@@ -56,6 +57,7 @@ def read_candidates(path: str | Path) -> tuple[list[CandidateSet], dict[str, int
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"input={path} is not a file; give JSON lines with {FIELDS}")
+    check_json_lines(path, "input")
     sets: dict[str, CandidateSet] = {}
     unusable = Counter[str]()
     with open(path, "rb") as stream:
@@ -71,7 +73,9 @@ def read_candidates(path: str | Path) -> tuple[list[CandidateSet], dict[str, int
                 unusable[dropped.reason] += 1
     if not sets:
         reasons = ", ".join(f"{reason} {count}" for reason, count in unusable.items()) or "it is empty"
-        raise ValueError(f"input={path} has no usable record ({reasons}); give JSON lines with {FIELDS}")
+        raise ValueError(
+            f"input={path} has no usable record ({reasons}): {first_keys(path)}; give JSON lines with {FIELDS}"
+        )
     return list(sets.values()), dict(unusable)
 
 

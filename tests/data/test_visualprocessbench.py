@@ -54,6 +54,17 @@ def test_a_record_becomes_a_solution_with_its_texts_as_they_stand(folder: Path) 
     ]
 
 
+def test_labels_may_be_written_in_other_ways(folder: Path) -> None:
+    steps = [str(n) for n in range(7)]
+    labels = [1.0, -1.0, 0.0, "1", "-1", " 0 ", "1.0"]
+    (solution,) = solutions(
+        folder, json.dumps(record(response={"steps": steps, "process_correctness": labels})).encode()
+    )
+    assert isinstance(solution, Solution)
+    assert solution.labels == (1, -1, 0, 1, -1, 0, 1)
+    assert all(type(label) is int for label in solution.labels)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -68,7 +79,11 @@ def test_a_record_becomes_a_solution_with_its_texts_as_they_stand(folder: Path) 
         ({"response": {"steps": ["a"]}}, "length_mismatch"),
         ({"response": {"steps": ["a"], "process_correctness": [2]}}, "bad_label"),
         ({"response": {"steps": ["a"], "process_correctness": [True]}}, "bad_label"),
-        ({"response": {"steps": ["a"], "process_correctness": [None]}}, "bad_label"),
+        *(
+            ({"response": {"steps": ["a"], "process_correctness": [label]}}, "bad_label")
+            for label in (None, 0.5, "right", "", "nan", 10**400, [1], float("inf"))
+        ),
+        ({"image": "../images/0.png"}, "image_outside"),
     ],
 )
 def test_reasons(changes: dict[str, Any], reason: str, folder: Path) -> None:

@@ -113,6 +113,42 @@ def test_images_lie_beside_the_file_or_in_the_working_folder(tmp_path: Path, mon
         open_beside(tmp_path / "beside" / "in.jsonl")(["c.png"])
 
 
+def test_images_of_published_records_are_found_as_annotations_find_them(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for name in ("images/Geo/0.png", "images/nlvr2/images/train-0.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    opened = open_beside(tmp_path / "annotations" / "nlvr2_en.jsonl")
+    assert len(opened(["VisualPRM400K-v1.1-Raw/Geo/0.png", "images/train-0.png"])) == 2
+
+
+def test_published_records_are_read_as_they_are(tmp_path: Path) -> None:
+    asked = {"image": ["a.png"], "question": "<image>\nWhy?"}
+    raw = [{"step": " ab ", "score": "?"}, {"step": "abc"}]
+    records = [
+        asked | {"question": "Why <image1>?", "response": {"steps": ["ab", "abc"], "process_correctness": [1, -1]}},
+        asked | {"question_orig": "Why?", "response": "ab\n\nabc", "steps_with_score": raw},
+        asked | {"response": "ab\n\nabc", "steps_with_score": raw},
+        asked | {"response": {}, "steps_with_score": raw},
+        asked | {"steps_with_score": ["ab"]},
+    ]
+    write(tmp_path / "in.jsonl", records)
+    seen: list[Scorable] = []
+    score_file(
+        tmp_path / "in.jsonl",
+        tmp_path / "out.jsonl",
+        lambda s: seen.extend(s) or by_length(s),
+        SETTINGS,
+        overwrite=False,
+    )
+    assert [(s.question, list(s.steps)) for s in seen] == [
+        ("Why <image1>?", ["ab", "abc"]),
+        ("Why?", ["ab", "abc"]),
+        ("Why?", ["ab", "abc"]),
+    ]
+    assert [r.get("not_scored") for r in lines(tmp_path / "out.jsonl")] == [None, None, None, "no_steps", "bad_step"]
+
+
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^input=.*nowhere is not a file; give JSON lines with image, question"):
         score_file(tmp_path / "nowhere", tmp_path / "out.jsonl", by_length, SETTINGS, overwrite=False)

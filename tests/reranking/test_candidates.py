@@ -97,7 +97,10 @@ def test_reasons(bad: Any, reason: str, tmp_path: Path) -> None:
 def test_files_that_can_not_be_used_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^input=nowhere is not a file; give JSON lines with image, question, answer"):
         read_candidates("nowhere")
-    with pytest.raises(ValueError, match=r"has no usable record \(no_image 2, not_an_object 1\); give JSON lines"):
+    with pytest.raises(
+        ValueError,
+        match=r"has no usable record \(no_image 2, not_an_object 1\): line 1 of .* has the keys .*; give JSON",
+    ):
         read(tmp_path, record(image=None), record(image=None), [])
     with pytest.raises(ValueError, match=r"has no usable record \(it is empty\)"):
         read(tmp_path)
