@@ -22,9 +22,10 @@ A record is either used whole or dropped with one reason; nothing is repaired or
     no_answer           questions and preferences: no answer, or neither text nor a number
     bad_id              questions and preferences: an id that is neither text nor an integer
     duplicate_id        questions and preferences: an earlier record has the id
-    bad_label           benchmark: a step label other than 1, -1, 0; preferences: a label other than a, b, a tie, or
-                        flipped is no boolean
-    length_mismatch     benchmark: not as many labels as steps
+    bad_label           benchmark: a step label other than 1, -1, 0; conversations: one other than + and -;
+                        preferences: a label other than a, b, a tie, or flipped is no boolean
+    length_mismatch     not as many labels, scores or counts as steps
+    bad_conversation    turns that do not alternate, or no question or no mark where one belongs
     same_answers        preferences: both answers are the same
     tie                 preferences: neither answer is better
     bad_trace           preferences: a trace that is blank or no text

@@ -1,13 +1,14 @@
 """Reader of VisualPRM400K-v1.1-Raw: a folder of JSON lines files, one per source, and the images they name."""
 
-import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mprm.data.conversations import from_conversation
 from mprm.data.image_folder import ImageFolder, plain_path
+from mprm.data.measurement import measurement, published_measurement
 from mprm.data.records import source_files
 from mprm.data.rollouts import (
     LAST_KEY,
@@ -22,11 +23,6 @@ from mprm.data.rollouts import (
 )
 
 LEADING_IMAGES = re.compile(r"\A(<image>\s*)+")
-NUMBER = re.compile(r"[0-9.eE+-]+")
-MAX_COUNT = 2**31 - 1
-ROUNDING = 0.005  # a score may be written with two decimals
-
-Measurement = tuple[float | None, int | None, int | None]  # score, num_mc_correct, num_mc_total
 
 
 class Record(NamedTuple):
@@ -48,7 +44,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class VisualPRM400K:
-    """Rollouts with Monte-Carlo scores.
+    """Rollouts with Monte-Carlo scores; records of other public layouts are recognised, see mprm.data.conversations.
 
     cleaning="strict": a rollout that can not be trained on is dropped before ranking. A step's score is its `score`, or
     num_mc_correct / num_mc_total where that is absent or null; a step with neither was never measured and has None.
@@ -144,13 +140,13 @@ class VisualPRM400K:
                 published cleaning does, is returned with a `reason`.
         """
         published = self.cleaning == "published"
-        fields = json_object(line, LAST_KEY if published else UNIQUE_KEYS)
+        fields = self.parse(line)
         names = image_names(fields.get("image"))
         question = _published_question(fields) if published else question_text(fields)
         raw_steps = fields.get("steps_with_score")
         if not isinstance(raw_steps, list) or not raw_steps:
             raise Unusable("no_steps")
-        measure = _published_measurement if published else _measurement
+        measure = published_measurement if published else measurement
         scores, correct, total = zip(*[measure(raw) for raw in raw_steps], strict=True)
         if 0 in total and not published:
             scores = self._with_unsampled(scores, total)
@@ -163,6 +159,15 @@ class VisualPRM400K:
         if reason is not None and not ranked:
             raise Unusable(reason)
         return Record(images, names, question, texts, scores, correct, total, _count_words(joined), reason)
+
+    def parse(self, line: bytes | str) -> dict[str, Any]:
+        """A record in the layout of VisualPRM400K-v1.1-Raw, whichever it is in; or Unusable."""
+        fields = json_object(line, LAST_KEY if self.cleaning == "published" else UNIQUE_KEYS)
+        return from_conversation(fields) if "conversations" in fields and "steps_with_score" not in fields else fields
+
+    def reading(self) -> list[Any]:
+        """The settings that what is read of a line depends on, images apart."""
+        return [self.cleaning, self.unsampled]
 
     def _with_unsampled(
         self, scores: tuple[float | None, ...], total: tuple[int | None, ...]
@@ -189,7 +194,7 @@ class VisualPRM400K:
     def tried(self, line: bytes, source: str) -> str:
         """In words, where the first image that a record lacks was looked for."""
         assert self.image_folder is not None
-        for name in image_names(json_object(line).get("image")):
+        for name in image_names(self.parse(line).get("image")):
             if self.image_folder.find(name, source) is None:
                 return self.image_folder.tried(name, source)
         raise AssertionError("no image is missing")
@@ -215,74 +220,6 @@ class VisualPRM400K:
 def _count_words(text: str) -> int:
     """Blanks and line breaks + 1: str.split is exact where white space is doubled, and five times slower."""
     return text.count(" ") + text.count("\n") + 1
-
-
-def _measurement(raw: object) -> Measurement:
-    """Score, K and N of a step under strict cleaning, no score for 0 of 0; or Unusable."""
-    if not isinstance(raw, dict):
-        raise Unusable("bad_step")
-    score, correct, total = raw.get("score"), raw.get("num_mc_correct"), raw.get("num_mc_total")
-    if type(correct) is not int or type(total) is not int or not 0 <= correct <= total <= MAX_COUNT:
-        correct, total = _odd_counts(correct, total)
-    if score is not None:
-        score = score if type(score) is float else _number(score)
-        if score is None or not 0 <= score <= 1:
-            raise Unusable("bad_score")
-    if total is None or correct is None:
-        return score, None, None
-    if total == 0:
-        if score:
-            raise Unusable("score_contradicts_counts")
-        return None, 0, 0
-    measured = correct / total
-    if score is None or score == measured:
-        return measured, correct, total
-    if (score > 0) != (correct > 0) or abs(score - measured) > min(ROUNDING, 0.5 / total):
-        raise Unusable("score_contradicts_counts")
-    return score, correct, total
-
-
-def _odd_counts(correct: object, total: object) -> tuple[int | None, int | None]:
-    """K and N that are not plainly 0 <= K <= N: (0, 0) for a step without continuations, None twice for no counts."""
-    k, n = _count(correct), _count(total)
-    if k is None:
-        return (0, 0) if n == 0 else (None, None)
-    if n is not None and k > n:
-        raise Unusable("bad_counts")
-    return (None, None) if n is None else (k, n)
-
-
-def _count(value: object) -> int | None:
-    """A count that may be written as 8.0 or "8", None where there is none; or Unusable."""
-    if value is None:
-        return None
-    count = _number(value)
-    if count is None or not 0 <= count <= MAX_COUNT or count != int(count):
-        raise Unusable("bad_counts")
-    return int(count)
-
-
-def _number(value: object) -> float | None:
-    """A JSON number, or one that is written as text; None for anything else."""
-    if type(value) is not int and type(value) is not float and not (isinstance(value, str) and NUMBER.fullmatch(value)):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _published_measurement(raw: object) -> Measurement:
-    if not isinstance(raw, dict):
-        raise Unusable("bad_step")
-    try:
-        score = float(raw.get("score"))  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        score = math.nan
-    correct, total = raw.get("num_mc_correct"), raw.get("num_mc_total")
-    if type(correct) is not int or type(total) is not int or not 0 <= correct <= total <= MAX_COUNT:
-        correct, total = None, None
-    return score if 0 <= score <= 1 else None, correct, total
 
 
 def question_text(record: dict[str, Any]) -> str:

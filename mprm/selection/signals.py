@@ -155,5 +155,5 @@ def _cached(path: Path) -> pa.Table | None:
 
 def _key(dataset: VisualPRM400K, data_hash: str) -> str:
     images = os.path.abspath(dataset.image_folder.root) if dataset.image_folder else None
-    parts = [FORMAT_VERSION, dataset.cleaning, dataset.unsampled, images, data_hash]
+    parts = [FORMAT_VERSION, *dataset.reading(), images, data_hash]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -51,7 +51,7 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
     wanted = {ids[row]: int(row) for row in np.flatnonzero(looked_at)}
     data_hash = rows.schema.metadata[b"data_hash"].decode()
     images = str(Path(cfg.dataset.image_folder.root).resolve())
-    settings = [FORMAT_VERSION, data_hash, cfg.dataset.cleaning, images, identity(cfg, None)]
+    settings = [FORMAT_VERSION, data_hash, *cfg.dataset.reading(), images, identity(cfg, None)]
     with _kept(cfg, settings) as kept, Progress(console=console, transient=True) as progress:
         missing = [row for name, row in wanted.items() if name not in kept.done]
         bar = progress.add_task("entropies", total=len(wanted), completed=len(wanted) - len(missing))

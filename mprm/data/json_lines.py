@@ -1,0 +1,125 @@
+"""Reader of your own rollouts: JSON lines whose keys are named in the configuration."""
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mprm.data.image_folder import ImageFolder
+from mprm.data.records import check_json_lines, source_files
+from mprm.data.rollouts import LAST_KEY, UNIQUE_KEYS, Unusable, json_object
+from mprm.data.visualprm400k import VisualPRM400K
+
+
+@dataclass(kw_only=True)  # not frozen: OmegaConf could not fill it inside another one
+class Fields:
+    """Where in a record its parts are: a key, or keys of objects in each other with dots between.
+
+    `step` to `n_total` are keys of an element of `steps`. Where the elements are texts, `score`, `n_correct` and
+    `n_total` are keys of the record, and what is there are lists beside `steps`. A score may be true or false.
+    """
+
+    image: str = "image"
+    question: str = "question"
+    steps: str = "steps"
+    step: str = "step"
+    score: str = "score"
+    n_correct: str = "n_correct"
+    n_total: str = "n_total"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonLines(VisualPRM400K):
+    """Component `dataset`: rollouts of `path`, a file or a folder of *.jsonl, read and cleaned as VisualPRM400K's.
+
+    Image paths start from `images`, by default the folder of `path`.
+    """
+
+    path: str | None = None
+    fields: Fields = field(default_factory=Fields)
+
+    def files(self) -> list[Path]:
+        """The file, or those of the folder in name order; each is a source, which is the file's stem.
+
+        Raises:
+            ValueError: `path` is not set or not there, or one of the files can not be used.
+        """
+        if not Path(self._path()).exists():
+            raise ValueError(f"dataset.path={self.path} is not there; give JSON lines with {self.wanted()}")
+        if self.images is not None and not Path(self.images).is_dir():
+            raise ValueError(f"dataset.images={self.images} is not a folder; give the one that image paths start from")
+        if Path(self._path()).is_dir():
+            return source_files(Path(self._path()), "dataset.path", self.sources, self.exclude_sources)
+        if self.sources is not None or self.exclude_sources is not None:
+            raise ValueError(
+                f"dataset.path={self.path} is one source; leave dataset.sources and dataset.exclude_sources out"
+            )
+        return [check_json_lines(Path(self._path()), "dataset.path")]
+
+    @cached_property
+    def image_folder(self) -> ImageFolder:
+        """Where images are looked for."""
+        path = Path(self._path())
+        return ImageFolder(self.images or (path if path.is_dir() else path.parent))
+
+    @property
+    def _images_key(self) -> str:
+        return "dataset.images"
+
+    def _path(self) -> str:
+        if self.path is None:
+            raise ValueError(f"dataset.path is not set; give JSON lines with {self.wanted()}")
+        return self.path
+
+    def parse(self, line: bytes | str) -> dict[str, Any]:
+        """A record in the layout of VisualPRM400K-v1.1-Raw."""
+        record = json_object(line, LAST_KEY if self.cleaning == "published" else UNIQUE_KEYS)
+        names, steps = self.fields, _at(record, self.fields.steps)
+        if isinstance(steps, list):
+            columns = [_at(record, key) for key in (names.score, names.n_correct, names.n_total)]
+            if any(isinstance(step, str) for step in steps):
+                steps = _rows(steps, columns)
+            else:
+                steps = [_step(step, names) for step in steps]
+        return {
+            "image": _at(record, names.image),
+            "question": _at(record, names.question),
+            "steps_with_score": steps,
+        }
+
+    def reading(self) -> list[Any]:
+        """The settings that what is read of a line depends on, images apart."""
+        return [*super().reading(), asdict(self.fields)]
+
+    def wanted(self) -> str:
+        """The keys that a record should have."""
+        named = [f"{key} ({part})" if key != part else key for part, key in asdict(self.fields).items()]
+        return f"{', '.join(named[:3])}, with {', '.join(named[3:])} of every step (dataset.fields)"
+
+
+def _at(record: Any, key: str) -> Any:
+    if isinstance(record, dict) and key in record:
+        return record[key]
+    for part in key.split("."):
+        record = record.get(part) if isinstance(record, dict) else None
+    return record
+
+
+def _step(step: object, names: Fields) -> object:
+    if not isinstance(step, dict):
+        return step
+    score, correct, total = (_at(step, key) for key in (names.score, names.n_correct, names.n_total))
+    return _raw(_at(step, names.step), score, correct, total)
+
+
+def _rows(texts: list[Any], columns: list[Any]) -> list[dict[str, Any]]:
+    """Steps that are texts, and lists of their scores and counts."""
+    lists = [[None] * len(texts) if column is None else column for column in columns]
+    if not all(isinstance(column, list) and len(column) == len(texts) for column in lists):
+        raise Unusable("length_mismatch")
+    return [_raw(*row) for row in zip(texts, *lists, strict=True)]
+
+
+def _raw(text: object, score: object, correct: object, total: object) -> dict[str, Any]:
+    score = float(score) if isinstance(score, bool) else score
+    return {"step": text, "score": score, "num_mc_correct": correct, "num_mc_total": total}

@@ -1,0 +1,58 @@
+"""Every example of FORMATS.md is read whole, by the reader that it is shown for."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mprm.data.json_lines import JsonLines
+from mprm.data.preferences import Preferences
+from mprm.data.questions import Questions
+from mprm.data.rollouts import Dropped
+from mprm.data.visualprm400k import VisualPRM400K
+from mprm.data.visualprocessbench import VisualProcessBench
+from mprm.evaluation.score_file import score_file
+from mprm.evaluation.step_scores import StepScores
+from mprm.reranking.candidates import read_candidates
+
+FORMATS = (Path(__file__).parents[2] / "FORMATS.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"^```json (\w+)\n(.*?)^```", FORMATS, re.MULTILINE | re.DOTALL))
+
+
+def _rollouts(dataset: VisualPRM400K) -> list[Any]:
+    (file,) = dataset.files()
+    return [dataset.rollout(file.stem, number, line) for number, line in enumerate(file.read_bytes().splitlines())]
+
+
+def _scored(path: Path) -> list[Any]:
+    def judge(solutions: Any) -> Any:
+        return ((solution.id, StepScores((0.0,) * len(solution.steps))) for solution in solutions)
+
+    return [None] * score_file(path, path.with_name("out.jsonl"), judge, {}, overwrite=False)[0]
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "rollouts": lambda path: _rollouts(JsonLines(path=str(path))),
+    "visualprm400k": lambda path: _rollouts(VisualPRM400K(annotations=str(path.parent), images=str(path.parent))),
+    "benchmark": lambda path: VisualProcessBench(path=str(path)).solutions(),
+    "solutions": _scored,
+    "questions": lambda path: Questions(path=str(path)).questions(),
+    "candidates": lambda path: read_candidates(path)[0],
+    "preferences": lambda path: Preferences(path=str(path)).pairs(),
+}
+
+
+def test_every_format_has_an_example() -> None:
+    assert set(EXAMPLES) == set(READERS)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_examples(name: str, tmp_path: Path) -> None:
+    for image in ("a.png", "b.png"):
+        (tmp_path / image).touch()
+    (tmp_path / "mine.jsonl").write_text(EXAMPLES[name], encoding="utf-8")
+    read = list(READERS[name](tmp_path / "mine.jsonl"))
+    assert len(read) == len(EXAMPLES[name].splitlines()) == 3
+    assert not [record for record in read if isinstance(record, Dropped)]
