@@ -5,6 +5,7 @@ import re
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, get_args, get_origin
@@ -76,4 +77,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def type_name(wanted: Any) -> str:
     if get_origin(wanted) is UnionType:
         return " or ".join(type_name(choice) for choice in get_args(wanted))
+    if is_dataclass(wanted):
+        return f"{', '.join(field.name for field in fields(wanted))} in it, each as text"
     return "a list, [a,b]" if get_origin(wanted) is list else TYPE_NAMES.get(wanted, str(wanted))
