@@ -41,6 +41,8 @@ def attempt(raw: DictConfig) -> tuple[int, str]:
         chosen = HydraConfig.get()
         typed = chosen.overrides.task if chosen.mode == RunMode.RUN else []  # a multirun's were looked at before
         config = validate(raw, chosen.runtime.choices, typed)
+        if raw.run == "latest" and is_rank_zero():
+            print(f"run=latest is {config.run}")
         if is_rank_zero() or TASKS[config.task].every_rank:
             exit_code = getattr(stages, config.task)(config) or 0
             return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -19,9 +19,9 @@ from omegaconf.errors import (
 )
 
 from mprm.messages import did_you_mean, type_name, unknown_key
-from mprm.run_folder import config_hash
+from mprm.run_folder import config_hash, latest_run
 from mprm.stage_records import LINES
-from mprm.tasks import ALWAYS, GROUPS, JUDGE_TASKS, TASKS
+from mprm.tasks import ALWAYS, GROUPS, JUDGE_TASKS, OF_A_RUN, TASKS
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
@@ -187,6 +187,8 @@ def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence
     """
     _resolved(raw, "")
     run = _fill(RunConfig, {str(key): raw[key] for key in raw if key not in GROUPS}, "")
+    if run.run == "latest":
+        run = replace(run, run=str(latest_run(Path(run.runs))))
     raw = raw.copy()
     raw.name = run.name or run_name(raw, choices)
     _refuse_unused(run, typed)
@@ -241,7 +243,8 @@ def _packaged(value: Any) -> Any:
 def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
     """A readable folder name that no other config has.
 
-    For example bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0-3fa9c1d2.
+    For example bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0-3fa9c1d2; data and benchmark follow the backbone
+    where they are not chartworld.
     """
     numbers = [
         f"{key}{value:.12g}"
@@ -250,14 +253,20 @@ def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
     ]
     judge = raw.get("task") in JUDGE_TASKS
     chosen = [choices.get(group) for group in ("selector", "order" if judge else "objective", "backbone")]
-    parts = ["egt" if judge else None, chosen[0], *numbers, *chosen[1:], f"seed{raw.get('seed')}", config_hash(raw)[:8]]
-    return "-".join(part for part in parts if part)
+    data = [
+        choices.get(group) for group in (("preferences", "reward_benchmark") if judge else ("dataset", "benchmark"))
+    ]
+    others = [choice for choice in data if choice != "chartworld"]
+    parts = ["egt" if judge else None, chosen[0], *numbers, *chosen[1:], *others, f"seed{raw.get('seed')}"]
+    return "-".join(part for part in [*parts, config_hash(raw)[:8]] if part)
 
 
 def _refuse_unused(run: RunConfig, typed: Sequence[str]) -> None:
     used = {*ALWAYS, *TASKS[run.task].groups, *TASKS[run.task].keys}
     for override in typed:
         key = re.split(r"[.=@/:]", override.lstrip("+~"))[0]
+        if run.run is not None and key in OF_A_RUN:
+            raise ValueError(f"{override} does nothing beside run={run.run}, which has its own; leave it out")
         if key not in used:
             others = [name for name, task in TASKS.items() if key in (*task.groups, *task.keys)]
             raise ValueError(

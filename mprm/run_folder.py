@@ -111,6 +111,14 @@ def open_run(cfg: DictConfig) -> RunFolder:
     return run
 
 
+def latest_run(runs: Path) -> Path:
+    """The run below a folder whose stages changed last. Raises ValueError if there is none."""
+    found = sorted(runs.glob(f"*/{STAGES}"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise ValueError(f"run=latest: there is no run below runs={runs}; give its folder, run=runs/NAME, or runs=DIR")
+    return found[-1].parent
+
+
 def wait_for_rank_zero(run: RunFolder, stage: str) -> None:
     """In a further rank: return when the first has opened the folder with the same config and finished `stage`.
 

@@ -40,6 +40,8 @@ LINES: tuple[dict[str, tuple[str, ...]], ...] = (
 )
 TRAININGS = ("train", "sft", "rl")  # dear: never done again unasked
 
+NEW = {".lock", "config.yaml", STAGES, "versions.json"}  # what opening a run makes
+
 START_AGAIN = "restore it, or give overwrite=true to empty the folder and start again"
 
 
@@ -147,6 +149,9 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        refused = self.lock is not None and isinstance(error, ValueError) and not self._record()["stages"]
+        if refused and {entry.name for entry in self.path.iterdir()} <= NEW:
+            remove(self.path)  # there is nothing to go on with
         self.close()
 
     def _record(self) -> dict[str, Any]:

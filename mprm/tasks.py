@@ -13,6 +13,9 @@ ALWAYS = ("task", "debug", "experiment", "hydra")
 JUDGE_KEYS = ("seed", "name", "runs", "overwrite", "redo")
 RUN_KEYS = (*JUDGE_KEYS, "cache", "held_out")
 
+# What the folder of run= answers already.
+OF_A_RUN = (*(group for group in RUN_GROUPS if group not in ("trainer", "benchmark")), "name", "held_out", "redo")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -38,7 +41,7 @@ TASKS = {
         ends=("select", "subset"),
     ),
     "train": Task(groups=RUN_GROUPS, keys=RUN_KEYS, every_rank=True, ends=("train", "weights.safetensors")),
-    "evaluate": Task(groups=RUN_GROUPS, keys=RUN_KEYS, ends=("evaluate", "results.json")),
+    "evaluate": Task(groups=RUN_GROUPS, keys=(*RUN_KEYS, "run", "output"), ends=("evaluate", "results.json")),
     "score": Task(groups=("backbone", "trainer"), keys=("seed", "run", "input", "output", "overwrite", "cache")),
     "rerank": Task(
         groups=("backbone", "trainer"), keys=("seed", "run", "input", "output", "overwrite", "cache", "aggregate")

@@ -1,5 +1,6 @@
 """Every YAML binds; every mistake is one line that names key, value and remedy."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -86,6 +87,31 @@ def test_the_run_name_is_readable_and_follows_the_config(load: Callable[..., Con
     assert load("selector=bis", "selector.alpha=0.2", "selector.ratio=0.25", "seed=3", "held_out=9").name != name
     assert load("selector.alpha=1").name == load("selector.alpha=1.0").name
     assert load("name=mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (("dataset=visualprm400k", "dataset.root=x"), "-chartworld_internvl-visualprm400k-seed0-"),
+        (("benchmark=visualprocessbench",), "-chartworld_internvl-visualprocessbench-seed0-"),
+        (("task=egt", "preferences=jsonl", "benchmark=visualprocessbench"), "-chartworld_internvl-jsonl-seed0-"),
+    ],
+)
+def test_data_that_is_not_the_default_is_in_the_name(
+    load: Callable[..., Config], overrides: tuple[str, ...], part: str
+) -> None:
+    assert part in str(load(*overrides).name)
+
+
+def test_latest_is_the_run_that_did_something_last(load: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run=latest: there is no run below"):
+        load("task=score", "run=latest")
+    for number, name in enumerate(("b", "c", "a")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "stages.json").touch()
+        os.utime(tmp_path / "runs" / name / "stages.json", ns=(0, number))
+    (tmp_path / "runs" / "newer_but_no_run").mkdir()
+    assert load("task=score", "run=latest").run == str(tmp_path / "runs" / "a")
 
 
 @pytest.mark.parametrize(
@@ -229,6 +255,17 @@ def test_a_key_that_the_task_does_not_use_is_refused_when_it_is_typed(load: Call
         ValueError, match=f"task=measure does not use {key.split('.')[0].strip('+')} \\(it belongs to .*\\); leave"
     ):
         validate(raw, {}, ["predictions=x", f"{key}=1"])
+
+
+def test_what_a_run_answers_is_not_asked_of_the_command_line(load: Callable[..., Config]) -> None:
+    raw = load("task=evaluate", "run=runs/x", "output=y").raw
+    for typed in ("benchmark=visualprocessbench", "benchmark.path=x", "trainer=cpu", "seed=1", "overwrite=true"):
+        validate(raw, {}, ["run=runs/x", "output=y", typed])
+    for typed in ("selector=full", "backbone.path=x", "recipe.epochs=1", "held_out=3", "name=z"):
+        with pytest.raises(
+            ValueError, match=f"{typed} does nothing beside run=runs/x, which has its own; leave it out"
+        ):
+            validate(raw, {}, ["run=runs/x", typed])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mprm.artifacts import remove
+from mprm.tasks import OF_A_RUN, TASKS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -55,7 +56,7 @@ def test_set_up_by_hand_is_what_make_does() -> None:
 
 
 SIZE = 8  # of the questions
-FEW = (f"questions.size={SIZE}", "solutions=2", "continuations=2")
+FEW = (f"questions.size={SIZE}", "solutions=2")
 NARROW = ("selector.alpha=0.2", "selector.ratio=0.1")  # of a sweep file
 SHORT = (  # of a judge's training
     "preferences.size=48",
@@ -65,6 +66,12 @@ SHORT = (  # of a judge's training
     "grpo.group_size=2",
     "judge.max_new_tokens=12",
 )
+
+
+def used(task: str, override: str, words: list[str]) -> bool:
+    key = re.split(r"[.=]", override)[0]
+    of_a_run = any(word.startswith("run=") for word in words) and key in OF_A_RUN
+    return key in (*TASKS[task].groups, *TASKS[task].keys) and not of_a_run
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +116,7 @@ def candidates(place: Path) -> Path:
 def annotated(place: Path) -> Path:
     remove(place / "annotated" / "charts_0.jsonl")  # of the README's own command
     given = ("questions.world_seed=3000", "output=annotated/charts_0.jsonl", "policy.temperature=1")
-    execute(place, "run.py", "task=annotate", *given, *FEW, "solutions=4")
+    execute(place, "run.py", "task=annotate", *given, *FEW, "solutions=4", "continuations=2")
     return place / "annotated" / "charts_0.jsonl"
 
 
@@ -120,7 +127,7 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
     if "experiment=" in command and "internvl2_5_8b" in command:
         pytest.skip("needs 16 GB of weights and CUDA; composed and bound in test_recipes.py")
     words = [word.replace("backbone.path=DIR", f"backbone.path={ORIGINAL}") for word in words]
-    if "runs/NAME" in command or "exported" in command:
+    if any(name in command for name in ("runs/NAME", "run=latest", "exported")):
         request.getfixturevalue("exported")
     if "candidates.jsonl" in command:
         request.getfixturevalue("candidates")
@@ -133,14 +140,17 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
     files = {"=DIR": f"={place}", "input=FILE": "input=solutions.jsonl", "=FILE": f"={PREDICTIONS}"}
     for name, value in files.items():
         words = [word.replace(name, value) for word in words]
-    on_chartworld = not any(word.startswith(("dataset=", "task=measure", "task=report", "best_of_n")) for word in words)
-    if any(word in words for word in ("task=sample", "task=annotate")):
-        words += FEW
-    if "experiment=egt" in words or "egt" in words:
+    on_chartworld = not any(word.startswith(("dataset=", "best_of_n")) for word in words)
+    (task,) = [word.removeprefix("task=") for word in words if word.startswith("task=")] or ["experiment"]
+    if task in ("sample", "annotate"):
+        words += [*FEW, *(["continuations=2"] if task == "annotate" else [])]
+    if "egt" in command:
+        task = "egt"
         words += SHORT
     if "egt" in words:
         words += ["selector=entropy", "selector.ratio=0.5", "order=low_to_high"]
-    small = [word for word in SMALL if on_chartworld and word.split("=")[0] not in {w.split("=")[0] for w in words}]
+    typed = {word.split("=")[0] for word in words}
+    small = [word for word in SMALL if on_chartworld and word.split("=")[0] not in typed and used(task, word, words)]
     if "bis_grid" in words:
         small += [word for word in NARROW if not any(typed.startswith(word.split("=")[0]) for typed in words)]
     execute(place, *words, *small)

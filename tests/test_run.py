@@ -36,7 +36,7 @@ def test_every_task_is_dispatched() -> None:
 def test_a_task_runs_twice_and_leaves_only_its_own_folders(tmp_path: Path) -> None:
     first = execute(tmp_path, *SELECT, "selector=bis", "selector.alpha=0.2", "selector.ratio=0.1")
     assert (first.returncode, first.stderr) == (0, "")
-    assert run_folders(tmp_path) == ["bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0"]
+    assert run_folders(tmp_path) == ["bis-alpha0.2-ratio0.1-hard-chartworld_internvl-visualprm400k-seed0"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "runs"]
     manifest = next(tmp_path.glob("runs/*/subset/manifest.json"))
     written = manifest.stat().st_mtime_ns
@@ -53,7 +53,7 @@ def test_a_sweep_makes_one_run_per_cell_and_outlives_a_bad_one(tmp_path: Path) -
     assert all("selector.ratio=1.5 is not in (0, 1]" in line for line in lines)
     assert "selector.alpha=0.05 selector.ratio=1.5: " in lines[0]
     assert run_folders(tmp_path) == [
-        f"bis-alpha{alpha}-ratio0.1-hard-chartworld_internvl-seed0" for alpha in (0.05, 0.2)
+        f"bis-alpha{alpha}-ratio0.1-hard-chartworld_internvl-visualprm400k-seed0" for alpha in (0.05, 0.2)
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "runs"]
 

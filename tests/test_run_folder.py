@@ -157,6 +157,17 @@ def test_an_unfinished_opening_is_completed(tmp_path: Path) -> None:
         assert (run.path / "versions.json").exists()
 
 
+def test_a_refused_command_leaves_no_new_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="refused"), open_run(make_config(tmp_path)):
+        raise ValueError("refused")
+    assert entries(tmp_path) == []
+    with open_run(make_config(tmp_path)) as run:
+        run.finish("select", {})
+    with pytest.raises(ValueError, match="refused"), open_run(make_config(tmp_path)):
+        raise ValueError("refused")
+    assert read_json(run.path / "stages.json")["stages"] == {"select": {}}
+
+
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     with open_run(make_config(tmp_path)) as run:
         (run.path / "subset").mkdir()

@@ -1,12 +1,17 @@
 """Step scores of solutions beside their labels: the type, and its two file formats."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mprm.artifacts import write_json_lines
+
+if TYPE_CHECKING:
+    from mprm.evaluation.predict import NotScored
+    from mprm.evaluation.step_scores import StepScores
 
 OURS = ("id", "source", "labels", "scores")
 PUBLISHED = ("data_source", "labels_per_step", "prm_scores")
@@ -79,6 +84,23 @@ def read_predictions(path: str | Path) -> list[Prediction]:
             f"{path}: none of its {len(predictions)} records has a step labelled 1 or -1; give labelled solutions"
         )
     return predictions
+
+
+def with_labels(
+    found: "Mapping[str, StepScores | NotScored]", known: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> tuple[list[Prediction], dict[str, int]]:
+    """Predictions of the solutions that were scored, in the order of `known` (source and labels by id), and the counts
+    of the others by reason."""
+    from mprm.evaluation.predict import NotScored
+
+    predictions, skipped = [], Counter[str]()
+    for name, (source, labels) in known.items():
+        scored = found[name]
+        if isinstance(scored, NotScored):
+            skipped[scored.reason] += 1
+        else:
+            predictions.append(Prediction(id=name, source=source, labels=labels, scores=tuple(scored.scores)))
+    return predictions, dict(skipped)
 
 
 def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:

@@ -150,7 +150,9 @@ def headline(record: RunRecord) -> str:
     )
     if area:
         reached += f" and an AUC of {area.fraction()}"
-    text += f" The reward model trained on them reaches {reached}"
+    text = (
+        f"{text} The reward model trained on them reaches {reached}" if kept else f"The reward model reaches {reached}"
+    )
     others = [f"{words} {100 * value:.1f}" for words, value in baseline_f1(results).items()]
     return f"{text}; for comparison, {' and '.join(others)}." if others else f"{text}."
 

@@ -67,6 +67,56 @@ def rerank(cfg: Config) -> None:
     console.print(f"wrote {page}")
 
 
+def evaluate_model(cfg: Config) -> None:
+    """The model of a run or of an exported folder on a benchmark: results into output=DIR, nothing is trained.
+
+    The threshold is calibrated where the run has been evaluated before: on what it predicted of held-out rollouts.
+    """
+    from mprm.data.examples import open_images
+    from mprm.evaluation.measure import evaluate
+    from mprm.evaluation.predict import Scorable
+    from mprm.evaluation.predictions import read_predictions, with_labels
+    from mprm.evaluation.score_file import score_kept
+    from mprm.journal import journal
+    from mprm.stages.shared import read_hash
+
+    if cfg.output is None:
+        raise ValueError("task=evaluate run=... needs output=DIR, where the results go")
+    check_devices(cfg)
+    records = list(cfg.benchmark.solutions())
+    solutions, malformed = cfg.benchmark.usable(records)
+    folder, calibration = Path(cfg.output), Path(str(cfg.run)) / "validation_predictions.jsonl"
+    with journal(folder / "predictions.jsonl", [read_hash(records), identity(cfg, cfg.run)], cfg.overwrite) as kept:
+        scorer = load_scorer(
+            cfg, cfg.run, "benchmark", lambda names: open_images([cfg.benchmark.image_path(name) for name in names])
+        )
+        found = score_kept(kept, [Scorable(s.id, s.images, s.question, s.steps) for s in solutions], scorer)
+        predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
+        held_out = read_predictions(calibration) if calibration.is_file() else None
+        results = evaluate(predictions, held_out, cfg.seed)
+        results["skipped"] = dict(Counter(skipped) + Counter(malformed))
+        write_json(folder / "results.json", results)
+        kept.finish(asdict(prediction) for prediction in predictions)
+    say_skipped(results["skipped"])
+    report(folder)
+
+
+def say_skipped(skipped: dict[str, int]) -> None:
+    if not_scored := {reason: count for reason, count in skipped.items() if count}:
+        console.print("benchmark solutions not scored: " + ", ".join(f"{n} {why}" for why, n in not_scored.items()))
+
+
+def report(folder: Path) -> None:
+    """Write the page of a run or an evaluation, and print its tables."""
+    from mprm.reporting.collect import read_run
+    from mprm.reporting.console import print_run
+    from mprm.reporting.page import write_report
+
+    page = write_report(folder)
+    print_run(read_run(folder), console)
+    console.print(f"wrote {page}")
+
+
 def measured(cfg: Config, folder: Path, models: list[str], sets: list[CandidateSet], found: Found) -> dict[str, Any]:
     """All that is said of the models' choices; the choices themselves are written into the folder."""
     from mprm.evaluation.predict import NotScored

@@ -15,6 +15,7 @@ from mprm.run_folder import open_run, wait_for_rank_zero
 from mprm.stage_records import RunFolder
 from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
 from mprm.stages.entropy import add_entropy
+from mprm.stages.judging import evaluate_model, report, say_skipped
 from mprm.stages.shared import EVALUATION, TRAINING, one_at_a_time, read_hash, take_stage, training_key
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def experiment(cfg: Config) -> None:
         _train(cfg, run)
         if is_rank_zero():
             _evaluate(cfg, run)
-            _report(run)
+            report(run.path)
 
 
 def select(cfg: Config) -> None:
@@ -59,13 +60,19 @@ def train(cfg: Config) -> None:
 
 
 def evaluate(cfg: Config) -> None:
-    """Score the benchmark with a trained run's weights."""
+    """Score the benchmark with a trained run's weights; run= names another run, or an exported folder."""
+    if cfg.run is not None:
+        evaluate_model(cfg)
+        return
+    if cfg.output is not None:
+        raise ValueError(f"output={cfg.output} goes with run=; without it task=evaluate writes into its own run folder")
     with open_run(cfg.raw) as run:
         if not run.finished("train"):
             raise ValueError(f"{run.path} has no finished training; run task=train with the same settings first")
         _select(cfg, run)
         _train(cfg, run)
         _evaluate(cfg, run)
+        report(run.path)
 
 
 def _select(cfg: Config, run: RunFolder) -> None:
@@ -82,7 +89,8 @@ def _select(cfg: Config, run: RunFolder) -> None:
     inputs = inputs_of(signals)
     if run.finished("select"):
         run.check_inputs("select", inputs)
-        console.print(f"already selected -> {run.path / 'subset'}")
+        done = run.summary("select")
+        console.print(f"already selected {done['kept']:,} of {done['eligible']:,} rollouts -> {run.path / 'subset'}")
         return
     entropy = partial(add_entropy, cfg) if cfg.selector.uses_entropy or cfg.order.uses_entropy else None
     manifest = write_subset(run.path / "subset", cfg.dataset, signals, cfg.selector, {"seed": cfg.seed}, entropy)
@@ -138,7 +146,7 @@ def _train(cfg: Config, run: RunFolder) -> None:
     inputs = {"the subset": key}
     if run.finished("train"):
         run.check_inputs("train", inputs)
-        console.print(f"already trained -> {run.path}")
+        console.print(f"already trained in {run.summary('train')['optimizer_steps']:,} steps -> {run.path}")
         return
     with one_at_a_time(run.path.parent, key):
         # Further ranks that find these files on a restart do not wait: then this run's own training goes on.
@@ -202,6 +210,7 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     }
     if run.finished("evaluate"):
         run.check_inputs("evaluate", inputs)
+        console.print(f"already evaluated -> {run.path / 'results.json'}")
         return
     if cfg.redo is None and take_stage(run, "evaluate", inputs, EVALUATION):
         start_tracker(cfg, run).finish({}, run.path)
@@ -240,23 +249,12 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     results = evaluate_predictions(predictions, calibration, cfg.seed)
     results["skipped"] = dict(Counter(skipped) + Counter(malformed))
     write_json(run.path / "results.json", results)
-    if not_scored := {reason: count for reason, count in results["skipped"].items() if count}:
-        console.print("benchmark solutions not scored: " + ", ".join(f"{n} {why}" for why, n in not_scored.items()))
+    say_skipped(results["skipped"])
     fixed = results["thresholds"]["fixed"]
     numbers = {"auc": results["auc"], "overall_at_0.5": fixed["overall_step_weighted_macro_f1"]}
     summary = numbers | {"seconds": round(monotonic() - started, 1)}
     run.finish("evaluate", summary, file_states(run.path, EVALUATION), inputs)
     start_tracker(cfg, run).finish({}, run.path)
-
-
-def _report(run: RunFolder) -> None:
-    from mprm.reporting.collect import read_run
-    from mprm.reporting.console import print_run
-    from mprm.reporting.page import write_report
-
-    page = write_report(run.path)
-    print_run(read_run(run.path), console)
-    console.print(f"wrote {page}")
 
 
 def _predict(
@@ -269,19 +267,9 @@ def _predict(
     description: str,
 ) -> tuple[list[Prediction], dict[str, int]]:
     """Predictions of the solutions that could be scored, in their order, and the counts of the others."""
-    from mprm.evaluation.predict import NotScored
-    from mprm.evaluation.predictions import Prediction
+    from mprm.evaluation.predictions import with_labels
 
-    found = predict(cfg, model, processor, solutions, image_path, description)
-    predictions, skipped = [], Counter[str]()
-    for solution in solutions:
-        scored = found[solution.id]
-        if isinstance(scored, NotScored):
-            skipped[scored.reason] += 1
-        else:
-            source, labels = known[solution.id]
-            predictions.append(Prediction(id=solution.id, source=source, labels=labels, scores=tuple(scored.scores)))
-    return predictions, dict(skipped)
+    return with_labels(predict(cfg, model, processor, solutions, image_path, description), known)
 
 
 def start_tracker(cfg: Config, run: RunFolder) -> Tracker:

@@ -127,7 +127,7 @@ class GridSweeper(Sweeper):
             if explained is None:
                 raise
             return Point(overrides=text, label=label, name=None, state="failed", reason=explained[0])
-        if TASKS[config.task].ends is None:
+        if TASKS[config.task].ends is None or config.run is not None:
             return Point(overrides=text, label=label, name=None)
         state = "done" if finished(config) else "waiting"
         return Point(overrides=text, label=label, name=config.name, work=config.selector.ratio or 1.0, state=state)

@@ -81,6 +81,33 @@ def test_a_run_scores_a_file(load: Load, run: Callable[..., Path], tmp_path: Pat
     assert "step_sigmas" not in plain
 
 
+def test_a_run_is_evaluated_on_another_benchmark_without_training(
+    load: Load, run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = ("benchmark.size=6", f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}")
+    trained, folder = run("plain"), tmp_path / "evaluated"
+    given = ("task=evaluate", f"run={trained}", *benchmark, f"output={folder}")
+    before = sorted(trained.iterdir())
+    stages.evaluate(load(*given))
+    assert sorted(trained.iterdir()) == before
+    assert "Benchmark by source" in capsys.readouterr().out
+    results = read_json(folder / "results.json")
+    assert (results["n_solutions"], results["thresholds"]["calibrated"]) == (6, None)
+    predictions = lines(folder / "predictions.jsonl")
+    with pytest.raises(ValueError, match="overwrite=true"):
+        stages.evaluate(load(*given))
+
+    exported = tmp_path / "exported"
+    stages.export(load("task=export", f"run={trained}", f"output={exported}"))
+    stages.evaluate(load(*given, f"run={exported}", f"output={tmp_path / 'again'}"))
+    for ours, theirs in zip(predictions, lines(tmp_path / "again" / "predictions.jsonl"), strict=True):
+        assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-5)
+    with pytest.raises(ValueError, match="needs output=DIR"):
+        stages.evaluate(load("task=evaluate", f"run={trained}"))
+    with pytest.raises(ValueError, match=f"output={folder} goes with run="):
+        stages.evaluate(load("task=evaluate", f"output={folder}"))
+
+
 def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidates: Path, tmp_path: Path) -> None:
     folder = tmp_path / "best"
     files = (f"input={candidates}", f"output={folder}")
