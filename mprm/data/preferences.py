@@ -1,6 +1,6 @@
 """Pairs of answers to questions about images, one of them better: what judges learn from and are measured on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -32,8 +32,8 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Preferences(RecordFile):
-    """Component `preferences`: JSON lines with image (a path or a list of them), prompt (or question), answer_a,
-    answer_b and label, which is a or b.
+    """Component `preferences`: JSON lines with image (or images: a path or a list of them), prompt (or question),
+    answer_a, answer_b and label, which is a or b; or chosen and rejected instead of these three.
 
     Optional are `id`, by default FILE_STEM:LINE with lines counted from 0; `source`, by default the file's stem;
     `trace`, a judge's reasoning; and `flipped`, true where the label is known to be wrong. A pair that nobody could
@@ -41,7 +41,7 @@ class Preferences(RecordFile):
     """
 
     GROUP: ClassVar[str] = "preferences"
-    WANTED: ClassVar[str] = "JSON lines with image, prompt, answer_a, answer_b and label"
+    WANTED: ClassVar[str] = "JSON lines with image, prompt, answer_a, answer_b and label, or chosen and rejected"
 
     def pairs(self) -> Iterator[Pair | Dropped]:
         """Every record in file order, as a Pair or as the reason why it can not be one.
@@ -60,23 +60,34 @@ class Preferences(RecordFile):
 
         return self.each(read)
 
+    def items(self, pairs: Sequence[Pair]) -> dict[str, str] | None:
+        """The item of every pair by the pair's id, where several pairs belong to one and are counted together."""
+        return None
+
     def with_images(self, pair: Pair) -> Pair:
         """The pair with the names of its image files; Unusable when one is not there."""
         return replace(pair, images=self.image_folder.names(pair.images))
 
 
 def _pair_of(record: dict[str, Any], stem: str, number: int) -> Pair:
-    label = record.get("label")
+    label, answers = record.get("label"), (record.get("answer_a"), record.get("answer_b"))
+    if "chosen" in record and answers == (None, None):
+        label, answers = "a", (record["chosen"], record.get("rejected"))
     return checked_pair(
         id=record.get("id", f"{stem}:{number}"),
         source=record.get("source", stem),
-        images=image_names(record.get("image")),
+        images=named_images(record),
         prompt=record.get("prompt", record.get("question")),
-        answers=(record.get("answer_a"), record.get("answer_b")),
+        answers=answers,
         label=label.lower() if isinstance(label, str) else label,
         trace=record.get("trace"),
         flipped=record.get("flipped"),
     )
+
+
+def named_images(record: dict[str, Any]) -> tuple[str, ...]:
+    """The image paths of a record, under image or images."""
+    return image_names(record.get("image") or record.get("images"))
 
 
 def checked_pair(

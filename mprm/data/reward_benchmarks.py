@@ -7,9 +7,10 @@ where the better one always comes first: in which order a judge sees them is dec
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mprm.artifacts import atomic_file
 from mprm.data.image_folder import ImageFolder
-from mprm.data.preferences import Pair, Preferences, checked_pair
+from mprm.data.preferences import Pair, Preferences, checked_pair, named_images
 from mprm.data.rollouts import Dropped, Unusable, image_names, json_object
 
 
@@ -31,10 +32,12 @@ class RewardBenchmark(Preferences):
 
 @dataclass(frozen=True, kw_only=True)
 class VLRewardBench(RewardBenchmark):
-    """VL-RewardBench (arXiv 2411.17451): `path` is the parquet file of the test split, its images inside.
+    """VL-RewardBench (arXiv 2411.17451): `path` is the parquet file of the test split, its images inside, or, where it
+    is in shards, their folder or a glob of them, read in name order.
 
-    Read are id, query, response (two), human_ranking and image. The images are written once into `images`, by default
-    PATH.images, under the hash of their bytes.
+    Read are id, query, response (two), human_ranking and image (or images). The images are written once into `images`,
+    by default PATH.images, for a glob that of the folder, under the hash of their bytes. Some repackage the benchmark as
+    JSON lines with id, image, prompt, chosen and rejected, which a `path` that ends in .jsonl is read as.
 
     Fields, and that rank 0 is the better one ([0, 1]: the first answer), are said by the card of the data set
     MMInstruction/VL-RewardBench and by the repository vl-rewardbench/VL_RewardBench. The groups are `general`,
@@ -44,7 +47,8 @@ class VLRewardBench(RewardBenchmark):
     """
 
     WANTED: ClassVar[str] = "the test parquet file of VL-RewardBench"
-    COLUMNS: ClassVar[tuple[str, ...]] = ("id", "query", "response", "human_ranking", "image")
+    COLUMNS: ClassVar[tuple[str, ...]] = ("id", "query", "response", "human_ranking")
+    IMAGES: ClassVar[tuple[str, ...]] = ("image", "images")
 
     def pairs(self) -> Iterator[Pair | Dropped]:
         """Every row, as a Pair or as the reason why it can not be one.
@@ -52,15 +56,37 @@ class VLRewardBench(RewardBenchmark):
         Raises:
             ValueError: `path` is no such file, or the images can not be written.
         """
-        return _each(self.file().stem, self._rows(*self.COLUMNS), self._pair)
+        if self._is_json:
+            return self.each(lambda _, n, line: self.with_images(_chosen_first(n, json_object(line), _vl_group_of)))
+        return _each(self.files()[0].stem, self._rows(*self.COLUMNS), self._pair)
+
+    @property
+    def _is_json(self) -> bool:
+        return (self.path or "").lower().endswith(".jsonl")
+
+    def files(self) -> list[Path]:
+        """The shards in name order. Raises ValueError when there is none."""
+        if self.path is not None and Path(self.path).is_dir():
+            found = sorted(Path(self.path).glob("*.parquet"))
+        elif self.path is not None and not Path(self.path).is_file():
+            found = sorted(Path(name) for name in glob(self.path, recursive=True))
+        else:
+            found = [self.file()]
+        if not found:
+            raise ValueError(f"{self.GROUP}.path={self.path} is and holds no parquet file; give {self.WANTED}")
+        return found
 
     @cached_property
     def image_folder(self) -> ImageFolder:
         """Where images are looked for, those of the file written there first."""
-        folder = Path(self.images or f"{self.file()}.images")
-        for row in self._rows("image"):
-            for name in _stored_name(row["image"]):
-                self._store(folder / name, row["image"]["bytes"])
+        if self._is_json:
+            return ImageFolder(self.images or self.file().parent)
+        files, path = self.files(), Path(str(self.path))
+        folder = Path(self.images or f"{path if path.exists() else files[0].parent}.images")
+        for row in self._rows():
+            for image in _images_in(row):
+                for name in _stored_name(image):
+                    self._store(folder / name, image["bytes"])
         return ImageFolder(folder)
 
     def _store(self, path: Path, image: bytes) -> None:
@@ -74,15 +100,19 @@ class VLRewardBench(RewardBenchmark):
             ) from None
 
     def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
-        try:
-            with pq.ParquetFile(self.file()) as file:
-                if missing := set(self.COLUMNS).difference(file.schema_arrow.names):
-                    raise pa.ArrowInvalid(f"no column {min(missing)}")
-                for batch in file.iter_batches(batch_size=64, columns=columns):
-                    yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"{self.GROUP}.path={self.path} can not be read ({reason}); give {self.WANTED}") from None
+        """Every row with these columns and its images."""
+        for path in self.files():
+            try:
+                with pq.ParquetFile(path) as file:
+                    names = file.schema_arrow.names
+                    images = [name for name in self.IMAGES if name in names]
+                    if missing := {*self.COLUMNS, *(images or ["image"])}.difference(names):
+                        raise pa.ArrowInvalid(f"no column {min(missing)}")
+                    for batch in file.iter_batches(batch_size=64, columns=[*columns, *images]):
+                        yield from batch.to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(f"{self.GROUP}.path={path} can not be read ({reason}); give {self.WANTED}") from None
 
     def _pair(self, number: int, row: dict[str, Any]) -> Pair:
         ranks, answers, name = row["human_ranking"], row["response"], row["id"]
@@ -92,7 +122,7 @@ class VLRewardBench(RewardBenchmark):
         pair = checked_pair(
             id=_numbered(name, number),
             source=_vl_group(str(name)),
-            images=_stored_name(row["image"]),
+            images=tuple(name for image in _images_in(row) for name in _stored_name(image)),
             prompt=row["query"],
             answers=(answers[0], answers[1]),
             label=labels.get(tuple(ranks)) if isinstance(ranks, list) else None,
@@ -139,7 +169,7 @@ class MultimodalRewardBench(RewardBenchmark):
         pair = checked_pair(
             id=_numbered(name, number),
             source=category,
-            images=image_names(record.get("Image")),
+            images=image_names(record.get("Image") or record.get("Images")),
             prompt=record.get("Text"),
             answers=(record.get("Output1"), record.get("Output2")),
             label="a" if better == "Output1" else "b" if better == "Output2" else None,
@@ -151,11 +181,11 @@ class MultimodalRewardBench(RewardBenchmark):
 class MMRLHFRewardBench(RewardBenchmark):
     """MM-RLHF-RewardBench (arXiv 2502.10391): `path` is mm_reward_bench.jsonl, the unpacked images beside it.
 
-    Read are id, image, prompt, chosen and rejected; the label is always a. Fields are taken from the file itself and
-    the scripts beside it in the repository yfzhang114/r1_reward, and from a copy of MM-RLHF (julyanghar/MM-RLHF), which
-    agree. A group is the folder of the image: `mcq`, `long`, `short` or `safety` (the scripts look for these words
-    anywhere in the path). The fifth group, video, is dropped as no_image. All pairs of one question share the record's
-    id: ACC+ counts the questions whose pairs are all judged right.
+    Read are id, image (or images), prompt, chosen and rejected; the label is always a. Fields are taken from the file
+    itself and the scripts beside it in the repository yfzhang114/r1_reward, and from a copy of MM-RLHF
+    (julyanghar/MM-RLHF), which agree. A group is the folder of the image: `mcq`, `long`, `short` or `safety` (the
+    scripts look for these words anywhere in the path). The fifth group, video, is dropped as no_image. All pairs of one
+    question share the record's id: it is an item, and ACC+ counts the items whose pairs are all judged right.
     """
 
     WANTED: ClassVar[str] = "the mm_reward_bench.jsonl of MM-RLHF-RewardBench"
@@ -166,20 +196,31 @@ class MMRLHFRewardBench(RewardBenchmark):
         Raises:
             ValueError: no file is set, or it is not there.
         """
-        return self.each(lambda _, number, line: self.with_images(_chosen_first(number, json_object(line))))
+        return self.each(lambda _, number, line: self.with_images(_chosen_first(number, json_object(line), _folder_of)))
+
+    def items(self, pairs: Sequence[Pair]) -> dict[str, str] | None:
+        """The record's id, which all pairs of one question share."""
+        return {pair.id: pair.id.rpartition(":")[0] for pair in pairs}
 
 
-def _chosen_first(number: int, record: dict[str, Any]) -> Pair:
-    images, name = image_names(record.get("image")), record.get("id")
-    folders = {folder for image in images for folder in PurePosixPath(image).parts[:-1]}
+def _chosen_first(number: int, record: dict[str, Any], group: Callable[[dict[str, Any]], str | None]) -> Pair:
     return checked_pair(
-        id=_numbered(name, number),
-        source=next((group for group in ("mcq", "long", "short", "safety") if group in folders), None),
-        images=images,
+        id=_numbered(record.get("id"), number),
+        source=group(record),
+        images=named_images(record),
         prompt=record.get("prompt"),
         answers=(record.get("chosen"), record.get("rejected")),
         label="a",
     )
+
+
+def _folder_of(record: dict[str, Any]) -> str | None:
+    folders = {folder for image in named_images(record) for folder in PurePosixPath(image).parts[:-1]}
+    return next((group for group in ("mcq", "long", "short", "safety") if group in folders), None)
+
+
+def _vl_group_of(record: dict[str, Any]) -> str:
+    return _vl_group(str(record.get("id")))
 
 
 def _numbered(name: object, number: int) -> str | None:
@@ -191,6 +232,11 @@ def _vl_group(name: str) -> str:
     if name.startswith(("RLAIF", "RLHF", "hallucination")):
         return "hallucination"
     return "reasoning" if name.startswith(("mathverse", "mmmu")) else "general"
+
+
+def _images_in(row: dict[str, Any]) -> list[Any]:
+    image = row.get("image") or row.get("images")
+    return image if isinstance(image, list) else [image]
 
 
 def _stored_name(image: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ Shape suffixes: P pairs, 2 orders (as in the record, swapped), E bins of entropy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ BINS = 5
 @dataclass(frozen=True)
 class Judged:
     """The verdicts on pairs. source_P: names; first_P2: the verdict is A; valid_P2: there is a verdict; right_P2: it is
-    that of the label; entropy_P2: of the response, nats; tokens_P2: its length."""
+    that of the label; entropy_P2: of the response, nats; tokens_P2: its length; in_format_P2: the verdict is in the
+    words that judge.verdict wants; item_P: names of the items that the pairs belong to, None where they stand alone."""
 
     source_P: np.ndarray
     first_P2: np.ndarray
@@ -30,11 +31,15 @@ class Judged:
     right_P2: np.ndarray
     entropy_P2: np.ndarray
     tokens_P2: np.ndarray
+    in_format_P2: np.ndarray
+    item_P: np.ndarray | None = None
 
 
-def judged(records: Sequence[dict[str, Any]], sources: dict[str, str]) -> Judged:
+def judged(
+    records: Sequence[dict[str, Any]], sources: dict[str, str], items: Mapping[str, str] | None = None
+) -> Judged:
     """Of what respond() has kept of both orders of every pair; sources: of the pairs by id, which also gives their
-    order."""
+    order; items: of the pairs by id, where several belong to one."""
     of = {(record["id"], record["swapped"]): record for record in records}
     both = [[of[name, swapped] for swapped in (False, True)] for name in sources]
     first = [[record["responses"][0] for record in orders] for orders in both]
@@ -51,17 +56,21 @@ def judged(records: Sequence[dict[str, Any]], sources: dict[str, str]) -> Judged
         right_P2=verdict_P2 == better_P2,
         entropy_P2=each(lambda response: response["entropy"]),
         tokens_P2=each(lambda response: response["n_tokens"]),
+        in_format_P2=each(lambda response: response.get("in_format", response["verdict"] is not None)),
+        item_P=np.array([items[name] for name in sources]) if items else None,
     )
 
 
 def measure(judgements: Judged, seed: int) -> dict[str, Any]:
     """Everything that is said of one judge.
 
-    accuracy: share of right verdicts, none counts as wrong; macro_accuracy: mean over sources; sources; consistent:
-    share of pairs of which the same answer wins in both orders; first: share of verdicts for the answer that is shown
-    first, 0.5 without a position bias; without_verdict; entropy, tokens: means; bins: pairs by the mean entropy of
-    their two responses, as many in each, with accuracy; tells: chance that of a wrong and a right response the wrong
-    one has the higher entropy, null where all are alike. Values have 95 % intervals over pairs.
+    accuracy: share of right verdicts, none counts as wrong; in_format, accuracy_in_format: share of verdicts, and of
+    right ones, in the words that judge.verdict wants, which is all that reinforcement learning rewards;
+    macro_accuracy: mean over sources; sources; acc_plus: of items, see there; consistent: share of pairs of which the
+    same answer wins in both orders; first: share of verdicts for the answer that is shown first, 0.5 without a position
+    bias; without_verdict; entropy, tokens: means; bins: pairs by the mean entropy of their two responses, as many in
+    each, with accuracy; tells: chance that of a wrong and a right response the wrong one has the higher entropy, null
+    where all are alike. Values have 95 % intervals over pairs.
     """
     right_P, entropy_P = judgements.right_P2.mean(axis=1), judgements.entropy_P2.mean(axis=1)
     resamples = Resamples(len(right_P), seed)
@@ -71,12 +80,19 @@ def measure(judgements: Judged, seed: int) -> dict[str, Any]:
         "accuracy": resamples.mean(right_P),
         "macro_accuracy": float(np.mean([right_P[rows].mean() for rows in by_source(judgements).values()])),
         "sources": {
-            name: {"pairs": len(rows), "accuracy": Resamples(len(rows), seed).mean(right_P[rows])}
+            name: {
+                "pairs": len(rows),
+                "accuracy": Resamples(len(rows), seed).mean(right_P[rows]),
+                "acc_plus": acc_plus(judgements, rows, seed),
+            }
             for name, rows in by_source(judgements).items()
         },
+        "acc_plus": acc_plus(judgements, np.arange(len(right_P)), seed),
         "consistent": resamples.mean((both_P & (judgements.first_P2.sum(axis=1) == 1)).astype(float)),
         "first": first_share(judgements, seed),
         "without_verdict": float(1 - judgements.valid_P2.mean()),
+        "in_format": float(judgements.in_format_P2.mean()),
+        "accuracy_in_format": float((judgements.right_P2 & judgements.in_format_P2).mean()),
         "entropy": float(entropy_P.mean()),
         "tokens": float(judgements.tokens_P2.mean()),
         "bins": entropy_bins(right_P, entropy_P, seed),
@@ -88,6 +104,16 @@ def by_source(judgements: Judged) -> dict[str, np.ndarray]:
     """Rows of every source, in the order in which they first come."""
     names = list(dict.fromkeys(judgements.source_P.tolist()))
     return {name: np.flatnonzero(judgements.source_P == name) for name in names}
+
+
+def acc_plus(judgements: Judged, rows: np.ndarray, seed: int) -> dict[str, float] | None:
+    """Share of items all of whose pairs are judged right, the mean over both orders of the answers, with the interval
+    over items; None where pairs stand alone. MM-RLHF-RewardBench's ACC+ (arXiv 2502.10391)."""
+    if judgements.item_P is None:
+        return None
+    item_R = judgements.item_P[rows]
+    right_I = [judgements.right_P2[rows[item_R == item]].all(axis=0).mean() for item in dict.fromkeys(item_R)]
+    return {"items": len(right_I), **Resamples(len(right_I), seed).mean(np.array(right_I))}
 
 
 def first_share(judgements: Judged, seed: int) -> dict[str, float] | None:

@@ -12,6 +12,26 @@ from mprm.data.preferences import Pair
 NAMES = ("A", "B")
 
 
+def letter(following: str = r"\Z") -> str:
+    """The pattern of a letter that is a verdict: "A", "(b)", "Answer A"; not "a matter of taste", "A or B", "AB"."""
+    return (
+        r"\W{0,8}(?:\b(?:answer|response|option|choice)\W{1,5})?(?-i:(?P<upper>[AB])(?![\w'])|(?P<lower>[ab])"
+        rf"(?=\s{{0,3}}(?:[.,;:!)\]}}\n]|because\b|since\b)|{following}))(?!\W{{1,5}}(?:or|and)\b)"
+    )
+
+
+BETTER = r"\W{1,5}is\s(?:the\s)?(?:clearly\s)?(?:better|best|preferred|preferable)\b"
+IN_OTHER_WORDS = (
+    r"\b(?:verdict|decision|preference|(?:final|better|best|preferred)\s(?:answer|one)|answer)\s{0,3}(?::|is\b:?)"
+    + letter(),
+    r"(?:\[\[|\\boxed\{(?:\\text\{)?)" + letter(),
+    r"\bI\s(?:prefer|choose|pick)\b" + letter(),
+    rf"(?:^|[\n.]){letter(BETTER)}{BETTER}",
+    rf"(?:^|\n){letter()}\W{{0,8}}\Z",
+)
+EMPHASIS = re.compile(r"[*_`\"]+")
+
+
 @dataclass(frozen=True)
 class Shown:
     """A pair as a judge sees it. text: the question and both answers; better: the name that the label gives the better
@@ -59,12 +79,33 @@ class Judge:
         return re.compile(f"{before}({'|'.join(NAMES)}){after}")
 
     def verdict_of(self, response: str) -> str | None:
-        """A or B; None unless the response is reasoning that ends in the one verdict in it."""
+        """A or B; None unless the response is reasoning that ends in the one verdict in it, word for word: what
+        reinforcement learning rewards as the format."""
         found = list(self._ending.finditer(response))
         text = response.strip()
         if len(found) != 1 or not text.endswith(found[0][0]) or text == found[0][0]:
             return None
         return found[0][1]
+
+    @cached_property
+    def _readings(self) -> list[re.Pattern[str]]:
+        before, after = (re.findall(r"[^\W_]+", part) for part in self.verdict.split("{}"))
+        own = r"\b" + r"\W{1,5}".join(before) if before else re.escape(self.verdict.strip().split("{}")[0])
+        following = "".join(rf"\W{{1,5}}{word}\b" for word in after)
+        words = own + letter(following or r"\Z") + following
+        return [re.compile(reading, re.IGNORECASE) for reading in (words, *IN_OTHER_WORDS)]
+
+    def meant(self, response: str) -> str | None:
+        """A or B, for measuring: the last verdict in a response, also in bold, lower case, parentheses or other words,
+        without a full stop, or without reasoning; None where there is none."""
+        if verdict := self.verdict_of(response):
+            return verdict
+        text = EMPHASIS.sub(" ", response).strip()
+        found = [match for reading in self._readings for match in reading.finditer(text)]
+        if not found:
+            return None
+        last = max(found, key=lambda match: max(match.start("upper"), match.start("lower")))
+        return (last["upper"] or last["lower"]).upper()
 
 
 def shown(pair: Pair, images: tuple[Path, ...], swapped: bool) -> Shown:

@@ -45,11 +45,12 @@ def respond(
     advance: Callable[[int], None],
     batch: int = 64,
 ) -> None:
-    """Fill the journal: key_of(pair) -> {"id", "swapped", "better", "responses": [{"text", "verdict", "entropy",
-    "n_tokens"}]}.
+    """Fill the journal: key_of(pair) -> {"id", "swapped", "better", "responses": [{"text", "verdict", "in_format",
+    "entropy", "n_tokens"}]}.
 
-    verdict: A, B or null. entropy: nats, the mean over the tokens of the response of the entropy of the judge's own
-    next-token distribution, whatever the temperature; no token of the prompt counts.
+    verdict: A, B or null, as it is meant; in_format: it stands as judge.verdict wants it. entropy: nats, the mean over
+    the tokens of the response of the entropy of the judge's own next-token distribution, whatever the temperature; no
+    token of the prompt counts.
 
     batch: pairs that are asked together and kept together; advance: told how many more are done.
     """
@@ -70,7 +71,8 @@ def _record(one: Shown, completions: list[Completion], judge: Judge) -> dict[str
         "responses": [
             {
                 "text": completion.text,
-                "verdict": judge.verdict_of(completion.text) if completion.finished else None,
+                "verdict": judge.meant(completion.text) if completion.finished else None,
+                "in_format": completion.finished and judge.verdict_of(completion.text) is not None,
                 "entropy": completion.entropy,
                 "n_tokens": completion.n_tokens,
             }

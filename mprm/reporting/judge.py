@@ -44,6 +44,8 @@ def print_judge(results: Results, console: Console | None = None) -> None:
     if table:
         console.print(rich_table(table))
         console.print(Text(table.note, style="dim"))
+    if plus := tables.acc_plus_table(results):
+        console.print(rich_table(plus))
     for line in sentences(results) or [headline(results)]:
         console.print(Text(line))
 
@@ -66,6 +68,7 @@ def _page(title: str, results: Results, exhibits: list[Exhibit]) -> str:
         tables.judges_table(results),
         tables.responses_table(results),
         tables.sources_table(results),
+        tables.acc_plus_table(results),
         tables.bins_table(results),
         tables.curation_table(results),
         tables.training_bins_table(results),

@@ -41,6 +41,8 @@ def responses_table(results: Results) -> Table | None:
         (
             STAGES[stage],
             f"{100 * judge['without_verdict']:.1f}",
+            share(judge.get("in_format")),
+            share(judge.get("accuracy_in_format")),
             f"{judge['tokens']:.1f}",
             f"{judge['entropy']:.3f}",
             "-" if judge["tells"] is None else f"{judge['tells']:.3f}",
@@ -48,11 +50,25 @@ def responses_table(results: Results) -> Table | None:
         for stage, judge in judges(results).items()
     )
     note = (
-        "Entropy: mean over the tokens of a response of the entropy of the next token. Tells: how likely a wrong "
-        "response has a higher entropy than a right one, 0.5 by chance."
+        "A verdict is read as it is meant, in bold, lower case or other words. In format: in the words of "
+        "judge.verdict, which alone are rewarded. Entropy: mean over the tokens of a response of the entropy of the "
+        "next token. Tells: how likely a wrong response has a higher entropy than a right one, 0.5 by chance."
     )
-    columns = ("judge", "without verdict (%)", "tokens", "entropy (nats)", "entropy tells")
+    columns = (
+        "judge",
+        "without verdict (%)",
+        "in format (%)",
+        "right in format (%)",
+        "tokens",
+        "entropy (nats)",
+        "entropy tells",
+    )
     return Table("Its responses on the benchmark", columns, rows, note) if rows else None
+
+
+def share(number: float | None) -> str:
+    """In percent; "-" where an older run has not measured it."""
+    return "-" if number is None else f"{100 * number:.1f}"
 
 
 def sources_table(results: Results) -> Table | None:
@@ -67,6 +83,24 @@ def sources_table(results: Results) -> Table | None:
         rows.append((name, f"{of_source[0]['pairs']:,}", *(percent(one["accuracy"]) for one in of_source)))
     columns = ("source", "pairs", *(f"{STAGES[stage]} (%)" for stage in measured))
     return Table("Accuracy by source", columns, tuple(rows), "Brackets: 95 % bootstrap over the pairs of the source.")
+
+
+def acc_plus_table(results: Results) -> Table | None:
+    """ACC+ by source and over all items, a column per judge; None where no pairs belong together."""
+    measured = {stage: judge for stage, judge in judges(results).items() if judge.get("acc_plus")}
+    if not measured:
+        return None
+    rows = []
+    for name in (*next(iter(measured.values()))["sources"], "all"):
+        found = [
+            judge["acc_plus"] if name == "all" else judge["sources"][name]["acc_plus"] for judge in measured.values()
+        ]
+        values = [percent({key: one[key] for key in ("value", "low", "high")}) for one in found]
+        rows.append((name, f"{found[0]['items']:,}", *values))
+    note = (
+        "Items of which all pairs are judged right, the mean over both orders of the answers. Brackets: 95 % bootstrap."
+    )
+    return Table("ACC+", ("source", "items", *(f"{STAGES[stage]} (%)" for stage in measured)), tuple(rows), note)
 
 
 def bins_table(results: Results) -> Table | None:

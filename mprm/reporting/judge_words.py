@@ -73,7 +73,7 @@ def sentences(results: Results) -> list[str]:
     said += _trend("The share of wrong labels among them", bins, "flipped")
     if flipped := curation.get("flipped"):
         said.append(_flipped_words(flipped))
-    return said + _position_words(measured)
+    return said + _position_words(measured) + _format_words(measured)
 
 
 def _begin(stage: str) -> str:
@@ -119,3 +119,14 @@ def _position_words(measured: dict[str, dict[str, Any]]) -> list[str]:
     else:
         bias = "no position bias is distinguishable"
     return [f"{_begin(stage)} {bias}: {percent(first)} % of its verdicts are for the first."]
+
+
+def _format_words(measured: dict[str, dict[str, Any]]) -> list[str]:
+    """Of the last judge: how many verdicts there are, and how many in the strict format."""
+    if not measured or "in_format" not in list(measured.values())[-1]:
+        return []
+    stage, judge = list(measured.items())[-1]
+    return [
+        f"{_begin(stage)} {100 * (1 - judge['without_verdict']):.1f} % of its responses have a verdict, "
+        f"{100 * judge['in_format']:.1f} % in the words of judge.verdict."
+    ]

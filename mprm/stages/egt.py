@@ -221,7 +221,8 @@ def _judge(cfg: Config, run: RunFolder) -> None:
             cfg.reward_benchmark,
             lambda one: [shown(one.pair, one.images, swapped) for swapped in (False, True)],
         )
-        found[stage] = judged(records, {pair.id: pair.source for pair in pairs if pair.id not in refused})
+        sources = {pair.id: pair.source for pair in pairs if pair.id not in refused}
+        found[stage] = judged(records, sources, cfg.reward_benchmark.items(pairs))
     results: dict[str, Any] = {
         "preferences": cfg.preferences.path,
         "reward_benchmark": cfg.reward_benchmark.path,

@@ -42,6 +42,16 @@ def test_a_record_becomes_a_pair(folder: Path) -> None:
     ]
 
 
+def test_chosen_and_rejected_are_a_and_b(folder: Path) -> None:
+    chosen = {"id": "c", "prompt": "How?", "chosen": "10", "rejected": "11", "image": "0.png", "chosen_reason": ""}
+    other = {"question": "How?", "chosen": 12, "rejected": "11", "images": ["0.png", "1.png"], "image": None}
+    assert read(folder, chosen, other, chosen | {"id": "d", "rejected": None}) == [
+        Pair("c", "mine", ("0.png",), "How?", "10", "11", "a"),
+        Pair("mine:2", "mine", ("0.png", "1.png"), "How?", "12", "11", "a"),
+        Dropped("mine", 4, "no_answer"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -75,6 +75,47 @@ def test_images_inside_a_file_are_written_once_and_found_by_their_content(tmp_pa
     assert elsewhere.image_path(*changed.images).parent == tmp_path / "mine"
 
 
+@pytest.mark.parametrize("path", ["shards", "shards/*.parquet", "*/test-*-of-00002.parquet"])
+def test_shards_are_one_benchmark(tmp_path: Path, path: str) -> None:
+    """A folder, or a glob; pictures under images, too."""
+    (tmp_path / "shards").mkdir()
+    pq.write_table(pa.Table.from_pylist([vl_row(), vl_row()]), tmp_path / "shards" / "test-00000-of-00002.parquet")
+    several = {"images": [{"bytes": png(9), "path": None}, {"bytes": png(0), "path": None}]}
+    row = {name: value for name, value in vl_row().items() if name != "image"} | several
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "shards" / "test-00001-of-00002.parquet")
+    benchmark = VLRewardBench(path=str(tmp_path / path))
+    pairs = [pair for pair in benchmark.pairs() if isinstance(pair, Pair)]
+    assert [pair.id for pair in pairs] == ["RLAIF-V-14:0", "RLAIF-V-14:1", "RLAIF-V-14:2"]
+    assert [len(pair.images) for pair in pairs] == [1, 1, 2]
+    assert benchmark.image_path(pairs[2].images[0]).read_bytes() == png(9)
+    assert benchmark.image_path(pairs[0].images[0]).parent == tmp_path / "shards.images"
+
+
+def test_vl_rewardbench_as_chosen_and_rejected(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "0.jpg").touch()
+    record = {"id": "hallucination_pair-0", "prompt": "How?", "chosen": "10", "rejected": "11", "image": "img/0.jpg"}
+    (tmp_path / "vl.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (record, record | {"id": "mmmu-1"})))
+    benchmark = VLRewardBench(path=str(tmp_path / "vl.jsonl"))
+    assert list(benchmark.pairs()) == [
+        Pair("hallucination_pair-0:0", "hallucination", ("img/0.jpg",), "How?", "10", "11", "a"),
+        Pair("mmmu-1:1", "reasoning", ("img/0.jpg",), "How?", "10", "11", "a"),
+    ]
+    assert benchmark.image_path("img/0.jpg") == tmp_path / "img" / "0.jpg"
+
+
+def test_no_shard_is_one_line(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "test-*.parquet"):
+        with pytest.raises(ValueError, match=r"\Areward_benchmark\.path=\S+ is and holds no parquet file; give .*\Z"):
+            list(VLRewardBench(path=str(path)).pairs())
+
+
+def test_pairs_of_a_question_are_an_item_of_mm_rlhf() -> None:
+    pairs = [Pair(name, "mcq", (), "How?", "10", "11", "a") for name in ("x:1:0", "x:1:1", "y:2")]
+    assert MMRLHFRewardBench().items(pairs) == {"x:1:0": "x:1", "x:1:1": "x:1", "y:2": "y"}
+    assert RewardBenchmark().items(pairs) is None
+
+
 def test_vl_rewardbench_reasons(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"image": None}, "no_image"),

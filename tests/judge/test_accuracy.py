@@ -13,7 +13,8 @@ from mprm.judge.accuracy import Judged, difference, entropy_bins, judged, measur
 
 
 def record(name: str, swapped: bool, better: str, verdict: str | None, entropy: float, tokens: int) -> dict[str, Any]:
-    response = {"text": "...", "verdict": verdict, "entropy": entropy, "n_tokens": tokens}
+    in_format = verdict is not None and name != "q"
+    response = {"text": "...", "verdict": verdict, "in_format": in_format, "entropy": entropy, "n_tokens": tokens}
     return {"id": name, "swapped": swapped, "better": better, "responses": [response]}
 
 
@@ -38,7 +39,7 @@ def always(first_P2: Any, valid_P2: Any, right_P2: Any) -> Judged:
     shape = np.shape(first_P2)
     entropy_P2 = np.linspace(0.1, 0.9, shape[0] * 2).reshape(shape)
     verdicts = (np.array(one, dtype=bool) for one in (first_P2, valid_P2, right_P2))
-    return Judged(np.array(["x"] * shape[0]), *verdicts, entropy_P2, np.ones(shape))
+    return Judged(np.array(["x"] * shape[0]), *verdicts, entropy_P2, np.ones(shape), np.ones(shape, bool))
 
 
 def test_responses_go_to_their_pair_and_order(three: Judged) -> None:
@@ -62,6 +63,9 @@ def test_three_pairs_by_hand(three: Judged) -> None:
     assert found["consistent"]["value"] == pytest.approx(1 / 3)  # of q the first one wins twice, of r there is one
     assert found["first"]["value"] == pytest.approx(4 / 5)
     assert found["without_verdict"] == pytest.approx(1 / 6)
+    assert found["in_format"] == pytest.approx(3 / 6)
+    assert found["accuracy_in_format"] == pytest.approx(3 / 6)
+    assert found["acc_plus"] is None
     assert found["entropy"] == pytest.approx(2.6 / 6)
     assert found["tokens"] == pytest.approx(180 / 6)
     bins = [(one["from"], one["to"], one["pairs"], one["accuracy"]["value"]) for one in found["bins"]]
@@ -72,6 +76,25 @@ def test_three_pairs_by_hand(three: Judged) -> None:
         assert 0 <= one["low"] <= one["value"] <= one["high"] <= 1
         assert one["low"] < one["high"]
     assert measure(three, seed=0) == found
+
+
+def test_an_item_is_right_when_all_of_its_pairs_are() -> None:
+    """p and q are one item: right in the order of the record, wrong in the other; r stands alone, right in one."""
+    found = measure(judged(RECORDS, SOURCES, {"p": "i", "q": "i", "r": "j"}), seed=0)
+    assert (found["acc_plus"]["items"], found["acc_plus"]["value"]) == (2, 0.5)
+    assert (found["sources"]["x"]["acc_plus"]["items"], found["sources"]["x"]["acc_plus"]["value"]) == (1, 0.5)
+    right = [record | {"better": record["responses"][0]["verdict"] or "A"} for record in RECORDS]
+    found = measure(judged(right, SOURCES, {"p": "i", "q": "i", "r": "j"}), seed=0)
+    assert found["sources"]["x"]["acc_plus"]["value"] == 1.0
+    assert found["acc_plus"]["value"] == 0.75
+    assert found["accuracy"]["value"] > found["acc_plus"]["value"]
+
+
+def test_responses_of_an_older_run_had_a_verdict_in_format_only() -> None:
+    older = [json.loads(json.dumps(record)) for record in RECORDS]
+    for record in older:
+        del record["responses"][0]["in_format"]
+    assert judged(older, SOURCES).in_format_P2.tolist() == [[True, True], [True, True], [True, False]]
 
 
 def test_how_entropy_tells_wrong_from_right() -> None:

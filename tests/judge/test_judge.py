@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mprm.data.preferences import Pair
 from mprm.judge.judge import Judge, shown
@@ -41,6 +43,70 @@ def test_other_words_for_the_verdict_are_taken_as_they_stand() -> None:
     assert boxed.verdict_of(r"Red is 4. \boxed{B}.") is None
     dot = Judge(verdict="[{}].")
     assert [dot.verdict_of(text) for text in ("x[A].", "x[A]!", "xA.")] == ["A", None, None]
+
+
+MEANT = [
+    *(
+        (text, "A")
+        for text in ("The better answer is A.", "Red is 4. The better answer is **A**.", "[[A]]", "Answer A")
+    ),
+    *(
+        (text, "B")
+        for text in ("**The better answer is B.**", "the better answer is b", "The better answer is (B)", "B")
+    ),
+    *(
+        (text, "B")
+        for text in ("The better answer is Answer B.", "The better answer is: B", "x\n**Answer B**", "x\n(b)")
+    ),
+    ("The better answer is:\n\n**B**", "B"),
+    ("The better answer is A. No: the better answer is B.", "B"),  # the last one
+    ("The better answer is B.\nRed is 4.", "B"),
+    (r"So \boxed{B}", "B"),
+    (r"\boxed{\text{Answer B}}", "B"),
+    ("Final answer: (A)", "A"),
+    ("Verdict: B.", "B"),
+    ("I prefer answer B.", "B"),
+    ("Answer A is better than Answer B.", "A"),
+    ("Answer A is better in colours.\nThe better answer is B", "B"),
+    ("The better answer is A because it is right.", "A"),
+    ("The better answer is a, because", "A"),
+    ('The better answer is "A"', "A"),
+    ("The better answer is `b`.", "B"),
+    *((text, None) for text in ("", "Both are wrong.", "A bar is red.", "The answer is 4.", "Is answer A better?")),
+    *((text, None) for text in ("The better answer is AB.", "The better answer is C.", "The better answer is not A.")),
+    ("The better answer is a matter of taste.", None),
+    ("The better answer is A or B.", None),
+    ("Answer A: 4\nAnswer B: 5", None),
+    ("Answer A says 4.", None),
+    ("Answer A is not better.", None),
+    ("Neither answer A nor answer B is right.", None),
+]
+
+
+@pytest.mark.parametrize(("response", "verdict"), MEANT)
+def test_a_verdict_is_read_as_it_is_meant(response: str, verdict: str | None) -> None:
+    assert Judge().meant(response) == verdict
+
+
+@pytest.mark.parametrize(
+    ("words", "response", "verdict"),
+    [
+        (r"\boxed{{}}", r"x \boxed{(a)}", "A"),
+        ("[{}].", "x [B]!", "B"),
+        ("[{}].", "x B says", None),
+        ("Answer {} is better.", "x. answer **b** is better", "B"),
+        ("Answer {} is better.", "Answer A says 4. Answer B says 5.", None),
+        ("Prefer {}.", "I would prefer *B*", "B"),
+    ],
+)
+def test_the_words_of_the_verdict_are_the_judges_own(words: str, response: str, verdict: str | None) -> None:
+    assert Judge(verdict=words).meant(response) == verdict
+
+
+@given(st.lists(st.sampled_from(["Red is 4. ", "The better answer is ", "A", "B.", "**", "Answer ", "\n"]), max_size=9))
+def test_what_is_in_format_is_meant(parts: list[str]) -> None:
+    response = "".join(parts)
+    assert Judge().verdict_of(response) in (None, Judge().meant(response))
 
 
 @pytest.mark.parametrize(("label", "better"), [("a", "AB"), ("b", "BA")])

@@ -145,23 +145,25 @@ def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[Shown], tmp_path
         Completion("Red is 4. The better answer is B.", 9, True, 0.5),
         Completion("Red is 4. The better answer is B.", 9, False, 0.25),
         Completion("Red is 4.", 3, True, 1.5),
+        Completion("Red is 4. The better answer is **B**", 9, True, 0.5),
     ]
 
     class Scripted:
         def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
-            assert [prompt.n for prompt in prompts] == [3]
+            assert [prompt.n for prompt in prompts] == [4]
             return [said]
 
     one = replace(pairs[0], better="B", swapped=True)
     with journal(tmp_path / "said.jsonl", "settings", overwrite=True) as kept:
-        respond(Scripted(), Judge(), [one], 3, kept, lambda _: None)  # type: ignore[arg-type]
+        respond(Scripted(), Judge(), [one], 4, kept, lambda _: None)  # type: ignore[arg-type]
         assert kept.done[key_of(one)] == {
             "id": one.pair.id,
             "swapped": True,
             "better": "B",
             "responses": [
-                {"text": said[0].text, "verdict": "B", "entropy": 0.5, "n_tokens": 9},
-                {"text": said[1].text, "verdict": None, "entropy": 0.25, "n_tokens": 9},
-                {"text": said[2].text, "verdict": None, "entropy": 1.5, "n_tokens": 3},
+                {"text": said[0].text, "verdict": "B", "in_format": True, "entropy": 0.5, "n_tokens": 9},
+                {"text": said[1].text, "verdict": None, "in_format": False, "entropy": 0.25, "n_tokens": 9},
+                {"text": said[2].text, "verdict": None, "in_format": False, "entropy": 1.5, "n_tokens": 3},
+                {"text": said[3].text, "verdict": "B", "in_format": False, "entropy": 0.5, "n_tokens": 9},
             ],
         }

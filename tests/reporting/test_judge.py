@@ -13,6 +13,7 @@ from rich.console import Console
 from mprm.reporting.judge import print_judge, write_judge
 from mprm.reporting.judge_figures import RL_CURVES, SFT_CURVES, curves_exhibit, entropy_exhibit, pairs_exhibit
 from mprm.reporting.judge_tables import (
+    acc_plus_table,
     bins_table,
     curation_table,
     judges_table,
@@ -53,6 +54,8 @@ def measured(stage: str, accuracy: float, first: float, tells: float | None = 0.
         "consistent": number(accuracy - 0.1),
         "first": number(first, 0.015),
         "without_verdict": 0.025,
+        "in_format": 0.9,
+        "accuracy_in_format": 0.75,
         "entropy": 0.0712,
         "tokens": 63.25,
         "bins": bins(EDGES[stage], (accuracy + 0.1, accuracy - 0.1)),
@@ -110,6 +113,7 @@ def test_the_headline_and_the_sentences_say_what_is_real(results: Results) -> No
         "The kept pairs hold 6.0 % wrong labels, fewer than random subsets of that size, 17.4 %: -11.4 [-12.5, -10.3] "
         "points.",
         "After RL it prefers the answer that is shown first: 52.0 [50.5, 53.5] % of its verdicts are for the first.",
+        "After RL 97.5 % of its responses have a verdict, 90.0 % in the words of judge.verdict.",
     ]
 
 
@@ -126,7 +130,7 @@ def test_what_is_not_distinguishable_is_called_so(results: Results) -> None:
     assert "wrong labels, not distinguishable from random subsets of that size, 17.4 %: +1.0 [-1.0" in said[5]
     assert said[6].startswith("After RL no position bias is distinguishable: 51.0 [49.0, 53.0] %")
     results["judges"]["rl"]["first"] = None
-    assert len(sentences(results)) == 6
+    assert len(sentences(results)) == 7
 
 
 def test_tables_have_every_stage(results: Results) -> None:
@@ -140,8 +144,8 @@ def test_tables_have_every_stage(results: Results) -> None:
         ("after RL", "84.0 [82.0, 86.0]", "+4.0 [2.0, 6.0]", "83.0", "74.0 [72.0, 76.0]", "52.0 [50.5, 53.5]"),
     )
     assert rows(responses_table(results))[:2] == (
-        ("untrained", "2.5", "63.2", "0.071", "-"),
-        ("after SFT", "2.5", "63.2", "0.071", "0.740"),
+        ("untrained", "2.5", "90.0", "75.0", "63.2", "0.071", "-"),
+        ("after SFT", "2.5", "90.0", "75.0", "63.2", "0.071", "0.740"),
     )
     assert rows(sources_table(results))[1] == (
         *("pies", "100", "50.0 [47.0, 53.0]", "80.0 [77.0, 83.0]", "84.0 [81.0, 87.0]"),
@@ -288,3 +292,18 @@ def test_the_terminal_has_a_row_per_stage(results: Results, monkeypatch: pytest.
     assert max(map(len, shown)) <= 100
     assert any(re.match(r"after RL +84\.0 \[82\.0, 86\.0\] +\+4\.0 \[2\.0, 6\.0\] +83\.0 ", line) for line in shown)
     assert "After RL it is right in 84.0 [82.0, 86.0] %, better than before: +4.0 [2.0, 6.0] points." in shown
+
+
+def test_acc_plus_by_source_and_over_all_items(results: Results) -> None:
+    assert acc_plus_table(results) is None
+    for judge in results["judges"].values():
+        judge["acc_plus"] = {"items": 42, **number(0.5)}
+        for place, source in enumerate(judge["sources"].values()):
+            source["acc_plus"] = {"items": 21, **number(0.4 + place / 5)}
+    table = acc_plus_table(results)
+    assert table is not None
+    assert [row[:3] for row in table.rows] == [
+        ("bars", "21", "40.0 [38.0, 42.0]"),
+        ("pies", "21", "60.0 [58.0, 62.0]"),
+        ("all", "42", "50.0 [48.0, 52.0]"),
+    ]
