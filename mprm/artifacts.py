@@ -127,7 +127,9 @@ def reading(path: str | Path, remedy: str = "restore it") -> Iterator[None]:
 
 def redo_name(stage: str) -> str:
     """What redo= calls the stage, or the one that it is a part of."""
-    return {"responses": "curate", "pairs": "sft"}.get(stage, "judge" if stage.startswith("judged_") else stage)
+    return {"responses": "curate", "pairs": "sft", "examples": "train"}.get(
+        stage, "judge" if stage.startswith("judged_") else stage
+    )
 
 
 def redo_remedy(stage: str) -> str:

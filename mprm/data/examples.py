@@ -152,6 +152,20 @@ class Examples:
         return len(self.records)
 
     @property
+    def ids(self) -> list[str]:
+        return list(self.records["id"])
+
+    @property
+    def images(self) -> list[list[str]]:
+        """Names of every rollout's images, as they stand in its record."""
+        return list(self.records["images"])
+
+    def origin(self, position: int) -> dict[str, Any]:
+        """Where the rollout stands in the annotations."""
+        record = self.records[position]
+        return {"id": record["id"], "source": record["source"], "line": int(record["id"].rpartition(":")[2])}
+
+    @property
     def question(self) -> np.ndarray:
         """An integer per rollout, the same for the same images and question."""
         return np.asarray(self.records["question_hash"], dtype=np.int64)

@@ -28,7 +28,7 @@ from mprm.training.checkpoint import save_weights
 from mprm.training.datamodule import Rows
 from mprm.training.fit import checkpoint_of, optimise
 from mprm.training.history import Mirror
-from mprm.training.lengths import token_lengths
+from mprm.training.lengths import Measured
 from mprm.training.module import Optimised
 from mprm.training.recipe import Machine, Recipe
 
@@ -73,6 +73,12 @@ class Traces:
         self.processor = processor
         self.judge = judge
         self.question = np.arange(len(traced))  # no two pairs share their whole prompt
+        self.ids = [one.pair.id for one in traced]
+        self.images = [one.images for one in traced]
+        self.image_path: Callable[[Any], Path] = Path
+
+    def origin(self, position: int) -> dict[str, Any]:
+        return {"id": self.ids[position], "source": self.traced[position].pair.source}
 
     def __len__(self) -> int:
         return len(self.traced)
@@ -121,46 +127,40 @@ class Imitation(Optimised):
 
 def imitate(
     model: StepModel,
-    traces: Traces,
+    traces: Measured | None,
     recipe: SFT,
     machine: Machine,
-    max_length: int,
     folder: Path,
     seed: int,
     mirror: Mirror | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
 
-    Traces that have with their prompt more than max_length tokens are left out and counted. The order is shuffled anew
-    every epoch: traces have no entropy.
+    traces: measured Traces; None with sft.epochs=0. The order is shuffled anew every epoch: traces have no entropy.
 
-    Returns optimizer_steps, traces, too_long and the step it was resumed from.
-    Raises ValueError if no trace is left, or one does not fit the machine's max_tokens.
+    Returns optimizer_steps, traces and the step it was resumed from.
+    Raises ValueError if a trace does not fit the machine's max_tokens.
     """
     model.speak()
     if recipe.epochs == 0:
         save_weights(model, folder / "weights.safetensors")
-        return {"optimizer_steps": 0, "traces": 0, "too_long": 0, "resumed_from": 0}
+        return {"optimizer_steps": 0, "traces": 0, "resumed_from": 0}
+    assert traces is not None, "there are epochs"
     checkpoint, start = checkpoint_of(folder, machine)
     machine.check(recipe)
-    lengths = token_lengths(traces, machine.num_workers)
-    usable = np.flatnonzero(lengths.tokens <= max_length)
-    if not len(usable):
-        raise ValueError(
-            f"backbone.max_length={max_length} is less than the {lengths.tokens.min()} tokens of the shortest of "
-            f"{len(lengths)} traces; raise it"
-        )
-    machine.check_longest(int(lengths.tokens[usable].max()))
+    usable = traces.usable
+    machine.check_longest(int(traces.lengths.tokens[usable].max()))
     epochs = [usable[Shuffled().epoch(usable, usable, seed, epoch)] for epoch in range(recipe.epochs)]
+    n_scored = np.zeros(len(traces.lengths), dtype=np.int64)
+    n_scored[usable] = [len(traces.examples.layout(position).marks) for position in usable.tolist()]
     plan = BatchPlan(
         order=np.concatenate(epochs),
-        n_scored=np.array([len(traces.layout(position).marks) for position in range(len(traces))]),
-        lengths=lengths,
+        n_scored=n_scored,
+        lengths=traces.lengths,
         global_batch_size=recipe.global_batch_size,
         max_tokens=machine.max_tokens,
         world_size=machine.devices * machine.num_nodes,
     )
-    loaders = Rows(traces, plan, start, machine.num_workers, in_a_row)
+    loaders = Rows(traces.examples, plan, start, machine.num_workers, in_a_row)
     optimise(Imitation(model, recipe, plan.optimizer_steps), loaders, machine, folder, checkpoint, seed, mirror)
-    too_long = len(traces) - len(usable)
-    return {"optimizer_steps": plan.optimizer_steps, "traces": len(usable), "too_long": too_long, "resumed_from": start}
+    return {"optimizer_steps": plan.optimizer_steps, "traces": len(usable), "resumed_from": start}

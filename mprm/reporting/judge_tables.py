@@ -169,7 +169,7 @@ def left_out_table(results: Results) -> Table | None:
     sft, curation, rl = (results.get(stage) or {} for stage in ("sft", "curation", "rl"))
     reasons = {
         "records": results.get("unusable", {}),
-        "traces for SFT": {**sft.get("left_out", {}), "too_long": sft.get("too_long", 0)},
+        "traces for SFT": sft.get("left_out", {}),
         "pairs to be kept": curation.get("dropped", {}),
         "pairs for RL": {"too_long": rl.get("too_long", 0)},
     }

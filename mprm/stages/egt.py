@@ -17,7 +17,8 @@ from mprm.stage_records import RunFolder
 from mprm.stages.devices import check_before_selection, console, load_backbone
 from mprm.stages.judgements import RL, SFT, UNTRAINED, Asking, judge_after, listed, read_pairs, responses
 from mprm.stages.pipeline import start_tracker
-from mprm.stages.shared import key_of, one_at_a_time, read_hash, take_stage
+from mprm.stages.shared import LEFT_OUT, key_of, one_at_a_time, read_hash, take_stage
+from mprm.stages.usable import usable
 
 # What the first stage, the responses of its judge and their measure do not depend on; the last of it the measure does.
 AFTER_SFT = ("selector", "order", "grpo", "reward_benchmark")
@@ -98,7 +99,6 @@ def _imitate(cfg: Config, run: RunFolder) -> dict[str, Any]:
     from mprm.judge.sft import Traces, faithful, imitate
 
     pairs, dropped = read_pairs(cfg.preferences)
-    run.finish("pairs", {"pairs": len(pairs), "dropped": dict(dropped)})
     traced, left_out = faithful(pairs, cfg.judge, cfg.preferences.image_path)
     if not traced and cfg.sft.epochs:
         raise ValueError(
@@ -106,13 +106,17 @@ def _imitate(cfg: Config, run: RunFolder) -> dict[str, Any]:
             f"({listed(left_out)}); give such traces, or sft.epochs=0 for a backbone that judges already"
         )
     processor, model = load_backbone(cfg)
+    traces = None
+    if cfg.sft.epochs:
+        (traces,) = usable(cfg, run, "pairs", run.path / SFT / LEFT_OUT, Traces(traced, processor, cfg.judge))
+        left_out |= traces.left_out
+    run.finish("pairs", {"pairs": len(pairs), "dropped": dict(dropped)})
     with start_tracker(cfg, run) as tracker:
         summary = imitate(
             model,
-            Traces(traced, processor, cfg.judge),
+            traces,
             cfg.sft,
             cfg.trainer,
-            cfg.backbone.max_length,
             run.path / SFT,
             cfg.seed,
             partial(mirrored, tracker.log, SFT, 0),
@@ -253,7 +257,7 @@ def inputs_of(cfg: Config, leave_out: tuple[str, ...]) -> dict[str, str]:
 
 def files(stage: str) -> list[str]:
     """What a training leaves in the run's folder."""
-    return [f"{stage}/metrics.jsonl", f"{stage}/weights.safetensors"]
+    return [f"{stage}/{LEFT_OUT}", f"{stage}/metrics.jsonl", f"{stage}/weights.safetensors"]
 
 
 def mirrored(log: Any, stage: str, before: int, line: dict[str, float]) -> None:

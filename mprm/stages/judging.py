@@ -97,13 +97,13 @@ def evaluate_model(cfg: Config) -> None:
         results["skipped"] = dict(Counter(skipped) + Counter(malformed))
         write_json(folder / "results.json", results)
         kept.finish(asdict(prediction) for prediction in predictions)
-    say_skipped(results["skipped"])
+    say_skipped("benchmark solutions", results["skipped"])
     report(folder)
 
 
-def say_skipped(skipped: dict[str, int]) -> None:
+def say_skipped(what: str, skipped: dict[str, int]) -> None:
     if not_scored := {reason: count for reason, count in skipped.items() if count}:
-        console.print("benchmark solutions not scored: " + ", ".join(f"{n} {why}" for why, n in not_scored.items()))
+        console.print(f"{what} not scored: " + ", ".join(f"{n} {why}" for why, n in not_scored.items()))
 
 
 def report(folder: Path) -> None:

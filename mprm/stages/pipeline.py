@@ -16,7 +16,8 @@ from mprm.stage_records import RunFolder
 from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
 from mprm.stages.entropy import add_entropy
 from mprm.stages.judging import evaluate_model, report, say_skipped
-from mprm.stages.shared import EVALUATION, TRAINING, one_at_a_time, read_hash, take_stage, training_key
+from mprm.stages.shared import EVALUATION, LEFT_OUT, TRAINING, one_at_a_time, read_hash, take_stage, training_key
+from mprm.stages.usable import usable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -168,8 +169,6 @@ def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
 
     processor, model = load_backbone(cfg)
     subset, held_out = _subset(cfg, run), _held_out(cfg, run)
-    # Not a stage of its own: the further ranks of a launcher wait for these files.
-    run.finish("examples", {"subset": len(subset), "held_out": len(held_out)})
     never_trained_on = set(held_out["id"])  # with every rollout that shares a question or an image with one of them
     chosen = [i for i, rollout in enumerate(subset["id"]) if rollout not in never_trained_on]
     if not chosen:
@@ -177,28 +176,25 @@ def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
             f"no rollout is left to train on beside the {len(held_out)} of held_out={cfg.held_out}; lower it, or raise "
             "selector.ratio"
         )
+    parts = [Examples(records, cfg.dataset.image_path, processor) for records in (subset.select(chosen), held_out)]
+    nothing = (None, None)  # an untrained backbone sees no rollout
+    trained, validated = usable(cfg, run, "examples", run.path / LEFT_OUT, *parts) if cfg.recipe.epochs else nothing
+    # Not a stage of its own: the further ranks of a launcher wait for these files.
+    run.finish("examples", {"subset": len(subset), "held_out": len(held_out)})
     started = monotonic()
     with start_tracker(cfg, run) as tracker:
-        summary = fit(
-            model,
-            Examples(subset.select(chosen), cfg.dataset.image_path, processor),
-            Examples(held_out, cfg.dataset.image_path, processor),
-            cfg.objective,
-            cfg.order,
-            cfg.recipe,
-            cfg.trainer,
-            cfg.backbone.max_length,
-            run.path,
-            cfg.seed,
-            tracker.log,
-        )
+        settings = cfg.objective, cfg.order, cfg.recipe, cfg.trainer
+        summary = fit(model, trained, validated, *settings, run.path, cfg.seed, tracker.log)
         tracker.finish(summary)
+    left_out = trained.left_out if trained else {}
     if is_rank_zero():
+        told = "".join(f", {count:,} {reason}" for reason, count in left_out.items())
         console.print(
-            f"trained on {len(chosen) - summary['too_long']:,} of the {len(subset):,} rollouts kept; "
-            f"{len(subset) - len(chosen):,} are held out by question and image, {summary['too_long']:,} too long"
+            f"trained on {len(chosen) - sum(left_out.values()):,} of the {len(subset):,} rollouts kept; "
+            f"{len(subset) - len(chosen):,} are held out by question and image{told}"
         )
-    return summary | {"held_out_rollouts": len(subset) - len(chosen), "seconds": round(monotonic() - started, 1)}
+    summary |= {"left_out": left_out, "held_out_rollouts": len(subset) - len(chosen)}
+    return summary | {"seconds": round(monotonic() - started, 1)}
 
 
 def _evaluate(cfg: Config, run: RunFolder) -> None:
@@ -235,7 +231,7 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
         cfg.benchmark.image_path,
         "benchmark",
     )
-    calibration, _ = _predict(
+    calibration, unscored = _predict(
         cfg,
         model,
         processor,
@@ -248,8 +244,10 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     write_predictions(run.path / "validation_predictions.jsonl", calibration)
     results = evaluate_predictions(predictions, calibration, cfg.seed)
     results["skipped"] = dict(Counter(skipped) + Counter(malformed))
+    results["skipped_held_out"] = unscored
     write_json(run.path / "results.json", results)
-    say_skipped(results["skipped"])
+    say_skipped("benchmark solutions", results["skipped"])
+    say_skipped("held-out rollouts", unscored)
     fixed = results["thresholds"]["fixed"]
     numbers = {"auc": results["auc"], "overall_at_0.5": fixed["overall_step_weighted_macro_f1"]}
     summary = numbers | {"seconds": round(monotonic() - started, 1)}

@@ -19,7 +19,8 @@ from mprm.run_folder import config_hash
 from mprm.stage_records import RunFolder
 from mprm.stages.devices import console
 
-TRAINING = ("metrics.jsonl", "weights.safetensors")
+LEFT_OUT = "left_out.jsonl"
+TRAINING = (LEFT_OUT, "metrics.jsonl", "weights.safetensors")
 EVALUATION = ("predictions.jsonl", "validation_predictions.jsonl", "results.json")
 
 
@@ -80,7 +81,7 @@ def take_stage(run: RunFolder, stage: str, inputs: Mapping[str, str], names: Seq
                 continue
             if file_states(path.parent, names) != states:
                 continue
-            for name in names:
+            for name in states:
                 _copy(path.parent / name, run.path / name)
             shared = {"shared_with": done.get("shared_with", path.parent.name), "seconds": 0.0}
             run.finish(stage, done | shared, states, inputs)

@@ -20,7 +20,7 @@ from mprm.training.batches import BatchPlan
 from mprm.training.checkpoint import AtomicCheckpointIO, latest, prune, save_weights
 from mprm.training.datamodule import Rollouts, Rows
 from mprm.training.history import History, Mirror
-from mprm.training.lengths import token_lengths
+from mprm.training.lengths import Measured
 from mprm.training.memory import check, estimate
 from mprm.training.module import Optimised, StepScoring
 from mprm.training.objectives import Objective
@@ -38,22 +38,20 @@ PATCHES_PER_TOKEN = 4  # of the vision tower for an image token, in both familie
 
 def fit(
     model: StepModel,
-    train: Examples,
-    validation: Examples,
+    train: Measured | None,
+    validation: Measured | None,
     objective: Objective,
     order: Order,
     recipe: Recipe,
     machine: Machine,
-    max_length: int,
     folder: Path,
     seed: int,
     mirror: Mirror | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
 
-    Rollouts with more than max_length tokens are left out and counted.
-
-    Returns optimizer_steps, rollouts, too_long and the step it was resumed from.
+    train, validation: None with recipe.epochs=0.
+    Returns optimizer_steps, rollouts and the step it was resumed from.
     Raises ValueError if a rollout does not fit the machine's max_tokens or lacks the counts that the objective needs, a
     sample can not be read, or the training diverges.
     """
@@ -61,20 +59,17 @@ def fit(
     model.set_kappa(objective.kappa)
     if recipe.epochs == 0:
         save_weights(model, folder / "weights.safetensors")
-        return {"optimizer_steps": 0, "rollouts": 0, "too_long": 0, "resumed_from": 0}
+        return {"optimizer_steps": 0, "rollouts": 0, "resumed_from": 0}
+    assert train is not None, "there are epochs"
+    assert validation is not None
     if objective.kappa:
-        check_counts(train, validation)
+        check_counts(train.examples, validation.examples)
     checkpoint, start = checkpoint_of(folder, machine)
-    plan, validation_plan, too_long = make_plans(train, validation, objective, order, recipe, machine, max_length, seed)
-    loaders = Rollouts(train, validation, plan, validation_plan, start, machine.num_workers)
+    plan, validation_plan = make_plans(train, validation, objective, order, recipe, machine, seed)
+    loaders = Rollouts(train.examples, validation.examples, plan, validation_plan, start, machine.num_workers)
     module = StepScoring(model, objective, recipe, plan.optimizer_steps)
     optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
-    return {
-        "optimizer_steps": plan.optimizer_steps,
-        "rollouts": len(plan.order),
-        "too_long": too_long,
-        "resumed_from": start,
-    }
+    return {"optimizer_steps": plan.optimizer_steps, "rollouts": len(plan.order), "resumed_from": start}
 
 
 def checkpoint_of(folder: Path, machine: Machine) -> tuple[Path | None, int]:
@@ -119,32 +114,25 @@ def optimise(
 
 
 def make_plans(
-    train: Examples,
-    validation: Examples,
+    train: Measured,
+    validation: Measured,
     objective: Objective,
     order: Order,
     recipe: Recipe,
     machine: Machine,
-    max_length: int,
     seed: int,
-) -> tuple[BatchPlan, BatchPlan, int]:
-    """The rows of the training and of a validation, and the number of training rollouts left out as too long."""
+) -> tuple[BatchPlan, BatchPlan]:
+    """The rows of the training and of a validation."""
     machine.check(recipe)
-    lengths, validation_lengths = (token_lengths(part, machine.num_workers) for part in (train, validation))
-    usable, validated = (np.flatnonzero(part.tokens <= max_length) for part in (lengths, validation_lengths))
-    if not len(usable):
-        raise ValueError(
-            f"backbone.max_length={max_length} is less than the {lengths.tokens.min()} tokens of the shortest of "
-            f"{len(lengths)} rollouts; raise it"
-        )
-    machine.check_longest(max([*lengths.tokens[usable], *validation_lengths.tokens[validated]]))
-    entropy, question = train.entropy[usable], lengths.question[usable]
+    usable = train.usable
+    machine.check_longest(max(int(part.lengths.tokens[part.usable].max(initial=0)) for part in (train, validation)))
+    entropy, question = train.examples.entropy[usable], train.lengths.question[usable]
     epochs = [usable[order.epoch(question, entropy, seed, epoch)] for epoch in range(recipe.epochs)]
     world_size = machine.devices * machine.num_nodes
     plan = BatchPlan(
         order=np.concatenate(epochs),
-        n_scored=scored_steps(train, objective),
-        lengths=lengths,
+        n_scored=scored_steps(train.examples, objective),
+        lengths=train.lengths,
         global_batch_size=recipe.global_batch_size,
         max_tokens=machine.max_tokens,
         world_size=world_size,
@@ -152,14 +140,14 @@ def make_plans(
     )
     # All of it is one batch; without a backward pass twice the tokens fit.
     validation_plan = BatchPlan(
-        order=validated,
-        n_scored=scored_steps(validation, objective),
-        lengths=validation_lengths,
-        global_batch_size=max(1, len(validated)),
+        order=validation.usable,
+        n_scored=scored_steps(validation.examples, objective),
+        lengths=validation.lengths,
+        global_batch_size=max(1, len(validation.usable)),
         max_tokens=2 * machine.max_tokens,
         world_size=world_size,
     )
-    return plan, validation_plan, len(lengths) - len(usable)
+    return plan, validation_plan
 
 
 def announce_memory(model: StepModel, machine: Machine, keys: int) -> None:

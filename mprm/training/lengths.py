@@ -1,65 +1,233 @@
-"""How many tokens every rollout has, before any of it is computed: from its text and the headers of its images."""
+"""What can be trained on, told before anything is computed: pictures that decode, rollouts that are short enough.
+
+Every picture is decoded once. CACHE/pictures.jsonl remembers the sound ones by the state of their file, as [path, size,
+modification time in ns]; the few others are tried by every run, for what is wrong may lie outside the file.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from mprm.data.collate import Example, common_prefix
+from mprm.data.examples import image_fault, open_images
 from mprm.data.packing import Lengths
 
-CHUNK = 256  # rollouts that a loader worker measures at a time
+CHUNK = 256  # rollouts or pictures that a loader worker looks at at a time
+
+State = tuple[str, int, int]
 
 
 class LaidOut(Protocol):
-    """What can be measured. question: an integer per example, the same for the same images and question."""
+    """What has a length. question: an integer per example, the same for the same images and question."""
 
     @property
     def question(self) -> np.ndarray: ...
 
     def layout(self, position: int) -> Example:
-        """The example without its pixels."""
+        """The example without its pixels. ValueError: an image is not there, or of a shape that is refused."""
         ...
 
 
-def token_lengths(examples: LaidOut, num_workers: int) -> Lengths:
-    """Lengths by position; `shared` is over the rollouts of a question that are in `examples`.
+class Pictured(LaidOut, Protocol):
+    """ids and images: names per example, the files of these image_path gives; origin: what a list names one by."""
 
-    Raises ValueError if an image file is missing or broken.
+    image_path: Callable[[Any], Path]
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def images(self) -> Sequence[Sequence[Any]]: ...
+
+    def origin(self, position: int) -> dict[str, Any]: ...
+
+
+class Fault(NamedTuple):
+    """Why an example is left out: missing_image_file, unreadable_image, refused_image or too_long; its image, or a list
+    where any of them may be meant; and the same in words."""
+
+    reason: str
+    image: Any
+    message: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Examples, their lengths by position (0 with a faulty image), the positions that can be used, and how many others
+    there are by reason."""
+
+    examples: Any
+    lengths: Lengths
+    usable: np.ndarray
+    left_out: dict[str, int]
+
+
+def measure(
+    examples: Pictured, max_length: int, num_workers: int, cache: str | Path
+) -> tuple[Measured, dict[int, Fault]]:
+    """Look at every picture and rollout: what can be used, and why the others can not, by position."""
+    broken = _broken(examples, num_workers, Path(cache) / "pictures.jsonl")
+    faults: dict[int, Fault] = {}
+    for position, names in enumerate(examples.images):
+        if found := [broken[name] for name in names if name in broken]:
+            faults[position] = found[0]
+    lengths, refused = _lengths(examples, num_workers, faults)
+    for position, message in refused.items():
+        names = [str(name) for name in examples.images[position]]
+        faults[position] = Fault("refused_image", names[0] if len(names) == 1 else names, message)
+    for position in np.flatnonzero(lengths.tokens > max_length).tolist():
+        tokens = lengths.tokens[position]
+        faults[position] = Fault("too_long", None, f"{tokens} tokens, more than backbone.max_length={max_length}")
+    reasons = {position: fault.reason for position, fault in faults.items()}
+    return _without(examples, lengths, reasons), dict(sorted(faults.items()))
+
+
+def measure_again(examples: Pictured, left_out: dict[int, str], num_workers: int) -> Measured:
+    """What measure() gave when it left these positions out, each for a reason.
+
+    Raises ValueError if an image has gone since, or changed into one that can not be laid out.
     """
+    faulty = [position for position, reason in left_out.items() if reason != "too_long"]
+    return _without(examples, token_lengths(examples, num_workers, faulty), left_out)
+
+
+def token_lengths(examples: LaidOut, num_workers: int, left_out: Collection[int] = ()) -> Lengths:
+    """Lengths by position, 0 of those left out; `shared` is over the rollouts of a question that are in `examples`.
+
+    Raises ValueError if an image file is missing, its header broken or its shape refused.
+    """
+    lengths, refused = _lengths(examples, num_workers, left_out)
+    if refused:
+        raise ValueError(refused[min(refused)])
+    return lengths
+
+
+def _without(examples: Pictured, lengths: Lengths, left_out: dict[int, str]) -> Measured:
+    usable = np.setdiff1d(np.arange(len(lengths)), list(left_out))
+    return Measured(examples, lengths, usable, dict(Counter(left_out.values()).most_common()))
+
+
+def _broken(examples: Pictured, num_workers: int, memory: Path) -> dict[Any, Fault]:
+    """What is wrong with pictures that can not be decoded, by their name in the examples."""
+    sound, broken, names, paths = _remembered(memory), {}, [], []
+    for name in dict.fromkeys(name for names in examples.images for name in names):
+        try:
+            path = examples.image_path(name)
+        except ValueError as error:
+            broken[name] = Fault(image_fault(error), str(name), str(error))
+            continue
+        if _state(path) not in sound:
+            names.append(name)
+            paths.append(path)
+    found: list[Fault | None] = []
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    # Unbuffered: a chunk is one write, between those of other runs. A line that a killed one left torn is ended first.
+    with open(memory, "ab", buffering=0) as file:
+        for _, decoded in _in_workers(_decoded, chunks, num_workers, "decoding pictures"):
+            lines = ["\n" + json.dumps(state) for state, fault in decoded if fault is None]
+            file.write("".join(lines).encode())
+            found += [fault for _, fault in decoded]
+    return broken | {name: fault for name, fault in zip(names, found, strict=True) if fault is not None}
+
+
+def _remembered(memory: Path) -> set[State]:
+    """States of sound pictures. Those of a line that can not be read are forgotten."""
+    states = set()
+    with suppress(FileNotFoundError), open(memory, "rb") as file:
+        for line in file:
+            with suppress(ValueError, TypeError):
+                states.add(tuple(json.loads(line)))
+    return states
+
+
+def _state(path: Path) -> State | None:
+    """What stands for the content of a file, None if it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+def _decoded(paths: Sequence[Path]) -> list[tuple[State | None, Fault | None]]:
+    """The state of every file before it was read, and what is wrong with it."""
+    found: list[tuple[State | None, Fault | None]] = []
+    for path in paths:
+        state, fault = _state(path), None
+        try:
+            open_images([path])
+        except ValueError as error:
+            fault = Fault(image_fault(error), str(path), " ".join(str(error).split()))
+        found.append((state, fault))
+    return found
+
+
+def _lengths(examples: LaidOut, num_workers: int, left_out: Collection[int]) -> tuple[Lengths, dict[int, str]]:
+    """Lengths by position, and what is wrong with those that can not be laid out."""
     question = examples.question
-    by_question = np.argsort(question, kind="stable")
+    chosen = np.setdiff1d(np.arange(len(question)), list(left_out))
+    by_question = chosen[np.argsort(question[chosen], kind="stable")]
     borders = np.flatnonzero(np.diff(question[by_question])) + 1
     cuts = borders[np.diff(borders // CHUNK, prepend=0) > 0]
-    chunks = np.split(by_question, cuts)
-    loader = DataLoader(_Chunks(examples, chunks), batch_size=None, num_workers=num_workers)
-    measured = np.empty((2, len(question)), dtype=np.int64)
-    for chunk, lengths in zip(chunks, track(loader, "reading lengths", len(chunks), transient=True), strict=True):
+    measured = np.zeros((2, len(question)), dtype=np.int64)
+    refused: dict[int, str] = {}
+    look = partial(_laid_out, examples)
+    for chunk, (lengths, faults) in _in_workers(look, np.split(by_question, cuts), num_workers, "reading lengths"):
         measured[:, chunk] = lengths
-    return Lengths(tokens=measured[0], shared=measured[1], question=question)
+        refused |= faults
+    return Lengths(tokens=measured[0], shared=measured[1], question=question), refused
+
+
+def _laid_out(examples: LaidOut, chunk: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    """Tokens and shared tokens of the rollouts of a chunk, (2, rollouts), which holds whole questions; and by position
+    why some have none."""
+    ids: dict[int, list[Any]] = {}
+    places: dict[int, list[int]] = {}
+    refused = {}
+    lengths = np.zeros((2, len(chunk)), dtype=np.int64)
+    for place, position in enumerate(chunk.tolist()):
+        try:
+            example = examples.layout(position)
+        except ValueError as error:
+            refused[position] = " ".join(str(error).split())
+            continue
+        assert example.group is not None
+        ids.setdefault(example.group, []).append(example.input_ids)
+        places.setdefault(example.group, []).append(place)
+    for group, members in places.items():
+        lengths[0, members] = [len(tokens) for tokens in ids[group]]
+        lengths[1, members] = common_prefix(ids[group])
+    return lengths, refused
+
+
+def _in_workers(
+    look: Callable[[Any], Any], chunks: Sequence[Any], num_workers: int, description: str
+) -> Iterator[tuple[Any, Any]]:
+    """Every chunk, and what a loader worker has found in it."""
+    loader = DataLoader(_Chunks(look, chunks), batch_size=None, num_workers=num_workers)
+    return zip(chunks, track(loader, description, len(chunks), transient=True), strict=True)
 
 
 class _Chunks(Dataset):
-    """Tokens and shared tokens of the rollouts of a chunk, (2, rollouts); a chunk holds whole questions."""
-
-    def __init__(self, examples: LaidOut, chunks: list[np.ndarray]) -> None:
-        self.examples = examples
+    def __init__(self, look: Callable[[Any], Any], chunks: Sequence[Any]) -> None:
+        self.look = look
         self.chunks = chunks
 
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, number: int) -> np.ndarray:
-        laid_out = [self.examples.layout(int(position)) for position in self.chunks[number]]
-        groups: dict[int, list[int]] = {}
-        for i, example in enumerate(laid_out):
-            assert example.group is not None
-            groups.setdefault(example.group, []).append(i)
-        lengths = np.empty((2, len(laid_out)), dtype=np.int64)
-        for members in groups.values():
-            lengths[0, members] = [len(laid_out[i].input_ids) for i in members]
-            lengths[1, members] = common_prefix([laid_out[i].input_ids for i in members])
-        return lengths
+    def __getitem__(self, number: int) -> Any:
+        return self.look(self.chunks[number])

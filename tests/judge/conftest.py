@@ -22,6 +22,7 @@ from mprm.judge.judge import Judge, Shown
 from mprm.judge.sft import SFT, Traces, faithful, imitate
 from mprm.policy.sampler import Sampler
 from mprm.training.checkpoint import load_weights
+from mprm.training.lengths import measure_again
 from mprm.training.recipe import Machine
 
 READER = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights" / "internvl_reader"
@@ -76,7 +77,9 @@ def taught(pairs: list[Shown], tmp_path_factory: pytest.TempPathFactory) -> Taug
     processor, model = BACKBONE.load()
     recipe = SFT(learning_rate=4e-3, weight_decay=0.0, epochs=4, global_batch_size=4)
     traces = Traces(pairs, processor, JUDGE)
-    return Taught(folder, imitate(model, traces, recipe, Machine(), 512, folder, 0, lines.append), lines)
+    return Taught(
+        folder, imitate(model, measure_again(traces, {}, 0), recipe, Machine(), folder, 0, lines.append), lines
+    )
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from mprm.judge.judge import Judge, Shown
 from mprm.judge.likelihood import Responses, in_a_row, log_likelihood
 from mprm.judge.sft import SFT, Imitation, Traces, faithful, imitate
 from mprm.training.checkpoint import latest
+from mprm.training.lengths import measure, measure_again
 from mprm.training.recipe import Machine
 
 
@@ -68,7 +69,7 @@ def test_a_trace_stands_behind_the_question_and_every_token_of_it_is_predicted(
 
 
 def test_the_loss_falls(taught: Any) -> None:
-    assert taught.counted == {"optimizer_steps": 24, "traces": 24, "too_long": 0, "resumed_from": 0}
+    assert taught.counted == {"optimizer_steps": 24, "traces": 24, "resumed_from": 0}
     assert [line["step"] for line in taught.lines] == [*range(1, 25)]
     assert taught.lines == [json.loads(line) for line in (taught.folder / "metrics.jsonl").read_text().splitlines()]
     assert taught.lines[0]["train/loss"] > 10
@@ -90,7 +91,8 @@ def train(pairs: list[Shown], taught: Any, judge: Judge) -> Train:
         processor, model = taught.load()
         recipe = SFT(learning_rate=1e-3, epochs=1, global_batch_size=4, warmup=0.0)
         settings = Machine(**{"checkpoint_every": 1} | machine)
-        imitate(model, Traces(pairs[:10], processor, judge), recipe, settings, 512, folder, 3, mirror)
+        traces = measure_again(Traces(pairs[:10], processor, judge), {}, 0)
+        imitate(model, traces, recipe, settings, folder, 3, mirror)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
@@ -170,18 +172,14 @@ def test_long_traces_are_left_out_and_what_can_not_be_trained_is_one_line(
     def attempt(folder: str, epochs: int, max_length: int, max_tokens: int = 4096) -> dict[str, Any]:
         recipe = SFT(learning_rate=1e-3, epochs=epochs, global_batch_size=8)
         machine = Machine(max_tokens=max_tokens)
-        return imitate(model, traces, recipe, machine, max_length, tmp_path / folder, 0)
+        measured, _ = measure(traces, max_length, 0, tmp_path / "cache")
+        return imitate(model, measured, recipe, machine, tmp_path / folder, 0)
 
-    with pytest.raises(
-        ValueError,
-        match=rf"\Abackbone\.max_length=9 is less than the {min(lengths)} tokens of the shortest of 10 traces; .*\Z",
-    ):
-        attempt("none", 1, 9)
     with pytest.raises(ValueError, match=rf"\Atrainer\.max_tokens=80 is less than the {max(lengths)} tokens of .*\Z"):
         attempt("wide", 1, 512, max_tokens=80)
     counted = attempt("untrained", 0, 512)
-    assert counted == {"optimizer_steps": 0, "traces": 0, "too_long": 0, "resumed_from": 0}
+    assert counted == {"optimizer_steps": 0, "traces": 0, "resumed_from": 0}
     for name, tensor in load_file(tmp_path / "untrained" / "weights.safetensors").items():
         assert tensor.equal(before[name])
     counted = attempt("short", 1, 70)
-    assert counted == {"optimizer_steps": 1, "traces": 8, "too_long": 2, "resumed_from": 0}
+    assert counted == {"optimizer_steps": 1, "traces": 8, "resumed_from": 0}

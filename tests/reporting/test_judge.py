@@ -76,7 +76,7 @@ def results() -> Results:
             "rl": measured("rl", 0.84, 0.52),
         },
         "differences": {"sft - untrained": number(0.3), "rl - sft": number(0.04)},
-        "sft": {"traces": 1236, "left_out": {"no_trace": 9}, "too_long": 1, "optimizer_steps": 300, "seconds": 100.0},
+        "sft": {"traces": 1236, "left_out": {"no_trace": 9, "too_long": 1}, "optimizer_steps": 300, "seconds": 100.0},
         "curation": {
             "eligible": 3000,
             "kept": 1500,

@@ -20,6 +20,7 @@ from mprm.selection.keep import keep
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import write_examples
 from mprm.training.fit import fit
+from mprm.training.lengths import measure_again
 from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe
 
@@ -66,7 +67,6 @@ def train(backbone: InternVL, part: Parts) -> Training:
         objective: Any = None,
         order: Any = None,
         mirror: Any = None,
-        max_length: int = 512,
         options: Any = None,
         recipe: Any = None,
         watch: Any = None,
@@ -79,13 +79,11 @@ def train(backbone: InternVL, part: Parts) -> Training:
         folder.mkdir(exist_ok=True)
         fit(
             model,
-            part(processor, range(20)),
-            part(processor, range(20, 30)),
+            *(measure_again(part(processor, numbers), {}, 0) for numbers in (range(20), range(20, 30))),
             objective or Hard(),
             order or Shuffled(),
             Recipe(**{"learning_rate": 1e-3, "epochs": 2, "global_batch_size": 8} | (recipe or {})),
             Machine(**{"max_tokens": 4096, "checkpoint_every": 2, "validate_every": 2} | machine),
-            max_length,
             folder,
             seed=0,
             mirror=mirror,

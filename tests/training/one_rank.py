@@ -18,6 +18,7 @@ from mprm.data.examples import Examples
 from mprm.data.order import Shuffled
 from mprm.training import fit as fit_module
 from mprm.training import objectives
+from mprm.training.lengths import measure_again
 from mprm.training.recipe import Machine, Recipe
 from mprm.training.strategies import Sharded, build_strategy
 
@@ -63,13 +64,14 @@ def main(job: dict[str, Any]) -> None:
     world = ChartWorld(root=job["world"], rollouts=64)
     processor, model = InternVL(path=job["backbone"], max_tiles=1, max_length=512).load()
     train, validation = (
-        Examples(records.select(chosen), world.image_path, processor) for chosen in (range(20), range(20, 30))
+        measure_again(Examples(records.select(chosen), world.image_path, processor), {}, 0)
+        for chosen in (range(20), range(20, 30))
     )
     recipe = Recipe(learning_rate=1e-3, epochs=2, global_batch_size=8)
     machine, objective = Machine(**job["machine"]), getattr(objectives, job["objective"])()
     fit_module.build_strategy = for_tests
     fit_module.fit(
-        model, train, validation, objective, Shuffled(), recipe, machine, 512, Path(job["folder"]), seed=0, mirror=kill
+        model, train, validation, objective, Shuffled(), recipe, machine, Path(job["folder"]), seed=0, mirror=kill
     )
 
 

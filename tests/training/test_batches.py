@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from mprm.data.order import LowToHigh
 from mprm.data.packing import Lengths
 from mprm.training.batches import BatchPlan, RankBatches
 from mprm.training.fit import make_plans
+from mprm.training.lengths import measure
 from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe
 
@@ -140,7 +142,9 @@ def test_the_sampler_tells_its_batch_size() -> None:
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_low_to_high_is_one_sequence_for_any_number_of_ranks(backbone: Any, part: Any, devices: int) -> None:
+def test_low_to_high_is_one_sequence_for_any_number_of_ranks(
+    backbone: Any, part: Any, devices: int, tmp_path: Path
+) -> None:
     """Entropies fall with the position; that of rollout 5 was not computed, 0 is left out as too long."""
     processor, _ = backbone.load()
     train, validation = part(processor, range(12)), part(processor, range(20, 22))
@@ -149,11 +153,10 @@ def test_low_to_high_is_one_sequence_for_any_number_of_ranks(backbone: Any, part
     train.records = train.records.remove_columns("entropy").add_column("entropy", entropy)
     lengths = [len(train.layout(position).input_ids) for position in range(12)]
     machine = Machine(max_tokens=256, devices=devices, strategy="ddp" if devices > 1 else "auto")
-    plan, _, too_long = make_plans(
-        train, validation, Hard(), LowToHigh(), Recipe(epochs=2, global_batch_size=4), machine, max(lengths) - 1, seed=0
-    )
+    parts = [measure(one, max(lengths) - 1, 0, tmp_path)[0] for one in (train, validation)]
+    plan, _ = make_plans(*parts, Hard(), LowToHigh(), Recipe(epochs=2, global_batch_size=4), machine, seed=0)
     usable = [position for position in [11, 9, 10, 8, 7, 6, 4, 3, 2, 1, 0, 5] if lengths[position] < max(lengths)]
-    assert len(usable) == 12 - too_long < 12
+    assert len(usable) == 12 - parts[0].left_out["too_long"] < 12
     sequence = usable * 2
     steps = range(plan.optimizer_steps)
     assert [plan.chosen(step) for step in steps] == [sequence[4 * step : 4 * step + 4] for step in steps]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from mprm.data.order import FileOrder, Shuffled, ShuffledQuestions
 from mprm.training.checkpoint import latest, load_weights
 from mprm.training.fit import fit, run_trainer
+from mprm.training.lengths import measure_again
 from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe
 
@@ -179,22 +180,6 @@ def test_the_language_model_is_in_training_mode_and_the_frozen_tower_is_not(trai
     assert modes == [(True, False)] * 2 + [(False, False)] + [(True, False)] * 2 + [(False, False), (True, False)]
 
 
-def test_rollouts_that_are_too_long_are_left_out_and_counted(backbone: Any, part: Any, tmp_path: Path) -> None:
-    """Of 36 rollouts, the one of 106 tokens and those of 96; of the held-out ones all."""
-    processor, model = backbone.load()
-    counted = run(model, part(processor, range(36)), part(processor, range(8, 12)), tmp_path, max_length=95)
-    long = [len(part(processor, range(36)).layout(number).input_ids) > 95 for number in range(36)]
-    assert sum(long) == 8
-    assert counted == {"optimizer_steps": 7, "rollouts": 28, "too_long": 8, "resumed_from": 0}
-
-
-def test_no_rollout_that_is_short_enough_is_one_line(backbone: Any, part: Any, tmp_path: Path) -> None:
-    processor, model = backbone.load()
-    line = r"^backbone\.max_length=50 is less than the \d+ tokens of the shortest of 12 rollouts; raise it$"
-    with pytest.raises(ValueError, match=line):
-        run(model, part(processor, range(12)), part(processor, range(4)), tmp_path, max_length=50)
-
-
 def test_a_rollout_that_fits_no_forward_pass_is_one_line(backbone: Any, part: Any, tmp_path: Path) -> None:
     processor, model = backbone.load()
     line = r"^trainer\.max_tokens=90 is less than the 96 tokens of the longest rollout; raise it, or lower backbone"
@@ -226,9 +211,8 @@ def test_only_what_is_trained_is_written(train: Any, whole: Lines, whole_folder:
 
 def test_an_untrained_backbone_is_written_as_it_is(train: Any, backbone: Any, tmp_path: Path) -> None:
     _, model = backbone.load()
-    nothing: Any = None
-    counted = fit(model, nothing, nothing, Hard(), Shuffled(), Recipe(epochs=0), Machine(), 512, tmp_path, seed=0)
-    assert counted == {"optimizer_steps": 0, "rollouts": 0, "too_long": 0, "resumed_from": 0}
+    counted = fit(model, None, None, Hard(), Shuffled(), Recipe(epochs=0), Machine(), tmp_path, seed=0)
+    assert counted == {"optimizer_steps": 0, "rollouts": 0, "resumed_from": 0}
     written = load_file(tmp_path / "weights.safetensors")
     assert written["mark_D"].equal(model.mark_D)
 
@@ -275,14 +259,14 @@ def run(
     train: Any,
     validation: Any,
     folder: Path,
-    max_length: int = 512,
     learning_rate: float = 1e-3,
     **machine: Any,
 ) -> dict[str, Any]:
     """One epoch in global batches of 4."""
     folder.mkdir(exist_ok=True)
     recipe = Recipe(learning_rate=learning_rate, global_batch_size=4)
-    return fit(model, train, validation, Hard(), Shuffled(), recipe, Machine(**machine), max_length, folder, seed=0)
+    parts = [measure_again(part, {}, 0) for part in (train, validation)]
+    return fit(model, *parts, Hard(), Shuffled(), recipe, Machine(**machine), folder, seed=0)
 
 
 @pytest.mark.parametrize(("code", "seen"), [(1, KeyboardInterrupt), (None, KeyboardInterrupt), (-1, SystemExit)])

@@ -27,6 +27,7 @@ from mprm.selection.keep import keep
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import write_examples
 from mprm.training.fit import fit
+from mprm.training.lengths import measure_again
 from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe
 
@@ -46,10 +47,11 @@ def curve(family: str, folder: Path, **machine: Any) -> list[float]:
     records = Dataset.load_from_disk(str(folder / "examples"))
     processor, model = BACKBONES[family].load()
     train, validation = (
-        Examples(records.select(part), world.image_path, processor) for part in (range(ROLLOUTS), range(0))
+        measure_again(Examples(records.select(part), world.image_path, processor), {}, 0)
+        for part in (range(ROLLOUTS), range(0))
     )
     recipe = Recipe(learning_rate=5e-4, epochs=2, global_batch_size=8)
-    fit(model, train, validation, Hard(), Shuffled(), recipe, Machine(**machine), 512, folder, seed=0)
+    fit(model, train, validation, Hard(), Shuffled(), recipe, Machine(**machine), folder, seed=0)
     return [json.loads(line)["train/loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

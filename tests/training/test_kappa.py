@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from mprm.data.order import Shuffled
 from mprm.training.checkpoint import load_weights, save_weights
 from mprm.training.fit import check_counts, fit
+from mprm.training.lengths import measure_again
 from mprm.training.objectives import BetaBinomial, Hard
 from mprm.training.recipe import Machine, Recipe
 
@@ -137,7 +138,8 @@ def test_implied_negatives_are_no_evidence_for_counts(backbone: Any, part: Any, 
         folder = tmp_path / f"{objective}{last}"
         folder.mkdir()
         recipe, machine = Recipe(global_batch_size=4), Machine(validate_every=1)
-        fit(model, examples, examples, objective, Shuffled(), recipe, machine, 512, folder, seed=0)
+        measured = measure_again(examples, {}, 0)
+        fit(model, measured, measured, objective, Shuffled(), recipe, machine, folder, seed=0)
         lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
         return [line[name] for line in lines for name in ("train/loss", "val/loss") if name in line]
 
@@ -152,7 +154,8 @@ def test_missing_counts_stop_a_training_before_it_starts(backbone: Any, part: An
 
     def train_with(objective: Any) -> dict[str, Any]:
         recipe = Recipe(global_batch_size=4)
-        return fit(model, examples, examples, objective, Shuffled(), recipe, Machine(), 512, tmp_path, seed=0)
+        measured = measure_again(examples, {}, 0)
+        return fit(model, measured, measured, objective, Shuffled(), recipe, Machine(), tmp_path, seed=0)
 
     with pytest.raises(ValueError, match=r"^rollout .* of None continuations; this objective trains on these counts"):
         train_with(BetaBinomial())

@@ -1,11 +1,14 @@
-"""Token counts before anything is computed: those of encoding every rollout."""
+"""What can be trained on, before anything is computed: pictures that decode, token counts of encoding every rollout."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mprm.backbones.base import encode
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
@@ -14,7 +17,7 @@ from mprm.data.examples import Examples, open_images
 from mprm.data.packing import Lengths
 from mprm.messages import explain
 from mprm.training import lengths as module
-from mprm.training.lengths import token_lengths
+from mprm.training.lengths import Measured, measure, measure_again, token_lengths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -89,3 +92,98 @@ def test_a_missing_image_is_one_line(backbone: Any, part: Any, num_workers: int)
     line, exit_code = explain(caught.value) or ("", 0)
     assert re.fullmatch(r"image \S+gone\.png can not be read \(.*\); restore the file, or remove its rollouts", line)
     assert exit_code == 2
+
+
+@pytest.fixture
+def copied(backbone: Any, part: Any, tmp_path: Path) -> tuple[Examples, list[Path]]:
+    """Rollouts 0 to 15, four of a question, whose images may be spoilt; and these, one per question."""
+    whole = part(backbone.load()[0], range(16))
+    names = list(dict.fromkeys(name for names in whole.images for name in names))
+    places = {name: tmp_path / "images" / f"{number}.png" for number, name in enumerate(names)}
+    (tmp_path / "images").mkdir()
+    for name, place in places.items():
+        shutil.copy(whole.image_path(name), place)
+    return Examples(whole.records, places.__getitem__, whole.processor), list(places.values())
+
+
+def spoil(paths: list[Path]) -> None:
+    """The first is cut off behind its header, the second gone, the third more than 200 times as wide as high."""
+    paths[0].write_bytes(paths[0].read_bytes()[:-40])
+    paths[1].unlink()
+    Image.new("RGB", (402, 2)).save(paths[2])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_can_not_be_used_is_left_out_with_a_reason(
+    copied: tuple[Examples, list[Path]], tmp_path: Path, num_workers: int
+) -> None:
+    examples, paths = copied
+    spoil(paths)
+    weights = REPOSITORY / "mprm" / "chartworld" / "weights" / "qwen2_5_vl"
+    examples.processor = Qwen2_5_VL(path=str(weights)).load()[0]
+    good = token_lengths(Examples(examples.records.select(range(12, 16)), examples.image_path, examples.processor), 0)
+    longest = int(good.tokens.max())
+    assert (good.tokens < longest).any()
+    measured, faults = measure(examples, longest - 1, num_workers, tmp_path / "cache")
+    reasons = {position: fault.reason for position, fault in faults.items()}
+    too_long = [12 + place for place in np.flatnonzero(good.tokens == longest)]
+    assert reasons == {
+        **dict.fromkeys(range(4), "unreadable_image"),
+        **dict.fromkeys(range(4, 8), "missing_image_file"),
+        **dict.fromkeys(range(8, 12), "refused_image"),
+        **dict.fromkeys(too_long, "too_long"),
+    }
+    assert measured.left_out == {name: list(reasons.values()).count(name) for name in reasons.values()}
+    assert measured.usable.tolist() == [position for position in range(16) if position not in reasons]
+    assert measured.lengths.tokens.tolist() == [0] * 12 + good.tokens.tolist()
+    assert [faults[position].image for position in (0, 4)] == [str(paths[0]), str(paths[1])]
+    assert faults[8].image == examples.records[8]["images"][0]
+    assert "200" in faults[8].message
+    assert f"backbone.max_length={longest - 1}" in faults[too_long[0]].message
+    origin = examples.origin(8)
+    assert origin["id"] == f"{origin['source']}:{origin['line']}"
+
+    again = measure_again(examples, reasons, num_workers)
+    assert_same(again.lengths, measured.lengths)
+    assert again.usable.tolist() == measured.usable.tolist()
+    assert again.left_out == measured.left_out
+    paths[3].unlink()
+    with pytest.raises(ValueError, match=r"^image \S+3\.png can not be read \(.*\); restore the file, or remove its"):
+        measure_again(examples, reasons, num_workers)
+
+
+def test_pictures_are_decoded_once(
+    copied: tuple[Examples, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sound ones, for as long as size and time of their file stay; a faulty one is tried again: it may be restored."""
+    examples, paths = copied
+    decoded: list[str] = []
+
+    def decode(files: list[Path]) -> list[Image.Image]:
+        decoded.extend(file.name for file in files)
+        return open_images(files)
+
+    monkeypatch.setattr(module, "open_images", decode)
+
+    def look() -> Measured:
+        decoded.clear()
+        return measure(examples, 512, 0, tmp_path / "cache")[0]
+
+    paths[0].write_bytes(paths[0].read_bytes()[:-40])
+    look()
+    assert decoded == ["0.png", "1.png", "2.png", "3.png"]
+    assert len(look().usable) == 12
+    assert decoded == ["0.png"]
+    status = paths[1].stat()
+    paths[1].write_bytes(b"no image".ljust(status.st_size))
+    os.utime(paths[1], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    shutil.copy(paths[2], paths[0])
+    assert len(look().usable) == 12
+    assert decoded == ["0.png", "1.png"]
+    memory = tmp_path / "cache" / "pictures.jsonl"
+    lines = memory.read_bytes().splitlines(keepends=True)
+    memory.write_bytes(lines[2] + b"[[]]\n\xff\n{" + lines[3][:9])
+    assert len(look().usable) == 12
+    assert len(decoded) == 3
+    look()
+    assert decoded == ["1.png"], "what was torn is written again"

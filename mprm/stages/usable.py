@@ -1,0 +1,54 @@
+"""What a training can use: found by the first rank, and listed for the others, for a resumed run, and for people."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mprm.artifacts import is_rank_zero, reading, redo_remedy, write_json_lines
+from mprm.config import Config
+from mprm.stage_records import RunFolder
+from mprm.stages.devices import console
+from mprm.stages.judgements import listed
+
+if TYPE_CHECKING:
+    from mprm.training.lengths import Measured, Pictured
+
+
+def usable(cfg: Config, run: RunFolder, stage: str, file: Path, *parts: Pictured) -> list[Measured]:
+    """The parts with their lengths; what is left out of them stands in `file`, one JSON line each with the reason.
+
+    The file is written before `stage` is finished, and from then on holds: another rank and a resumed run train on the
+    same, whatever has been repaired since.
+
+    Raises ValueError if nothing is left of the first part, or an image that was sound before is not any more.
+    """
+    from mprm.training.lengths import measure, measure_again
+
+    workers, longest = cfg.trainer.num_workers, cfg.backbone.max_length
+    if run.finished(stage) or not is_rank_zero():
+        with reading(file, redo_remedy(stage)):
+            records = [json.loads(line) for line in file.read_bytes().splitlines()]
+            reasons = {record["id"]: record["reason"] for record in records}
+        found = []
+        for part in parts:
+            left_out = {position: reasons[name] for position, name in enumerate(part.ids) if name in reasons}
+            found.append(measure_again(part, left_out, workers))
+        return found
+    found, records = [], []
+    for part in parts:
+        measured, faults = measure(part, longest, workers, cfg.cache)
+        found.append(measured)
+        records += [{**part.origin(position), **fault._asdict()} for position, fault in faults.items()]
+    write_json_lines(file, records)
+    if records:
+        counts = listed(Counter(record["reason"] for record in records))
+        console.print(f"left out before the training: {counts} -> {file}")
+        if not len(found[0].usable):
+            raise ValueError(
+                f"none of {len(found[0].lengths)} rollouts can be trained on ({counts}); {file} tells what is "
+                "wrong with each: restore the images, or raise backbone.max_length"
+            )
+    return found

@@ -1,0 +1,114 @@
+"""Pictures that can not be used: their rollouts are left out before the training, listed, and dropped when asked to."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mprm import stages
+from mprm.artifacts import read_json
+from mprm.config import Config
+from mprm.data.examples import Examples
+from mprm.run_folder import open_run
+from mprm.stages import pipeline
+from mprm.stages.devices import load_backbone
+from mprm.stages.usable import usable
+
+Spoilt = Callable[..., Config]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def spoilt(load: Callable[..., Config], tmp_path: Path) -> Spoilt:
+    """spoilt("seed=1"): a world of 64 rollouts; two of its pictures are broken, one is 201 times as wide as high."""
+
+    def spoilt(*overrides: str) -> Config:
+        return load(
+            *(f"dataset.root={tmp_path / 'world'}", f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}"),
+            *("dataset.rollouts=64", "held_out=8", "benchmark.size=12", "selector=full", "recipe.epochs=1"),
+            *("recipe.global_batch_size=16", "backbone=chartworld_qwen2_5_vl", "trainer.checkpoint_every=1"),
+            *overrides,
+        )
+
+    config = spoilt()
+    config.dataset.files()
+    pictures = sorted(Path(tmp_path / "world" / "images").rglob("*.png"))
+    for path in pictures[:2]:
+        path.write_bytes(path.read_bytes()[:-40])
+    Image.new("RGB", (402, 2)).save(pictures[2])
+    return spoilt
+
+
+@pytest.mark.slow
+def test_they_are_left_out_counted_listed_and_excluded(spoilt: Spoilt, capsys: pytest.CaptureFixture[str]) -> None:
+    config = spoilt()
+    run = Path(config.runs) / str(config.name)
+    stages.experiment(config)
+    said = "".join(capsys.readouterr().out.split())  # a long path is broken where the line ends
+    listed = lines(run / "left_out.jsonl")
+    assert Counter(line["reason"] for line in listed) == {"unreadable_image": 8, "refused_image": 4}
+    assert f"leftoutbeforethetraining:8unreadable_image,4refused_image->{run / 'left_out.jsonl'}" in said
+    assert all(
+        line["id"] == f"{line['source']}:{line['line']}" and line["image"] and line["message"] for line in listed
+    )
+    trained = read_json(run / "stages.json")["stages"]["train"]
+    rest = 64 - trained["held_out_rollouts"] - sum(trained["left_out"].values())
+    assert trained["rollouts"] == rest
+    assert f"trainedon{rest}ofthe64rolloutskept" in said
+    not_held_out = sum(trained["left_out"].values())
+    calibrated = len(lines(run / "validation_predictions.jsonl"))
+    skipped = read_json(run / "results.json")["skipped_held_out"]
+    assert calibrated + sum(skipped.values()) == trained["held_out_rollouts"]
+    assert not_held_out + sum(skipped.values()) == 12
+
+
+def test_a_resumed_run_and_another_rank_leave_out_the_same(
+    spoilt: Spoilt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was repaired since; and what broke since stops them with its name."""
+    config = spoilt()
+    processor, _ = load_backbone(config)
+    with open_run(config.raw) as run:
+        pipeline._select(config, run)
+        examples = Examples(pipeline._subset(config, run), config.dataset.image_path, processor)
+        file = run.path / "left_out.jsonl"
+        (first,) = usable(config, run, "examples", file, examples)
+        assert len(first.usable) == 52
+        run.finish("examples", {})
+    pictures = sorted(Path(tmp_path / "world" / "images").rglob("*.png"))
+    shutil.copy(pictures[3], pictures[0])
+    written = file.read_bytes()
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with open_run(config.raw) as run:
+            (again,) = usable(config, run, "examples", file, examples)
+        assert again.usable.tolist() == first.usable.tolist()
+        assert again.lengths.tokens.tolist() == first.lengths.tokens.tolist()
+        assert again.lengths.shared.tolist() == first.lengths.shared.tolist()
+        assert again.left_out == first.left_out
+        assert file.read_bytes() == written
+    pictures[3].write_bytes(b"")
+    with (
+        open_run(config.raw) as run,
+        pytest.raises(ValueError, match=rf"^image {pictures[3]} can not be read \(.*\); "),
+    ):
+        usable(config, run, "examples", file, examples)
+    file.unlink()
+    with open_run(config.raw) as run, pytest.raises(ValueError, match=r"left_out\.jsonl can not be read .*redo=train"):
+        usable(config, run, "examples", file, examples)
+
+
+def test_nothing_left_is_one_line_that_tells_why(spoilt: Spoilt, tmp_path: Path) -> None:
+    config = spoilt("backbone.max_length=9")
+    for path in Path(tmp_path / "world" / "images").rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"^none of \d+ rollouts can be trained on \(64 unreadable_image\); .*restore"):
+        stages.train(config)
