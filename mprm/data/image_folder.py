@@ -44,8 +44,9 @@ class ImageFolder:
         """
         found = tuple([self.find(image, source) for image in images])
         if None in found:
-            outside = OUTSIDE.match(self._from_root(images[found.index(None)]))
-            raise Unusable("image_outside" if outside else "missing_image_file")
+            image = images[found.index(None)]
+            outside = OUTSIDE.match(self._from_root(image))
+            raise Unusable("image_outside" if outside else "missing_image_file", image)
         return found  # type: ignore[return-value]
 
     def find(self, image: str, source: str = "") -> str | None:
@@ -69,11 +70,12 @@ class ImageFolder:
         name = self.find(image)
         return None if name is None else Path(self.root, name)
 
-    def tried(self, image: str, source: str) -> str:
+    def tried(self, image: str, source: str = "") -> str:
         """In words, where an image that is not there was looked for."""
         folder = self._from_root(image).rpartition("/")[0]
-        places = ", ".join(place or "." for place in self._candidates(folder, source))
-        return f"{image} is in none of these folders of {self.root}: {places}"
+        places = ", ".join(place[:200] or "." for place in self._candidates(folder, source))
+        name = image if len(image) <= 200 else f"{image[:200]}..."
+        return f"{name} is in none of these folders of {self.root}: {places}"
 
     def _from_root(self, image: str) -> str:
         name = plain_path(image)

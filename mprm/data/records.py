@@ -129,7 +129,7 @@ class RecordFile:
                 try:
                     yield read(path.stem, number, line)
                 except Unusable as unusable:
-                    yield Dropped(path.stem, number, unusable.reason)
+                    yield Dropped(path.stem, number, unusable.reason, unusable.image)
 
     def usable(self, read: Iterable[Read | Dropped]) -> tuple[list[Read], dict[str, int]]:
         """What can be used of what was read of the file, and the number of the others by reason.
@@ -138,15 +138,15 @@ class RecordFile:
         """
         records: list[Read] = []
         dropped = Counter[str]()
+        missing = ""
         for record in read:
             if isinstance(record, Dropped):
                 dropped[record.reason] += 1
+                missing = missing or (record.image if record.reason == "missing_image_file" else "")
             else:
                 records.append(record)
         if not records:
             reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "no line"
-            raise ValueError(
-                f"{self.GROUP}.path={self.path} holds no usable record ({reasons}): {first_keys(self.file())}; "
-                f"give {self.WANTED}"
-            )
+            why = self.image_folder.tried(missing) if missing else f"{first_keys(self.file())}; give {self.WANTED}"
+            raise ValueError(f"{self.GROUP}.path={self.path} holds no usable record ({reasons}): {why}")
         return records, dict(dropped)

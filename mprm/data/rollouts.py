@@ -37,7 +37,7 @@ import hashlib
 import json
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -70,11 +70,12 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A record that can not be used, and why."""
+    """A record that can not be used, and why. image: the one that is missing or outside, as it stands in the record."""
 
     source: str
     line: int
     reason: str
+    image: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,12 @@ class Solution:
 
 
 class Unusable(Exception):
-    """Raised inside the readers with the reason for which a record is dropped."""
+    """Raised inside the readers with the reason for which a record is dropped, and the image that is at fault."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, image: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.image = image
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

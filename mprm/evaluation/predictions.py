@@ -62,7 +62,7 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark may come first
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ValueError(f"{path}: {reason}; give a file of predictions, e.g. runs/NAME/predictions.jsonl") from error

@@ -93,3 +93,12 @@ def test_what_is_said_when_nothing_is_left(content: bytes, why: str, tmp_path: P
     questions = Questions(path=str(tmp_path / "x.jsonl"))
     with pytest.raises(ValueError, match=rf"holds no usable record {why}; give JSON lines with image, question and"):
         questions.usable(questions.questions())
+
+
+def test_the_places_tried_are_said_when_no_image_is_there(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"image": "set/0.png", "question": "Why?", "answer": 1}\n' * 2)
+    questions = Questions(path=str(tmp_path / "x.jsonl"))
+    with pytest.raises(
+        ValueError, match=r"\(missing_image_file 2\): set/0\.png is in none of these folders of .*: set, \."
+    ):
+        questions.usable(questions.questions())

@@ -28,6 +28,13 @@ def test_round_trip_is_exact_and_keeps_the_order(tmp_path: Path) -> None:
     assert read_predictions(tmp_path / "predictions.jsonl") == predictions
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    predictions = [Prediction("a", "MMMU", (-1,), (1.0,))]
+    write_predictions(tmp_path / "p.jsonl", predictions)
+    (tmp_path / "marked.jsonl").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "p.jsonl").read_bytes())
+    assert read_predictions(tmp_path / "marked.jsonl") == predictions
+
+
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     write_predictions(path, [Prediction("a", "MMMU", (1,), (0.5,))])
