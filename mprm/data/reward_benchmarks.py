@@ -36,8 +36,8 @@ class VLRewardBench(RewardBenchmark):
     is in shards, their folder or a glob of them, read in name order.
 
     Read are id, query, response (two), human_ranking and image (or images). The images are written once into `images`,
-    by default PATH.images, for a glob that of the folder, under the hash of their bytes. A `path` that ends in .jsonl is
-    read as JSON lines with id, image, prompt, chosen and rejected, its images below the file's folder.
+    by default PATH.images, for a glob that of the folder, under the hash of their bytes. A `path` that ends in .jsonl
+    is read as JSON lines with id, image, prompt, chosen and rejected, its images below the file's folder.
 
     Fields, and that rank 0 is the better one ([0, 1]: the first answer), are said by the card of the data set
     MMInstruction/VL-RewardBench and by the repository vl-rewardbench/VL_RewardBench. The groups are `general`,
