@@ -74,6 +74,30 @@ def source_files(
     return [path for paths in chosen.values() for path in paths]
 
 
+def excluded_lines(path: Path, key: str) -> dict[str, set[int]]:
+    """Lines by source of a list of records: JSON lines with `source` and `line`, as dropped.jsonl and left_out.jsonl.
+
+    Raises ValueError if the file can not be read (check_json_lines) or a line of it names no record.
+    """
+    lines: dict[str, set[int]] = {}
+    with open(check_json_lines(path, key), "rb") as stream:
+        for number, _, _, line in numbered_lines(stream):
+            if is_blank(line):
+                continue
+            try:
+                record = json_object(line)
+            except Unusable:
+                record = {}
+            source, place = record.get("source"), record.get("line")
+            if not isinstance(source, str) or type(place) is not int:
+                raise ValueError(
+                    f'{key}: line {number} (from 0) of {path} names no record; write {{"source": "NAME", "line": 3}}, '
+                    "lines counted from 0"
+                )
+            lines.setdefault(source, set()).add(place)
+    return lines
+
+
 def first_keys(path: Path) -> str:
     """In words, what the first record of a file has: its keys."""
     with open(path, "rb") as stream:

@@ -8,6 +8,7 @@ A record is either used whole or dropped with one reason; nothing is repaired or
     not_an_object       JSON, but no object
     duplicate_key       a key that an object has twice
     no_image            no image path
+    excluded            in the list of dataset.exclude
     missing_image_file  an image path without a file
     image_outside       an image path that leads out of the folder of images: .., an absolute path, a URL
     no_question         no question text; preferences: no prompt

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mprm.data.conversations import from_conversation
 from mprm.data.image_folder import ImageFolder, plain_path
 from mprm.data.measurement import measurement, published_measurement
-from mprm.data.records import source_files
+from mprm.data.records import excluded_lines, source_files
 from mprm.data.rollouts import (
     LAST_KEY,
     UNIQUE_KEYS,
@@ -68,6 +68,7 @@ class VisualPRM400K:
     unsampled: str = "implied"
     sources: list[str] | None = None
     exclude_sources: list[str] | None = None
+    exclude: str | None = None
 
     def __post_init__(self) -> None:
         if self.cleaning not in ("strict", "published"):
@@ -94,6 +95,13 @@ class VisualPRM400K:
         if not Path(folder).is_dir():
             raise ValueError(f"{key}: {folder} is not a folder; give the one that holds the annotations as *.jsonl")
         return source_files(Path(folder), key, self.sources, self.exclude_sources)
+
+    def excluded(self) -> dict[str, set[int]]:
+        """Lines by source of the records that are not to be used, whatever is in them.
+
+        Raises ValueError if the list of them can not be read.
+        """
+        return {} if self.exclude is None else excluded_lines(Path(self.exclude), "dataset.exclude")
 
     @cached_property
     def image_folder(self) -> ImageFolder | None:

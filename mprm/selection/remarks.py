@@ -10,10 +10,16 @@ from mprm.data.visualprm400k import VisualPRM400K
 
 
 def remarks(dataset: VisualPRM400K, signals: pa.Table) -> list[str]:
-    """Lines about what is not there: files without a record, and images, by source, with the places tried for one."""
+    """Lines about what is not there: files without a record, records to be excluded, and images, by source, with the
+    places tried for one."""
     found = set(signals["source"].unique().to_pylist())
     empty = [file.name for file in dataset.files() if file.stem not in found]
-    return ([f"no record in {', '.join(empty)}"] if empty else []) + _missing_images(dataset, signals)
+    said = [f"no record in {', '.join(empty)}"] if empty else []
+    listed = sum(map(len, dataset.excluded().values()))
+    excluded = pc.sum(pc.equal(signals["drop_reason"].cast(pa.string()), "excluded")).as_py() or 0
+    if excluded < listed:
+        said.append(f"dataset.exclude={dataset.exclude}: {listed - excluded:,} of {listed:,} lines match no record")
+    return said + _missing_images(dataset, signals)
 
 
 def nothing_left(dataset: VisualPRM400K, signals: pa.Table) -> str:

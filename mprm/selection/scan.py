@@ -1,6 +1,7 @@
 """One pass over the annotation files, in chunks that all cores share."""
 
 import json
+from collections.abc import Collection
 from functools import partial
 from math import fsum
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mprm.data.rollouts import Unusable, is_blank, numbered_lines, question_hash, record_hash, rest_of_line
@@ -56,16 +58,29 @@ def scan(dataset: VisualPRM400K, files: list[Path], path: Path) -> None:
     ]
     listed: dict[str, int | None] = {}
     previous, first_line = None, 0
+    excluded = dataset.excluded()
     tables = in_processes(partial(_scan_chunk, dataset), chunks, sum(sizes))
     with pq.ParquetWriter(path, SCHEMA, write_page_checksum=True) as writer:
         for (file, _, _), (table, n_lines, chunk_listed) in zip(chunks, tables, strict=True):
             if file != previous:
                 previous, first_line = file, 0
             lines = pa.array(table["line"].to_numpy() + np.int32(first_line))
-            writer.write_table(table.set_column(1, SCHEMA.field("line"), lines))
+            table = table.set_column(1, SCHEMA.field("line"), lines)
+            writer.write_table(_without(table, excluded[file.stem]) if file.stem in excluded else table)
             first_line += n_lines
             listed |= chunk_listed
         writer.add_key_value_metadata({"image_folders": json.dumps(listed)})
+
+
+def _without(table: pa.Table, excluded: Collection[int]) -> pa.Table:
+    """The table, in which some lines have no signals and are dropped."""
+    gone = pa.array([line in excluded for line in table["line"].to_pylist()], pa.bool_())
+    columns = {name: table[name] for name in SCHEMA.names}
+    for name in SCHEMA.names[SCHEMA.get_field_index("question_hash") : -2]:
+        columns[name] = pc.if_else(gone, pa.scalar(None, SCHEMA.field(name).type), table[name])
+    columns["ranked"] = pc.and_not(table["ranked"], gone)
+    columns["drop_reason"] = pc.if_else(gone, "excluded", table["drop_reason"])
+    return pa.table(columns).cast(SCHEMA)
 
 
 def _scan_chunk(dataset: VisualPRM400K, chunk: Chunk) -> tuple[pa.Table, int, dict[str, int | None]]:

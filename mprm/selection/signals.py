@@ -56,8 +56,8 @@ def build_signals(dataset: VisualPRM400K, cache: str | Path) -> pa.Table:
     made anew.
 
     Returns:
-        The table; its schema metadata holds `data_hash` (of the annotations), `annotations` (JSON: of each file) and
-        `path` (of the Parquet file).
+        The table; its schema metadata holds `data_hash` (of the annotations), `inputs` (JSON: a hash by name of each
+        file) and `path` (of the Parquet file).
 
     Raises:
         ValueError: see VisualPRM400K.files; or the annotations changed while they were read.
@@ -74,19 +74,21 @@ def build_signals(dataset: VisualPRM400K, cache: str | Path) -> pa.Table:
             if _content_hashes(files, folder / "hashes.json") != hashes:
                 raise ValueError(f"{files[0].parent}: the annotations changed while they were read; start again")
         table = _read(path, path.stat().st_mtime_ns)
-    return table.replace_schema_metadata({"data_hash": data_hash, "path": str(path), "annotations": json.dumps(hashes)})
+    inputs = {f"annotations {source}.jsonl": content for source, content in hashes.items()}
+    inputs |= _exclude(dataset)
+    return table.replace_schema_metadata({"data_hash": data_hash, "path": str(path), "inputs": json.dumps(inputs)})
 
 
 def inputs_of(signals: pa.Table) -> dict[str, str]:
     """What a selection from a signals table depends on besides its config, by name: a content hash each.
 
-    The content of every annotation file, and which records their images (or anything else) make unusable: an image
-    folder's time stamp alone changes nothing.
+    The content of every annotation file and of dataset.exclude, and which records their images (or anything else) make
+    unusable: an image folder's time stamp alone changes nothing.
     """
-    hashes = json.loads(signals.schema.metadata[b"annotations"])
     reasons = json.dumps(signals["drop_reason"].to_pylist()).encode()
     images = {"the images (what is dropped for them)": hashlib.sha256(reasons).hexdigest()}
-    return {f"annotations {source}.jsonl": content for source, content in hashes.items()} | images
+    inputs: dict[str, str] = json.loads(signals.schema.metadata[b"inputs"])
+    return inputs | images
 
 
 @lru_cache(maxsize=1)
@@ -153,7 +155,13 @@ def _cached(path: Path) -> pa.Table | None:
     return None
 
 
+def _exclude(dataset: VisualPRM400K) -> dict[str, str]:
+    """What dataset.exclude lists, as a hash by its name; empty without it."""
+    lines = {source: sorted(places) for source, places in dataset.excluded().items()}
+    return {"dataset.exclude": _digest(lines)} if lines else {}
+
+
 def _key(dataset: VisualPRM400K, data_hash: str) -> str:
     images = os.path.abspath(dataset.image_folder.root) if dataset.image_folder else None
-    parts = [FORMAT_VERSION, *dataset.reading(), images, data_hash]
+    parts = [FORMAT_VERSION, *dataset.reading(), images, data_hash, *_exclude(dataset).values()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -17,7 +17,8 @@ import mprm.selection.parallel
 import mprm.selection.scan
 from mprm.data.rollouts import question_hash
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.selection.signals import build_signals
+from mprm.selection.remarks import remarks
+from mprm.selection.signals import build_signals, inputs_of
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "selection"
 
@@ -100,6 +101,50 @@ def test_what_changes_the_table_is_in_its_key(
     assert len(parsed) == 7
     assert len({table.schema.metadata[b"path"] for table in tables}) == 6
     assert len({table.schema.metadata[b"data_hash"] for table in tables}) == 3
+
+
+def test_listed_records_are_excluded(
+    dataset: Callable[..., VisualPRM400K], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever chunk they stand in and whatever else is wrong with them; lines that match no record are told."""
+    sources: dict[str, Any] = {"a": [[0.5], [1.0], [], [0.0, 0.25]], "b": [[0.0]]}
+    whole = build_signals(dataset(sources), tmp_path / "cache")
+    listed = [{"source": "a", "line": line, "reason": "too_long"} for line in (1, 2, 3, 3, 4, 10**30, -1)]
+    file = tmp_path / "left_out.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n\n" for line in [*listed, {"source": "c", "line": 0}]))
+    monkeypatch.setattr(mprm.selection.scan, "CHUNK_BYTES", 100)
+    corpus = dataset(sources, exclude=str(file))
+    table = build_signals(corpus, tmp_path / "cache")
+    assert table["drop_reason"].to_pylist() == [None, "excluded", "excluded", "excluded", None]
+    places = ["source", "line", "offset", "length", "record_hash"]
+    assert table.select(places).to_pylist() == whole.select(places).to_pylist()
+    rows = table.to_pylist()
+    assert [rows[0], rows[4]] == [whole.to_pylist()[0], whole.to_pylist()[4]]
+    for row in rows[1:4]:
+        assert {name: row[name] for name in row if name not in places} == dict.fromkeys(set(row) - set(places)) | {
+            "ranked": False,
+            "drop_reason": "excluded",
+        }
+    assert remarks(corpus, table) == [f"dataset.exclude={file}: 4 of 7 lines match no record"]
+    changed = set(inputs_of(table).items()) ^ set(inputs_of(whole).items())
+    assert "dataset.exclude" in dict(changed)
+    file.write_text('{"source": "b", "line": 0}')
+    again = build_signals(corpus, tmp_path / "cache")
+    assert again["drop_reason"].to_pylist() == [None, None, "no_steps", None, "excluded"]
+    assert inputs_of(again)["dataset.exclude"] != inputs_of(table)["dataset.exclude"]
+
+
+@pytest.mark.parametrize("line", [b"nothing", b"[]", b'{"source": "a"}', b'{"source": "a", "line": "3"}', b"\xff"])
+def test_a_list_that_names_no_record_is_one_line(
+    dataset: Callable[..., VisualPRM400K], tmp_path: Path, line: bytes
+) -> None:
+    file = tmp_path / "list.jsonl"
+    corpus = dataset({"a": [[0.5]]}, exclude=str(file))
+    with pytest.raises(ValueError, match=rf"^dataset\.exclude: {file} is no file that can be read[^\n]*$"):
+        build_signals(corpus, tmp_path / "cache")
+    file.write_bytes(b'{"source": "a", "line": 3}\n' + line)
+    with pytest.raises(ValueError, match=rf"^dataset\.exclude: line 1 \(from 0\) of {file} names no record; [^\n]*$"):
+        build_signals(corpus, tmp_path / "cache")
 
 
 def test_images_that_arrive_later_are_seen(dataset: Callable[..., VisualPRM400K], tmp_path: Path) -> None:

@@ -69,6 +69,13 @@ def test_they_are_left_out_counted_listed_and_excluded(spoilt: Spoilt, capsys: p
     assert calibrated + sum(skipped.values()) == trained["held_out_rollouts"]
     assert not_held_out + sum(skipped.values()) == 12
 
+    without = spoilt(f"dataset.exclude={run / 'left_out.jsonl'}")
+    stages.train(without)
+    said = "".join(capsys.readouterr().out.split())
+    assert "selected52of52rollouts(droppedbefore:12excluded)" in said
+    assert "leftout" not in said
+    assert not lines(Path(without.runs) / str(without.name) / "left_out.jsonl")
+
 
 def test_a_resumed_run_and_another_rank_leave_out_the_same(
     spoilt: Spoilt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
