@@ -11,6 +11,7 @@ os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to report() below, which say
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.completion_plugin import CompletionPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -62,8 +63,25 @@ def report(error: Exception, debug: bool) -> tuple[int, str]:
     return explained[1], explained[0]
 
 
+def complete_task(
+    self: CompletionPlugin, word: str, config_name: str | None, words: list[str]
+) -> tuple[list[str], bool]:
+    """What Hydra's completion offers for a word, and for task= all tasks: to Hydra it is a key with one value."""
+    if word.startswith("task="):
+        return [f"task={name}" for name in TASKS if f"task={name}".startswith(word)], True
+    return complete(self, word, config_name, words)
+
+
+complete = CompletionPlugin._query_config_groups
+
+
 def main() -> int:
     argparse.ArgumentParser.error = refuse_flags  # type: ignore[assignment, method-assign]
+    CompletionPlugin._query_config_groups = complete_task  # type: ignore[method-assign]
+    for number, flag in enumerate(sys.argv[:-1]):  # -cd sweeps from any folder
+        beside = Path(__file__).parent / sys.argv[number + 1]
+        if flag in ("-cd", "--config-dir") and not Path(sys.argv[number + 1]).is_dir() and beside.is_dir():
+            sys.argv[number + 1] = str(beside)
     try:
         run()
     except KeyboardInterrupt:

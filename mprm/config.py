@@ -4,10 +4,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -19,7 +18,7 @@ from omegaconf.errors import (
 )
 
 from mprm.messages import did_you_mean, type_name, unknown_key
-from mprm.run_folder import config_hash, latest_run
+from mprm.run_folder import CHECKOUT, SHIPPED, config_hash, latest_run
 from mprm.stage_records import LINES
 from mprm.tasks import ALWAYS, GROUPS, JUDGE_TASKS, OF_A_RUN, TASKS
 
@@ -40,9 +39,9 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.training.objectives import Objective
     from mprm.training.recipe import Machine, Recipe
 
-PACKAGE = Path(__file__).parent
-SHIPPED = "mprm/chartworld/weights/"
 MAY_BE_EMPTY = ("system", "instruction")  # texts for the model
+
+Bound = TypeVar("Bound")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,87 +90,44 @@ class RunConfig:
             raise ValueError(f"threshold={self.threshold} is neither a number nor 'searched'; give e.g. threshold=0.5")
 
 
+class Component(Generic[Bound]):
+    """An attribute of a Config: the component of that group, bound when it is first asked for."""
+
+    def __set_name__(self, owner: type, group: str) -> None:
+        self.group = group
+
+    def __get__(self, config: "Config", owner: type) -> Bound:
+        group, node = self.group, config.raw.get(self.group)
+        if isinstance(node, DictConfig):
+            return config.__dict__.setdefault(group, bind(node))  # from now on it is found before this
+        if group == "recipe":
+            raise ValueError(f"recipe={node} is no choice: backbone=NAME brings the recipe; give recipe.KEY=VALUE")
+        raise ValueError(f"{group} has no choice; give {group}=NAME, one of the files in conf/{group}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
     """What every stage takes: the run-level fields, the components, and the composed config itself as `raw`."""
 
     raw: DictConfig
 
-    @cached_property
-    def dataset(self) -> "VisualPRM400K":
-        return self._bound("dataset")
-
-    @cached_property
-    def selector(self) -> "Selector":
-        return self._bound("selector")
-
-    @cached_property
-    def objective(self) -> "Objective":
-        return self._bound("objective")
-
-    @cached_property
-    def order(self) -> "Order":
-        return self._bound("order")
-
-    @cached_property
-    def backbone(self) -> "Backbone":
-        return self._bound("backbone")
-
-    @cached_property
-    def recipe(self) -> "Recipe":
-        return self._bound("recipe")
-
-    @cached_property
-    def trainer(self) -> "Machine":
-        return self._bound("trainer")
-
-    @cached_property
-    def benchmark(self) -> "VisualProcessBench":
-        return self._bound("benchmark")
-
-    @cached_property
-    def logger(self) -> "Local | WandB":
-        return self._bound("logger")
-
-    @cached_property
-    def questions(self) -> "Questions":
-        return self._bound("questions")
-
-    @cached_property
-    def policy(self) -> "Policy":
-        return self._bound("policy")
-
-    @cached_property
-    def preferences(self) -> "Preferences":
-        return self._bound("preferences")
-
-    @cached_property
-    def reward_benchmark(self) -> "Preferences":
-        return self._bound("reward_benchmark")
-
-    @cached_property
-    def judge(self) -> "Judge":
-        return self._bound("judge")
-
-    @cached_property
-    def sft(self) -> "SFT":
-        return self._bound("sft")
-
-    @cached_property
-    def grpo(self) -> "GRPO":
-        return self._bound("grpo")
-
-    @cached_property
-    def pretrain(self) -> "Pretraining":
-        return self._bound("pretrain")
-
-    def _bound(self, group: str) -> Any:
-        node = self.raw.get(group)
-        if isinstance(node, DictConfig):
-            return bind(node)
-        if group == "recipe":
-            raise ValueError(f"recipe={node} is no choice: backbone=NAME brings the recipe; give recipe.KEY=VALUE")
-        raise ValueError(f"{group} has no choice; give {group}=NAME, one of the files in conf/{group}")
+    dataset: "ClassVar[Component[VisualPRM400K]]" = Component()
+    selector: "ClassVar[Component[Selector]]" = Component()
+    objective: "ClassVar[Component[Objective]]" = Component()
+    order: "ClassVar[Component[Order]]" = Component()
+    backbone: "ClassVar[Component[Backbone]]" = Component()
+    recipe: "ClassVar[Component[Recipe]]" = Component()
+    trainer: "ClassVar[Component[Machine]]" = Component()
+    benchmark: "ClassVar[Component[VisualProcessBench]]" = Component()
+    logger: "ClassVar[Component[Local | WandB]]" = Component()
+    questions: "ClassVar[Component[Questions]]" = Component()
+    policy: "ClassVar[Component[Policy]]" = Component()
+    preferences: "ClassVar[Component[Preferences]]" = Component()
+    reward_benchmark: "ClassVar[Component[Preferences]]" = Component()
+    judge: "ClassVar[Component[Judge]]" = Component()
+    sft: "ClassVar[Component[SFT]]" = Component()
+    grpo: "ClassVar[Component[GRPO]]" = Component()
+    pretrain: "ClassVar[Component[Pretraining]]" = Component()
 
 
 def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence[str] = ()) -> Config:
@@ -216,11 +172,11 @@ def bind(node: DictConfig) -> Any:
     """
     group = str(node._key() or "component")
     values = _resolved(node, group)
-    cls = _component(values.pop("_target_", None), group)
+    cls = component(values.pop("_target_", None), group)
     return _fill(cls, {key: _packaged(value) for key, value in values.items()}, group)
 
 
-def _component(target: Any, group: str) -> type:
+def component(target: Any, group: str) -> type:
     """The dataclass of that name, whoever wrote it."""
     module, _, name = str(target).rpartition(".")
     reason, found = "", None
@@ -237,7 +193,7 @@ def _component(target: Any, group: str) -> type:
 
 def _packaged(value: Any) -> Any:
     """Weights that ship with the project lie beside its code, from whichever folder it is run."""
-    return str(PACKAGE.parent / value) if isinstance(value, str) and value.startswith(SHIPPED) else value
+    return str(CHECKOUT / value) if isinstance(value, str) and value.startswith(SHIPPED) else value
 
 
 def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
@@ -265,7 +221,7 @@ def _refuse_unused(run: RunConfig, typed: Sequence[str]) -> None:
     used = {*ALWAYS, *TASKS[run.task].groups, *TASKS[run.task].keys}
     for override in typed:
         key = re.split(r"[.=@/:]", override.lstrip("+~"))[0]
-        if run.run is not None and key in OF_A_RUN:
+        if run.run is not None and "run" in used and key in OF_A_RUN:
             raise ValueError(f"{override} does nothing beside run={run.run}, which has its own; leave it out")
         if key not in used:
             others = [name for name, task in TASKS.items() if key in (*task.groups, *task.keys)]

@@ -12,10 +12,14 @@ from typing import Any, NoReturn, get_args, get_origin
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+# Other projects' names for keys.
+ALIASES = {"lr": "learning_rate", "batch_size": "global_batch_size", "num_epochs": "epochs", "model": "path"}
 
 # Place and message of the line that raised in a loader's worker process.
 IN_WORKER = re.compile(
@@ -41,8 +45,11 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, HydraException) and isinstance(error.__cause__, ConfigKeyError | AttributeError):
         unknown = error.__cause__
         if isinstance(unknown, OmegaConfBaseException) and unknown.parent_node is not None:
-            known = [str(key) for key in unknown.parent_node if key not in ("hydra", "_target_")]
-            return unknown_key(str(unknown.full_key), known), 2
+            parent = unknown.parent_node
+            known = [str(key) for key in parent if key not in ("hydra", "_target_")]
+            nodes = {name: parent._get_node(name) for name in known}
+            inner = [f"{name}.{key!s}" for name, node in nodes.items() if isinstance(node, DictConfig) for key in node]
+            return unknown_key(str(unknown.full_key), known, inner), 2
     if isinstance(error, HydraException | YAMLError):
         return " ".join(str(error).split()), 2
     if isinstance(error, OSError):
@@ -63,10 +70,13 @@ def refuse_flags(parser: ArgumentParser, message: str) -> NoReturn:
     raise ValueError(f"{message}; flags (see --help) stand before the first key=value, as in python run.py -m seed=0,1")
 
 
-def unknown_key(full_key: str, known: list[str]) -> str:
+def unknown_key(full_key: str, known: list[str], inner: Iterable[str] = ()) -> str:
+    """inner: keys one level below the known ones, in which the user may have meant it."""
     parent, _, key = full_key.rpartition(".")
-    place = f"{parent} has" if parent else "the keys are"
-    return f"{full_key} is not a known key{did_you_mean(key, known)}; {place} {', '.join(known) or 'no keys'}"
+    place, more = (f"{parent} has", "; task=list shows all") if parent else ("the keys are", "")
+    named = [name for name in [*known, *inner] if name.rpartition(".")[2] == ALIASES.get(key, key)]
+    meant = f" (did you mean {' or '.join(named)}?)" if named else did_you_mean(key, known)
+    return f"{full_key} is not a known key{meant}; {place} {', '.join(known) or 'no keys'}{more}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

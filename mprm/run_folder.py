@@ -60,6 +60,7 @@ NOT_IN_HASH = (
 # Last parts of the keys that hold paths.
 PATHS = ("root", "annotations", "images", "path", "exclude")
 CHECKOUT = Path(__file__).resolve().parents[1]
+SHIPPED = "mprm/chartworld/weights/"  # is in the checkout, from wherever a command is run
 
 # Of the two lines of work each leaves out of its hash what belongs to the other alone.
 OF_JUDGES = ("preferences", "reward_benchmark", "judge", "sft", "grpo")
@@ -232,7 +233,7 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
         for name, child in node.items():
             yield from _leaves(child, f"{key}.{name}" if key else str(name))
     elif isinstance(node, str) and key.rpartition(".")[2] in PATHS:
-        path = Path(node).resolve()
+        path = (CHECKOUT / node if node.startswith(SHIPPED) else Path(node)).resolve()
         yield key, str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
     elif isinstance(node, int) and not isinstance(node, bool):
         yield key, float(node)  # alpha=1 is alpha=1.0

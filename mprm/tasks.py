@@ -53,6 +53,7 @@ TASKS = {
     "export": Task(keys=("run", "checkpoint", "format", "output", "overwrite", "cache")),
     "measure": Task(keys=("predictions", "threshold", "output", "overwrite", "cache")),
     "report": Task(keys=("runs", "overwrite")),
+    "list": Task(),
     "pretrain": Task(groups=("pretrain",), keys=("seed",)),
     "egt": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("judge", "report.html")),
     "sft": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("sft", "sft/weights.safetensors")),

@@ -152,6 +152,13 @@ def test_a_bad_value_is_one_line_for_the_user(load: Callable[..., Config], overr
     [
         ("selector.alhpa=1", "selector.alhpa is not a known key (did you mean alpha?); selector has alpha, "),
         ("selectr=bis", "selectr is not a known key (did you mean selector?); the keys are "),
+        (
+            "lr=1",
+            "lr is not a known key (did you mean recipe.learning_rate or sft.learning_rate or grpo.learning_rate?); ",
+        ),
+        ("batch_size=1", "batch_size is not a known key (did you mean recipe.global_batch_size or "),
+        ("epochs=1", "epochs is not a known key (did you mean recipe.epochs or "),
+        ("recipe.lr=1", "recipe.lr is not a known key (did you mean learning_rate?); recipe has learning_rate, "),
         ("selector=boss", "selector=boss is not one of bis, entropy, full, "),
         ("experiment=nope", "experiment=nope"),
         ("selector.alpha", "'selector.alpha' can not be read; write key=value"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 import run
 from mprm import stages
-from mprm.tasks import TASKS
+from mprm.tasks import GROUPS, TASKS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ANNOTATIONS = REPOSITORY / "tests" / "oracle_data" / "selection" / "annotations"
@@ -31,6 +32,22 @@ def run_folders(folder: Path) -> list[str]:
 
 def test_every_task_is_dispatched() -> None:
     assert all(callable(getattr(stages, name)) for name in TASKS)
+
+
+def test_help_names_every_task_and_group(tmp_path: Path) -> None:
+    shown = execute(tmp_path, "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert all(re.search(rf"\b{task}\b", shown.stdout.partition("Groups")[0]) for task in TASKS)
+    assert all(re.search(rf"^{group}: ", shown.stdout, re.MULTILINE) for group in GROUPS if group != "recipe")
+    keys = re.findall(r"^    ([a-z_.]+)=", shown.stdout.partition("Keys that people change")[2], re.MULTILINE)
+    assert len(keys) == 10
+
+
+def test_completion_offers_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_LINE", "python run.py task=")
+    assert execute(tmp_path, "-sc", "query=bash").stdout.split() == sorted(f"task={task}" for task in TASKS)
+    monkeypatch.setenv("COMP_LINE", "python run.py selector=b")
+    assert execute(tmp_path, "-sc", "query=bash").stdout.split() == ["selector=bis"]
 
 
 def test_a_task_runs_twice_and_leaves_only_its_own_folders(tmp_path: Path) -> None:
@@ -70,8 +87,8 @@ def test_a_sweep_file_runs_by_name(tmp_path: Path) -> None:
 
 
 def test_the_shipped_sweeps_compose(tmp_path: Path) -> None:
-    for path in sorted((REPOSITORY / "sweeps").glob("*.yaml")):
-        shown = execute(tmp_path, "-cd", str(path.parent), "-cn", path.stem, "--cfg", "hydra")
+    for path in sorted((REPOSITORY / "sweeps").glob("*.yaml")):  # found from a folder without sweeps
+        shown = execute(tmp_path, "-cd", "sweeps", "-cn", path.stem, "--cfg", "hydra")
         assert shown.returncode == 0, shown.stderr
         assert "mode: MULTIRUN" in shown.stdout, path
 
@@ -88,7 +105,7 @@ def test_the_shipped_sweeps_compose(tmp_path: Path) -> None:
         (("task=slect",), "did you mean select?"),
         (
             ("run=runs/NAME",),
-            "task=select does not use run (it belongs to task=score, rerank, export); leave run=runs/NAME out",
+            "task=select does not use run (it belongs to task=evaluate, score, rerank, export); leave",
         ),
         (
             ("policy=server",),

@@ -4,6 +4,7 @@ from mprm.stages.egt import curate, egt, judge, rl, sft
 from mprm.stages.judging import rerank, score
 from mprm.stages.pipeline import evaluate, experiment, select, train
 from mprm.stages.point import run_point
+from mprm.stages.single import choices as list
 from mprm.stages.single import export, measure, pretrain, report
 from mprm.stages.solving import annotate, sample
 from mprm.stages.sweep import GridSweeper
@@ -17,6 +18,7 @@ __all__ = [
     "experiment",
     "export",
     "judge",
+    "list",
     "measure",
     "pretrain",
     "report",

@@ -82,6 +82,7 @@ def _sft(cfg: Config, run: RunFolder) -> None:
     inputs = inputs_of(cfg, AFTER_SFT)
     if run.finished(SFT):
         run.check_inputs(SFT, inputs)
+        console.print(f"SFT: already learnt {run.summary(SFT)['traces']:,} traces -> {run.path / SFT}")
         return
     with one_at_a_time(run.path.parent, key_of(inputs)):
         if cfg.redo is None and not run.finished("pairs") and take_stage(run, SFT, inputs, files(SFT)):
@@ -131,6 +132,10 @@ def _curate(cfg: Config, run: RunFolder) -> None:
     inputs = inputs_of(cfg, AFTER_SFT)
     if run.finished("curate"):
         run.check_inputs("curate", inputs)
+        done = run.summary("curate")
+        console.print(
+            f"curation: already kept {done['kept']:,} of {done['eligible']:,} pairs -> {run.path / 'curated'}"
+        )
         return
     from mprm.judge.curate import in_seeded_order, signals_of, summarise, write_curated
     from mprm.selection.keep import keep
@@ -167,6 +172,8 @@ def _rl(cfg: Config, run: RunFolder) -> None:
     inputs = inputs_of(cfg, BENCHMARK)
     if run.finished(RL):
         run.check_inputs(RL, inputs)
+        if is_rank_zero():
+            console.print(f"RL: already trained on {run.summary(RL)['pairs']:,} pairs -> {run.path / RL}")
         return
     from mprm.judge.curate import read_kept
     from mprm.judge.grpo import Prompts

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+
 from mprm.artifacts import write_json
-from mprm.config import Config, config_of_run
+from mprm.config import Config, component, config_of_run
+from mprm.run_folder import CHECKOUT
 from mprm.stages.devices import console, load_backbone
 from mprm.stages.judgements import RL, SFT
-from mprm.tasks import JUDGE_TASKS
+from mprm.tasks import GROUPS, JUDGE_TASKS
 
 
 def export(cfg: Config) -> None:
@@ -30,6 +34,23 @@ def export(cfg: Config) -> None:
         load_checkpoint(model, Path(cfg.checkpoint))
     write(model, processor, trained.backbone, Path(cfg.output), cfg.format)
     console.print(f"wrote {cfg.output}")
+
+
+def choices(cfg: Config) -> None:
+    """Print every choice of every group as its file has it, and the fields that the file leaves out."""
+    for path in sorted((CHECKOUT / "conf").glob("*/*.yaml")):
+        print(f"\n{path.parent.name}={path.stem}")
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "_target_" not in line]
+        print("".join(f"    {line}\n" for line in lines if not line.startswith("# @package")), end="")
+        root = OmegaConf.load(path)
+        assert isinstance(root, DictConfig)
+        written = {path.parent.name: root} if "_target_" in root else root
+        for group, node in written.items():
+            if group in GROUPS and "_target_" in node:
+                left_out = [field for field in fields(component(node._target_, str(group))) if field.name not in node]
+                for field in left_out:
+                    default = field.default if field.default_factory is MISSING else field.default_factory()
+                    print(f"    +{group}.{field.name}={default}")
 
 
 def report(cfg: Config) -> None:
