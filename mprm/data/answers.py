@@ -34,10 +34,11 @@ LAST_HASHES = re.compile(r"(?:^|\n)\s{0,9}####[ \t]*+([^#\s][^\n]*+)\s*+\Z")
 LEAD = re.compile(
     r"(?:\b(?:answer|ans|(?:correct|right|best)\s{1,9}(?:option|choice))\b['\"]?"
     r"(?:\s{1,9}(?:to|for)\s[^.:\n]{1,80}?|\s{1,9}\([^()\n]{1,30}\))?"
-    r"(?:\s{1,9}(?:is|should\s+be|must\s+be|would\s+be|will\s+be)\b(?:,?\s(?:therefore|thus|hence|then|indeed|clearly)\b,?)?"
+    r"(?:(?:'s|\s{1,9}(?:is|(?:should|must|would|will)\s{1,9}be))\b"
+    r"(?:,?\s(?:therefore|thus|hence|then|indeed|clearly)\b,?)?"
     r"\s{0,9}:?|\s{0,9}(?:[:=→]|->)|\s{1,9}[-–—](?=\s)|(?<=\bans)\.(?=\s))"  # noqa: RUF001
     r"|^[#>\s]{0,9}(?:the\s)?(?:final\s|correct\s)?answer[.:]?[ \t]{0,9}(?=\n)"
-    r"|(?:答案|答え|正解|正确选项|(?<=\n)答(?=:))\s{0,9}(?:应该|应)?(?:就是|是|为|选|は)?\s{0,9}:?)\s*+(?=\S)",
+    r"|(?:答案|答え|正解|正确选项|^答(?=:))\s{0,9}:?\s{0,9}(?:应该|应)?(?:就是|是|为|选择|选|は)?\s{0,9}:?)\s*+(?=\S)",
     re.IGNORECASE | re.MULTILINE,
 )
 COMMENT = re.compile(r"(?:correct|incorrect|consistent|reasonable|verified|plausible|as\sfollows)\b", re.IGNORECASE)
@@ -45,7 +46,7 @@ SENTENCE = re.compile(
     r"(?:(?<=\bSt)\.|(?<=\bMr)\.|(?<=\bMrs)\.|(?<=\bDr)\.|(?<=[apAP]\.[mM])\.|(?!\.(?:\s|$))[^\n。])*"
 )
 CHOSEN = re.compile(
-    r"(?:故选|应选|选择|因此选|所以选|我选|\bI(?:'d|'ll|\swould|\swill)?\s(?:choose|pick|select|go\swith))"
+    r"(?:选择?|\bI(?:'d|'ll|\swould|\swill)?\s(?:choose|pick|select|go\swith))"
     r"\s{0,9}:?\s{0,9}(?:(?:option|choice|answer)\s)?\(?(?P<chosen>[A-J])\b\)?"
     r"(?!\s{0,3}(?:,|/|and|or|或|和)\s{0,3}\(?[A-J]\b)"
     r"|(?<!statement )(?<!and )(?<!or )(?<![A-Za-z])\(?(?P<right>[A-J])\)?\sis\s"
@@ -54,12 +55,13 @@ CHOSEN = re.compile(
     r"(?P<so>\(?[A-J]\)?|[-+]?\d[\d,]*(?:\.\d+)?)[.!]?[ \t]*+(?=\n|\Z)"
 )
 REASON = re.compile(
-    r"(?P<answer>.+?)(?:,?\s(?:because|since)\b|,\s(?:as|so|which|given)\b|,?\s?因为|,\s\"\w+\":).*", re.DOTALL
+    r"(?P<answer>.+?)(?:,?\s(?:because|since)\b|,\s(?:as|so|which|given|namely|i\.e)\b|,?\s?因为|,\s\"\w+\":).*",
+    re.DOTALL,
 )
 
 # "B", "(B)", "[b]", "(B) 12 cm", "B.", "B: 12 cm", "B, the red", "option b"; not "A, B", "(A) and (B)", "A triangle"
 OPTION = re.compile(
-    r"(?P<named>(?i:(?:the\s)?(?:correct\s)?(?:option|choice|answer|选项)(?:\sis)?\s?:?\s?))?"
+    r"(?P<named>(?i:(?:the\s)?(?:correct\s)?(?:option|choice|answer|letter|选项)(?:\sis)?\s?:?\s?))?"
     r"(?:[(\[{](?P<round>[A-Za-z])[)\]}](?!.*[(\[{][A-Z][)\]}])(?:(?:[\s.:,]|(?=[\u4e00-\u9fff]))(?P<after>.*))?"
     r"|(?P<bare>[A-Z]|(?<=[nNeErR项]\s)[a-z])(?:\s?[.:)](?P<text>(?=\s|[^\sA-Za-z]|[A-Za-z]{2}).*|(?=$))"
     r"|(?:,\s|\s[-–—(])(?P<remark>(?!.*\b[A-J]\b)(?!.*\b(?:and|or)\b).*))?)",  # noqa: RUF001
@@ -84,7 +86,7 @@ def final_answer(steps: Sequence[str]) -> str | None:
 
     Looked for in the last step, then in the whole solution: the last \boxed{...} or <answer>...</answer>, a last line
     "#### ...", what follows the last "answer is", "Answer:", "correct option is" or 答案 to the end of the sentence or
-    the last "故选", "I choose", "B is correct", and a last line that is nothing but an option, a number or yes or no.
+    the last 选, "I choose", "B is correct", and a last line that is nothing but an option, a number or yes or no.
     Example: "The answer is **$10$**." gives "10".
     """
     if not steps:
@@ -162,10 +164,12 @@ def _stated(text: str, is_whole: bool) -> Iterator[str]:
         yield hashes[1]
     last = _bare(text.strip().rpartition("\n")[2])
     letter, remark = _option(last)
+    alone = is_whole and "\n" not in text.strip()
+    yes_or_no = YES_OR_NO.fullmatch(last.casefold())
     if (
-        (letter and (not remark or (is_whole and "\n" not in text.strip())))
+        (letter and (alone or not remark))
         or is_quantity(last)
-        or YES_OR_NO.fullmatch(last.casefold())
+        or (yes_or_no and (alone or yes_or_no[1] == yes_or_no[0]))
     ):
         yield last
 

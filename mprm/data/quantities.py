@@ -94,7 +94,7 @@ def _quantity(text: str) -> tuple[str, str]:
         if NUMBER_WORD.match(text)
         else text
     )
-    text = re.sub(r"\s*percent$", "%", text)
+    text = re.sub(r"\s*percent$", "%", re.sub(r"(?<=\w)\s\([A-Za-z ]+\)$", "", text))
     if SPACED_THOUSANDS.fullmatch(text):
         text = text.replace(" ", "")
     match = QUANTITY.fullmatch(text)
