@@ -29,68 +29,19 @@ Pairs = list[tuple[str, str]]  # an object as keys and JSON literals, so that a 
 Reading = tuple[list[str], str, list[tuple[str, float | None, int | None, int | None]]]  # images, question, steps
 
 SOURCES = ("plain", "with blank", "\u6bcf\u65e5", "-dash", "x=y,[z]", "${seed}")
-ODD = (
-    *("null", "true", "false", "0", "-1", "1", "0.5", "1.5", "-0.0", "8.0", "16", "1e400", "-1e400", "1e-320", "NaN"),
-    *(
-        "Infinity",
-        "-Infinity",
-        "9" * 400,
-        "0." + "3" * 400,
-        "4294967296",
-        '""',
-        '" "',
-        '"0.5"',
-        '"16"',
-        '"n/a"',
-        '"1_0"',
-    ),
-    *(
-        '"nan"',
-        '"0x1"',
-        '".5"',
-        '"\\u0663"',
-        '"\\ud800"',
-        '"a\\u0000b"',
-        '"\\ufeff"',
-        '"<prm>"',
-        '"<image>"',
-        "[]",
-        "[[]]",
-    ),
-    *("[null]", '["a"]', "[1, 2]", "{}", '{"a": 1}', '{"step": "x"}', "[{}]", '"' + "long " * 999 + '"', '"\\u00a0"'),
-)
-COUNTS = (
-    *[("0.9", "0", "16"), ("0.5", "8.0", "16.0"), ("0.5", '"8"', '"16"'), ("0.06", "1", "16"), ("0.0", "0", "0")],
-    *[("0.5", "0", "0"), ("null", "0", "0"), ("NaN", "0", "0"), ("0.5", "null", "0"), ("0", "null", "0.0")],
-    *[("0.5", "17", "16"), ("0.5", "-1", "16"), ("0.5", "null", "-16"), ("0.5", "null", '"x"'), ("0.5", "-8", "null")],
-    *[
-        ("null", "3", "null"),
-        ("null", "null", "16"),
-        ("0.5", "true", "true"),
-        ("0.5", "8.5", "17"),
-        ("1e-320", "0", "9"),
-    ],
-    *[
-        ("0.501", "500", "1000"),
-        ("null", "5", "7"),
-        ("0.71", "5", "7"),
-        ("0", "1", "999"),
-        ("1", "2147483648", "2147483648"),
-    ],
-)
-IMAGES = (
-    *('"images/0.png"', '"VisualPRM400K-v1.1-Raw/images/1.png"', '["images/0.png", "images/1.png"]', '"images/no.png"'),
-    *(
-        '"../../etc/passwd"',
-        '"/etc/passwd"',
-        '"http://x/y.png"',
-        '"images"',
-        '"."',
-        '["images/0.png", ""]',
-        '"images/\\u0000"',
-    ),
-    *('["images/0.png", 3]', '"' + "no/" * 2000 + '0.png"', '"IMAGES/0.png"', '" "', "{}"),
-)
+# JSON literals, between blanks
+LITERALS = r"""null true false 0 -1 1 0.5 1.5 -0.0 8.0 16 1e400 -1e400 1e-320 NaN Infinity -Infinity 4294967296 "" "0.5"
+    "16" "n/a" "1_0" "nan" "0x1" ".5" "\u0663" "\ud800" "a\u0000b" "\ufeff" "\u00a0" "<prm>" "<image>" [] [[]] [null]
+    ["a"] [1,2] {} {"a":1} {"step":"x"} [{}]"""
+ODD = [*LITERALS.split(), "9" * 400, "0." + "3" * 400, '" "', '"' + "long " * 999 + '"']
+# score, num_mc_correct, num_mc_total
+MEASURED = r"""0.9,0,16 0.5,8.0,16.0 0.5,"8","16" 0.06,1,16 0.0,0,0 0.5,0,0 null,0,0 NaN,0,0 0.5,null,0 0,null,0.0
+    0.5,17,16 0.5,-1,16 0.5,null,-16 0.5,null,"x" 0.5,-8,null null,3,null null,null,16 0.5,true,true 0.5,8.5,17
+    1e-320,0,9 0.501,500,1000 null,5,7 0.71,5,7 0,1,999 1,2147483648,2147483648"""
+FOUND = ['"images/0.png"', '"VisualPRM400K-v1.1-Raw/images/1.png"', '["images/0.png","images/1.png"]']
+ELSEWHERE = r""""images/no.png" "../../etc/passwd" "/etc/passwd" "http://x/y.png" "images" "." ["images/0.png",""] {}
+    "images/\u0000" ["images/0.png",3] "any/0.png" "images\\0.png" "./images//1.png" "../images/0.png" """
+IMAGES = [*ELSEWHERE.split(), *FOUND, '" "', '"' + "no/" * 2000 + '0.png"']
 
 
 def literal(pairs: Pairs) -> str:
@@ -110,11 +61,7 @@ def line(rng: random.Random, number: int) -> bytes:
     for position in range(rng.randint(1, 6)):
         steps.append(step(rng, position, dead))
         dead = dead or (rng.random() < 0.5 and dict(steps[-1])["num_mc_correct"] == "0")
-    fields = [
-        ("image", rng.choice(IMAGES[:3])),
-        ("question", f'"<image>\\n{number}?"'),
-        ("question_orig", f'"{number}?"'),
-    ]
+    fields = [("image", rng.choice(FOUND)), ("question", f'"<image>\\n{number}?"'), ("question_orig", f'"{number}?"')]
     fields.append(("answer", f'"{number}"'))
     faults = rng.choice((0, 1, 1, 1, 2, 3))
     for _ in range(faults):
@@ -130,7 +77,9 @@ def line(rng: random.Random, number: int) -> bytes:
             if place == "step":
                 spoil(rng, pairs)
             else:
-                counts = zip(("score", "num_mc_correct", "num_mc_total"), rng.choice(COUNTS), strict=True)
+                counts = zip(
+                    ("score", "num_mc_correct", "num_mc_total"), rng.choice(MEASURED.split()).split(","), strict=True
+                )
                 steps[chosen] = [pair for pair in pairs if pair[0] == "step"] + list(counts)
     listed = ", ".join(one if isinstance(one, str) else literal(one) for one in steps)
     fields.append(("steps_with_score", rng.choice(ODD) if rng.random() < 0.02 else f"[{listed}]"))
@@ -156,19 +105,7 @@ def spoil(rng: random.Random, pairs: Pairs) -> None:
 def torn(rng: random.Random, content: bytes) -> bytes:
     """Not what it was as bytes; never with a line break."""
     cut = rng.randrange(len(content))
-    whole = (
-        b"",
-        b" ",
-        b"\t\r",
-        b"null",
-        b"[]",
-        b"NaN",
-        b'"x"',
-        b"\xff\xfe{\0}\0",
-        b"[" * 100_000,
-        b'{"a":' * 3000,
-        b"//",
-    )
+    whole = (*b" |null|[]|NaN|//|\xff\xfe{\0}\0|\t\r|".split(b"|"), b"[" * 100_000, b'{"a":' * 3000)
     behind = (b" x", b"{}", b",", b"\0", b"\r", b" \t", b"\x0c", "\u00a0".encode())
     inside = (b"\0", b"\xff", b"\xed\xa0\x80", b"\xe2\x82", b"\r", b"\xef\xbb\xbf", b'"', b"\\")
     return rng.choice(
@@ -199,12 +136,12 @@ def judge(content: bytes) -> Reading | None:
     if not isinstance(record, dict) or twice:
         return None
     named = record.get("image") if isinstance(record.get("image"), list) else [record.get("image")]
-    files = [re.fullmatch(r"([^/\0]+/)?images/([01]\.png)", name) if isinstance(name, str) else None for name in named]
-    images = [file and file[2] for file in files]
+    images = [judged_image(name) for name in named]
     question = record.get("question_orig")
-    if not isinstance(question, str) or not question.strip():
+    if question is None or (isinstance(question, str) and not question.strip()):
         question = record.get("question")
         question = re.sub(r"^(<image>\s*)+", "", question.strip()) if isinstance(question, str) else ""
+    question = question if isinstance(question, str) else ""
     steps = record.get("steps_with_score")
     if not images or None in images or not question.strip() or not isinstance(steps, list) or not steps:
         return None
@@ -225,6 +162,19 @@ def judge(content: bytes) -> Reading | None:
     except UnicodeEncodeError:
         return None
     return images, question.strip(), read  # type: ignore[return-value]
+
+
+def judged_image(name: object) -> str | None:
+    """The file's name; paths may start with any one folder, in the root or in its images."""
+    parts: list[str] = []
+    for part in name.replace("\\", "/").split("/") if isinstance(name, str) else ():
+        if part == ".." and parts:
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    found = re.fullmatch(r"([^/\0]+/)?(images/)?([01]\.png)", "/".join(parts))
+    outside = parts[:1] == [".."] or str(name).startswith(("/", "\\"))
+    return found[3] if found and not outside else None
 
 
 def judged_step(raw: dict[str, Any]) -> tuple[str, float | None, int | None, int | None] | None:

@@ -232,7 +232,10 @@ def _count_words(text: str) -> int:
 
 def question_text(record: dict[str, Any]) -> str:
     """The question of a record, without the <image> that it may begin with; "" when there is none."""
-    return _text(record.get("question_orig")) or LEADING_IMAGES.sub("", _text(record.get("question")))
+    original = record.get("question_orig")
+    if original is not None and not isinstance(original, str):
+        return ""  # nothing else takes the place of what can not be read
+    return _text(original) or LEADING_IMAGES.sub("", _text(record.get("question")))
 
 
 def _published_question(record: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ def test_images_may_be_a_list() -> None:
         ({"image": ["a.png", 3]}, "no_image"),
         ({"question": None, "question_orig": None}, "no_question"),
         ({"question": "<image>\n", "question_orig": ""}, "no_question"),
+        ({"question_orig": ["How many?"]}, "no_question"),
         ({"steps_with_score": None}, "no_steps"),
         ({"steps_with_score": []}, "no_steps"),
         ({"steps_with_score": {"step": "a"}}, "no_steps"),
