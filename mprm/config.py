@@ -56,6 +56,7 @@ class RunConfig:
     held_out: int = 400
     overwrite: bool = False
     redo: str | None = None
+    check: bool = False
     debug: bool = False
     export: str | None = None
     run: str | None = None

@@ -29,6 +29,7 @@ NOT_IN_HASH = (
     "cache",
     "overwrite",
     "redo",
+    "check",
     "debug",
     "logger",
     "pretrain",

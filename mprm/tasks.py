@@ -10,8 +10,8 @@ JUDGE_GROUPS = (
 GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, "pretrain", "questions", "policy", *JUDGE_GROUPS]))
 
 ALWAYS = ("task", "debug", "experiment", "hydra")
-JUDGE_KEYS = ("seed", "name", "runs", "overwrite", "redo")
-RUN_KEYS = (*JUDGE_KEYS, "cache", "held_out")
+JUDGE_KEYS = ("seed", "name", "runs", "cache", "overwrite", "redo")
+RUN_KEYS = (*JUDGE_KEYS, "held_out")
 
 # What the folder of run= answers already.
 OF_A_RUN = (*(group for group in RUN_GROUPS if group not in ("trainer", "benchmark")), "name", "held_out", "redo")
@@ -32,7 +32,7 @@ class Task:
 
 
 TASKS = {
-    "experiment": Task(groups=RUN_GROUPS, keys=RUN_KEYS, every_rank=True, ends=("evaluate", "report.html")),
+    "experiment": Task(groups=RUN_GROUPS, keys=(*RUN_KEYS, "check"), every_rank=True, ends=("evaluate", "report.html")),
     "select": Task(
         groups=RUN_GROUPS,
         keys=(*RUN_KEYS, "export"),
@@ -40,7 +40,7 @@ TASKS = {
         every_rank=True,
         ends=("select", "subset"),
     ),
-    "train": Task(groups=RUN_GROUPS, keys=RUN_KEYS, every_rank=True, ends=("train", "weights.safetensors")),
+    "train": Task(groups=RUN_GROUPS, keys=(*RUN_KEYS, "check"), every_rank=True, ends=("train", "weights.safetensors")),
     "evaluate": Task(groups=RUN_GROUPS, keys=(*RUN_KEYS, "run", "output"), ends=("evaluate", "results.json")),
     "score": Task(groups=("backbone", "trainer"), keys=("seed", "run", "input", "output", "overwrite", "cache")),
     "rerank": Task(

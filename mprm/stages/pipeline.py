@@ -13,11 +13,12 @@ from mprm.artifacts import file_hash, file_states, is_rank_zero, reading, write_
 from mprm.config import Config
 from mprm.run_folder import open_run, wait_for_rank_zero
 from mprm.stage_records import RunFolder
+from mprm.stages.check import read_benchmark, tell_benchmark, tell_training
 from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
 from mprm.stages.entropy import add_entropy
 from mprm.stages.judging import evaluate_model, report, say_skipped
 from mprm.stages.shared import EVALUATION, LEFT_OUT, TRAINING, one_at_a_time, read_hash, take_stage, training_key
-from mprm.stages.usable import usable
+from mprm.stages.usable import split, usable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,9 +32,12 @@ def experiment(cfg: Config) -> None:
     """Select, train, evaluate and report."""
     check_before_selection(cfg)
     if is_rank_zero():
-        cfg.benchmark.usable(cfg.benchmark.solutions())  # now, not after the training
+        read_benchmark(cfg)  # now, not after the training
     with open_run(cfg.raw) as run:
         _select(cfg, run)
+        if cfg.check:
+            _check(cfg, run)
+            return
         _train(cfg, run)
         if is_rank_zero():
             _evaluate(cfg, run)
@@ -57,7 +61,7 @@ def train(cfg: Config) -> None:
     check_before_selection(cfg)
     with open_run(cfg.raw) as run:
         _select(cfg, run)
-        _train(cfg, run)
+        (_check if cfg.check else _train)(cfg, run)
 
 
 def evaluate(cfg: Config) -> None:
@@ -162,25 +166,28 @@ def _train(cfg: Config, run: RunFolder) -> None:
             run.finish("train", _fit(cfg, run), file_states(run.path, TRAINING), inputs)
 
 
+def _check(cfg: Config, run: RunFolder) -> None:
+    """Tell what the training will need, which check=true stops before."""
+    if is_rank_zero():
+        processor, model = load_backbone(cfg)
+        subset = _subset(cfg, run)
+        parts = split(cfg, subset, _held_out(cfg, run), processor)
+        trained, validated = usable(cfg, run, "examples", run.path / LEFT_OUT, *parts)
+        tell_training(cfg, model, trained, validated, len(subset))
+        tell_benchmark(cfg)
+
+
 def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
     """Train; returns the summary of the stage."""
-    from mprm.data.examples import Examples
     from mprm.training.fit import fit
 
     processor, model = load_backbone(cfg)
-    subset, held_out = _subset(cfg, run), _held_out(cfg, run)
-    never_trained_on = set(held_out["id"])  # with every rollout that shares a question or an image with one of them
-    chosen = [i for i, rollout in enumerate(subset["id"]) if rollout not in never_trained_on]
-    if not chosen:
-        raise ValueError(
-            f"no rollout is left to train on beside the {len(held_out)} of held_out={cfg.held_out}; lower it, or raise "
-            "selector.ratio"
-        )
-    parts = [Examples(records, cfg.dataset.image_path, processor) for records in (subset.select(chosen), held_out)]
+    subset = _subset(cfg, run)
+    parts = split(cfg, subset, _held_out(cfg, run), processor)
     nothing = (None, None)  # an untrained backbone sees no rollout
     trained, validated = usable(cfg, run, "examples", run.path / LEFT_OUT, *parts) if cfg.recipe.epochs else nothing
     # Not a stage of its own: the further ranks of a launcher wait for these files.
-    run.finish("examples", {"subset": len(subset), "held_out": len(held_out)})
+    run.finish("examples", {"subset": len(subset), "held_out": len(parts[1])})
     started = monotonic()
     with start_tracker(cfg, run) as tracker:
         settings = cfg.objective, cfg.order, cfg.recipe, cfg.trainer
@@ -190,10 +197,10 @@ def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
     if is_rank_zero():
         told = "".join(f", {count:,} {reason}" for reason, count in left_out.items())
         console.print(
-            f"trained on {len(chosen) - sum(left_out.values()):,} of the {len(subset):,} rollouts kept; "
-            f"{len(subset) - len(chosen):,} are held out by question and image{told}"
+            f"trained on {len(parts[0]) - sum(left_out.values()):,} of the {len(subset):,} rollouts kept; "
+            f"{len(subset) - len(parts[0]):,} are held out by question and image{told}"
         )
-    summary |= {"left_out": left_out, "held_out_rollouts": len(subset) - len(chosen)}
+    summary |= {"left_out": left_out, "held_out_rollouts": len(subset) - len(parts[0])}
     return summary | {"seconds": round(monotonic() - started, 1)}
 
 

@@ -14,7 +14,28 @@ from mprm.stages.devices import console
 from mprm.stages.judgements import listed
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from mprm.backbones.base import Processor
+    from mprm.data.examples import Examples
     from mprm.training.lengths import Measured, Pictured
+
+
+def split(cfg: Config, subset: Dataset, held_out: Dataset, processor: Processor) -> list[Examples]:
+    """The kept rollouts that are not held out, and those that are.
+
+    Raises ValueError if there are none of the former.
+    """
+    from mprm.data.examples import Examples
+
+    never_trained_on = set(held_out["id"])  # with every rollout that shares a question or an image with one of them
+    chosen = [i for i, rollout in enumerate(subset["id"]) if rollout not in never_trained_on]
+    if not chosen:
+        raise ValueError(
+            f"no rollout is left to train on beside the {len(held_out)} of held_out={cfg.held_out}; lower it, or raise "
+            "selector.ratio"
+        )
+    return [Examples(records, cfg.dataset.image_path, processor) for records in (subset.select(chosen), held_out)]
 
 
 def usable(cfg: Config, run: RunFolder, stage: str, file: Path, *parts: Pictured) -> list[Measured]:

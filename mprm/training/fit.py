@@ -155,7 +155,8 @@ def announce_memory(model: StepModel, machine: Machine, keys: int) -> None:
     memory = estimate(model, machine, machine.max_tokens, PATCHES_PER_TOKEN * machine.max_tokens, keys)
     if is_rank_zero():
         print(memory, flush=True)
-    available = torch.cuda.get_device_properties(0).total_memory if machine.accelerator == "gpu" else None
+    is_here = machine.accelerator == "gpu" and torch.cuda.is_available()
+    available = torch.cuda.get_device_properties(0).total_memory if is_here else None
     check(memory, available, machine)
 
 

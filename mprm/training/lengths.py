@@ -78,7 +78,7 @@ def measure(
     examples: Pictured, max_length: int, num_workers: int, cache: str | Path
 ) -> tuple[Measured, dict[int, Fault]]:
     """Look at every picture and rollout: what can be used, and why the others can not, by position."""
-    broken = _broken(examples, num_workers, Path(cache) / "pictures.jsonl")
+    broken = broken_pictures(examples, num_workers, Path(cache))
     faults: dict[int, Fault] = {}
     for position, names in enumerate(examples.images):
         if found := [broken[name] for name in names if name in broken]:
@@ -119,8 +119,10 @@ def _without(examples: Pictured, lengths: Lengths, left_out: dict[int, str]) -> 
     return Measured(examples, lengths, usable, dict(Counter(left_out.values()).most_common()))
 
 
-def _broken(examples: Pictured, num_workers: int, memory: Path) -> dict[Any, Fault]:
-    """What is wrong with pictures that can not be decoded, by their name in the examples."""
+def broken_pictures(examples: Any, num_workers: int, cache: Path) -> dict[Any, Fault]:
+    """What is wrong with pictures that can not be decoded, by their name in the examples, of which only images and
+    image_path are looked at."""
+    memory = cache / "pictures.jsonl"
     sound, broken, names, paths = _remembered(memory), {}, [], []
     for name in dict.fromkeys(name for names in examples.images for name in names):
         try:
