@@ -16,7 +16,6 @@ def run(place: Path, *overrides: str) -> None:
     command = [
         sys.executable,
         str(REPOSITORY / "run.py"),
-        f"runs={place / 'runs'}",
         f"cache={place / 'cache'}",
         *overrides,
     ]
@@ -32,7 +31,7 @@ def test_export_is_the_published_subset_byte_for_byte(alpha: str, ratio: str, tm
         "dataset.cleaning=published",
     )
     choice = ("selector=bis", f"selector.alpha={alpha}", f"selector.ratio={ratio}")
-    run(tmp_path, "task=select", *settings, *choice, f"export={tmp_path / 'subset.jsonl'}")
+    run(tmp_path, "task=select", f"runs={tmp_path / 'runs'}", *settings, *choice, f"export={tmp_path / 'subset.jsonl'}")
     expected = SELECTION / "expected" / f"bis_alpha{alpha}_ratio{ratio}.jsonl"
     assert (tmp_path / "subset.jsonl").read_bytes() == expected.read_bytes()
 
