@@ -1,5 +1,8 @@
 """What is on disk: files and folders that are written whole or not at all, their hashes, and what can not be read."""
 
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -7,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import time
 from typing import Any, Never
 from uuid import uuid4
 
@@ -29,10 +33,11 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~UMASK)
-        _fsync(temporary)
-        os.replace(temporary, path)
+        with _full_disk_named(path):
+            yield temporary
+            temporary.chmod(0o666 & ~UMASK)
+            _fsync(temporary)
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -44,27 +49,64 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a new temporary folder beside `path`; it becomes `path` when the block ends, and vanishes when it raises.
 
     An older folder at `path` is moved aside first (two folders can not be exchanged in one step): a process killed
-    between the two renames leaves no folder at `path`, never a half-written one.
+    between the two renames leaves no folder at `path`, never a half-written one. What a killed process has left of
+    this folder is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name)}"):
+        with _held(leftover) as mine:
+            # one a moment old may be about to be held
+            if mine and leftover.is_dir() and time() - leftover.stat().st_mtime > 1:
+                shutil.rmtree(leftover, ignore_errors=True)
     temporary, old = _temporary_sibling(path), _temporary_sibling(path)
     temporary.mkdir()
     try:
-        yield temporary
-        for folder, _, names in os.walk(temporary):
-            for name in names:
-                Path(folder, name).chmod(0o666 & ~UMASK)
-                _fsync(Path(folder, name))
-            _fsync(Path(folder))
-        if path.exists():
-            os.rename(path, old)
-        os.rename(temporary, path)
+        with _held(temporary), _full_disk_named(path):
+            yield temporary
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    Path(folder, name).chmod(0o666 & ~UMASK)
+                    _fsync(Path(folder, name))
+                _fsync(Path(folder))
+            if path.exists():
+                os.rename(path, old)
+            os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _fsync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Is the folder ours, and no living process's? Then it stays so until the block ends."""
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = True
+    except OSError:  # another's, gone, or on a file system without locks: then nothing is taken for a leftover
+        mine = False
+    try:
+        yield mine
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """A full disk is an OSError that names `path`: safetensors and torch raise errors of their own, without it."""
+    try:
+        yield
+    except Exception as error:
+        chain = [one for one in (error, error.__cause__, error.__context__) if one is not None]
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if any(getattr(one, "errno", None) == number or f"os error {number})" in str(one) for one in chain):
+                raise OSError(number, os.strerror(number), str(path)) from error
+        raise
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -111,7 +153,7 @@ def reading(path: str | Path, remedy: str = "restore it") -> Iterator[None]:
     any other file it is `remedy`.
     """
     path = Path(path)
-    stage, state = _left_by(path) or (None, None)
+    stage, state = left_by(path) or (None, None)
     if stage is not None:
         remedy = redo_remedy(stage)
     try:
@@ -141,7 +183,7 @@ def _unreadable(reason: str) -> Never:
     raise ValueError(reason)
 
 
-def _left_by(path: Path) -> tuple[str, FileState] | None:
+def left_by(path: Path) -> tuple[str, FileState] | None:
     """The finished stage that has left this file in its run's folder, and the file's state then."""
     for folder in path.parents[:2]:
         try:

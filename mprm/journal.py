@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from mprm.artifacts import write_json_lines
+from mprm.artifacts import reading, write_json_lines
 
 
 class Journal:
@@ -38,20 +38,15 @@ class Journal:
 
 
 @contextmanager
-def journal(target: Path, settings: Any, overwrite: bool) -> Iterator[Journal]:
+def journal(target: Path, settings: Any) -> Iterator[Journal]:
     """The journal of a task that writes `target`.
 
     Args:
         settings: all that the results depend on, as JSON values.
-        overwrite: replace a target that is there; refused otherwise.
 
     Raises:
-        ValueError: the target is there, the journal was begun with other settings, or another process is at it.
+        ValueError: the journal was begun with other settings, is damaged, or another process is at it.
     """
-    if target.is_dir():
-        raise ValueError(f"output={target} is a folder; give a file")
-    if target.exists() and not overwrite:
-        raise ValueError(f"output={target} is there already; give another file, or overwrite=true to replace it")
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f"{target.name}.journal")
     header = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -75,10 +70,11 @@ def _read(file: IO[bytes], header: str) -> dict[str, Any]:
         file.write(f"{header}\n".encode())
         file.flush()
         return {}
-    first, *lines = whole.decode().split("\n")[:-1]
-    if first != header:
+    first, *lines = whole.split(b"\n")[:-1]
+    if first != header.encode():
         raise ValueError(
             f"{file.name} was begun with other settings or another input; finish it with those, delete it, or give "
             "another output="
         )
-    return dict(json.loads(line) for line in lines)
+    with reading(file.name, "delete it: what it kept is then done again"):
+        return dict(json.loads(line) for line in lines)

@@ -152,7 +152,9 @@ def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
         write_json(path / STAGES, {"format": FORMAT_VERSION, "config_hash": this_hash, "stages": {}})
     if _stored_hash(path) != this_hash:  # new, or damaged
         write_text(path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    if not (path / "versions.json").exists():
+    try:
+        read_json(path / "versions.json")
+    except ValueError:
         write_json(path / "versions.json", {package: _version(package) for package in PACKAGES})
 
 

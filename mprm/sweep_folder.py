@@ -5,7 +5,7 @@ Files, because a launcher may run every point in a process of its own, on anothe
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mprm.artifacts import read_json, remove, write_json
 from mprm.run_folder import in_use, lock
@@ -64,18 +64,23 @@ def read_points(runs: Path) -> tuple[Point, ...]:
     A point that is neither finished nor being run by a living process is interrupted once its multirun has ended.
     """
     folder = runs / FOLDER
-    if not (folder / "points.json").exists():
-        return ()
     swept = in_use(folder)
     points = []
-    for number, planned in enumerate(read_json(folder / "points.json")):
-        path = folder / f"{number:03}.json"
-        point = Point(**planned | (read_json(path) if path.exists() else {}))
+    for number, planned in enumerate(_read(folder / "points.json", [])):
+        point = Point(**planned | _read(folder / f"{number:03}.json", {}))
         if point.state in ("waiting", "running") and not swept:
             alive = point.name is not None and in_use(runs / point.name)
             point = Point(**asdict(point) | {"state": "running" if alive else "interrupted"})
         points.append(point)
     return tuple(points)
+
+
+def _read(path: Path, otherwise: Any) -> Any:
+    """A file of the state; `otherwise` when it is not there (yet) or damaged: then nothing is known."""
+    try:
+        return read_json(path)
+    except ValueError:
+        return otherwise
 
 
 def _number(runs: Path, overrides: str) -> int:

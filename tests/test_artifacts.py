@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,7 +107,9 @@ def test_an_error_inside_atomic_folder_keeps_the_old_folder(tmp_path: Path) -> N
 
 WRITER = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from mprm.artifacts import atomic_folder, write_json
 target = Path(sys.argv[1])
 for number in range(1_000_000):
@@ -143,3 +147,48 @@ def test_weights_are_named_by_the_newest_file(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (seconds, seconds))
     assert weights_written(tmp_path) == 5 * 10**9
+
+
+class Unnamed(Exception):
+    """What safetensors raises: an error of its own, without the file."""
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_folder])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        Unnamed("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_names_the_file(tmp_path: Path, write: Callable[..., Any], error: Exception) -> None:
+    with pytest.raises(OSError, match=r"(No space left|quota exceeded).*weights"), write(tmp_path / "weights"):
+        raise error
+    assert entries(tmp_path) == []
+
+
+def test_torch_says_that_the_disk_is_full_in_other_words(tmp_path: Path) -> None:
+    def write() -> None:
+        with atomic_file(tmp_path / "weights"):
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            finally:
+                raise RuntimeError("unexpected pos 704 vs 598")
+
+    with pytest.raises(OSError, match=r"No space left.*weights"):
+        write()
+
+
+def test_what_a_killed_process_left_of_a_folder_goes_and_a_living_ones_stays(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-12345678-world").mkdir()
+    (tmp_path / ".tmp-12345678-world" / "half").touch()
+    os.utime(tmp_path / ".tmp-12345678-world", (5, 5))
+    with atomic_folder(tmp_path / "world") as of_another:
+        os.utime(of_another, (5, 5))
+        with atomic_folder(tmp_path / "world"):
+            pass
+        assert of_another.is_dir()
+        (of_another / "whole").touch()
+    assert entries(tmp_path) == ["world"]
+    assert entries(tmp_path / "world") == ["whole"]

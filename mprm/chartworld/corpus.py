@@ -133,7 +133,8 @@ def _settings(component: ChartWorld | ChartWorldBenchmark) -> dict[str, Any]:
 def make(folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> None:
     """Write the world into `folder`, whole or not at all. Raises ValueError if anything else is there."""
     if (folder / "world.json").is_file():
-        if read_json(folder / "world.json")["settings"] != settings:
+        world = read_json(folder / "world.json", f"delete {folder}, and it is written again")
+        if not isinstance(world, dict) or world.get("settings") != settings:
             raise ValueError(f"{folder} holds a world of other settings; delete it, or give another folder")
         return
     # Writing replaces the folder as a whole: never somebody's own files.

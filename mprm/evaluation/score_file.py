@@ -24,7 +24,7 @@ FIELDS = "image, question and steps, or records of VisualProcessBench or VisualP
 AT_ONCE = 64  # solutions: what a kill can lose
 
 
-def score_file(source: Path, target: Path, score: Score, settings: Any, overwrite: bool) -> tuple[int, dict[str, int]]:
+def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple[int, dict[str, int]]:
     """Score every record of a JSON lines file and write it again with its scores.
 
     A record has image (a path, or a list of paths), question and steps, or is one of VisualProcessBench or of
@@ -33,7 +33,7 @@ def score_file(source: Path, target: Path, score: Score, settings: Any, overwrit
     that are no JSON object are left out. `settings`: all that the scores depend on besides the file.
 
     Returns the number scored and the others by reason.
-    Raises ValueError if the source is not there, or the target is and is not to be overwritten.
+    Raises ValueError if the source is not there.
     """
     if not source.is_file():
         raise ValueError(f"input={source} is not a file; give JSON lines with {FIELDS}")
@@ -54,7 +54,7 @@ def score_file(source: Path, target: Path, score: Score, settings: Any, overwrit
             except Unusable as unusable:
                 reasons[str(number)] = unusable.reason
                 skipped[unusable.reason] += 1
-    with journal(target, [file_hash(source), settings], overwrite) as kept:
+    with journal(target, [file_hash(source), settings]) as kept:
         scored = score_kept(kept, solutions, score)
         kept.finish(
             record | _scores(scored[key] if key in scored else NotScored(reasons[key], reasons[key]))

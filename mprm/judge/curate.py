@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mprm.artifacts import atomic_folder, write_json
+from mprm.artifacts import atomic_folder, reading, write_json
 from mprm.data.preferences import Pair
 from mprm.evaluation.estimate import Resamples
 from mprm.judge.accuracy import BINS
@@ -144,5 +144,6 @@ def write_curated(folder: Path, signals: pa.Table, kept: pa.Table, summary: dict
 
 def read_kept(folder: Path) -> tuple[list[str], np.ndarray]:
     """Ids of the kept pairs, and their entropies, (P,)."""
-    kept = pq.read_table(folder / "kept.parquet", columns=["id", "entropy"])
+    with reading(folder / "kept.parquet"):
+        kept = pq.read_table(folder / "kept.parquet", columns=["id", "entropy"])
     return kept["id"].to_pylist(), kept["entropy"].to_numpy()

@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
+from mprm.artifacts import STAGES, reading, redo_remedy
+
+REPEAT = "restore it, or run the run's command again"
 SIGNALS = ["p_pos", "reliability", "mean_mc", "ranked"]  # what the figures need of half a million rows
 
 
@@ -42,14 +45,28 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(
         folder=folder,
         config=read_config(folder),
-        versions=read_json_object(folder / "versions.json", "experiment"),
+        versions=read_json_object(folder / "versions.json"),
         manifest=manifest,
         kept=read_parquet(folder / "subset" / "kept.parquet"),
-        signals=read_parquet(Path(manifest["signals"]), SIGNALS) if manifest and manifest.get("signals") else None,
+        signals=read_signals(manifest),
         metrics=read_json_lines(folder / "metrics.jsonl"),
         results=read_results(folder),
         scored=_scored_steps(folder / "predictions.jsonl"),
     )
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the files of a run that reports read, in one line; None when all that are there are whole."""
+    try:
+        read_config(folder), read_manifest(folder), read_results(folder)
+        read_json_object(folder / STAGES)
+        read_parquet(folder / "subset" / "kept.parquet")
+        _scored_steps(folder / "predictions.jsonl")
+        for stage in (".", "sft", "rl"):
+            read_json_lines(folder / stage / "metrics.jsonl")
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -57,13 +74,11 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.yaml"
     if not path.exists():
         return None
-    try:
+    with reading(path, REPEAT):
         config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except Exception as error:  # YAML's, OmegaConf's and the decoder's have no common base
-        raise ValueError(_unreadable(path, error, "restore it, or run again with overwrite=true")) from error
-    if not isinstance(config, dict):
-        raise ValueError(_unreadable(path, "not a mapping", "restore it, or run again with overwrite=true"))
-    return {str(key): value for key, value in config.items()}
+        if not isinstance(config, dict):
+            raise TypeError("not a mapping")
+        return {str(key): value for key, value in config.items()}
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -76,40 +91,43 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     return read_json_object(folder / "results.json", "evaluate")
 
 
-def read_json_object(path: Path, task: str) -> dict[str, Any] | None:
+def read_json_object(path: Path, stage: str | None = None) -> dict[str, Any] | None:
+    """A file that a stage left, or None; the stage is for a run of an earlier version, which does not know."""
     if not path.exists():
         return None
-    remedy = f"delete it and run task={task} again"
-    try:
+    with reading(path, REPEAT if stage is None else redo_remedy(stage)):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(_unreadable(path, error, remedy)) from error
-    if not isinstance(content, dict):
-        raise ValueError(_unreadable(path, "not an object", remedy))
-    return content
+        if not isinstance(content, dict):
+            raise TypeError("not an object")
+        return content
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table | None:
     if not path.exists():
         return None
+    with reading(path, redo_remedy("select")):
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+def read_signals(manifest: dict[str, Any] | None) -> pa.Table | None:
+    """What the figures need of the signals table; None when it is no longer in its cache, or damaged there."""
     try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(_unreadable(path, error, "delete it and run task=select again")) from error
+        return read_parquet(Path(manifest["signals"]), SIGNALS) if manifest and manifest.get("signals") else None
+    except ValueError:
+        return None
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
     if not path.exists():
         return None
-    # A line without its newline is still being written, or was cut off when the run was killed.
-    lines = path.read_bytes().split(b"\n")[:-1]
     rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            place = f"{path}, line {number},"
-            raise ValueError(_unreadable(place, error, "remove that line and run task=report again")) from error
+    with reading(path, "remove that line and run task=report again"):
+        # A line without its newline is still being written, or was cut off when the run was killed.
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
     return rows
 
 
@@ -117,11 +135,7 @@ def _scored_steps(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     solutions = read_json_lines(path)
     if solutions is None:
         return None
-    labels = np.array([label for solution in solutions for label in solution["labels"]], dtype=np.int64)
-    scores = np.array([score for solution in solutions for score in solution["scores"]], dtype=np.float64)
+    with reading(path, redo_remedy("evaluate")):
+        labels = np.array([label for solution in solutions for label in solution["labels"]], dtype=np.int64)
+        scores = np.array([score for solution in solutions for score in solution["scores"]], dtype=np.float64)
     return labels[labels != 0] == 1, scores[labels != 0]
-
-
-def _unreadable(place: Path | str, error: Exception | str, remedy: str) -> str:
-    reason = " ".join(str(error).split())
-    return f"{place} can not be read ({reason}); {remedy}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mprm.reporting import tables
-from mprm.reporting.collect import read_config, read_manifest, read_results
+from mprm.reporting.collect import damage, read_config, read_manifest, read_results
 from mprm.reporting.published import published_f1
 from mprm.reporting.settings import others, setting_of
 from mprm.reporting.tables import Estimate, Table
@@ -96,6 +96,9 @@ def compare(folders: list[Path], points: tuple[Point, ...] = ()) -> Comparison:
     groups: dict[str, dict[int, _Run]] = {}
     left_out: dict[str, str] = {}
     for folder in folders:
+        if (fault := damage(folder)) is not None:  # of one run: no reason to report nothing of the others
+            left_out[folder.name] = fault
+            continue
         config, manifest, results = read_config(folder), read_manifest(folder), read_results(folder)
         if config is None or manifest is None or results is None:
             if folder.name not in explained:

@@ -14,7 +14,7 @@ STAGES = ("select", "train", "evaluate")
 
 def stages_of(row: Row) -> list[dict[str, Any]]:
     """What the stages of every run of the setting left in stages.json, in the order of its seeds."""
-    records = [read_json_object(folder / "stages.json", "experiment") for folder in row.folders]
+    records = [read_json_object(folder / "stages.json") for folder in row.folders]
     return [record["stages"] if record else {} for record in records]
 
 

@@ -26,7 +26,7 @@ def write_judge(folder: Path) -> Path:
     Raises ValueError when there is no results.json of a judge in the folder, or a file can not be read.
     """
     source = folder / "results.json"
-    results = read_json_object(source, "egt") or {}
+    results = read_json_object(source, "judge") or {}
     if "preferences" not in results:
         raise ValueError(f"{source} is not there or not of a judge; run task=egt runs={folder.parent}")
     exhibits = _exhibits(folder, results)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mprm.reporting.collect import read_config, read_json_object
+from mprm.reporting.collect import damage, read_config, read_json_object
 from mprm.reporting.compare import NOT_FINISHED, run_folders
 from mprm.reporting.judge_words import STAGES, Results, judges
 from mprm.reporting.settings import others, setting_of
@@ -126,7 +126,7 @@ def compare_judges(runs: Path) -> JudgeComparison | None:
     A folder without results, or that repeats a seed of the same setting, is left out and named, unless the points of
     the multirun say already why it is not finished.
     """
-    configs = {folder: read_config(folder) for folder in run_folders(runs)}
+    configs = {folder: None if damage(folder) else read_config(folder) for folder in run_folders(runs)}
     ours = {folder: config for folder, config in configs.items() if config and config.get("task") in JUDGE_TASKS}
     if not ours:
         return None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mprm.reporting.bubbles import places
-from mprm.reporting.collect import read_manifest, read_parquet
+from mprm.reporting.collect import read_manifest, read_parquet, read_signals
 from mprm.reporting.compare import Row
 from mprm.reporting.plots import column, eligible
 from mprm.reporting.tables import COMPOSITION, Table
@@ -62,7 +61,7 @@ def read_corpora(rows: tuple[Row, ...]) -> list[Corpus]:
     corpora = []
     for number, (data_hash, members) in enumerate(by_data.items(), start=1):
         manifest = members[0][1]
-        signals = read_parquet(Path(manifest["signals"]), ["p_pos", "reliability", "mean_mc", "ranked"])
+        signals = read_signals(manifest)
         several = len(by_data) > 1
         corpora.append(
             Corpus(

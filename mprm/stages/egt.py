@@ -248,9 +248,9 @@ def _judge(cfg: Config, run: RunFolder) -> None:
     if run.finished("curate"):
         results["curation"] = read_json(run.path / "curated" / "manifest.json")
     write_json(run.path / "results.json", results)
-    page = write_judge(run.path)
     accuracies = {f"accuracy_{stage}": one["accuracy"]["value"] for stage, one in results["judges"].items()}
     run.finish("judge", accuracies, file_states(run.path, ["results.json"]))
+    page = write_judge(run.path)
     start_tracker(cfg, run).finish(accuracies)
     print_judge(results, console)
     console.print(f"wrote {page}")

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,12 @@ def _kept(cfg: Config, settings: list[Any]) -> Iterator[Journal]:
         except BlockingIOError:
             console.print("another run computes the same entropies; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
-        with journal(target, settings, overwrite=False) as kept:
+        with ExitStack() as stack:
+            try:
+                kept = stack.enter_context(journal(target, settings))
+            except ValueError:  # damaged: what is in a cache is made anew
+                Path(f"{target}.journal").unlink()
+                kept = stack.enter_context(journal(target, settings))
             yield kept
 
 

@@ -79,7 +79,7 @@ def _ask(
     keys = [key_of(one) for one in pairs]
     settings = [asking.inputs, weights_written(run.path / asking.after), keys]
     with (
-        journal(run.path / f"{asking.name}.jsonl", settings, overwrite=True) as kept,
+        journal(run.path / f"{asking.name}.jsonl", settings) as kept,
         Progress(console=console, transient=True) as progress,
     ):
         bar = progress.add_task(asking.name, total=len(pairs), completed=len(kept.done))

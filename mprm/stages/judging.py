@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.progress import track
 
-from mprm.artifacts import file_hash, weights_written, write_json, write_json_lines
+from mprm.artifacts import weights_written, write_json, write_json_lines
 from mprm.config import Config
+from mprm.outputs import content, is_made, remember
 from mprm.stages.devices import check_devices, console, load_backbone
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ def score(cfg: Config) -> int:
     if cfg.input is None or cfg.output is None:
         raise ValueError("task=score needs input=FILE.jsonl (image, question, steps) and output=FILE.jsonl")
     source, target = Path(cfg.input), Path(cfg.output)
-    if target.resolve() == source.resolve():
-        raise ValueError(f"output={cfg.output} is the input itself; give another file")
+    settings = [content(source), identity(cfg, cfg.run)]
+    if is_made(cfg, "output", settings, [source, cfg.run]):
+        return 0
     check_devices(cfg)
     scorer = load_scorer(cfg, cfg.run, "solutions", open_beside(source))
-    scored, skipped = score_file(source, target, scorer, identity(cfg, cfg.run), cfg.overwrite)
+    scored, skipped = score_file(source, target, scorer, identity(cfg, cfg.run))
+    remember(cfg, "output", settings)
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
     console.print(f"scored {scored} solutions{f', not scored: {reasons}' if reasons else ''}; wrote {cfg.output}")
     return 0 if scored else 1
@@ -54,8 +57,11 @@ def rerank(cfg: Config) -> None:
     check_devices(cfg)
     models, folder, open_images = models_of(cfg), Path(cfg.output), open_beside(Path(cfg.input))
     sets, unusable = read_candidates(Path(cfg.input))
-    settings = {name: identity(cfg, run) for name, run in models.items()}
-    with journal(folder / "scores.jsonl", [file_hash(cfg.input), settings], cfg.overwrite) as kept:
+    settings = [content(cfg.input), {name: identity(cfg, run) for name, run in models.items()}]
+    asked = [*settings, cfg.aggregate, cfg.seed]
+    if is_made(cfg, "output", asked, [cfg.input, *models.values()], mark="scores.jsonl"):
+        return
+    with journal(folder / "scores.jsonl", settings) as kept:
         found: Found = {}
         for name, run in models.items():
             found |= score_kept(kept, candidates(name, sets), load_scorer(cfg, run, name, open_images))
@@ -63,6 +69,7 @@ def rerank(cfg: Config) -> None:
         write_json(folder / "results.json", results)
         page = write_best_of_n(folder)
         kept.finish({"candidate": key, **result} for key, result in kept.done.items())
+    remember(cfg, "output", asked)
     print_best_of_n(results, console)
     console.print(f"wrote {page}")
 

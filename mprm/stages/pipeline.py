@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from mprm.artifacts import file_hash, file_states, is_rank_zero, reading, write_json
 from mprm.config import Config
+from mprm.outputs import is_made, remember
 from mprm.run_folder import open_run, wait_for_rank_zero
 from mprm.stage_records import RunFolder
 from mprm.stages.check import read_benchmark, tell_benchmark, tell_training
@@ -51,9 +52,13 @@ def select(cfg: Config) -> None:
         if cfg.export is not None and is_rank_zero():
             from mprm.selection.export import export_published
 
+            settings = [run.config_hash, run.content_hash("subset/kept.parquet")]
+            if is_made(cfg, "export", settings, cfg.dataset.files()):
+                return
             counts = export_published(cfg.export, _subset(cfg, run), cfg.objective.target)
             skipped = f", left out {counts['skipped']} with unmeasured steps" if counts["skipped"] else ""
             console.print(f"wrote {counts['written']} rollouts to {cfg.export}{skipped}")
+            remember(cfg, "export", settings)
 
 
 def train(cfg: Config) -> None:

@@ -41,7 +41,10 @@ def time_left(points: Sequence[Point]) -> str:
 
 def result(run: Path) -> str:
     """The outcome of a run in a few words: AUC and F1, or what was kept."""
-    stages = read_json(run / "stages.json")["stages"]
+    try:
+        stages = read_json(run / "stages.json")["stages"]
+    except (ValueError, KeyError, TypeError):  # damaged: the run itself will say so
+        return "done"
     if "evaluate" in stages and stages["evaluate"]["auc"] is not None:
         return f"AUC {stages['evaluate']['auc']:.3f}, macro-F1 at 0.5 {100 * stages['evaluate']['overall_at_0.5']:.1f}"
     if "train" in stages:

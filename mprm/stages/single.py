@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mprm.artifacts import write_json
 from mprm.config import Config, component, config_of_run
+from mprm.outputs import content, is_made, remember
 from mprm.run_folder import CHECKOUT
 from mprm.stages.devices import console, load_backbone
 from mprm.stages.judgements import RL, SFT
@@ -17,12 +18,17 @@ from mprm.tasks import GROUPS, JUDGE_TASKS
 
 def export(cfg: Config) -> None:
     """A trained run as a folder that other software loads."""
+    from mprm.backbones.loading import PROMPT
     from mprm.training.checkpoint import load_checkpoint, load_weights
     from mprm.training.export import export as write
 
     if cfg.run is None or cfg.output is None:
         raise ValueError("task=export needs run=runs/NAME and output=DIR; format=hf or original")
     trained = config_of_run(Path(cfg.run))
+    weights = sorted(Path(cfg.run).glob("**/weights.safetensors"))
+    settings = [*map(content, weights), cfg.checkpoint, content(cfg.checkpoint), cfg.format]
+    if is_made(cfg, "output", settings, [cfg.run, cfg.checkpoint, trained.backbone.folder()], mark=PROMPT):
+        return
     processor, model = load_backbone(trained)
     folder = Path(cfg.run)
     if trained.task in JUDGE_TASKS:
@@ -33,6 +39,7 @@ def export(cfg: Config) -> None:
     else:
         load_checkpoint(model, Path(cfg.checkpoint))
     write(model, processor, trained.backbone, Path(cfg.output), cfg.format)
+    remember(cfg, "output", settings)
     console.print(f"wrote {cfg.output}")
 
 
@@ -66,6 +73,9 @@ def measure(cfg: Config) -> None:
 
     if cfg.predictions is None or cfg.output is None:
         raise ValueError("task=measure needs predictions=FILE and output=FILE.json; threshold=0.5 or searched")
+    settings = [content(cfg.predictions), cfg.threshold]
+    if is_made(cfg, "output", settings, [cfg.predictions]):
+        return
     result = measure_file(cfg.predictions, cfg.threshold, cfg.output)
     shown = ", ".join(
         f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1", "auc")

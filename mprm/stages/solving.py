@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress
 
 from mprm.config import Config
+from mprm.outputs import is_made, remember
 from mprm.stages.devices import console
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def sample(cfg: Config) -> None:
         return [result | {"image": [str(cfg.questions.image_path(name)) for name in result["image"]]}]
 
     results = _worked(cfg, {"solutions": cfg.solutions}, work, records)
+    if results is None:
+        return
     right = [candidate["correct"] for result in results for candidate in result["candidates"]]
     console.print(
         f"{len(results)} questions with {cfg.solutions} solutions each, {sum(right) / max(1, len(right)):.1%} of them "
@@ -48,6 +51,8 @@ def annotate(cfg: Config) -> None:
 
     settings = {"solutions": cfg.solutions, "continuations": cfg.continuations}
     results = _worked(cfg, settings, work, lambda result: result["records"])
+    if results is None:
+        return
     dropped = sum((Counter(result["dropped"]) for result in results), Counter[str]())
     written = sum(len(result["records"]) for result in results)
     reasons = f", left out: {_listed(dropped)}" if dropped else ""
@@ -59,10 +64,10 @@ def _worked(
     settings: dict[str, int],
     work: Callable[[list[Question], Journal, Advance], None],
     records: Callable[[dict[str, Any]], Iterable[dict[str, Any]]],
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]] | None:
     """Do the work for every question, or what an earlier process left of it, and write the records of all results.
 
-    Returns the results of the questions that could be used.
+    Returns the results of the questions that could be used; None if this very command has written the file before.
     """
     from mprm.journal import journal
     from mprm.policy.solve import UNUSABLE
@@ -72,8 +77,11 @@ def _worked(
     questions, dropped = cfg.questions.usable(cfg.questions.questions())
     skipped = Counter(dropped)
     asked = [[q.id, q.images, q.question, q.answer] for q in questions]
+    depends_on = [cfg.task, settings, cfg.policy.identity(), asked]
+    if is_made(cfg, "output", depends_on, [cfg.questions.path]):
+        return None
     with (
-        journal(Path(cfg.output), [cfg.task, settings, cfg.policy.identity(), asked], cfg.overwrite) as kept,
+        journal(Path(cfg.output), depends_on) as kept,
         Progress(console=console, transient=True) as progress,
     ):
         done = sum(question.id in kept.done for question in questions)
@@ -88,6 +96,7 @@ def _worked(
                 "are too_long, lower policy.max_new_tokens or serve the model with a longer context"
             )
         kept.finish(record for result in usable for record in records(result))
+    remember(cfg, "output", depends_on)
     if skipped:
         console.print(f"questions left out: {_listed(skipped)}")
     return usable

@@ -27,7 +27,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        with reading(path, "delete it, and the training goes on from the one before it, or from the start"):
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 
 def latest(folder: Path) -> tuple[Path | None, int]:

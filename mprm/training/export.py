@@ -21,16 +21,14 @@ from mprm.data.prompt import MARK
 
 
 def export(model: StepModel, processor: Processor, backbone: Backbone, folder: Path, layout: str) -> None:
-    """Write the model into `folder`, which must not be there; the model is not a step model any more.
+    """Write the model into `folder`, in place of what is there; the model is not a step model any more.
 
     layout: hf, for transformers' AutoModelForImageTextToText, or original, OpenGVLab's, which the backbone's own folder
     must then be in. The weights have the type of the language model's. A kappa head has a file of its own, which other
     software passes over.
-    Raises ValueError if the folder is there, or the backbone's is no original.
+    Raises ValueError if the backbone's folder is no original.
     """
     source = backbone.folder()
-    if folder.exists():
-        raise ValueError(f"output={folder} is there already; give another folder, or remove it")
     if layout == "original" and not is_original(source):
         raise ValueError(f"format=original: backbone.path={source} is not in OpenGVLab's format; use format=hf")
     hf = fold(model)

@@ -78,11 +78,11 @@ def read_lines(path: Path, up_to: int) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text().splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+            if line["step"] <= up_to:
+                lines.append(line)
+        except (ValueError, KeyError, TypeError):
             break
-        if line["step"] <= up_to:
-            lines.append(line)
     return lines

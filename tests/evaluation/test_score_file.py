@@ -50,15 +50,13 @@ def test_records_come_back_in_order_with_scores(tmp_path: Path) -> None:
     ]
     write(tmp_path / "in.jsonl", [good, "", "{broken", *unscored, good])
     target = tmp_path / "out.jsonl"
-    scored, skipped = score_file(tmp_path / "in.jsonl", target, by_length, SETTINGS, overwrite=False)
+    scored, skipped = score_file(tmp_path / "in.jsonl", target, by_length, SETTINGS)
     assert scored == 2
     reasons = ["image b.png is not there", "no_question", "no_steps", "bad_step", "no_image"]
     assert skipped == {"missing_image_file": 1, "not_json": 1} | dict.fromkeys(reasons[1:], 1)
     expected = {**good, "step_scores": [pytest.approx(1 / (1 + math.exp(-n))) for n in (3, 5)]}
     without = [{**r, "step_scores": None, "not_scored": why} for r, why in zip(unscored, reasons, strict=True)]
     assert lines(target) == [expected, *without, expected]
-    with pytest.raises(ValueError, match="overwrite=true"):
-        score_file(tmp_path / "in.jsonl", target, by_length, SETTINGS, overwrite=False)
 
 
 def test_a_kappa_head_brings_sigma(tmp_path: Path) -> None:
@@ -67,7 +65,7 @@ def test_a_kappa_head_brings_sigma(tmp_path: Path) -> None:
     def surely(solutions: Sequence[Scorable]) -> Scored:
         yield solutions[0].id, StepScores((0.0,), (3.0,))
 
-    score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", surely, SETTINGS, overwrite=False)
+    score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", surely, SETTINGS)
     (line,) = lines(tmp_path / "out.jsonl")
     assert (line["step_scores"], line["step_sigmas"]) == ([0.5], [0.25])
 
@@ -85,20 +83,20 @@ def test_a_killed_scoring_goes_on_behind_what_it_has(tmp_path: Path) -> None:
             yield name, found
 
     with pytest.raises(KeyboardInterrupt):
-        score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", dies, SETTINGS, overwrite=False)
+        score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", dies, SETTINGS)
     assert not (tmp_path / "out.jsonl").exists()
     with pytest.raises(ValueError, match="other settings or another input"):
-        score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", by_length, "another model", overwrite=False)
+        score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", by_length, "another model")
     asked: list[str] = []
 
     def goes_on(solutions: Sequence[Scorable]) -> Scored:
         asked.extend(solution.id for solution in solutions)
         return by_length(solutions)
 
-    assert score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", goes_on, SETTINGS, overwrite=False) == (149, {})
+    assert score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", goes_on, SETTINGS) == (149, {})
     assert len(asked) == 149 - AT_ONCE
     assert not set(asked) & set(seen[:AT_ONCE])
-    score_file(tmp_path / "in.jsonl", tmp_path / "whole.jsonl", by_length, SETTINGS, overwrite=False)
+    score_file(tmp_path / "in.jsonl", tmp_path / "whole.jsonl", by_length, SETTINGS)
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
@@ -151,7 +149,7 @@ def test_published_records_are_read_as_they_are(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^input=.*nowhere is not a file; give JSON lines with image, question"):
-        score_file(tmp_path / "nowhere", tmp_path / "out.jsonl", by_length, SETTINGS, overwrite=False)
+        score_file(tmp_path / "nowhere", tmp_path / "out.jsonl", by_length, SETTINGS)
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def test_a_killed_task_goes_on_to_the_same_file_and_asks_nothing_twice(
             if len(told) == stop_at:
                 raise KeyboardInterrupt
 
-        with journal(tmp_path / name, "settings", overwrite=True) as kept:
+        with journal(tmp_path / name, "settings") as kept:
             respond(counting, judge, orders, 2, kept, advance, batch=3)  # type: ignore[arg-type]
             assert told[-1] == 1
             kept.finish([kept.done[key_of(one)] for one in orders])
@@ -154,7 +154,7 @@ def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[Shown], tmp_path
             return [said]
 
     one = replace(pairs[0], better="B", swapped=True)
-    with journal(tmp_path / "said.jsonl", "settings", overwrite=True) as kept:
+    with journal(tmp_path / "said.jsonl", "settings") as kept:
         respond(Scripted(), Judge(), [one], 4, kept, lambda _: None)  # type: ignore[arg-type]
         assert kept.done[key_of(one)] == {
             "id": one.pair.id,

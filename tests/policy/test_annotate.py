@@ -46,7 +46,7 @@ SCRIPT = {
 
 
 def annotated(policy: Policy, target: Path, batch: int = 1, told: Callable[[int], None] = lambda n: None) -> Any:
-    with journal(target, policy.identity(), overwrite=False) as kept:
+    with journal(target, policy.identity()) as kept:
         annotate(policy, QUESTIONS, Path, 5, 4, kept, told, batch)
         return json.loads(json.dumps(kept.done))
 
@@ -163,7 +163,7 @@ def test_counts_agree_with_success_rates(tiny_policy: Any, charts: list[Question
     """K of 16 against 512 continuations by another seed, behind one and two steps: chi-square, 99.9 %."""
     policy = tiny_policy("internvl", temperature=1.5)
     chosen = charts[:5]
-    with journal(tmp_path / "out", policy.identity(), overwrite=False) as kept:
+    with journal(tmp_path / "out", policy.identity()) as kept:
         annotate(policy, chosen, Path, 1, 16, kept, lambda n: None)
     known, prompts, counted = [], [], []
     for question in chosen:

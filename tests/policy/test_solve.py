@@ -31,7 +31,7 @@ def here(name: str) -> Path:
 
 
 def solved(policy: Any, target: Path, batch: int = 2, told: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
-    with journal(target, policy.identity(), overwrite=False) as kept:
+    with journal(target, policy.identity()) as kept:
         sample(policy, QUESTIONS, here, 5, kept, told, batch)
         return json.loads(json.dumps(kept.done))
 
@@ -88,7 +88,7 @@ def test_a_question_too_long_for_the_policy_is_counted(scripted: Any, tmp_path: 
 
 def test_the_tiny_policy_is_often_right(tiny_policy: Any, charts: list[Question], tmp_path: Path) -> None:
     policy = tiny_policy("internvl")
-    with journal(tmp_path / "out", policy.identity(), overwrite=False) as kept:
+    with journal(tmp_path / "out", policy.identity()) as kept:
         sample(policy, charts[:16], Path, 4, kept, lambda n: None)
     candidates = [candidate for record in kept.done.values() for candidate in record["candidates"]]
     assert len(candidates) == 64

@@ -51,11 +51,11 @@ def test_no_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("config.yaml", "overwrite=true"),
-        ("versions.json", "delete it"),
-        ("results.json", "delete it and run task=evaluate again"),
-        ("subset/manifest.json", "delete it and run task=select again"),
-        ("subset/kept.parquet", "delete it and run task=select again"),
+        ("config.yaml", "run the run's command again"),
+        ("versions.json", "run the run's command again"),
+        ("results.json", "task=evaluate redo=evaluate"),
+        ("subset/manifest.json", "task=select redo=select"),
+        ("subset/kept.parquet", "task=select redo=select"),
         ("metrics.jsonl", "remove that line"),
         ("predictions.jsonl", "remove that line"),
     ],

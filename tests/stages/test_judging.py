@@ -125,9 +125,14 @@ def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidate
     best = max(range(3), key=lambda number: min(of_first[number].scores))
     assert chosen[0]["choice"] == (0, 1, 3)[best]
     assert chosen[4]["choice"] is None
-    assert (folder / "report.html").is_file()
-    with pytest.raises(ValueError, match=r"scores\.jsonl is there already"):
-        stages.rerank(load("task=rerank", f"run={tmp_path / 'runs' / 'sure'}", *files))
+    written = (folder / "report.html").stat().st_mtime_ns
+    again = ("task=rerank", f"run={tmp_path / 'runs' / 'sure'}", *files)
+    stages.rerank(load(*again, "aggregate=min"))
+    assert (folder / "report.html").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match=r"best is there already; give another folder, or overwrite=true"):
+        stages.rerank(load(*again))
+    stages.rerank(load(*again, "overwrite=true"))
+    assert read_json(folder / "results.json")["aggregate"] == "mean"
 
 
 def test_all_runs_of_a_folder_side_by_side_and_killed_between(
@@ -180,5 +185,5 @@ def test_what_is_missing_is_one_line(load: Load, candidates: Path, tmp_path: Pat
         stages.rerank(load("task=rerank", f"run={tmp_path}", *files))
     with pytest.raises(ValueError, match=r"^aggregate=mode is unknown"):
         stages.rerank(load("task=rerank", "aggregate=mode", *files))
-    with pytest.raises(ValueError, match=r"is the input itself"):
+    with pytest.raises(ValueError, match=r"is an input of this command"):
         stages.score(load("task=score", f"input={candidates}", f"output={candidates}"))
