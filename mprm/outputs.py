@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mprm.artifacts import file_hash, file_states, left_by, read_json, write_json
+from mprm.artifacts import STAGES, file_hash, file_states, left_by, read_json, write_json
 from mprm.config import Config
 
 
@@ -35,8 +35,8 @@ def is_made(cfg: Config, key: str, settings: Any, inputs: Iterable[str | Path | 
         return False
     if target.is_dir() == (mark is None):
         raise ValueError(f"{key}={target} is a {'folder; give a file' if mark is None else 'file; give a folder'}")
-    if left_by(target) is not None:
-        raise ValueError(f"{key}={target} is a file of a run; give another")
+    if left_by(target) is not None or (target / STAGES).exists():
+        raise ValueError(f"{key}={target} belongs to a run; give another")
     if mark and (not any(target.iterdir()) or list(target.glob("*.journal"))):  # or begun, and not finished
         return False
     if cfg.overwrite:

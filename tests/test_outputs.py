@@ -77,8 +77,10 @@ def test_a_folder_is_replaced_only_if_this_task_made_it(config: Load, tmp_path: 
 def test_a_file_of_a_run_is_never_replaced(config: Load, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     write_json(tmp_path / "stages.json", {"files": {"evaluate": file_states(tmp_path, ["out"])}})
-    with pytest.raises(ValueError, match="out is a file of a run"):
+    with pytest.raises(ValueError, match="out belongs to a run"):
         made(config("overwrite=true"))
+    with pytest.raises(ValueError, match="belongs to a run"):
+        made(config(f"output={tmp_path}", "input=null", "overwrite=true"), mark=MARK)
 
 
 def test_the_content_of_no_file_is_left_to_its_reader(tmp_path: Path) -> None:

@@ -93,7 +93,12 @@ def evaluate_model(cfg: Config) -> None:
     records = list(cfg.benchmark.solutions())
     solutions, malformed = cfg.benchmark.usable(records)
     folder, calibration = Path(cfg.output), Path(str(cfg.run)) / "validation_predictions.jsonl"
-    with journal(folder / "predictions.jsonl", [read_hash(records), identity(cfg, cfg.run)], cfg.overwrite) as kept:
+    settings = [read_hash(records), identity(cfg, cfg.run)]
+    asked = [*settings, content(calibration), cfg.seed]
+    if is_made(cfg, "output", asked, [cfg.run, cfg.benchmark.path], mark="predictions.jsonl"):
+        report(folder)
+        return
+    with journal(folder / "predictions.jsonl", settings) as kept:
         scorer = load_scorer(
             cfg, cfg.run, "benchmark", lambda names: open_images([cfg.benchmark.image_path(name) for name in names])
         )
@@ -106,6 +111,7 @@ def evaluate_model(cfg: Config) -> None:
         kept.finish(asdict(prediction) for prediction in predictions)
     say_skipped("benchmark solutions", results["skipped"])
     report(folder)
+    remember(cfg, "output", asked)
 
 
 def say_skipped(what: str, skipped: dict[str, int]) -> None:

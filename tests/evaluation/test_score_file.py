@@ -132,13 +132,7 @@ def test_published_records_are_read_as_they_are(tmp_path: Path) -> None:
     ]
     write(tmp_path / "in.jsonl", records)
     seen: list[Scorable] = []
-    score_file(
-        tmp_path / "in.jsonl",
-        tmp_path / "out.jsonl",
-        lambda s: seen.extend(s) or by_length(s),
-        SETTINGS,
-        overwrite=False,
-    )
+    score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", lambda s: seen.extend(s) or by_length(s), SETTINGS)
     assert [(s.question, list(s.steps)) for s in seen] == [
         ("Why <image1>?", ["ab", "abc"]),
         ("Why?", ["ab", "abc"]),

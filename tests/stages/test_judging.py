@@ -94,8 +94,10 @@ def test_a_run_is_evaluated_on_another_benchmark_without_training(
     results = read_json(folder / "results.json")
     assert (results["n_solutions"], results["thresholds"]["calibrated"]) == (6, None)
     predictions = lines(folder / "predictions.jsonl")
+    stages.evaluate(load(*given))
+    assert "was written by this very command" in capsys.readouterr().out
     with pytest.raises(ValueError, match="overwrite=true"):
-        stages.evaluate(load(*given))
+        stages.evaluate(load(*given, "seed=1"))
 
     exported = tmp_path / "exported"
     stages.export(load("task=export", f"run={trained}", f"output={exported}"))

@@ -52,8 +52,10 @@ def test_candidates_of_every_question(few: Load, tmp_path: Path, capsys: pytest.
     )
     assert right > 48  # the tiny policy learnt to solve charts
     before = target.read_bytes()
+    stages.sample(config)
+    assert "was written by this very command" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(ValueError, match="overwrite=true"):
-        stages.sample(config)
+        stages.sample(few("task=sample", f"output={target}", "seed=1"))
     stages.sample(few("task=sample", f"output={target}", "overwrite=true"))
     assert target.read_bytes() == before
     stages.sample(few("task=sample", f"output={target}", "overwrite=true", "seed=1"))
