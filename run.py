@@ -21,10 +21,12 @@ from mprm.config import validate
 from mprm.messages import explain, refuse_flags
 from mprm.tasks import TASKS
 
+HERE = Path(__file__).resolve().parent
+
 exit_codes = [0]  # of the run; hydra.main returns none
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(HERE / "conf"), config_name="config")
 def run(raw: DictConfig) -> None:
     """One run, or one point of a multirun, whose failure is recorded there and does not stop the others."""
     chosen = HydraConfig.get()
@@ -79,7 +81,7 @@ def main() -> int:
     argparse.ArgumentParser.error = refuse_flags  # type: ignore[assignment, method-assign]
     CompletionPlugin._query_config_groups = complete_task  # type: ignore[method-assign]
     for number, flag in enumerate(sys.argv[:-1]):  # -cd sweeps from any folder
-        beside = Path(__file__).parent / sys.argv[number + 1]
+        beside = HERE / sys.argv[number + 1]
         if flag in ("-cd", "--config-dir") and not Path(sys.argv[number + 1]).is_dir() and beside.is_dir():
             sys.argv[number + 1] = str(beside)
     try:
