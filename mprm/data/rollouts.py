@@ -41,6 +41,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+import xxhash
+
 MAX_LINE_BYTES = 16 * 2**20
 
 
@@ -186,9 +188,10 @@ def check_text(*texts: str) -> None:
 def question_hash(question: str, images: tuple[str, ...] | list[str]) -> int:
     """Signed 64-bit hash of question and image files, as paths from the folder of images: rollouts that share it share
     both, and the same folder gives the same hash on every machine."""
-    return record_hash("\0".join((question, *images)).encode())
+    digest = hashlib.blake2b("\0".join((question, *images)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def record_hash(line: bytes) -> int:
     """Signed 64-bit hash of a record as it stands in its file, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(xxhash.xxh3_64_digest(line), "little", signed=True)  # a sixth of the scan with blake2b

@@ -43,7 +43,7 @@ from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.scan import scan
 
 # Enters the key of the cache: raise it when a column or the cleaning of records changes its meaning.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 NUMERIC = ("n_steps", "n_words", "n", "n_pos", "p_pos", "reliability", "mean_mc", "min_mc")
 
