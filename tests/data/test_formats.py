@@ -30,7 +30,7 @@ def _scored(path: Path) -> list[Any]:
     def judge(solutions: Any) -> Any:
         return ((solution.id, StepScores((0.0,) * len(solution.steps))) for solution in solutions)
 
-    return [None] * score_file(path, path.with_name("out.jsonl"), judge, {}, overwrite=False)[0]
+    return [None] * score_file(path, path.with_name("out.jsonl"), judge, {})[0]
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
