@@ -72,4 +72,6 @@ def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Me
         f"({cfg.recipe.GROUP}.epochs={cfg.recipe.epochs}), each {plan.accumulate} forward passes of every device"
     )
     announce_memory(model, cfg.trainer, plan.most_keys)
+    trained = 4 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad) / 2**30
+    console.print(f"disk: weights {trained:.2f} GiB, a checkpoint (with the optimizer's moments) {3 * trained:.2f} GiB")
     console.print(f"time: {pace.words(model, train, plan, cfg.objective, cfg.recipe, cfg.trainer)}")

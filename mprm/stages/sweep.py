@@ -121,6 +121,8 @@ class GridSweeper(Sweeper):
             )
             if Path(config.runs) != runs:
                 raise ValueError(f"runs={config.runs} differs from the multirun's runs={runs}; it is not swept")
+            if config.check:
+                raise ValueError("check=true looks at one run; give it to the command of one point, without -m or -cn")
             check_launcher(config, str(choices["hydra/launcher"]), composed.hydra.launcher)
         except Exception as error:
             explained = explain(error)

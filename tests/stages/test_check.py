@@ -43,6 +43,7 @@ def test_everything_is_told_and_nothing_trained(
     assert re.search(r"steps: \d+; tokens: [\d,]+, [\d.]+ a rollout, \d+ the longest", said)
     assert f"training: {-(-2 * int(usable) // 16)} optimizer steps of 16 rollouts (recipe.epochs=2), each 1 " in said
     assert "memory per device: parameters " in said
+    assert re.search(r"disk: weights 0\.\d+ GiB, a checkpoint \(with the optimizer's moments\) 0\.\d+ GiB", said)
     assert re.search(r"time: 0\.\d minutes, told from the largest row: [\d,]+ tokens forward and backward took", said)
     assert re.search(r"benchmark: 12 solutions with \d+ steps, \d+ labelled 1, \d+ labelled -1, \d+ labelled 0", said)
     assert "train" not in read_json(run / "stages.json")["stages"]
@@ -76,3 +77,10 @@ def test_a_benchmark_without_labels_is_refused_before_the_selection(small: Load,
     ):
         stages.experiment(config)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_multirun_is_not_looked_at(execute: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    code, _, complained = execute(tmp_path, "check=true", "seed=0,1")
+    assert code == 2
+    assert all("check=true looks at one run; give it to the command of one" in line for line in complained.splitlines())
+    assert not list(tmp_path.glob("runs/*/config.yaml"))
