@@ -14,11 +14,16 @@ T_QUANTILES = (
 NORMAL_QUANTILE = 1.9600
 
 
+# Of two numbers t is 12.7: the interval says nothing, so the two are shown as they are.
+FEWEST = 3
+
+
 def half_width(values: Sequence[float]) -> float:
-    """t sd / sqrt(n): half the 95 % interval of the mean of n >= 2 numbers.
+    """t sd / sqrt(n): half the 95 % interval of the mean of n >= FEWEST numbers.
 
     78, 80, 82: the standard deviation is 2, t with 2 degrees of freedom 4.3027, so 4.3027 * 2 / sqrt(3) = 4.9683.
     """
     n = len(values)
+    assert n >= FEWEST, values
     quantile = T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else NORMAL_QUANTILE
     return quantile * float(np.std(values, ddof=1)) / math.sqrt(n)

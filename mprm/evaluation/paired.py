@@ -14,7 +14,7 @@ from mprm.evaluation import metrics
 from mprm.evaluation.intervals import LEVEL, resample_weights
 from mprm.evaluation.metrics import Floats, LabelledSteps, labelled_steps
 from mprm.evaluation.predictions import Prediction
-from mprm.student_t import NORMAL_QUANTILE, half_width
+from mprm.student_t import FEWEST, NORMAL_QUANTILE, half_width
 
 RESAMPLES = 1000
 SEED = 0  # of the bootstrap: every run on a benchmark is resampled alike, which makes its differences paired
@@ -31,7 +31,8 @@ class Resampled:
 
 @dataclass(frozen=True)
 class Difference:
-    """Setting A minus setting B with its 95 % interval. seeds: those that both have. resamples: of the bootstrap."""
+    """Setting A minus setting B with its 95 % interval. seeds: those that both have. resamples: of the bootstrap. each:
+    the differences of the seeds."""
 
     measure: str
     value: float
@@ -39,6 +40,7 @@ class Difference:
     high: float
     seeds: tuple[int, ...]
     resamples: int
+    each: tuple[float, ...] = ()
 
 
 def resampled_auc(predictions: Sequence[Prediction], resamples: int = RESAMPLES) -> Resampled:
@@ -63,8 +65,8 @@ def difference(measure: str, a: Mapping[int, Resampled], b: Mapping[int, Resampl
     Two parts make the half width sqrt(seed^2 + benchmark^2): Student's t over the seeds' differences, and 1.96 standard
     deviations of the mean difference over resamples that draw the same solutions for A and B. What a training does to
     single steps by chance shows in both, so the interval is rather too wide than too narrow (simulated: 96 to 99 %
-    hold the truth with two to five seeds). With a single seed it is the percentile interval of the resamples, and
-    holds for these two trainings only. Resamples in which the measure is undefined are left out.
+    hold the truth with three to five seeds). With fewer than three seeds it is the percentile interval of the
+    resamples, and holds for these trainings only. Resamples in which the measure is undefined are left out.
 
     Args:
         measure: its name, handed through.
@@ -86,13 +88,13 @@ def difference(measure: str, a: Mapping[int, Resampled], b: Mapping[int, Resampl
         raise ValueError(
             f"{measure} is undefined: all labelled steps are alike; take a benchmark with both kinds of steps"
         )
-    if len(seeds) == 1:
+    if len(seeds) < FEWEST:
         tail = (1 - LEVEL) / 2
         low, high = (float(end) for end in np.quantile(resampled_B, [tail, 1 - tail]))
     else:
         half = math.hypot(half_width(differences), NORMAL_QUANTILE * float(np.std(resampled_B, ddof=1)))
         low, high = value - half, value + half
-    return Difference(measure, value, low, high, seeds, len(resampled_B))
+    return Difference(measure, value, low, high, seeds, len(resampled_B), tuple(differences))
 
 
 def _prepared(

@@ -12,7 +12,7 @@ from mprm.reporting import choice_tables as tables
 from mprm.reporting import markup
 from mprm.reporting.choice_figures import adaptive_exhibit, curves_exhibit, sources_exhibit
 from mprm.reporting.choice_tables import ALL, Results
-from mprm.reporting.console import rich_table
+from mprm.reporting.console import print_table
 from mprm.reporting.exhibit import Exhibit, save
 from mprm.reporting.tables import Table
 
@@ -40,8 +40,7 @@ def print_best_of_n(results: Results, console: Console | None = None) -> None:
     """Print every model's choice with all candidates beside the policy's, and what can be said of them."""
     console = console or Console()
     table = tables.methods_table(results, short=True)
-    console.print(rich_table(table))
-    console.print(Text(table.note, style="dim"))
+    print_table(table, console)
     for line in tables.sentences(results):
         console.print(Text(line))
 

@@ -47,12 +47,12 @@ def relation(difference: dict[str, float]) -> str:
     return RELATIONS[outcome]
 
 
-def points(difference: dict[str, float] | None) -> str:
-    """'+3.1 [1.2, 5.0]' in points of accuracy; '-' for none."""
+def points(difference: dict[str, Any] | None) -> str:
+    """'+3.1 [1.2, 5.0]' in points of accuracy, of two seeds '+3.1 (2.0, 4.2)'; '-' for none."""
     if difference is None:
         return "-"
-    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
+    number = Estimate(difference["value"], difference.get("low"), difference.get("high"), difference.get("each", ()))
+    return ("" if number.points().startswith("-") else "+") + number.points()
 
 
 def headline(results: Results) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from mprm.reporting.collect import damage, read_config, read_manifest, read_resu
 from mprm.reporting.published import published_f1
 from mprm.reporting.settings import others, setting_of
 from mprm.reporting.tables import Estimate, Table
-from mprm.student_t import half_width
+from mprm.student_t import FEWEST, half_width
 from mprm.sweep_folder import Point
 
 MEASURES = {"auc": "AUC", "f1_fixed": "F1 at 0.5", "f1_calibrated": "F1 calibrated"}
@@ -30,7 +31,7 @@ NOT_FINISHED = "not finished: no results.json yet"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One setting, averaged over its seeds. An Estimate without interval comes from a single seed."""
+    """One setting, averaged over its seeds. An Estimate without interval comes from one seed or two."""
 
     selector: str
     alpha: float | None
@@ -44,6 +45,8 @@ class Row:
     f1_calibrated: Estimate | None
     f1_oracle: Estimate | None  # at the threshold that is searched on the benchmark itself
     published: float | None  # overall macro-F1 of this setting in arXiv 2602.04145, at a threshold found in that way
+    group: tuple[str, str] = ("", "")  # benchmark and annotations by their content: rows that share it are comparable
+    baselines: tuple[tuple[str, float], ...] = ()  # overall macro-F1, mean over seeds
 
     @property
     def line(self) -> str:
@@ -60,14 +63,40 @@ class Row:
 class Comparison:
     """Many runs side by side.
 
-    rows: one per setting. baselines: overall macro-F1, mean of all runs. left_out: folder name -> reason. points: of
-    the multirun that made the runs; what it knows to be waiting, running, failed or interrupted is not in left_out.
+    rows: one per setting. left_out: folder name -> reason. points: of the multirun that made the runs; what it knows to
+    be waiting, running, failed or interrupted is not in left_out.
     """
 
     rows: tuple[Row, ...]
-    baselines: dict[str, float]
     left_out: dict[str, str]
     points: tuple[Point, ...] = ()
+    words: str = ""  # of a group: what its rows share, where there are several groups
+
+    @property
+    def groups(self) -> list[Comparison]:
+        """The rows that can be compared with each other, those of the same benchmark and annotations; most runs first.
+
+        Without any row there is one group, empty.
+        """
+        by_group: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            by_group.setdefault(row.group, []).append(row)
+        found = sorted(by_group.items(), key=lambda item: -sum(len(row.seeds) for row in item[1]))
+        if len(found) < 2:
+            return [Comparison(self.rows, {})]
+        return [
+            Comparison(tuple(rows), {}, words=f"benchmark {benchmark[:8]}, annotations {annotations[:8]}")
+            for (benchmark, annotations), rows in found
+        ]
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """Overall macro-F1 of what sees no step, the mean of a group's rows."""
+        found: dict[str, list[float]] = {}
+        for row in self.rows:
+            for name, value in row.baselines:
+                found.setdefault(name, []).append(value)
+        return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 @dataclass(frozen=True)
@@ -87,13 +116,13 @@ def run_folders(directory: Path) -> list[Path]:
 
 
 def compare(folders: list[Path], points: tuple[Point, ...] = ()) -> Comparison:
-    """Read config, manifest and results of every folder; average over seeds with 95 % t-intervals.
+    """Read config, manifest and results of every folder; average over seeds.
 
     A folder without results, or that repeats a seed of the same setting, is left out and named, unless the points of
     the multirun (sweep_folder.read_points) say already why it is not finished.
     """
     explained = {point.name for point in points if point.state != "done"}
-    groups: dict[str, dict[int, _Run]] = {}
+    groups: dict[tuple[str, str], dict[str, dict[int, _Run]]] = {}
     left_out: dict[str, str] = {}
     for folder in folders:
         if (fault := damage(folder)) is not None:  # of one run: no reason to report nothing of the others
@@ -104,29 +133,37 @@ def compare(folders: list[Path], points: tuple[Point, ...] = ()) -> Comparison:
             if folder.name not in explained:
                 left_out[folder.name] = NOT_FINISHED
             continue
-        runs = groups.setdefault(json.dumps(setting_of(config), sort_keys=True), {})
+        settings = groups.setdefault((_benchmark(config, results), manifest["data_hash"]), {})
+        runs = settings.setdefault(json.dumps(setting_of(config), sort_keys=True), {})
         seed = int(config["seed"])
         if seed in runs:
             left_out[folder.name] = f"same setting and seed as {runs[seed].folder.name}"
         else:
             runs[seed] = _Run(folder, config, manifest, results)
-    words = others([setting_of(next(iter(runs.values())).config) for runs in groups.values()])
-    rows = [_row(runs, other) for runs, other in zip(groups.values(), words, strict=True)]
-    results_of_all = [run.results for runs in groups.values() for run in runs.values()]
+    rows = []
+    for group, settings in groups.items():
+        words = others([setting_of(next(iter(runs.values())).config) for runs in settings.values()])
+        rows += [_row(runs, other, group) for runs, other in zip(settings.values(), words, strict=True)]
     rows.sort(key=lambda row: (-row.ratio, row.label))
-    return Comparison(tuple(rows), _mean_baselines(results_of_all), left_out, points)
+    return Comparison(tuple(rows), left_out, points)
+
+
+def _benchmark(config: dict[str, Any], results: dict[str, Any]) -> str:
+    """The hash of the benchmark's content; of runs before it was kept, of what the config says."""
+    asked = json.dumps(config.get("benchmark"), sort_keys=True)
+    return str(results.get("benchmark_hash") or hashlib.sha256(asked.encode()).hexdigest())
 
 
 def mean_over_seeds(values: list[float]) -> Estimate:
-    """Mean and 95 % interval mean -/+ t sd / sqrt(n) over n seeds; no interval for one."""
+    """Mean and 95 % interval mean -/+ t sd / sqrt(n) over n seeds; of two seeds the two values, of one nothing more."""
     mean = float(np.mean(values))
-    if len(values) == 1:
-        return Estimate(mean)
+    if len(values) < FEWEST:
+        return Estimate(mean, each=tuple(values) if len(values) > 1 else ())
     half = half_width(values)
     return Estimate(mean, mean - half, mean + half)
 
 
-def _row(runs: dict[int, _Run], other: str) -> Row:
+def _row(runs: dict[int, _Run], other: str, group: tuple[str, str]) -> Row:
     first = next(iter(runs.values()))
     selector = first.config["selector"]
     kept = [run.manifest["totals"]["kept"]["rollouts"] for run in runs.values()]
@@ -147,6 +184,8 @@ def _row(runs: dict[int, _Run], other: str) -> Row:
         f1_calibrated=_mean([tables.overall(result, "calibrated") for result in results]),
         f1_oracle=_mean([tables.overall(result, "oracle") for result in results]),
         published=published_f1(first.config),
+        group=group,
+        baselines=_mean_baselines(results),
     )
 
 
@@ -155,10 +194,10 @@ def _mean(numbers: list[Estimate | None]) -> Estimate | None:
     return mean_over_seeds(values) if len(values) == len(numbers) else None
 
 
-def _mean_baselines(results: list[dict[str, Any]]) -> dict[str, float]:
+def _mean_baselines(results: list[dict[str, Any]]) -> tuple[tuple[str, float], ...]:
     found = [tables.baseline_f1(result) for result in results]
-    names = [name for name in tables.BASELINES.values() if any(name in one for one in found)]
-    return {name: float(np.mean([one[name] for one in found if name in one])) for name in names}
+    names = [name for name in tables.BASELINES.values() if all(name in one for one in found)]
+    return tuple((name, float(np.mean([one[name] for one in found]))) for name in names)
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -175,13 +214,14 @@ def comparison_table(comparison: Comparison) -> Table:
             numbers.append("-" if row.published is None else f"{100 * row.published:.2f}")
         rows.append((row.label, f"{row.kept:,.0f}", str(len(row.seeds)), *numbers))
     columns = ("selector", "rollouts", "seeds", *MEASURES.values(), *(PUBLISHED_COLUMNS if published else ()))
-    rows += [
-        (f"baseline: {name}", *["-"] * 4, f"{100 * value:.1f}", *["-"] * (len(columns) - 6))
-        for name, value in comparison.baselines.items()
-    ]
+    for name, value in comparison.baselines.items():
+        place = columns.index(MEASURES["f1_fixed" if name == tables.BASELINES["majority"] else "f1_calibrated"])
+        cells = ["-"] * len(columns)
+        cells[0], cells[place] = f"baseline: {name}", f"{100 * value:.1f}"
+        rows.append(tuple(cells))
     note = (
         "F1: mean of the sources' macro-F1, weighted by labelled steps, in points; calibrated: at the threshold chosen "
-        "on held-out training questions. Brackets: 95 % t-interval over seeds; one seed has none."
+        "on held-out training questions. Square brackets: 95 % t-interval over seeds; round ones: the values of two."
     )
     return Table("Comparison of selectors", columns, tuple(rows), f"{note} {PUBLISHED_NOTE}" if published else note)
 
@@ -211,7 +251,7 @@ def as_csv(comparison: Comparison) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     measures = [*MEASURES, "f1_oracle"] if published else [*MEASURES]
     ends = [f"{name}_{end}" for name in measures for end in ("mean", "low", "high")]
-    names = ["selector", "alpha", "ratio", "other", "kept", "n_seeds", "seeds", *ends]
+    names = ["benchmark", "annotations", "selector", "alpha", "ratio", "other", "kept", "n_seeds", "seeds", *ends]
     writer.writerow([*names, "published_f1"] if published else names)
     for row in comparison.rows:
         cells: list[float | None] = []
@@ -220,5 +260,6 @@ def as_csv(comparison: Comparison) -> str:
         if published:
             cells.append(row.published)
         seeds = " ".join(map(str, row.seeds))
-        writer.writerow([row.selector, row.alpha, row.ratio, row.other, row.kept, len(row.seeds), seeds, *cells])
+        setting = [*(content[:8] for content in row.group), row.selector, row.alpha]
+        writer.writerow([*setting, row.ratio, row.other, row.kept, len(row.seeds), seeds, *cells])
     return buffer.getvalue()

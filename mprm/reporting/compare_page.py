@@ -16,7 +16,7 @@ from mprm.artifacts import atomic_file, atomic_folder, write_text
 from mprm.reporting import markup
 from mprm.reporting.compare import Comparison, as_csv, as_markdown, comparison_table
 from mprm.reporting.composition import histogram_exhibit, maps_exhibit
-from mprm.reporting.console import rich_table
+from mprm.reporting.console import print_table
 from mprm.reporting.cost import cost_table, unfinished_lines, unfinished_table
 from mprm.reporting.exhibit import AUC, FIXED, Exhibit, best_row
 from mprm.reporting.heatmap import heatmap_exhibit
@@ -25,7 +25,7 @@ from mprm.reporting.overlap import overlap_exhibit
 from mprm.reporting.overview import ratio_exhibit, settings_exhibit
 from mprm.reporting.sources import by_source, sources_exhibit, sources_table
 from mprm.reporting.style import styled
-from mprm.reporting.subsets import composition_table, read_corpora
+from mprm.reporting.subsets import composition_table, read_corpus
 from mprm.reporting.tables import Table
 from mprm.reporting.verdicts import Verdict, verdicts_table
 
@@ -42,6 +42,7 @@ class NamedTable:
 
 
 Part = Exhibit | NamedTable
+Groups = list[tuple[Comparison, list[Part]]]
 
 
 def write_comparison(directory: Path, comparison: Comparison, verdicts: Sequence[Verdict] = ()) -> Path:
@@ -55,82 +56,90 @@ def write_comparison(directory: Path, comparison: Comparison, verdicts: Sequence
     """
     if (directory / FOLDER / "config.yaml").exists():
         raise ValueError(f"{directory / FOLDER} is a run folder, where the report is to be written; rename it")
-    table = _main_table(comparison)
-    parts = _parts(comparison, table, verdicts)
+    groups: Groups = []
+    for number, group in enumerate(comparison.groups, start=1):
+        answers = [one for one in verdicts if one.question.a in group.rows]
+        groups.append((group, _parts(group, answers, f"-{number}" if number > 1 else "")))
+    missing = unfinished_table(comparison)
+    last = [NamedTable("unfinished", missing)] if missing else []
     write_text(directory / "comparison.csv", as_csv(comparison))
-    write_text(directory / "comparison.md", as_markdown(table))
+    tables = [(group.words, as_markdown(_main_table(group))) for group, _ in groups]
+    write_text(directory / "comparison.md", "\n".join(f"{words}\n\n{table}" for words, table in tables).lstrip())
     title = f"mprm comparison {directory.resolve().name}"
     with atomic_folder(directory / FOLDER) as folder:
-        for part in parts:
+        for part in [*(part for _, parts in groups for part in parts), *last]:
             _write_part(folder, part)
-        (folder / "report.md").write_text(_markdown(title, comparison, verdicts, parts), encoding="utf-8")
-    for part in parts:
-        if part.name == "comparison" and isinstance(part, Exhibit):
-            for kind in ("png", "svg"):
-                with atomic_file(directory / f"comparison.{kind}") as path:
-                    path.write_bytes((directory / FOLDER / f"comparison.{kind}").read_bytes())
+        (folder / "report.md").write_text(_markdown(title, comparison, verdicts, groups, last), encoding="utf-8")
+    if comparison.rows:
+        for kind in ("png", "svg"):
+            with atomic_file(directory / f"comparison.{kind}") as path:
+                path.write_bytes((directory / FOLDER / f"comparison.{kind}").read_bytes())
     path = directory / "report.html"
-    write_text(path, _page(title, comparison, verdicts, parts))
+    write_text(path, _page(title, comparison, verdicts, groups, last))
     return path
 
 
-def _parts(comparison: Comparison, table: Table, verdicts: Sequence[Verdict]) -> list[Part]:
-    """All figures and tables in the order of the page; what has no content is not there."""
-    rows = comparison.rows
-    missing = unfinished_table(comparison)
-    last = [NamedTable("unfinished", missing)] if missing else []
-    main = NamedTable("settings", table)
+def _parts(group: Comparison, verdicts: Sequence[Verdict], suffix: str) -> list[Part]:
+    """All figures and tables of a group in the order of the page; what has no content is not there."""
+    rows, table = group.rows, _main_table(group)
     if not rows:
-        return [main, *last]
+        return [NamedTable("settings", table)]
     points = [(row, by_source(row)) for row in rows]
+    corpus = read_corpus(rows)
     parts: list[Part | None] = [
-        settings_exhibit(comparison),
-        main,
+        settings_exhibit(group),
+        NamedTable("settings", table),
         NamedTable("verdicts", verdicts_table(verdicts)) if verdicts else None,
         heatmap_exhibit(rows),
         ratio_exhibit(rows),
         learning_exhibit(rows),
         sources_exhibit(points),
         NamedTable("by_source", sources_table(points)),
+        NamedTable("composition", composition_table(corpus)),
+        *((maps_exhibit(corpus), histogram_exhibit(corpus), overlap_exhibit(corpus)) if corpus.subsets else ()),
+        NamedTable("cost", cost_table(rows)),
     ]
-    for corpus in read_corpora(rows):
-        parts.append(NamedTable(f"composition{corpus.suffix}", composition_table(corpus)))
-        if corpus.subsets:
-            parts += [maps_exhibit(corpus), histogram_exhibit(corpus), overlap_exhibit(corpus)]
-    return [*(part for part in parts if part), NamedTable("cost", cost_table(rows)), *last]
+    return [replace(part, name=f"{part.name}{suffix}") for part in parts if part]
 
 
 def _main_table(comparison: Comparison) -> Table:
-    """The comparison table, the setting with the highest AUC stressed."""
-    best = best_row(comparison.rows, AUC)
-    return replace(comparison_table(comparison), main=best.label if best else "")
+    """The comparison table of a group, the setting with the highest AUC stressed."""
+    best, table = best_row(comparison.rows, AUC), comparison_table(comparison)
+    title = f"{table.title}: {comparison.words}" if comparison.words else table.title
+    return replace(table, title=title, main=best.label if best else "")
 
 
-def _page(title: str, comparison: Comparison, verdicts: Sequence[Verdict], parts: list[Part]) -> str:
-    links = [(part.name, part.title if isinstance(part, Exhibit) else part.table.title) for part in parts]
+def _page(
+    title: str, comparison: Comparison, verdicts: Sequence[Verdict], groups: Groups, last: list[NamedTable]
+) -> str:
     answers = main_answers(verdicts)
     html = [markup.findings("Verdicts", answers)] if answers else []
-    html += [_tiles(comparison), markup.contents(links)]
-    for part in parts:
-        if isinstance(part, Exhibit):
-            html.append(markup.figure(part.figure, part.name, part.caption, part.says, part.title))
-        else:
-            html.append(markup.table(part.table, part.name, folded=len(part.table.rows) > MANY))
-    return markup.document(title, headline(comparison), html, wide=True)
+    html += [_tiles(group) for group, _ in groups]
+    html.append(markup.contents([_link(part) for part in [*(part for _, parts in groups for part in parts), *last]]))
+    for group, parts in groups:
+        html += [markup.heading(group.words)] if group.words else []
+        html += [_card(part) for part in parts]
+    return markup.document(title, headline(comparison), [*html, *(_card(part) for part in last)], wide=True)
 
 
-def _tiles(comparison: Comparison) -> str:
+def _link(part: Part) -> tuple[str, str]:
+    return part.name, part.title if isinstance(part, Exhibit) else part.table.title
+
+
+def _card(part: Part) -> str:
+    if isinstance(part, Exhibit):
+        return markup.figure(part.figure, part.name, part.caption, part.says, part.title)
+    return markup.table(part.table, part.name, folded=len(part.table.rows) > MANY)
+
+
+def _tiles(group: Comparison) -> str:
     numbers = []
     for measure, words in ((AUC, "Best AUC"), (FIXED, "Best F1 at 0.5")):
-        row = best_row(comparison.rows, measure)
+        row = best_row(group.rows, measure)
         number = measure.of(row) if row else None
         if row and number:
             numbers.append((words, f"{number.value:{measure.form}}", row.label))
-    numbers.append(("Runs compared", str(sum(len(row.seeds) for row in comparison.rows)), _counted(comparison)))
-    missing = unfinished_table(comparison)
-    if missing:
-        failed = sum(point.state == "failed" for point in comparison.points)
-        numbers.append(("Not in it", str(len(missing.rows)), f"{failed} failed"))
+    numbers.append(("Runs compared", str(sum(len(row.seeds) for row in group.rows)), _counted(group)))
     return markup.tiles(numbers)
 
 
@@ -156,13 +165,20 @@ def _csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-def _markdown(title: str, comparison: Comparison, verdicts: Sequence[Verdict], parts: list[Part]) -> str:
+def _markdown(
+    title: str, comparison: Comparison, verdicts: Sequence[Verdict], groups: Groups, last: list[NamedTable]
+) -> str:
     texts = [f"# {title}", headline(comparison), *(f"- {words}" for words in main_answers(verdicts))]
-    for part in parts:
-        if isinstance(part, Exhibit):
-            texts += [f"## {part.title}", f"![{part.title}]({part.name}.svg)", part.caption, part.says]
-        else:
-            texts += [f"## {part.table.title}", as_markdown(part.table).strip()]
+    sections: list[tuple[str, list[Part]]] = [(group.words, parts) for group, parts in groups]
+    sections.append(("", [*last]))
+    for words, parts in sections:
+        texts += [words] if words else []
+        for part in parts:
+            texts.append(f"## {_link(part)[1]}")
+            if isinstance(part, Exhibit):
+                texts += [f"![{part.title}]({part.name}.svg)", part.caption, part.says]
+            else:
+                texts.append(as_markdown(part.table).strip())
     return "\n\n".join(texts) + "\n"
 
 
@@ -172,11 +188,15 @@ def main_answers(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def headline(comparison: Comparison) -> str:
-    """How many runs were compared and which setting has the highest mean AUC."""
-    best = best_row(comparison.rows, AUC)
-    if best is None or best.auc is None:
-        return "No run has results yet."
-    return f"{_counted(comparison)}. The highest mean AUC is {best.auc.fraction()}, by {best.label}."
+    """How many runs were compared and which setting has the highest mean AUC; every group by itself."""
+    said = []
+    for group in comparison.groups:
+        best = best_row(group.rows, AUC)
+        if best is not None and best.auc is not None:
+            said.append(f"{_counted(group)}. The highest mean AUC is {best.auc.fraction()}, by {best.label}.")
+    if len(said) > 1:
+        said = ["Runs on other benchmarks or other annotations are compared apart.", *said]
+    return " ".join(said) or "No run has results yet."
 
 
 def _counted(comparison: Comparison) -> str:
@@ -185,10 +205,10 @@ def _counted(comparison: Comparison) -> str:
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None, verdicts: Sequence[Verdict] = ()) -> None:
-    """Print the comparison table, its best row stressed, the verdicts on the best setting, and what is not in it."""
+    """Print a table per group, its best row stressed, the verdicts on the best setting, and what is not in it."""
     console = console or Console()
-    table = _main_table(comparison)
-    console.print(rich_table(table))
-    console.print(Text(table.note, style="dim"))
+    groups = comparison.groups
+    for group in groups:
+        print_table(replace(_main_table(group), note=_main_table(group).note if group is groups[-1] else ""), console)
     for line in [*main_answers(verdicts), *unfinished_lines(comparison)]:
         console.print(Text(line))

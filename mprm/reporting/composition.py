@@ -40,7 +40,7 @@ def maps_exhibit(corpus: Corpus) -> Exhibit:
         for s in corpus.subsets
     ]
     return Exhibit(
-        name=f"maps{corpus.suffix}",
+        name="maps",
         title="Where the subsets lie: balance against reliability",
         figure=_panels(
             corpus.subsets,
@@ -51,7 +51,7 @@ def maps_exhibit(corpus: Corpus) -> Exhibit:
             1.0,
         ),
         caption="Every bubble is the rollouts of one place, its area grows with the logarithm of their number. "
-        f"Filled: kept; hollow: eligible and not kept.{_gone(corpus)}{corpus.words}",
+        f"Filled: kept; hollow: eligible and not kept.{_gone(corpus)}",
         says=f"Kept rollouts by share of positive steps and reliability. {'; '.join(shares)}.",
     )
 
@@ -77,7 +77,7 @@ def histogram_exhibit(corpus: Corpus) -> Exhibit:
         f"{s.label}: half of the rollouts below about {_median(s.counts.mc, middles):.2f}" for s in corpus.subsets
     ]
     return Exhibit(
-        name=f"mean_mc{corpus.suffix}",
+        name="mean_mc",
         title="Mean MC scores of the subsets",
         figure=_panels(
             corpus.subsets,
@@ -87,7 +87,7 @@ def histogram_exhibit(corpus: Corpus) -> Exhibit:
             "share of rollouts (%)",
             0.8,
         ),
-        caption=f"Line: the subset. Grey area: all eligible rollouts.{_gone(corpus)}{corpus.words}",
+        caption=f"Line: the subset. Grey area: all eligible rollouts.{_gone(corpus)}",
         says=f"Mean MC scores of the rollouts. {'; '.join(medians)}.",
         data=Table("Mean MC score, % of rollouts", ("from", *(s.label for s in corpus.subsets)), rows),
     )

@@ -53,9 +53,10 @@ class Measure:
     def of(self, row: Row) -> Estimate | None:
         """The row's number in the unit of the axis."""
         number: Estimate | None = getattr(row, self.field)
-        if number is None or number.low is None or number.high is None:
-            return None if number is None else Estimate(self.scale * number.value)
-        return Estimate(self.scale * number.value, self.scale * number.low, self.scale * number.high)
+        if number is None:
+            return None
+        low, high = (None if end is None else self.scale * end for end in (number.low, number.high))
+        return Estimate(self.scale * number.value, low, high, tuple(self.scale * value for value in number.each))
 
 
 AUC = Measure("auc", "AUC", "area under the ROC curve", 1, ".3f")

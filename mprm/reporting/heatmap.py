@@ -74,7 +74,7 @@ def heatmap_exhibit(rows: tuple[Row, ...]) -> Exhibit | None:
         name="heatmap",
         title="Alpha and ratio",
         figure=figure,
-        caption="Mean over seeds; below it the half width of the 95 % t-interval over seeds, where there are several. "
+        caption="Mean over seeds; below it the half width of the 95 % t-interval over seeds, of two seeds both values. "
         "A stronger colour is higher. The outlined cell is the highest of the grid. Set apart: the selectors "
         "without an alpha at the same ratios, and training on everything.",
         says=" ".join(_in_words(family, measure) for family in shown for measure in (AUC, FIXED)),
@@ -124,7 +124,9 @@ def _value(number: Estimate | None, measure: Measure) -> str:
 
 
 def _half(number: Estimate | None, measure: Measure) -> str:
-    """Half width of the interval, where there is one."""
+    """Half width of the interval, or the values of two seeds."""
+    if number is not None and number.each:
+        return ", ".join(f"{value:{measure.form}}" for value in number.each)
     if number is None or number.low is None or number.high is None:
         return ""
     return f"± {(number.high - number.low) / 2:{measure.form}}"

@@ -12,7 +12,7 @@ from mprm.artifacts import write_text
 from mprm.reporting import judge_tables as tables
 from mprm.reporting import markup
 from mprm.reporting.collect import read_json_lines, read_json_object
-from mprm.reporting.console import rich_table
+from mprm.reporting.console import print_table
 from mprm.reporting.exhibit import Exhibit, save
 from mprm.reporting.judge_figures import RL_CURVES, SFT_CURVES, curves_exhibit, entropy_exhibit, pairs_exhibit
 from mprm.reporting.judge_words import STAGES, Results, headline, judges, percent, sentences
@@ -42,10 +42,9 @@ def print_judge(results: Results, console: Console | None = None) -> None:
     console = console or Console()
     table = tables.judges_table(results) or tables.curation_table(results)
     if table:
-        console.print(rich_table(table))
-        console.print(Text(table.note, style="dim"))
+        print_table(table, console)
     if plus := tables.acc_plus_table(results):
-        console.print(rich_table(plus))
+        print_table(plus, console)
     for line in sentences(results) or [headline(results)]:
         console.print(Text(line))
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from mprm.artifacts import write_text
 from mprm.reporting import markup
 from mprm.reporting.compare import Comparison, as_markdown
-from mprm.reporting.console import rich_table
+from mprm.reporting.console import print_table
 from mprm.reporting.cost import unfinished_lines, unfinished_table
 from mprm.reporting.exhibit import save
 from mprm.reporting.judge_forest import forest_exhibit
@@ -54,8 +54,7 @@ def print_judge_comparison(comparison: JudgeComparison, console: Console | None 
     """Print the settings, what can be said of pairs of them, and what is not in the comparison."""
     console = console or Console()
     table = settings_table(comparison)
-    console.print(rich_table(table))
-    console.print(Text(table.note, style="dim"))
+    print_table(table, console)
     said = [answer.words for answer in answers(comparison)[:MOST]]
     for line in [*said, *unfinished_lines(_unfinished(comparison))]:
         console.print(Text(line))
@@ -87,4 +86,4 @@ def _tables(comparison: JudgeComparison) -> list[Table]:
 
 def _unfinished(comparison: JudgeComparison) -> Comparison:
     """What the tables of unfinished runs read."""
-    return Comparison((), {}, comparison.left_out, comparison.points)
+    return Comparison((), comparison.left_out, comparison.points)

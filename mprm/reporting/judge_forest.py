@@ -37,8 +37,8 @@ def forest_exhibit(comparison: JudgeComparison) -> Exhibit | None:
         name="comparison",
         title="All settings",
         figure=figure,
-        caption="Filled: mean over seeds. Solid bar: 95 % t-interval over seeds. Dotted bar: of one seed, 95 % "
-        "bootstrap over the benchmark's pairs; it says nothing of another training."
+        caption="Filled: mean over seeds. Solid bar: 95 % t-interval over seeds. Dots: both of two seeds. Dotted bar: "
+        "of one seed, 95 % bootstrap over the benchmark's pairs; it says nothing of another training."
         + (" Ring: the same judge before RL." if stage == "rl" else ""),
         says=f"Accuracy {STAGES[stage]} on the benchmark. {'; '.join(says)}.",
     )
@@ -49,7 +49,10 @@ def _dot(axes: Axes, y: int, row: JudgeRow, stage: str) -> None:
     assert number
     colour, marker = _look(row)
     dash = "-" if len(row.runs) > 1 else (0, (1, 1))
-    axes.hlines(y, 100 * number["low"], 100 * number["high"], color=colour, lw=2.2, ls=dash)
+    if each := number.get("each"):
+        axes.plot([100 * value for value in each], [y] * len(each), ls="", marker=".", ms=7, color=colour)
+    else:
+        axes.hlines(y, 100 * number["low"], 100 * number["high"], color=colour, lw=2.2, ls=dash)
     if before:
         axes.plot(100 * before["value"], y, ls="", marker="o", ms=7, mfc="none", mec=GREY, mew=1.5)
     axes.plot(100 * number["value"], y, ls="", marker=marker, ms=9, color=colour, mec=CARD, mew=0.6)

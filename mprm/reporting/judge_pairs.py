@@ -11,6 +11,7 @@ from mprm.reporting.judge_runs import JudgeComparison, JudgeRow, JudgeRun, Numbe
 from mprm.reporting.judge_words import STAGES, percent
 from mprm.reporting.tables import Table
 from mprm.reporting.verdicts import BASELINES, BETTER, EVEN, RELATIONS, WORSE
+from mprm.student_t import FEWEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +53,20 @@ def _answer(a: JudgeRow, b: JudgeRow, stage: str, among: int) -> Answer:
     """among: of how many settings a is the best; 0 where that is not said."""
     pairs = _pairs(a, b, stage)
     differences = [one["value"] - other["value"] for one, other in pairs]
-    if len(pairs) > 1:
+    if len(pairs) >= FEWEST:
         mean = mean_of(differences)
         outcome = BETTER if mean["low"] > 0 else WORSE if mean["high"] < 0 else EVEN
         difference = points(mean)
         reason = f": {difference} points over {len(pairs)} seeds"
     else:
-        ((one, other),) = pairs
-        outcome = BETTER if one["low"] > other["high"] else WORSE if one["high"] < other["low"] else EVEN
-        difference = f"{100 * differences[0]:+.1f}"
+        above = all(one["low"] > other["high"] for one, other in pairs)
+        below = all(one["high"] < other["low"] for one, other in pairs)
+        outcome = BETTER if above else WORSE if below else EVEN
+        difference = ", ".join(f"{100 * value:+.1f}" for value in differences)
+        numbers = " and ".join(f"{percent(one)} against {percent(other)} %" for one, other in pairs)
         reason = (
-            f", {percent(one)} against {percent(other)} %: their intervals "
-            f"{'overlap' if outcome == EVEN else 'do not overlap'} (1 seed: this holds for these two trainings only)"
+            f", {numbers}: their intervals {'overlap' if outcome == EVEN else 'do not overlap'} "
+            f"({_seeds(len(pairs))}: this holds for these trainings only)"
         )
     begin = f"{a.label} is {RELATIONS[outcome]} {b.label}"
     if among:
@@ -85,14 +88,18 @@ def _pairs(a: JudgeRow, b: JudgeRow, stage: str) -> list[tuple[Number, Number]]:
     return [(one, other) for one, other in numbers if one and other]
 
 
+def _seeds(number: int) -> str:
+    return "1 seed" if number == 1 else f"{number} seeds"
+
+
 def answers_table(found: list[Answer]) -> Table:
     """One row per pair of settings."""
     rows = tuple((answer.a, answer.b, str(answer.seeds), answer.outcome, answer.difference) for answer in found)
     note = (
         "The best setting against the second, then pairs of settings that differ in one thing, on the same pairs of a "
-        "benchmark. Two seeds and more: mean of the seeds' differences with its 95 % t-interval, which is over "
-        "trainings and not over pairs of the benchmark. One seed: without an interval; the settings count as "
-        "different where their own 95 % intervals over the benchmark's pairs do not overlap, for these two trainings "
+        "benchmark. Three seeds and more: mean of the seeds' differences with its 95 % t-interval, which is over "
+        "trainings and not over pairs of the benchmark. Fewer: the difference of each; the settings count as different "
+        "where at every seed their own 95 % intervals over the benchmark's pairs do not overlap, for these trainings "
         "only. Each pair is asked by itself: of twenty without a difference, one will seem to have one."
     )
     columns = ("setting", "compared with", "seeds", "is", "difference (points)")

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mprm.reporting.collect import damage, read_config, read_json_object
-from mprm.reporting.compare import NOT_FINISHED, run_folders
+from mprm.reporting.compare import NOT_FINISHED, mean_over_seeds, run_folders
 from mprm.reporting.judge_words import STAGES, Results, judges
 from mprm.reporting.settings import others, setting_of
 from mprm.reporting.tables import component
-from mprm.student_t import half_width
 from mprm.sweep_folder import Point, read_points
 from mprm.tasks import JUDGE_TASKS
 
-Number = dict[str, float]  # value, low, high
+Number = dict[str, Any]  # value, low, high, or each instead of an interval: what an Estimate holds
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class JudgeRun:
 
 @dataclass(frozen=True)
 class JudgeRow:
-    """One setting: its runs, one per seed. Numbers are means over the seeds with t-intervals; of one seed its own."""
+    """One setting: its runs, one per seed. Numbers are means over the seeds (mean_over_seeds); of one seed its own."""
 
     label: str
     runs: tuple[JudgeRun, ...]
@@ -107,7 +106,7 @@ class JudgeComparison:
 
 
 def over_seeds(numbers: list[Number | None]) -> Number | None:
-    """Mean with 95 % t-interval over several seeds; of one seed the number itself, None where a seed has none."""
+    """Mean over several seeds; of one seed the number itself with its interval, None where a seed has none."""
     known = [number for number in numbers if number is not None]
     if len(known) < len(numbers):
         return None
@@ -115,9 +114,8 @@ def over_seeds(numbers: list[Number | None]) -> Number | None:
 
 
 def mean_of(values: list[float]) -> Number:
-    """The mean of two numbers or more with its 95 % t-interval."""
-    mean, half = sum(values) / len(values), half_width(values)
-    return {"value": mean, "low": mean - half, "high": mean + half}
+    """The mean of two numbers or more with its 95 % t-interval; of two with the two."""
+    return asdict(mean_over_seeds(values))
 
 
 def compare_judges(runs: Path) -> JudgeComparison | None:

@@ -22,9 +22,9 @@ def settings_table(comparison: JudgeComparison) -> Table:
     rows = tuple((row.label, str(len(row.runs)), *_numbers(row), *_kept(row.runs, known)) for row in comparison.rows)
     columns = ("setting", "seeds", *COLUMNS, *(WRONG_COLUMNS if known else ()))
     note = (
-        "Accuracy on the benchmark, in percent, every pair judged in both orders. Brackets: 95 % t-interval over "
-        "seeds; of one seed 95 % bootstrap over the benchmark's pairs, for this training only. RL - SFT: in points. "
-        "Kept: labelled pairs that RL learnt from."
+        "Accuracy on the benchmark, in percent, every pair judged in both orders. Square brackets: 95 % t-interval "
+        "over seeds; of one seed 95 % bootstrap over the benchmark's pairs, for this training only. Round ones: the "
+        "values of two seeds. RL - SFT: in points. Kept: labelled pairs that RL learnt from."
     )
     if known:
         note += " Wrong: labels of the kept pairs; random: of random subsets with as many pairs of every source."

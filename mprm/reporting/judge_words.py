@@ -20,7 +20,7 @@ def judges(results: Results) -> dict[str, dict[str, Any]]:
     return {stage: found[stage] for stage in STAGES if stage in found}
 
 
-def percent(number: dict[str, float] | None) -> str:
+def percent(number: dict[str, Any] | None) -> str:
     """'81.2 [79.0, 83.4]'; '-' for none."""
     return "-" if number is None else Estimate(**number).points()
 

@@ -19,6 +19,7 @@ main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 main.wide { max-width: 80rem; }
 h1 { margin: 0; font-size: 1.05rem; font-weight: 600; color: var(--muted); overflow-wrap: anywhere; }
 h2 { margin: 0 0 .6rem; font-size: 1.1rem; }
+h2.group { margin: 2rem 0 .8rem; font-size: 1.3rem; }
 p { margin: .5rem 0; }
 .headline { margin: .5rem 0 1.5rem; font-size: 1.3rem; line-height: 1.45; text-wrap: pretty; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; margin: 0 0 1.2rem; }
@@ -148,6 +149,11 @@ def contents(places: list[tuple[str, str]]) -> str:
     """Links to the cards of the page: (id, words)."""
     links = "".join(f'<a href="#{name}">{escape(words)}</a>' for name, words in places)
     return f'<nav aria-label="Contents">{links}</nav>\n'
+
+
+def heading(words: str) -> str:
+    """What the cards below it have in common."""
+    return f'<h2 class="group">{escape(words)}</h2>\n'
 
 
 def findings(title: str, sentences: list[str]) -> str:

@@ -57,11 +57,11 @@ def overlap_exhibit(corpus: Corpus) -> Exhibit | None:
     which = "Jaccard index of every two subsets" if n <= 8 else "The most and the least alike of all subsets"
     rows = tuple((label, *(f"{value:.4f}" for value in line)) for label, line in zip(labels, index, strict=True))
     return Exhibit(
-        name=f"overlap{corpus.suffix}",
+        name="overlap",
         title="How much the subsets have in common",
         figure=figure,
         caption="Jaccard index: rollouts in both subsets, divided by those in either; 1.00 is the same subset. "
-        f"The subset of the lowest seed stands for its setting.{corpus.words}",
+        "The subset of the lowest seed stands for its setting.",
         says=f"{which}: {words}.",
         data=Table("Jaccard overlap", ("subset", *labels), rows),
     )

@@ -27,8 +27,8 @@ def settings_exhibit(comparison: Comparison) -> Exhibit:
         name="comparison",
         title="All settings",
         figure=comparison_figure(comparison),
-        caption="Dots: mean over seeds. Bars: 95 % t-interval over seeds; a single seed has none. The shaded row has "
-        "the highest AUC; the highest number of each panel is marked.",
+        caption="Marks: mean over seeds. Bars: 95 % t-interval over seeds; of two seeds dots for both, of one nothing. "
+        "The shaded row has the highest AUC; the highest number of each panel is marked.",
         says=f"Every setting with its numbers. {'; '.join(says)}.",
     )
 
@@ -60,6 +60,8 @@ def _dots(axes: Axes, rows: tuple[Row, ...], measure: Measure, below: str) -> No
         colour, marker = LOOKS.get(row.selector, OTHER_LOOK)
         if number.low is not None and number.high is not None:
             axes.hlines(y, number.low, number.high, color=colour, lw=2)
+        if number.each:
+            axes.plot(number.each, [y] * len(number.each), ls="", marker=".", ms=6, color=colour)
         axes.plot(number.value, y, ls="", marker=marker, ms=7.5, color=colour, mec=CARD)
         text = f"{number.value:{measure.form}}" + (" best" if row is best else "")
         weight = "bold" if row is best else "normal"
@@ -94,7 +96,8 @@ def ratio_exhibit(rows: tuple[Row, ...]) -> Exhibit | None:
         name="ratio",
         title="AUC and F1 against the ratio",
         figure=figure,
-        caption="Mean over seeds; bars: 95 % t-interval over seeds. Dashed line and band: training on everything. "
+        caption="Mean over seeds; bars: 95 % t-interval over seeds, of two seeds dots for both. Dashed line and band: "
+        "training on everything. "
         "Lines are set apart a little so that their bars stay readable; a bar that leaves the panel is cut.",
         says="Measures against the ratio kept. " + " ".join(_in_words(line, points) for line, points in lines.items()),
     )
@@ -123,6 +126,8 @@ def _lines(axes: Axes, rows: tuple[Row, ...], lines: dict[str, list[Row]], measu
         for at, (_, number) in zip(x, known, strict=True):
             if number.low is not None and number.high is not None:
                 axes.vlines(at, number.low, number.high, color=looks[line]["color"], lw=1, alpha=0.5)
+            if number.each:
+                axes.plot([at] * len(number.each), number.each, ls="", marker=".", ms=5, color=looks[line]["color"])
     if log:
         axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(_apart(ratios, log)))
@@ -130,7 +135,7 @@ def _lines(axes: Axes, rows: tuple[Row, ...], lines: dict[str, list[Row]], measu
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.margins(x=0.08)
     means = [number.value for row in rows if (number := measure.of(row))]
-    if means:  # the intervals of two seeds would flatten all lines
+    if means:  # wide intervals would flatten all lines
         room = 0.3 * (max(means) - min(means)) or 0.01
         axes.set_ylim(min(means) - room, max(means) + room)
 

@@ -18,11 +18,30 @@ def setting_of(config: dict[str, Any]) -> dict[str, Any]:
 
 def others(settings: list[dict[str, Any]]) -> list[str]:
     """What tells the settings apart beside the selector's own fields, in words, one text per setting."""
-    shown = ("selector._target_", "selector.alpha", "selector.ratio", "selector.count")
-    keys = sorted({key for setting in settings for key in setting if not key.startswith("selector.")})
-    keys += sorted({key for setting in settings for key in setting if key.startswith("selector.")} - set(shown))
-    varied = [key for key in keys if _varies(key, settings)]
-    return [", ".join(_assignment(key, setting[key]) for key in varied if key in setting) for setting in settings]
+    label = ("selector._target_", "selector.alpha", "selector.ratio", "selector.count")
+    keys = sorted({key for setting in settings for key in setting if key not in label}, key=_order)
+    shown = list(label)
+    for key in keys:
+        if _varies(key, settings) and not any(_follows(key, from_key, settings) for from_key in shown):
+            shown.append(key)
+    told = shown[len(label) :]
+    return [", ".join(_assignment(key, setting[key]) for key in told if key in setting) for setting in settings]
+
+
+def _order(key: str) -> tuple[bool, bool, str]:
+    """Choices before fields; the selector's fields last."""
+    return key.startswith("selector."), not key.endswith("._target_"), key
+
+
+def _follows(key: str, shown: str, settings: list[dict[str, Any]]) -> bool:
+    """Does what is shown already say the value of the key? Of two values alone, any other two would follow."""
+    values: dict[str, set[str]] = {}
+    for setting in settings:
+        values.setdefault(json.dumps(setting.get(shown)), set()).add(json.dumps(setting.get(key)))
+    if any(len(of_one) > 1 for of_one in values.values()):
+        return False
+    of_backbone = shown.startswith("backbone.") and key.startswith("recipe.")  # a backbone brings its recipe
+    return of_backbone or len(values) > 2 or all(of_one == {value} for value, of_one in values.items())
 
 
 def _varies(key: str, settings: list[dict[str, Any]]) -> bool:

@@ -47,32 +47,19 @@ class Corpus:
     totals: dict[str, Any]  # of all eligible rollouts
     eligible: Counts | None
     subsets: list[Subset]
-    suffix: str  # of the names of files, where there are several corpora
-    words: str  # which one it is, in a sentence
 
 
-def read_corpora(rows: tuple[Row, ...]) -> list[Corpus]:
-    """The subsets of all settings; those of different annotations (dataset.*) apart, equal ones once."""
-    by_data: dict[str, list[tuple[Row, dict[str, Any]]]] = {}
+def read_corpus(rows: tuple[Row, ...]) -> Corpus:
+    """The subsets of all settings of a group, which share their annotations; equal ones once."""
+    members = []
     for row in rows:
         manifest = read_manifest(row.folders[0])
         assert manifest is not None, row.folders[0]
-        by_data.setdefault(manifest["data_hash"], []).append((row, manifest))
-    corpora = []
-    for number, (data_hash, members) in enumerate(by_data.items(), start=1):
-        manifest = members[0][1]
-        signals = read_signals(manifest)
-        several = len(by_data) > 1
-        corpora.append(
-            Corpus(
-                manifest["totals"]["eligible"],
-                count(eligible(signals)) if signals is not None else None,
-                _subsets(members),
-                f"-{number}" if several and number > 1 else "",
-                f" Annotations {data_hash[:8]}." if several else "",
-            )
-        )
-    return corpora
+        members.append((row, manifest))
+    manifest = members[0][1]
+    signals = read_signals(manifest)
+    everything = count(eligible(signals)) if signals is not None else None
+    return Corpus(manifest["totals"]["eligible"], everything, _subsets(members))
 
 
 def _subsets(members: list[tuple[Row, dict[str, Any]]]) -> list[Subset]:
@@ -120,7 +107,7 @@ def composition_table(corpus: Corpus) -> Table:
     rows += [(subset.label, *_statistics(subset.totals)) for subset in corpus.subsets]
     note = (
         "Error steps: steps whose MC score is 0. Mixed: rollouts with a positive and a negative step. Settings that "
-        f"selected the very same rollouts share a row.{corpus.words}"
+        "selected the very same rollouts share a row."
     )
     note += "".join(f" {s.label}: {'; '.join(s.also)}." for s in corpus.subsets if s.also)
     columns = ("subset", *(label for label, _, _ in COMPOSITION.values()))

@@ -29,14 +29,15 @@ COMPOSITION = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and, where known, its 95 % interval."""
+    """A number and, where known, its 95 % interval; the mean of two seeds has none, but both values in `each`."""
 
     value: float
     low: float | None = None
     high: float | None = None
+    each: tuple[float, ...] = ()
 
     def points(self) -> str:
-        """As percentage points: 81.5 [79.8, 83.1]."""
+        """As percentage points: 81.5 [79.8, 83.1], of two seeds 81.5 (80.9, 82.1)."""
         return self._text(100, ".1f")
 
     def fraction(self) -> str:
@@ -45,6 +46,8 @@ class Estimate:
 
     def _text(self, scale: float, form: str) -> str:
         text = format(self.value * scale, form)
+        if self.each:
+            return f"{text} ({', '.join(format(value * scale, form) for value in self.each)})"
         if self.low is None or self.high is None:
             return text
         return f"{text} [{self.low * scale:{form}}, {self.high * scale:{form}}]"
@@ -94,6 +97,15 @@ def per_source(results: dict[str, Any], threshold: str) -> dict[str, Estimate]:
 def auc(results: dict[str, Any]) -> Estimate | None:
     """Area under the ROC curve over all labelled steps."""
     return estimate(results, "auc", results.get("intervals"))
+
+
+def auc_words(results: dict[str, Any]) -> str:
+    """The AUC with its interval, or '-' and why there is none: a ranking needs right and wrong steps."""
+    if area := auc(results):
+        return area.fraction()
+    confusion = results.get("thresholds", {}).get("fixed", results)["confusion"]
+    right, n = confusion["tp"] + confusion["fn"], sum(confusion.values())
+    return f"- (all {n:,} labelled steps are {'correct' if right else 'incorrect'})"
 
 
 def component(config: dict[str, Any] | None, group: str) -> str:
@@ -239,8 +251,7 @@ def per_source_table(results: dict[str, Any]) -> Table:
 
 def quality_table(results: dict[str, Any]) -> Table:
     """Quality of the scores themselves, and the size of the benchmark."""
-    area = auc(results)
-    rows = [("AUC", area.fraction() if area else "-")]
+    rows = [("AUC", auc_words(results))]
     for key, label in {"ece": "ECE (calibration error)", "brier": "Brier score"}.items():
         number = estimate(results, key)
         rows.append((label, number.fraction() if number else "-"))

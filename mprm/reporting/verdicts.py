@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mprm.reporting.compare import MEASURES, Comparison, Row
 from mprm.reporting.tables import Table
+from mprm.student_t import FEWEST
 
 # Best setting against the second; best selection against Random, against Full; any other selection against Random.
 KINDS = ("best", "best_random", "best_full", "random")
@@ -22,7 +23,8 @@ RELATIONS = {BETTER: "better than", WORSE: "worse than", EVEN: "not distinguisha
 
 
 class Difference(Protocol):
-    """A minus B in one measure (a key of MEASURES), with its 95 % interval; the seeds are those that both have."""
+    """A minus B in one measure (a key of MEASURES), with its 95 % interval; the seeds are those that both have, each
+    their differences."""
 
     @property
     def measure(self) -> str: ...
@@ -34,6 +36,8 @@ class Difference(Protocol):
     def high(self) -> float: ...
     @property
     def seeds(self) -> tuple[int, ...]: ...
+    @property
+    def each(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +69,16 @@ class Verdict:
 
 
 def questions(comparison: Comparison) -> list[Question]:
-    """The pairs worth asking about: within settings that differ in selector, alpha and ratio only, in this order.
+    """The pairs worth asking about: of a group, settings that differ in selector, alpha and ratio only, in this order.
 
     The setting of highest mean AUC against the second; the best selection (neither Random nor Full, if there is one)
     against Random at the same ratio and against Full; every other selection against Random at the same ratio. No pair
     is asked about twice.
     """
     asked: list[Question] = []
-    for other in dict.fromkeys(row.other for row in comparison.rows):
-        asked += _within([row for row in comparison.rows if row.other == other and row.auc])
+    for group in comparison.groups:
+        for other in dict.fromkeys(row.other for row in group.rows):
+            asked += _within([row for row in group.rows if row.other == other and row.auc])
     return asked
 
 
@@ -128,14 +133,14 @@ def verdict(question: Question, differences: Sequence[Difference], reason: str =
     else:
         begin = f"{a} is {RELATIONS[found]} {b}"
     numbers = "; ".join(
-        [f"{MEASURES[main.measure]} {numbers_of(main)}, {_seeds(main.seeds)}"]
+        [f"{MEASURES[main.measure]} {numbers_of(main)}, {_seeds(main)}"]
         + [f"{MEASURES[other.measure]} {numbers_of(other)}, {outcome(other)}" for other in rest]
     )
     words = f"{begin}: {numbers}"
     if question.among > 1:
         words += f". Chosen as the best of {question.among} on these very numbers, so they flatter it"
-    if len(main.seeds) == 1:
-        words += " (1 seed: the interval holds for this training only)"
+    if len(main.seeds) < FEWEST:
+        words += " (the interval is over the benchmark's solutions: it holds for these trainings only)"
     return Verdict(question=question, outcome=found, words=words, differences=tuple(differences))
 
 
@@ -146,13 +151,19 @@ def outcome(difference: Difference) -> str:
 
 def numbers_of(difference: Difference) -> str:
     """+0.012 [0.003, 0.020] for AUC, +1.2 [0.3, 2.0] in points for F1."""
-    scale, form = (1, ".3f") if difference.measure == "auc" else (100, ".1f")
-    low, high = (format(scale * end, form) for end in (difference.low, difference.high))
-    return f"{scale * difference.value:+{form}} [{low}, {high}]"
+    low, high = (_number(end, difference) for end in (difference.low, difference.high))
+    return f"{_number(difference.value, difference, '+')} [{low}, {high}]"
 
 
-def _seeds(seeds: tuple[int, ...]) -> str:
-    return "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+def _number(value: float, difference: Difference, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" if difference.measure == "auc" else f"{100 * value:{sign}.1f}"
+
+
+def _seeds(difference: Difference) -> str:
+    """'5 seeds'; of two what each of them says."""
+    n = len(difference.seeds)
+    each = ", ".join(_number(value, difference, "+") for value in difference.each) if n == 2 else ""
+    return "1 seed" if n == 1 else f"{n} seeds ({each})" if each else f"{n} seeds"
 
 
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
@@ -172,8 +183,8 @@ def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     note = (
         "Setting minus the one it is compared with, in AUC and in points of F1: mean over the seeds that both have. "
         "Brackets: 95 %, from the seeds' paired differences (Student's t) and a bootstrap over the benchmark's "
-        "solutions that draws the same ones for both; with one seed from the bootstrap alone, so for this training "
-        "only. Each pair is asked by itself: of twenty without a difference, one will seem to have one."
+        "solutions that draws the same ones for both; below three seeds from the bootstrap alone, so for these "
+        "trainings only. Each pair is asked by itself: of twenty without a difference, one will seem to have one."
     )
     if any(one.question.among > 1 for one in verdicts):
         note += " The best setting was chosen on these very numbers, so they flatter it."

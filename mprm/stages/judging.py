@@ -85,15 +85,15 @@ def evaluate_model(cfg: Config) -> None:
     from mprm.evaluation.predictions import read_predictions, with_labels
     from mprm.evaluation.score_file import score_kept
     from mprm.journal import journal
-    from mprm.stages.shared import read_hash
+    from mprm.stages.shared import content_hash
 
     if cfg.output is None:
         raise ValueError("task=evaluate run=... needs output=DIR, where the results go")
     check_devices(cfg)
-    records = list(cfg.benchmark.solutions())
-    solutions, malformed = cfg.benchmark.usable(records)
+    solutions, dropped = cfg.benchmark.usable(cfg.benchmark.solutions())
+    benchmark = content_hash(cfg, solutions)
     folder, calibration = Path(cfg.output), Path(str(cfg.run)) / "validation_predictions.jsonl"
-    settings = [read_hash(records), identity(cfg, cfg.run)]
+    settings = [benchmark, identity(cfg, cfg.run)]
     asked = [*settings, content(calibration), cfg.seed]
     if is_made(cfg, "output", asked, [cfg.run, cfg.benchmark.path], mark="predictions.jsonl"):
         report(folder)
@@ -106,7 +106,7 @@ def evaluate_model(cfg: Config) -> None:
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
         held_out = read_predictions(calibration) if calibration.is_file() else None
         results = evaluate(predictions, held_out, cfg.seed)
-        results["skipped"] = dict(Counter(skipped) + Counter(malformed))
+        results |= {"skipped": dict(Counter(skipped) + Counter(dropped)), "benchmark_hash": benchmark}
         write_json(folder / "results.json", results)
         kept.finish(asdict(prediction) for prediction in predictions)
     say_skipped("benchmark solutions", results["skipped"])

@@ -18,7 +18,7 @@ from mprm.stages.check import read_benchmark, tell_benchmark, tell_training
 from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
 from mprm.stages.entropy import add_entropy
 from mprm.stages.judging import evaluate_model, report, say_skipped
-from mprm.stages.shared import EVALUATION, LEFT_OUT, TRAINING, one_at_a_time, read_hash, take_stage, training_key
+from mprm.stages.shared import EVALUATION, LEFT_OUT, TRAINING, content_hash, one_at_a_time, take_stage, training_key
 from mprm.stages.usable import split, usable
 
 if TYPE_CHECKING:
@@ -210,9 +210,9 @@ def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
 
 
 def _evaluate(cfg: Config, run: RunFolder) -> None:
-    records = list(cfg.benchmark.solutions())
+    solutions, dropped = read_benchmark(cfg)
     inputs = {
-        "the benchmark": read_hash(records),
+        "the benchmark": content_hash(cfg, solutions),
         "the training": training_key(cfg, run),
         "the weights": run.content_hash("weights.safetensors"),
     }
@@ -230,7 +230,6 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
 
     check_devices(cfg)
     started = monotonic()
-    solutions, malformed = cfg.benchmark.usable(records)
     held_out = list(_held_out(cfg, run))
     processor, model = load_backbone(cfg)
     load_weights(model, run.path / "weights.safetensors")
@@ -255,7 +254,7 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     write_predictions(run.path / "predictions.jsonl", predictions)
     write_predictions(run.path / "validation_predictions.jsonl", calibration)
     results = evaluate_predictions(predictions, calibration, cfg.seed)
-    results["skipped"] = dict(Counter(skipped) + Counter(malformed))
+    results |= {"skipped": dict(Counter(skipped) + Counter(dropped)), "benchmark_hash": inputs["the benchmark"]}
     results["skipped_held_out"] = unscored
     write_json(run.path / "results.json", results)
     say_skipped("benchmark solutions", results["skipped"])

@@ -13,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mprm.artifacts import STAGES, atomic_file, file_states, read_json, reading
+from mprm.artifacts import STAGES, atomic_file, file_hash, file_states, read_json, reading
 from mprm.config import Config
+from mprm.data.rollouts import Solution
 from mprm.run_folder import config_hash
 from mprm.stage_records import RunFolder
 from mprm.stages.devices import console
@@ -52,6 +53,18 @@ def read_hash(records: Iterable[Any]) -> str:
     for record in records:
         digest.update(json.dumps(asdict(record), sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def content_hash(cfg: Config, solutions: list[Solution]) -> str:
+    """SHA-256, in hex, of texts, labels and images, whatever the files are called: what runs are compared by."""
+    of_image = {
+        name: file_hash(cfg.benchmark.image_path(name)) for name in {name for one in solutions for name in one.images}
+    }
+    records = sorted(
+        json.dumps([one.source, [of_image[name] for name in one.images], one.question, one.steps, one.labels])
+        for one in solutions
+    )
+    return hashlib.sha256("\n".join(records).encode()).hexdigest()
 
 
 @contextmanager

@@ -70,6 +70,7 @@ def report(cfg: Config) -> None:
 def measure(cfg: Config) -> None:
     """Metrics of anybody's predictions."""
     from mprm.evaluation.measure import measure_file
+    from mprm.reporting.tables import auc_words
 
     if cfg.predictions is None or cfg.output is None:
         raise ValueError("task=measure needs predictions=FILE and output=FILE.json; threshold=0.5 or searched")
@@ -77,11 +78,10 @@ def measure(cfg: Config) -> None:
     if is_made(cfg, "output", settings, [cfg.predictions]):
         return
     result = measure_file(cfg.predictions, cfg.threshold, cfg.output)
-    shown = ", ".join(
-        f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1", "auc")
-    )
+    f1 = ", ".join(f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1"))
     console.print(
-        f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {shown}; wrote {cfg.output}"
+        f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {f1}, auc {auc_words(result)}; "
+        f"wrote {cfg.output}"
     )
 
 

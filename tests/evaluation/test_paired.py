@@ -38,12 +38,22 @@ def fixed(value: float, values: list[float]) -> Resampled:
 def test_several_seeds_by_hand() -> None:
     a = {0: fixed(0.80, [0.79, 0.81, 0.80, np.nan]), 1: fixed(0.84, [0.84, 0.85, 0.83, 0.84]), 7: fixed(0.1, [0.1] * 4)}
     b = {1: fixed(0.80, [0.78, 0.81, 0.81, 0.80]), 0: fixed(0.78, [0.78, 0.77, 0.79, 0.78]), 8: fixed(0.9, [0.9] * 4)}
+    a[2], b[2] = fixed(0.83, [0.83, 0.84, 0.83, 0.8]), fixed(0.80, [0.80, 0.80, 0.81, 0.8])
     found = difference("auc", a, b)
-    # seeds 0 and 1: .02 and .04, mean .03, sd .014142, t(1) 12.7062 / sqrt(2): half width .127062.
-    # resamples: (.01, .04, .01) and (.06, .04, .02), means .035, .04, .015, sd .0132288 (the undefined one left out).
-    half = math.hypot(0.127062, NORMAL_97_5 * 0.0132288)
+    # seeds 0, 1 and 2: .02, .04 and .03, mean .03, sd .01, t(2) 4.3027 / sqrt(3): half width .0248417.
+    # resamples: (.01, .04, .01), (.06, .04, .02) and (.03, .04, .02), means .0333, .04, .0167, sd .0120185 (the
+    # undefined one left out).
+    half = math.hypot(0.0248417, NORMAL_97_5 * 0.0120185)
     assert (found.value, found.low, found.high) == pytest.approx((0.03, 0.03 - half, 0.03 + half), abs=1e-6)
-    assert (found.measure, found.seeds, found.resamples) == ("auc", (0, 1), 3)
+    assert (found.measure, found.seeds, found.resamples) == ("auc", (0, 1, 2), 3)
+    assert found.each == pytest.approx((0.02, 0.04, 0.03))
+
+
+def test_two_seeds_have_no_interval_over_seeds() -> None:
+    a, b = {0: fixed(0.8, [0.8] * 3), 1: fixed(0.4, [0.4] * 3)}, {0: fixed(0.5, [0.5] * 3), 1: fixed(0.5, [0.5] * 3)}
+    found = difference("auc", a, b)  # Student's t: .1 plus or minus 2.5
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert found.each == pytest.approx((0.3, -0.1))
 
 
 def test_one_seed_has_the_percentiles_of_its_resamples() -> None:
@@ -78,7 +88,7 @@ def test_identical_predictions_differ_by_exactly_nothing(
     seeds: tuple[int, ...], measure: Callable[[list[Prediction]], Resampled]
 ) -> None:
     one, again = ({seed: measure(run(seed, 1.0)) for seed in seeds} for _ in range(2))
-    assert difference("m", one, again) == Difference("m", 0.0, 0.0, 0.0, seeds, 1000)
+    assert difference("m", one, again) == Difference("m", 0.0, 0.0, 0.0, seeds, 1000, (0.0,) * len(seeds))
 
 
 values = st.lists(st.floats(0, 1), min_size=5, max_size=5)

@@ -65,6 +65,7 @@ def at_threshold(threshold: float, f1: float, intervals: bool = True) -> dict[st
         "overall_step_weighted_macro_f1": f1,
         "pooled_macro_f1": f1 - 0.002,
         "first_error_accuracy": 0.612,
+        "confusion": {"tp": 700, "fp": 0, "fn": 203, "tn": 0},
         "per_source": {
             source: {"f1_positive": f1 + 0.1, "f1_negative": f1 - 0.1, "macro_f1": f1 + 0.03 * (i - 1), "n": 300 + i}
             for i, source in enumerate(SOURCES)

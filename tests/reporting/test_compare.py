@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from mprm.reporting.compare import (
     mean_over_seeds,
     run_folders,
 )
+from mprm.reporting.compare_page import headline, write_comparison
+from mprm.reporting.verdicts import questions
 from mprm.sweep_folder import Point
 
 MakeRun = Callable[..., Path]
@@ -40,6 +43,12 @@ def test_mean_and_t_interval_by_hand() -> None:
     # sd of 78, 80, 82 is 2; t(2 degrees of freedom) = 4.3027; half width 4.3027 * 2 / sqrt(3) = 4.9683
     number = mean_over_seeds([78.0, 80.0, 82.0])
     assert (number.value, number.low, number.high) == pytest.approx((80, 75.0317, 84.9683), abs=1e-4)
+
+
+def test_two_seeds_are_shown_as_they_are() -> None:
+    number = mean_over_seeds([0.81, 0.83])
+    assert (number.low, number.high) == (None, None)
+    assert (number.points(), number.fraction()) == ("82.0 (81.0, 83.0)", "0.820 (0.810, 0.830)")
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -133,23 +142,50 @@ def test_what_the_multirun_knows_to_be_unfinished_is_not_left_out_as_well(runs: 
 def test_what_was_left_out_is_a_line_per_reason() -> None:
     unfinished = "not finished: no results.json yet"
     left_out = {"e": "same setting and seed as f"} | dict.fromkeys("abcdg", unfinished)
-    assert left_out_lines(Comparison((), {}, left_out)) == [
+    assert left_out_lines(Comparison((), left_out)) == [
         "e (same setting and seed as f)",
         f"a, b, c and 2 more ({unfinished})",
     ]
-    assert left_out_lines(Comparison((), {}, dict.fromkeys("abc", unfinished))) == [f"a, b, c ({unfinished})"]
-    assert left_out_lines(Comparison((), {}, {})) == []
+    assert left_out_lines(Comparison((), dict.fromkeys("abc", unfinished))) == [f"a, b, c ({unfinished})"]
+    assert left_out_lines(Comparison((), {})) == []
 
 
-def test_runs_on_two_benchmarks_are_told_apart(tmp_path: Path, make_run: MakeRun) -> None:
-    for name in ("ours", "theirs"):
-        path = make_run(tmp_path / name, n=100) / "config.yaml"
-        benchmark = {"benchmark": {"_target_": "mprm.x.Bench", "path": name}}
-        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | benchmark))
-    assert [row.other for row in compare(run_folders(tmp_path)).rows] == [
-        "benchmark.path=ours",
-        "benchmark.path=theirs",
+def test_what_differs_in_benchmark_or_annotations_is_not_compared(tmp_path: Path, make_run: MakeRun) -> None:
+    for number, (benchmark, annotations) in enumerate(((1, 1), (1, 1), (2, 1), (1, 2))):
+        run = make_run(tmp_path / f"r{number}", seed=number % 2, auc=0.9 - number / 100, n=100)
+        (run / "metrics.jsonl").unlink()
+        for name, key, value in (
+            ("results.json", "benchmark_hash", benchmark),
+            ("subset/manifest.json", "data_hash", annotations),
+        ):
+            (run / name).write_text(json.dumps(json.loads((run / name).read_text()) | {key: f"{value}" * 9}))
+    comparison = compare(run_folders(tmp_path))
+    assert [(group.words, [row.seeds for row in group.rows]) for group in comparison.groups] == [
+        ("benchmark 11111111, annotations 11111111", [(0, 1)]),
+        ("benchmark 22222222, annotations 11111111", [(0,)]),
+        ("benchmark 11111111, annotations 22222222", [(1,)]),
     ]
+    assert questions(comparison) == []
+    assert headline(comparison).count("The highest mean AUC is") == 3
+    page = write_comparison(tmp_path, comparison).read_text()
+    assert page.count('<h2 class="group">') == 3
+    assert {name: page.count(f'<section id="{name}">') for name in ("settings", "settings-2", "settings-3")} == {
+        "settings": 1,
+        "settings-2": 1,
+        "settings-3": 1,
+    }
+    assert [line["benchmark"] for line in csv.DictReader(io.StringIO(as_csv(comparison)))].count("11111111") == 2
+
+
+def test_the_same_content_elsewhere_is_the_same_benchmark(tmp_path: Path, make_run: MakeRun) -> None:
+    for name in ("ours", "theirs"):
+        run = make_run(tmp_path / name, n=100)
+        config = yaml.safe_load((run / "config.yaml").read_text()) | {"benchmark": {"path": name}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        results = json.loads((run / "results.json").read_text()) | {"benchmark_hash": "one"}
+        (run / "results.json").write_text(json.dumps(results))
+    (group,) = compare(run_folders(tmp_path)).groups
+    assert [row.other for row in group.rows] == ["benchmark.path=ours", "benchmark.path=theirs"]
 
 
 def test_published_values_are_shown_where_there_are_any(runs: Path) -> None:
@@ -193,7 +229,7 @@ def test_markdown_and_csv_hold_the_rows(runs: Path) -> None:
     assert markdown[0] == "| selector | rollouts | seeds | AUC | F1 at 0.5 | F1 calibrated |"
     assert "| BIS, alpha 0.2, 10 % | 9 | 3 | 0.900 [0.850, 0.950] | 80.0 [75.0, 85.0] | 81.0 [76.0, 86.0] |" in markdown
     assert "| Random, 10 % | 9 | 1 | 0.810 | 70.0 | 71.0 |" in markdown
-    assert "| baseline: majority class | - | - | - | - | 41.2 |" in markdown
+    assert "| baseline: majority class | - | - | - | 41.2 | - |" in markdown
     rows = list(csv.DictReader(io.StringIO(as_csv(comparison))))
     assert len(rows) == 4
     assert float(rows[2]["f1_fixed_low"]) == pytest.approx(0.750317, abs=1e-6)

@@ -58,7 +58,7 @@ def test_the_main_table_and_figure_lie_beside_the_page(written: Path) -> None:
     for kind in ("png", "svg"):
         assert (written / f"comparison.{kind}").read_bytes() == (written / "report" / f"comparison.{kind}").read_bytes()
     assert "| Full |" in (written / "comparison.md").read_text()
-    assert (written / "comparison.csv").read_text().startswith("selector,alpha,ratio")
+    assert (written / "comparison.csv").read_text().startswith("benchmark,annotations,selector,alpha,ratio")
 
 
 def test_verdicts_come_before_everything_else_and_texts_are_escaped(written: Path) -> None:
@@ -79,7 +79,7 @@ def test_columns_of_words_are_read_from_the_left_and_long_tables_are_folded(writ
     assert "<td>0.900" in page
     assert "<summary>" not in page
     many = tuple(Point(overrides=f"y={n}", label=f"seed {n}", name=None, state="waiting") for n in range(50))
-    comparison = Comparison((), {}, {}, many)
+    comparison = Comparison((), {}, many)
     assert "Not in this comparison: 50 rows</summary>" in write_comparison(written.parent, comparison).read_text()
 
 

@@ -30,7 +30,7 @@ def point(number: int, state: str, reason: str = "") -> Point:
 
 def test_what_is_not_in_the_comparison_stands_with_its_reason() -> None:
     points = (point(0, "waiting"), point(1, "done"), point(2, "failed", "the loss is nan"), point(3, "interrupted"))
-    comparison = Comparison((), {}, {"old": "same setting and seed as new"}, points)
+    comparison = Comparison((), {"old": "same setting and seed as new"}, points)
     table = unfinished_table(comparison)
     assert table is not None
     assert table.rows == (
@@ -39,7 +39,7 @@ def test_what_is_not_in_the_comparison_stands_with_its_reason() -> None:
         ("label 0", "waiting", "-"),
         ("old", "left out", "same setting and seed as new"),
     )
-    assert unfinished_table(Comparison((), {}, {}, (point(1, "done"),))) is None
+    assert unfinished_table(Comparison((), {}, (point(1, "done"),))) is None
 
 
 def test_in_the_terminal_failures_have_their_lines_and_what_waits_shares_one() -> None:
@@ -49,10 +49,10 @@ def test_in_the_terminal_failures_have_their_lines_and_what_waits_shares_one() -
         point(21, "failed", "b"),
         point(22, "running"),
     )
-    assert unfinished_lines(Comparison((), {}, {"x": "why"}, points)) == [
+    assert unfinished_lines(Comparison((), {"x": "why"}, points)) == [
         "Failed: label 20: a",
         "Failed: label 21: b",
         "Left out: x (why)",
         "Not finished: 20 waiting, 1 running",
     ]
-    assert unfinished_lines(Comparison((), {}, {})) == []
+    assert unfinished_lines(Comparison((), {})) == []

@@ -115,21 +115,21 @@ def test_pairs_that_differ_in_one_thing_are_asked_about(make: Make, tmp_path: Pa
     assert found[0].words == (
         "Entropy, 50 %, order LowToHigh has the highest accuracy after RL, 87.0 [84.5, 89.5] %. It is not "
         "distinguishable from the second, Entropy, 50 %, order Shuffled, 87.0 [85.0, 89.0] against 84.5 [82.5, 86.5] "
-        "%: their intervals overlap (1 seed: this holds for these two trainings only). Chosen as the best of 5 on "
+        "%: their intervals overlap (1 seed: this holds for these trainings only). Chosen as the best of 5 on "
         "these very pairs, so they flatter it."
     )
     assert [answer.words for answer in found[1:]] == [
         "Entropy, 50 %, order LowToHigh is better than Random, 50 %, order LowToHigh: +3.0 [0.5, 5.5] points over 3 "
         "seeds.",
         "Entropy, 50 %, order Shuffled is better than Full, order Shuffled, 84.5 [82.5, 86.5] against 80.0 [78.0, "
-        "82.0] %: their intervals do not overlap (1 seed: this holds for these two trainings only).",
+        "82.0] %: their intervals do not overlap (1 seed: this holds for these trainings only).",
     ]
     assert answers_table(found).rows[1][2:] == ("3", "better", "+3.0 [0.5, 5.5]")
     assert answers_table(found).rows[2][2:] == ("1", "better", "+4.5")
 
 
 def test_the_forest_has_a_row_per_setting(make: Make, tmp_path: Path) -> None:
-    for seed in range(2):
+    for seed in range(3):
         make(f"e{seed}", seed, ENTROPY, 0.86)
     make("r", 0, RANDOM, 0.82)
     exhibit = forest_exhibit(compared(tmp_path))
@@ -145,6 +145,24 @@ def test_the_forest_has_a_row_per_setting(make: Make, tmp_path: Path) -> None:
     solid, dotted = (bars.get_linestyle()[0][1] for bars in axes.collections[::-1])
     assert solid is None
     assert dotted is not None
+
+
+def test_two_seeds_are_two_values_and_never_an_interval(make: Make, tmp_path: Path) -> None:
+    for seed, (ours, others) in enumerate(((0.86, 0.70), (0.80, 0.79))):
+        make(f"e{seed}", seed, ENTROPY, ours)
+        make(f"r{seed}", seed, RANDOM, others)
+    comparison = compared(tmp_path)
+    (answer,) = answers(comparison)
+    assert settings_table(comparison).rows[0][1:4:2] == ("2", "83.0 (86.0, 80.0)")
+    assert (answer.outcome, answer.difference) == ("not distinguishable", "+16.0, +1.0")
+    assert "(2 seeds: this holds for these trainings only)" in answer.words
+    exhibit = forest_exhibit(comparison)
+    assert exhibit is not None
+    assert not exhibit.figure.axes[0].collections  # no bar
+    assert [list(line.get_xdata()) for line in exhibit.figure.axes[0].lines if line.get_marker() == "."] == [
+        pytest.approx([70, 79]),
+        pytest.approx([86, 80]),
+    ]
 
 
 def test_a_folder_of_judges_has_one_report(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

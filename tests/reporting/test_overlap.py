@@ -34,7 +34,7 @@ def test_the_size_of_the_pieces_does_not_matter(monkeypatch: pytest.MonkeyPatch)
 
 def corpus(*subsets: tuple[str, np.ndarray]) -> Corpus:
     counts = Counts(np.zeros((21, 21), dtype=np.int64), np.zeros(20, dtype=np.int64))
-    return Corpus({}, None, [Subset(label, (), {}, counts, members) for label, members in subsets], "", "")
+    return Corpus({}, None, [Subset(label, (), {}, counts, members) for label, members in subsets])
 
 
 def test_the_matrix_has_a_number_for_every_pair() -> None:

@@ -35,7 +35,7 @@ def test_without_calibrated_thresholds_there_is_no_panel_for_them(many_runs: Pat
 
 def test_the_text_alternative_says_every_number(make_row: MakeRow) -> None:
     rows = (make_row("Full", 1.0, 0.9), make_row("BIS", 0.1, 0.85, alpha=0.2))
-    says = settings_exhibit(Comparison(rows, {}, {})).says
+    says = settings_exhibit(Comparison(rows, {})).says
     assert "Full: AUC 0.900, Overall macro-F1 at 0.5 80.0" in says
     assert "BIS, alpha 0.2, 10 %: AUC 0.850, Overall macro-F1 at 0.5 75.0" in says
 

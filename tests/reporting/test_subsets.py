@@ -10,7 +10,7 @@ import pytest
 from mprm.reporting.compare import compare, run_folders
 from mprm.reporting.composition import histogram_exhibit, maps_exhibit
 from mprm.reporting.overlap import jaccard
-from mprm.reporting.subsets import composition_table, read_corpora, rollout_keys
+from mprm.reporting.subsets import composition_table, read_corpus, rollout_keys
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_lines_of_large_files_do_not_run_into_the_next_source() -> None:
 
 
 def test_every_setting_is_a_subset_of_what_its_lowest_seed_kept(runs: Path) -> None:
-    (corpus,) = read_corpora(compare(run_folders(runs)).rows)
+    corpus = read_corpus(compare(run_folders(runs)).rows)
     assert [subset.label for subset in corpus.subsets][:3] == ["Full", "BIS, alpha 0.05, 50 %", "BIS, alpha 0.2, 50 %"]
     kept = pq.read_table(runs / "bis-0.2-0.5-0" / "subset" / "kept.parquet")
     subset = corpus.subsets[2]
@@ -46,7 +46,7 @@ def test_every_setting_is_a_subset_of_what_its_lowest_seed_kept(runs: Path) -> N
 
 def test_settings_that_kept_the_same_are_one_subset(runs: Path) -> None:
     # The invented selections of Random and Mixed are the same, and at 5 % those of both alphas.
-    (corpus,) = read_corpora(compare(run_folders(runs)).rows)
+    corpus = read_corpus(compare(run_folders(runs)).rows)
     assert {subset.label: subset.also for subset in corpus.subsets} == {
         "Full": (),
         "BIS, alpha 0.05, 50 %": (),
@@ -58,26 +58,16 @@ def test_settings_that_kept_the_same_are_one_subset(runs: Path) -> None:
     assert "Mixed, 5 % (and 1 more): Random, 5 %." in composition_table(corpus).note
 
 
-def test_other_annotations_are_another_corpus(runs: Path) -> None:
-    for path in runs.glob("bis-0.05-*/subset/manifest.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"data_hash": "ffff0000ffff"}))
-    first, second = read_corpora(compare(run_folders(runs)).rows)
-    assert (len(first.subsets), len(second.subsets)) == (5, 2)
-    assert (first.suffix, second.suffix) == ("", "-2")
-    assert second.words == " Annotations ffff0000."
-    assert histogram_exhibit(second).name == "mean_mc-2"
-
-
 def test_without_the_cache_of_signals_the_subsets_are_still_shown(runs: Path) -> None:
     for path in runs.glob("*/subset/manifest.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"signals": str(runs / "gone.parquet")}))
-    (corpus,) = read_corpora(compare(run_folders(runs)).rows)
+    corpus = read_corpus(compare(run_folders(runs)).rows)
     assert corpus.eligible is None
     assert "cache of signals is gone" in maps_exhibit(corpus).caption
 
 
 def test_table_one_has_the_eligible_rollouts_first(runs: Path) -> None:
-    (corpus,) = read_corpora(compare(run_folders(runs)).rows)
+    corpus = read_corpus(compare(run_folders(runs)).rows)
     table = composition_table(corpus)
     assert table.columns[:3] == ("subset", "rollouts", "steps")
     assert table.rows[0] == ("all eligible", "392", "1,960", "5.62", "27.8", "3.57", "7.67", "0.8566")
@@ -86,7 +76,7 @@ def test_table_one_has_the_eligible_rollouts_first(runs: Path) -> None:
 
 
 def test_small_panels_are_named_and_count_in_percent(runs: Path) -> None:
-    (corpus,) = read_corpora(compare(run_folders(runs)).rows)
+    corpus = read_corpus(compare(run_folders(runs)).rows)
     for exhibit in (maps_exhibit(corpus), histogram_exhibit(corpus)):
         assert len(exhibit.figure.axes) == 6
         assert exhibit.figure.axes[1].get_title(loc="left") == "BIS, alpha 0.05, 50 %\n196 rollouts"

@@ -33,7 +33,7 @@ MIXED = row("Mixed", 0.1, 0.7)
 
 
 def asked(*rows: Row) -> list[tuple[str, str, str, int]]:
-    return [(q.kind, q.a.label, q.b.label, q.among) for q in questions(Comparison(rows, {}, {}))]
+    return [(q.kind, q.a.label, q.b.label, q.among) for q in questions(Comparison(rows, {}))]
 
 
 def test_the_best_is_asked_about_first_then_every_selection_against_random() -> None:
@@ -127,8 +127,10 @@ def test_the_best_is_said_to_flatter_and_one_seed_to_hold_for_itself() -> None:
     assert verdict(question, [Measured("auc", 0.01, -0.01, 0.03, seeds=(4,))]).words == (
         "BIS, alpha 0.2, 25 % has the highest mean AUC, 0.880. It is not distinguishable from the second, Full: AUC "
         "+0.010 [-0.010, 0.030], 1 seed. Chosen as the best of 12 on these very numbers, so they flatter it "
-        "(1 seed: the interval holds for this training only)"
+        "(the interval is over the benchmark's solutions: it holds for these trainings only)"
     )
+    two = Measured("auc", 0.01, -0.01, 0.03, seeds=(0, 1), each=(0.005, 0.015))
+    assert "AUC +0.010 [-0.010, 0.030], 2 seeds (+0.005, +0.015)" in verdict(question, [two]).words
     later = verdict(Question(kind="best_random", a=BIS25, b=RANDOM25), [Measured("auc", 0.02, 0.01, 0.03)])
     assert "flatter" not in later.words
     ours = verdict(Question(kind="best_full", a=BIS25, b=FULL, among=2), [Measured("auc", 0.02, 0.01, 0.03)])

@@ -1,18 +1,24 @@
 """A training is done once for all runs that have the same subset, and only for those."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from mprm import stages
 from mprm.artifacts import read_json
 from mprm.config import Config
+from mprm.data.visualprocessbench import VisualProcessBench
 from mprm.run_folder import open_run
 from mprm.stage_records import RunFolder
-from mprm.stages.shared import training_key
+from mprm.stages.shared import content_hash, training_key
 
 Load = Callable[..., Config]
 
@@ -108,3 +114,34 @@ def test_a_run_that_was_begun_goes_on_with_its_own_training(small: Load, monkeyp
         run.finish("examples", {})
     stages.train(everything)
     assert fitted == [everything.name]
+
+
+def of_benchmark(folder: Path, name: str, labels: list[list[Any]], colour: str = "red") -> Any:
+    """The part of a config that says which benchmark; its solutions have one step per label."""
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (4, 4), colour).save(folder / "a.png")
+    records = [
+        {
+            "image": ["a.png"],
+            "question": "how many?",
+            "data_source": "x",
+            "response": {"steps": [f"step {i}" for i in range(len(of_one))], "process_correctness": of_one},
+        }
+        for of_one in labels
+    ]
+    (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    return SimpleNamespace(benchmark=VisualProcessBench(path=str(folder / name)))
+
+
+def test_the_hash_is_of_the_content_alone(tmp_path: Path) -> None:
+    def hash_of(folder: str, name: str, labels: list[list[Any]], colour: str = "red") -> str:
+        cfg = of_benchmark(tmp_path / folder, name, labels, colour)
+        return content_hash(cfg, cfg.benchmark.usable(cfg.benchmark.solutions())[0])
+
+    first = hash_of("a", "test.jsonl", [[1, -1], [1]])
+    assert hash_of("b", "other.jsonl", [[1], [1, -1]]) == first
+    assert hash_of("c", "test.jsonl", [[1, -1], [-1]]) != first
+    assert hash_of("d", "test.jsonl", [[1, -1], [1]], colour="blue") != first
+    shutil.move(tmp_path / "a", tmp_path / "moved")
+    moved: Any = SimpleNamespace(benchmark=VisualProcessBench(path=str(tmp_path / "moved" / "test.jsonl")))
+    assert content_hash(moved, moved.benchmark.usable(moved.benchmark.solutions())[0]) == first
