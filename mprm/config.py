@@ -17,6 +17,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from mprm.artifacts import reading
 from mprm.messages import did_you_mean, type_name, unknown_key
 from mprm.run_folder import CHECKOUT, SHIPPED, config_hash, latest_run
 from mprm.stage_records import LINES
@@ -160,8 +161,10 @@ def config_of_run(folder: Path) -> Config:
     """The configuration that a run was made with. Raises ValueError if the folder is no run."""
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"run={folder} has no config.yaml; give the folder of a run, runs/NAME")
-    raw = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(raw, DictConfig)
+    with reading(folder / "config.yaml", "restore it, or run the run's command again"):
+        raw = OmegaConf.load(folder / "config.yaml")
+        if not isinstance(raw, DictConfig):
+            raise TypeError("not a mapping")
     return validate(raw, {})
 
 

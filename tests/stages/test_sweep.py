@@ -41,7 +41,9 @@ def waiting(started: Started, tmp_path: Path) -> Iterator[subprocess.Popen[str]]
     os.mkfifo(tmp_path / "pipe.jsonl")
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_text(PREDICTION)
-    with started(tmp_path, "task=measure", "predictions=a.jsonl,pipe.jsonl,b.jsonl", "output=out.json") as process:
+    with started(
+        tmp_path, "task=measure", "predictions=a.jsonl,pipe.jsonl,b.jsonl", "output='${predictions}.json'"
+    ) as process:
         second = tmp_path / "runs" / "sweep" / "001.json"
         wait_for(lambda: second.exists() and read_json(second)["state"] == "running", process)
         yield process
@@ -56,7 +58,9 @@ def test_ctrl_c_interrupts_the_point_and_the_multirun(
     assert said.splitlines()[-1] == "2 of 3: predictions=pipe.jsonl"
     (tmp_path / "pipe.jsonl").unlink()
     (tmp_path / "pipe.jsonl").write_text(PREDICTION)
-    code, said, _ = execute(tmp_path, "task=measure", "predictions=a.jsonl,pipe.jsonl,b.jsonl", "output=out.json")
+    code, said, _ = execute(
+        tmp_path, "task=measure", "predictions=a.jsonl,pipe.jsonl,b.jsonl", "output='${predictions}.json'"
+    )
     assert code == 0
     assert said.endswith("3 points: 3 done -> runs\n")
 
