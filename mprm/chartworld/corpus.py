@@ -143,7 +143,9 @@ def make(folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[st
     with atomic_folder(folder) as temporary:
         statistics = write(temporary)
         write_json(temporary / "world.json", {"settings": settings, "statistics": statistics})
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in statistics.items())
+    shown = ", ".join(
+        f"{name} {value:,.0f}" if value >= 1000 else f"{name} {value:.4g}" for name, value in statistics.items()
+    )
     print(f"wrote {folder}: {shown}")
 
 

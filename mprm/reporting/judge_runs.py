@@ -118,13 +118,13 @@ def mean_of(values: list[float]) -> Number:
     return asdict(mean_over_seeds(values))
 
 
-def compare_judges(runs: Path) -> JudgeComparison | None:
-    """Read the runs of judges below `runs`; None where there are none.
+def compare_judges(runs: Path, folders: list[Path] | None = None) -> JudgeComparison | None:
+    """Read the runs of judges below `runs`, or those of its `folders`; None where there are none.
 
     A folder without results, or that repeats a seed of the same setting, is left out and named, unless the points of
     the multirun say already why it is not finished.
     """
-    configs = {folder: None if damage(folder) else read_config(folder) for folder in run_folders(runs)}
+    configs = {folder: None if damage(folder) else read_config(folder) for folder in folders or run_folders(runs)}
     ours = {folder: config for folder, config in configs.items() if config and config.get("task") in JUDGE_TASKS}
     if not ours:
         return None

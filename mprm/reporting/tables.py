@@ -115,16 +115,12 @@ def component(config: dict[str, Any] | None, group: str) -> str:
 
 
 def selector_words(config: dict[str, Any] | None) -> str:
-    """The selector and the fields that set it apart, e.g. 'BIS (alpha 0.2, ratio 0.1)'."""
+    """The selector and the fields that set it apart, e.g. 'BIS (alpha 0.2)'; how much it kept is said beside it."""
     name = component(config, "selector")
     if not config or not name:
         return "The selector"
-    fields = config["selector"]
-    amount = "count" if fields.get("count") is not None else "ratio"
-    shown = [f"{key} {fields[key]}" for key in ("alpha", amount) if fields.get(key) is not None]
-    if name == "Full" or not shown:
-        return name
-    return f"{name} ({', '.join(shown)})"
+    alpha = config["selector"].get("alpha")
+    return name if alpha is None else f"{name} (alpha {alpha})"
 
 
 def kept_words(record: RunRecord) -> str | None:
@@ -162,9 +158,9 @@ def headline(record: RunRecord) -> str:
     )
     if area:
         reached += f" and an AUC of {area.fraction()}"
-    text = (
-        f"{text} The reward model trained on them reaches {reached}" if kept else f"The reward model reaches {reached}"
-    )
+    untrained = ((record.config or {}).get("recipe") or {}).get("epochs") == 0
+    who = "untrained backbone" if untrained else "reward model trained on them" if kept else "reward model"
+    text = f"{text} The {who} reaches {reached}" if kept else f"The {who} reaches {reached}"
     others = [f"{words} {100 * value:.1f}" for words, value in baseline_f1(results).items()]
     return f"{text}; for comparison, {' and '.join(others)}." if others else f"{text}."
 

@@ -18,10 +18,16 @@ from mprm.stages.devices import console
 from mprm.sweep_folder import read_points
 
 
-def compare_runs(runs: Path) -> None:
-    """Write the comparison of the finished runs below `runs`, and print it; judges have a comparison of their own."""
+def compare_runs(runs: Path, own: bool = False) -> None:
+    """Write the comparison of the finished runs below `runs`, and print it; judges have a comparison of their own.
+
+    own: of the last multirun's points alone, whatever else lies in the folder.
+    """
     folders, points = run_folders(runs), read_points(runs)
-    judges = compare_judges(runs)
+    if own:
+        names = {point.name for point in points}
+        folders = [folder for folder in folders if folder.name in names]
+    judges = compare_judges(runs, folders)
     if judges:
         page = write_judge_comparison(runs, judges)
         print_judge_comparison(judges, console)

@@ -43,6 +43,8 @@ def experiment(cfg: Config) -> None:
         if is_rank_zero():
             _evaluate(cfg, run)
             report(run.path)
+            console.print(f"next: python run.py task=report runs={cfg.runs}, to compare runs")
+            console.print(f"      python run.py task=export run={run.path} output=exported, to use the model")
 
 
 def select(cfg: Config) -> None:
@@ -201,10 +203,14 @@ def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
     left_out = trained.left_out if trained else {}
     if is_rank_zero():
         told = "".join(f", {count:,} {reason}" for reason, count in left_out.items())
-        console.print(
-            f"trained on {len(parts[0]) - sum(left_out.values()):,} of the {len(subset):,} rollouts kept; "
-            f"{len(subset) - len(parts[0]):,} are held out by question and image{told}"
-        )
+        if cfg.recipe.epochs:
+            console.print(
+                f"trained on {len(parts[0]) - sum(left_out.values()):,} of the {len(subset):,} rollouts kept; "
+                f"{len(subset) - len(parts[0]):,} are held out by question and image{told}, in "
+                f"{monotonic() - started:,.0f} s"
+            )
+        else:
+            console.print("recipe.epochs=0: the backbone stays as it is, nothing is trained")
     summary |= {"left_out": left_out, "held_out_rollouts": len(subset) - len(parts[0])}
     return summary | {"seconds": round(monotonic() - started, 1)}
 
@@ -259,6 +265,7 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     write_json(run.path / "results.json", results)
     say_skipped("benchmark solutions", results["skipped"])
     say_skipped("held-out rollouts", unscored)
+    console.print(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
     fixed = results["thresholds"]["fixed"]
     numbers = {"auc": results["auc"], "overall_at_0.5": fixed["overall_step_weighted_macro_f1"]}
     summary = numbers | {"seconds": round(monotonic() - started, 1)}

@@ -87,7 +87,7 @@ class GridSweeper(Sweeper):
             if compared and any(one.state == "done" for one in ended):
                 from mprm.stages.comparison import compare_runs
 
-                compare_runs(runs)
+                compare_runs(runs, own=True)
                 step_scorers = self.master.task in ("experiment", "evaluate")  # what the dashboard knows
                 address = bind(self.master.logger).publish_dashboard(runs) if step_scorers else None
                 if address is not None:

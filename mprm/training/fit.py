@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from mprm.artifacts import is_rank_zero
 from mprm.backbones.base import StepModel
@@ -24,6 +24,7 @@ from mprm.training.lengths import Measured
 from mprm.training.memory import check, estimate
 from mprm.training.module import Optimised, StepScoring
 from mprm.training.objectives import Objective
+from mprm.training.progress import ProgressLine
 from mprm.training.recipe import Machine, Recipe
 from mprm.training.strategies import KeepTargets, build_strategy, check_checkpoint, check_world_size, part_ranks
 
@@ -235,5 +236,6 @@ def build_trainer(machine: Machine, recipe: Recipe, plan: BatchPlan, folder: Pat
         logger=False,
         enable_model_summary=False,
         plugins=[KeepTargets(machine.precision)] if sharded else [AtomicCheckpointIO()],  # type: ignore[arg-type]
-        callbacks=[History(folder / "metrics.jsonl", plan, mirror), checkpoints, RichProgressBar()],
+        callbacks=[History(folder / "metrics.jsonl", plan, mirror), checkpoints, ProgressLine(plan, recipe.epochs)],
+        enable_progress_bar=False,
     )

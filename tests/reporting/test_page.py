@@ -120,7 +120,7 @@ def test_page_holds_the_numbers_of_the_results(written: Path) -> None:
 def test_headline_says_what_was_found(written: Path) -> None:
     text = parse(written).text
     assert (
-        "BIS (alpha 0.2, ratio 0.1) kept 98 of 980 rollouts (10.0 %). The reward model trained on them reaches an "
+        "BIS (alpha 0.2) kept 98 of 980 rollouts (10.0 %). The reward model trained on them reaches an "
         "overall macro-F1 of 81.0 [79.5, 82.4] (threshold 0.430, calibrated on held-out questions) and an AUC of "
         "0.893 [0.882, 0.905]; for comparison, majority class 41.2 and position only 55.1." in text
     )
@@ -154,6 +154,14 @@ def test_the_bins_shown_are_those_of_the_calibration_error(run: Path) -> None:
     assert scored is not None
     score, share, count = calibration_bins(*scored, results["ece_bins"])
     assert float(np.abs(score - share) @ count / count.sum()) == pytest.approx(results["ece"])
+
+
+def test_an_untrained_run_claims_no_training(run: Path) -> None:
+    with (run / "config.yaml").open("a") as file:
+        file.write("recipe: {epochs: 0}\n")
+    text = parse(write_report(run)).text
+    assert "The untrained backbone reaches an overall macro-F1" in text
+    assert "trained on them" not in text
 
 
 def test_undefined_numbers_are_a_dash(run: Path) -> None:

@@ -10,7 +10,8 @@ from mprm.artifacts import write_json, write_text
 from mprm.evaluation.measure import evaluate
 from mprm.evaluation.predictions import Prediction, write_predictions
 from mprm.reporting.compare import compare, run_folders
-from mprm.stages.comparison import compare_pairs
+from mprm.stages.comparison import compare_pairs, compare_runs
+from mprm.sweep_folder import Point, write_points
 
 SELECTORS = {
     "BIS": {"_target_": "mprm.selection.bis.BIS", "alpha": 0.2, "ratio": 0.1},
@@ -69,3 +70,14 @@ def test_a_pair_that_can_not_be_compared_is_answered_with_the_reason(runs: Path)
     (against_random,) = [one for one in verdicts if one.question.b.selector == "Random"]
     assert against_random.outcome == "not comparable"
     assert "differ (1, e.g. '0')" in against_random.words
+
+
+def test_a_multirun_reports_its_own_points_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = [Point(overrides=f"s={seed}", label="x", name=f"BIS-{seed}", state="done") for seed in (0, 1, 2)]
+    write_points(runs, own)
+
+    compare_runs(runs, own=True)
+    assert "Random" not in capsys.readouterr().out
+    assert (runs / "comparison.csv").read_text().count("\n") == 2
+    compare_runs(runs)
+    assert "Random" in capsys.readouterr().out
