@@ -201,18 +201,13 @@ def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
         summary = fit(model, trained, validated, *settings, run.path, cfg.seed, tracker.log)
         tracker.finish(summary)
     left_out = trained.left_out if trained else {}
+    seconds, held = monotonic() - started, len(subset) - len(parts[0])
     if is_rank_zero():
         told = "".join(f", {count:,} {reason}" for reason, count in left_out.items())
-        if cfg.recipe.epochs:
-            console.print(
-                f"trained on {len(parts[0]) - sum(left_out.values()):,} of the {len(subset):,} rollouts kept; "
-                f"{len(subset) - len(parts[0]):,} are held out by question and image{told}, in "
-                f"{monotonic() - started:,.0f} s"
-            )
-        else:
-            console.print("recipe.epochs=0: the backbone stays as it is, nothing is trained")
-    summary |= {"left_out": left_out, "held_out_rollouts": len(subset) - len(parts[0])}
-    return summary | {"seconds": round(monotonic() - started, 1)}
+        begin = f"trained on {len(parts[0]) - sum(left_out.values()):,} of" if cfg.recipe.epochs else "untrained, of"
+        words = f"{begin} the {len(subset):,} rollouts kept; {held:,} are held out by question and image{told}"
+        console.print(f"{words}, in {seconds:,.0f} s")
+    return summary | {"left_out": left_out, "held_out_rollouts": held, "seconds": round(seconds, 1)}
 
 
 def _evaluate(cfg: Config, run: RunFolder) -> None:
