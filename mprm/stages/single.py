@@ -78,6 +78,7 @@ def measure(cfg: Config) -> None:
     if is_made(cfg, "output", settings, [cfg.predictions]):
         return
     result = measure_file(cfg.predictions, cfg.threshold, cfg.output)
+    remember(cfg, "output", settings)
     f1 = ", ".join(f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1"))
     console.print(
         f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {f1}, auc {auc_words(result)}; "
