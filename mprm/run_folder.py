@@ -55,6 +55,9 @@ NOT_IN_HASH = (
     "trainer.max_tokens",
     "trainer.num_workers",
     "trainer.checkpoint_every",
+    "trainer.checkpoint_minutes",
+    "trainer.keep_optimizer",
+    "trainer.non_finite",  # a run that stops is finished with skip; what was skipped stands in its summary
     "trainer.validate_every",
 )
 

@@ -61,7 +61,7 @@ class InternVL(Backbone):
             image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
             hf = load_original(folder, image_token_id, self.torch_dtype())
         else:
-            hf = load_hf(InternVLForConditionalGeneration, folder, self.torch_dtype())
+            hf = load_hf(InternVLForConditionalGeneration, folder, self.torch_dtype(), self.max_length)
         model = InternVLStepModel(hf, tokenizer, self)
         size = hf.config.vision_config.image_size[0]
         return InternVLProcessor(

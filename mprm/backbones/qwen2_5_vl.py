@@ -55,7 +55,7 @@ class Qwen2_5_VL(Backbone):
         """Processor and model. Raises ValueError if the folder is missing or is no Qwen2.5-VL."""
         folder = self.folder()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        hf = load_hf(Qwen2_5_VLForConditionalGeneration, folder, self.torch_dtype())
+        hf = load_hf(Qwen2_5_VLForConditionalGeneration, folder, self.torch_dtype(), self.max_length)
         model = QwenStepModel(hf, tokenizer, self)
         vision = hf.config.vision_config
         images = Qwen2VLImageProcessorPil(

@@ -37,14 +37,14 @@ def reinforce(
 
     entropy_N: of the pairs, nats. Pairs whose prompt and longest response have more than max_length tokens are left out
     and counted.
-    Returns optimizer_steps, pairs, too_long and the step it was resumed from.
+    Returns optimizer_steps, pairs, too_long, the step it was resumed from and the number of skipped_steps.
     Raises ValueError if a pair with all of its responses does not fit the machine's max_tokens.
     """
     check_sampling(prompts.judge, machine)
     model.speak()
     if recipe.epochs == 0:
         save_weights(model, folder / "weights.safetensors")
-        return {"optimizer_steps": 0, "pairs": 0, "too_long": 0, "resumed_from": 0}
+        return {"optimizer_steps": 0, "pairs": 0, "too_long": 0, "resumed_from": 0, "skipped_steps": 0}
     checkpoint, start = checkpoint_of(folder, machine)
     machine.check(recipe)
     longest = prompts.judge.max_new_tokens
@@ -64,9 +64,14 @@ def reinforce(
     )
     module = Reinforcement(model, prompts, recipe, plan.optimizer_steps, seed)
     loaders = Rows(prompts, plan, start, 0, Asked)
-    optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
-    too_long = len(prompts) - len(usable)
-    return {"optimizer_steps": plan.optimizer_steps, "pairs": len(usable), "too_long": too_long, "resumed_from": start}
+    skipped = optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
+    return {
+        "optimizer_steps": plan.optimizer_steps,
+        "pairs": len(usable),
+        "too_long": len(prompts) - len(usable),
+        "resumed_from": start,
+        "skipped_steps": skipped,
+    }
 
 
 def check_sampling(judge: Judge, machine: Machine) -> None:

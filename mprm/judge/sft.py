@@ -138,13 +138,13 @@ def imitate(
 
     traces: measured Traces; None with sft.epochs=0. The order is shuffled anew every epoch: traces have no entropy.
 
-    Returns optimizer_steps, traces and the step it was resumed from.
+    Returns optimizer_steps, traces, the step it was resumed from and the number of skipped_steps.
     Raises ValueError if a trace does not fit the machine's max_tokens.
     """
     model.speak()
     if recipe.epochs == 0:
         save_weights(model, folder / "weights.safetensors")
-        return {"optimizer_steps": 0, "traces": 0, "resumed_from": 0}
+        return {"optimizer_steps": 0, "traces": 0, "resumed_from": 0, "skipped_steps": 0}
     assert traces is not None, "there are epochs"
     checkpoint, start = checkpoint_of(folder, machine)
     machine.check(recipe)
@@ -162,5 +162,11 @@ def imitate(
         world_size=machine.devices * machine.num_nodes,
     )
     loaders = Rows(traces.examples, plan, start, machine.num_workers, in_a_row)
-    optimise(Imitation(model, recipe, plan.optimizer_steps), loaders, machine, folder, checkpoint, seed, mirror)
-    return {"optimizer_steps": plan.optimizer_steps, "traces": len(usable), "resumed_from": start}
+    module = Imitation(model, recipe, plan.optimizer_steps)
+    skipped = optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
+    return {
+        "optimizer_steps": plan.optimizer_steps,
+        "traces": len(usable),
+        "resumed_from": start,
+        "skipped_steps": skipped,
+    }

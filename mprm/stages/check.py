@@ -50,6 +50,7 @@ def tell_benchmark(cfg: Config) -> None:
 def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Measured, n_kept: int) -> None:
     """Print rollouts, steps, tokens and optimizer steps, and what these will take of memory and time."""
     from mprm.training import pace
+    from mprm.training.disk import announce_disk
     from mprm.training.fit import announce_memory, check_counts, make_plans
 
     if cfg.objective.kappa:
@@ -72,6 +73,5 @@ def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Me
         f"({cfg.recipe.GROUP}.epochs={cfg.recipe.epochs}), each {plan.accumulate} forward passes of every device"
     )
     announce_memory(model, cfg.trainer, plan.most_keys)
-    trained = 4 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad) / 2**30
-    console.print(f"disk: weights {trained:.2f} GiB, a checkpoint (with the optimizer's moments) {3 * trained:.2f} GiB")
+    announce_disk(model, cfg.trainer, Path(cfg.runs) / str(cfg.name))
     console.print(f"time: {pace.words(model, train, plan, cfg.objective, cfg.recipe, cfg.trainer)}")

@@ -93,6 +93,7 @@ def _sft(cfg: Config, run: RunFolder) -> None:
             summary = _imitate(cfg, run)
             summary |= {"seconds": round(monotonic() - started, 1)}
             run.finish(SFT, summary, file_states(run.path, files(SFT)), inputs)
+            cfg.trainer.forget(run.path / SFT / "checkpoints")
             console.print(f"SFT: {summary['traces']:,} traces in {monotonic() - started:.0f} s -> {run.path / SFT}")
 
 
@@ -203,6 +204,7 @@ def _rl(cfg: Config, run: RunFolder) -> None:
     if is_rank_zero():
         summary |= {"seconds": round(seconds, 1), "order": order}
         run.finish(RL, summary, file_states(run.path, files(RL)), inputs)
+        cfg.trainer.forget(run.path / RL / "checkpoints")
         console.print(f"RL: {summary['pairs']:,} pairs in {seconds:.0f} s -> {run.path / RL}")
 
 

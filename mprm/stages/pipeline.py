@@ -171,6 +171,7 @@ def _train(cfg: Config, run: RunFolder) -> None:
                 tracker.finish({})
         else:
             run.finish("train", _fit(cfg, run), file_states(run.path, TRAINING), inputs)
+            cfg.trainer.forget(run.path / "checkpoints")
 
 
 def _check(cfg: Config, run: RunFolder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -36,57 +35,56 @@ def latest(folder: Path) -> tuple[Path | None, int]:
 
     Both get their name by a rename when they are whole; a killed process leaves another name.
     """
-    found = [(int(match[1]), path) for path in folder.glob("*.ckpt") if (match := _STEP.fullmatch(path.name))]
-    step, path = max(found, default=(0, None))
+    step, path = max(checkpoints(folder), default=(0, None))
     return path, step
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Optimizer step and path of every whole checkpoint."""
+    return [(int(match[1]), path) for path in folder.glob("*.ckpt") if (match := _STEP.fullmatch(path.name))]
 
 
 def recount(checkpoint: dict[str, Any], accumulate: int) -> None:
     """Make a checkpoint count forward passes as a training does that has `accumulate` of them in an optimizer step.
 
-    Lightning resumes by that count, which is another one for other devices or another trainer.max_tokens.
+    Lightning resumes by that count, which is another one for other devices or another trainer.max_tokens. What was
+    done of a step in whose middle the checkpoint was written does not count: it is done again.
     """
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    # Checkpoints are written at the end of an optimizer step. Some counts lag one behind: they go on doing so.
-    shift = checkpoint["global_step"] * accumulate - progress["current"]["ready"]
     for counts in (progress["total"], progress["current"]):
-        for name in counts:
-            counts[name] += shift
+        counts.update(dict.fromkeys(counts, checkpoint["global_step"] * accumulate))
 
 
-def prune(folder: Path) -> None:
-    """Remove all checkpoints but the newest: Lightning keeps the one that it resumed from."""
-    newest, _ = latest(folder)
-    for path in folder.glob("*.ckpt"):
-        if path != newest:
-            remove(path)
+def prune(folder: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep`."""
+    for _, path in sorted(checkpoints(folder), reverse=True)[keep:]:
+        remove(path)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """The trained parameters, by name; the frozen ones stay in the backbone's folder.
+    """The trained parameters in float32, by name; the frozen ones stay in the backbone's folder.
 
-    Call it on every rank: under ZeRO-3 each parameter is gathered for the moment in which rank 0, which writes the
-    file, copies it to the CPU.
+    Call it on every rank: DeepSpeed's float32 copies, of which the model has bfloat16 ones, are sharded, and each is
+    gathered for the moment in which rank 0, which writes the file, copies it to the CPU.
     """
     tensors = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            with _gathered(parameter):
-                if is_rank_zero():
-                    # What was gathered is let go again, also where it is on the CPU already.
-                    tensors[name] = parameter.detach().to("cpu", copy=hasattr(parameter, "ds_id")).contiguous()
+            whole = _whole(parameter)
+            if is_rank_zero():
+                tensors[name] = whole.to("cpu", torch.float32).contiguous()
     if is_rank_zero():
         with atomic_file(path) as temporary:
             save_file(tensors, temporary)
 
 
-def _gathered(parameter: nn.Parameter) -> AbstractContextManager[None]:
-    if not hasattr(parameter, "ds_id"):  # ZeRO-3's mark
-        return nullcontext()
-    import deepspeed
+def _whole(parameter: nn.Parameter) -> torch.Tensor:
+    if not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping"):  # DeepSpeed's marks
+        return parameter.detach()
+    from deepspeed.utils import safe_get_full_fp32_param
 
-    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters([parameter])
-    return gathered
+    whole: torch.Tensor = safe_get_full_fp32_param(parameter)
+    return whole
 
 
 def load_weights(model: StepModel, path: Path) -> None:

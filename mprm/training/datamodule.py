@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from mprm.data.collate import Batch, collate
 from mprm.data.examples import Examples
 from mprm.training.batches import BatchPlan, RankBatches
+from mprm.training.saving import TOLD
 
 
 class Rows(pl.LightningDataModule):
@@ -44,6 +46,7 @@ class Rows(pl.LightningDataModule):
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             # Of its own, so that building a loader draws nothing from the global generator.
             generator=torch.Generator().manual_seed(0),
+            worker_init_fn=heed_no_signal,
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -51,6 +54,12 @@ class Rows(pl.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device, non_blocking=True)  # beside the device's work: the loader has pinned the pixels
+
+
+def heed_no_signal(worker: int) -> None:
+    """SLURM tells all processes of a job to end: a loader's must outlive the checkpoint that its training writes."""
+    for number in TOLD:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Rollouts(Rows):

@@ -10,29 +10,32 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from mprm.artifacts import is_rank_zero
 from mprm.backbones.base import StepModel
+from mprm.backbones.loading import check_dropout
 from mprm.data.examples import Examples
 from mprm.data.order import Order
 from mprm.training.batches import BatchPlan
-from mprm.training.checkpoint import AtomicCheckpointIO, latest, prune, save_weights
+from mprm.training.checkpoint import AtomicCheckpointIO, latest, save_weights
 from mprm.training.datamodule import Rollouts, Rows
-from mprm.training.history import History, Mirror
+from mprm.training.disk import announce_disk
+from mprm.training.history import SKIPPED, History, Mirror, read_lines
 from mprm.training.lengths import Measured
 from mprm.training.memory import check, estimate
 from mprm.training.module import Optimised, StepScoring
 from mprm.training.objectives import Objective
 from mprm.training.progress import ProgressLine
 from mprm.training.recipe import Machine, Recipe
+from mprm.training.saving import INTERRUPTED, Checkpoints, cluster, passing_on
 from mprm.training.strategies import KeepTargets, build_strategy, check_checkpoint, check_world_size, part_ranks
 
 # What Lightning and torchmetrics say and what is meant here: loaders without workers on the CPU, a frozen tower in eval
 # mode, batches that begin where the checkpoint ends, a small validation with one class.
 NOT_MEANT_HERE = (
     "does not have many workers|in eval mode|LeafSpec|ended before the epoch ended|exists and is not empty|"
-    "No (negative|positive) samples in targets"
+    "No (negative|positive) samples in targets|handles gradient clipping internally"
 )
 PATCHES_PER_TOKEN = 4  # of the vision tower for an image token, in both families
 
@@ -52,7 +55,7 @@ def fit(
     """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
 
     train, validation: None with recipe.epochs=0.
-    Returns optimizer_steps, rollouts and the step it was resumed from.
+    Returns optimizer_steps, rollouts, the step it was resumed from and the number of skipped_steps.
     Raises ValueError if a rollout does not fit the machine's max_tokens or lacks the counts that the objective needs, a
     sample can not be read, or the training diverges.
     """
@@ -60,7 +63,7 @@ def fit(
     model.set_kappa(objective.kappa)
     if recipe.epochs == 0:
         save_weights(model, folder / "weights.safetensors")
-        return {"optimizer_steps": 0, "rollouts": 0, "resumed_from": 0}
+        return {"optimizer_steps": 0, "rollouts": 0, "resumed_from": 0, "skipped_steps": 0}
     assert train is not None, "there are epochs"
     assert validation is not None
     if objective.kappa:
@@ -69,8 +72,13 @@ def fit(
     plan, validation_plan = make_plans(train, validation, objective, order, recipe, machine, seed)
     loaders = Rollouts(train.examples, validation.examples, plan, validation_plan, start, machine.num_workers)
     module = StepScoring(model, objective, recipe, plan.optimizer_steps)
-    optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
-    return {"optimizer_steps": plan.optimizer_steps, "rollouts": len(plan.order), "resumed_from": start}
+    skipped = optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
+    return {
+        "optimizer_steps": plan.optimizer_steps,
+        "rollouts": len(plan.order),
+        "resumed_from": start,
+        "skipped_steps": skipped,
+    }
 
 
 def checkpoint_of(folder: Path, machine: Machine) -> tuple[Path | None, int]:
@@ -92,26 +100,31 @@ def optimise(
     checkpoint: Path | None,
     seed: int,
     mirror: Mirror | None = None,
-) -> None:
+) -> int:
     """Train the module's model in place, all of the loaders' plan or what is left of it behind the checkpoint.
 
-    Writes metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
-    Raises ValueError if the training does not fit the device or diverges, or a sample can not be read.
+    Writes metrics.jsonl, checkpoints/ and weights.safetensors into `folder`. Returns the number of steps skipped for a
+    gradient that was not finite.
+    Raises ValueError if the training does not fit the device or the disk or diverges, or a sample can not be read.
     """
     model, plan = module.model, loaders.plan
     if not machine.strategy.startswith("deepspeed"):
         train_in_float32(model)
+    check_dropout(model.hf)
     announce_memory(model, machine, plan.most_keys)
+    announce_disk(model, machine, folder)
+    module.skips = machine.non_finite == "skip"
     if loaders.start and is_rank_zero():
         print(f"resuming from step {loaders.start} of {plan.optimizer_steps}", flush=True)
     pl.seed_everything(seed, verbose=False)
-    trainer = build_trainer(machine, module.recipe, plan, folder, mirror)
+    trainer = build_trainer(machine, module.recipe, loaders, folder, mirror)
     model.train()  # transformers loads in eval mode, in which no layer is checkpointed
     run_trainer(trainer, module, loaders, checkpoint)
-    save_weights(model, folder / "weights.safetensors")
-    if is_rank_zero():
-        prune(folder / "checkpoints")
     part_ranks(trainer.strategy)
+    skipped = sum(SKIPPED in line for line in read_lines(folder / "metrics.jsonl", plan.optimizer_steps))
+    if skipped and is_rank_zero():
+        print(f"skipped {skipped} of {plan.optimizer_steps} steps: their gradient was not finite", flush=True)
+    return skipped
 
 
 def make_plans(
@@ -201,23 +214,22 @@ def run_trainer(trainer: pl.Trainer, module: Optimised, loaders: Rows, checkpoin
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*({NOT_MEANT_HERE}).*")
         try:
-            trainer.fit(module, loaders, ckpt_path=checkpoint)
+            with passing_on(trainer):
+                trainer.fit(module, loaders, ckpt_path=checkpoint)
         except SystemExit as ended:
             # Ctrl-C and SIGTERM; submitit, which exits to start a job again, has another code
-            if trainer.interrupted and ended.code in (1, None):
+            if ended.code == INTERRUPTED or (trainer.interrupted and ended.code in (1, None)):
+                raise KeyboardInterrupt from None
+            raise
+        except ProcessExitedException as ended:  # of ranks that were spawned
+            if ended.exit_code == INTERRUPTED:
                 raise KeyboardInterrupt from None
             raise
 
 
-def build_trainer(machine: Machine, recipe: Recipe, plan: BatchPlan, folder: Path, mirror: Mirror | None) -> pl.Trainer:
+def build_trainer(machine: Machine, recipe: Recipe, loaders: Rows, folder: Path, mirror: Mirror | None) -> pl.Trainer:
     """Lightning's trainer for the machine. DeepSpeed writes sharded checkpoints itself; all others are atomic files."""
-    checkpoints = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="step-{step}",
-        auto_insert_metric_name=False,
-        save_top_k=1,
-        every_n_train_steps=machine.checkpoint_every,
-    )
+    plan = loaders.plan
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and advertisements
     sharded = machine.strategy.startswith("deepspeed")
@@ -235,7 +247,13 @@ def build_trainer(machine: Machine, recipe: Recipe, plan: BatchPlan, folder: Pat
         use_distributed_sampler=False,
         logger=False,
         enable_model_summary=False,
-        plugins=[KeepTargets(machine.precision)] if sharded else [AtomicCheckpointIO()],  # type: ignore[arg-type]
-        callbacks=[History(folder / "metrics.jsonl", plan, mirror), checkpoints, ProgressLine(plan, recipe.epochs)],
+        enable_checkpointing=False,  # Lightning's own
         enable_progress_bar=False,
+        default_root_dir=folder,
+        plugins=[KeepTargets(machine.precision) if sharded else AtomicCheckpointIO(), *cluster()],  # type: ignore[arg-type]
+        callbacks=[
+            Checkpoints(folder, machine, loaders.start),
+            History(folder / "metrics.jsonl", plan, mirror),
+            ProgressLine(plan, recipe.epochs),
+        ],
     )

@@ -16,6 +16,8 @@ from mprm.training.batches import BatchPlan
 
 Mirror = Callable[[dict[str, float]], None]
 
+SKIPPED = "train/skipped"  # of a step whose gradient was not finite, and which has no other values
+
 
 class History(pl.Callback):
     """Appends to metrics.jsonl: step (optimizer steps), rollouts (seen), seconds (of training), and what was logged.
@@ -47,13 +49,16 @@ class History(pl.Callback):
         self.seen_step = trainer.global_step
         curve = module.curve()
         values = {name: float(metric.compute()) for name, metric in curve.items()}
+        values["train/gradient_norm"] = module.gradient_norm
         loss, step = values["train/loss"], trainer.global_step
-        if not math.isfinite(loss):
+        for metric in curve.values():
+            metric.reset()
+        if not math.isfinite(module.gradient_norm):
+            values = {SKIPPED: 1.0}
+        elif not math.isfinite(loss):
             raise ValueError(
                 f"train/loss is {loss} at step {step}: the training diverged; lower {module.recipe.GROUP}.learning_rate"
             )
-        for metric in curve.values():
-            metric.reset()
         module.log_dict(values, prog_bar=True)
         self.write(trainer, values | {"lr": float(trainer.optimizers[0].param_groups[0]["lr"])})
 

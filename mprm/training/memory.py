@@ -39,14 +39,14 @@ class Memory:
 
     def __str__(self) -> str:
         parts = ", ".join(
-            f"{name} {_readable(getattr(self, name))}"
+            f"{name} {readable(getattr(self, name))}"
             for name in ("parameters", "gradients", "optimizer", "activations")
         )
-        offloaded = f"; in the CPU memory of a node {_readable(self.host)}" if self.host else ""
-        return f"memory per device: {parts}, in all {_readable(self.total)}{offloaded}"
+        offloaded = f"; in the CPU memory of a node {readable(self.host)}" if self.host else ""
+        return f"memory per device: {parts}, in all {readable(self.total)}{offloaded}"
 
 
-def _readable(n_bytes: int) -> str:
+def readable(n_bytes: int) -> str:
     return f"{n_bytes / GIB:.1f} GiB" if n_bytes >= GIB else f"{n_bytes / 2**20:.0f} MiB"
 
 

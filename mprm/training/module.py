@@ -5,10 +5,12 @@ Shape suffixes: M marks of a micro-batch, 2 logits (no, yes).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAUROC
 
@@ -17,11 +19,13 @@ from mprm.data.collate import Batch
 from mprm.training.checkpoint import recount
 from mprm.training.objectives import Objective
 from mprm.training.recipe import Recipe
-from mprm.training.strategies import build_optimizer
+from mprm.training.strategies import Sharded, build_optimizer
 
 
 class Optimised(pl.LightningModule):
     """Base of the modules: how their model is optimised, and what a checkpoint holds of it."""
+
+    skips = False  # steps whose gradient is not finite, instead of stopping at the first
 
     def __init__(self, model: StepModel, recipe: Recipe, optimizer_steps: int) -> None:
         super().__init__()
@@ -30,6 +34,8 @@ class Optimised(pl.LightningModule):
         self.optimizer_steps = optimizer_steps
         self.strict_loading = False  # checkpoints hold what is trained; the rest lies in the backbone's folder
         self.train_loss = MeanMetric(nan_strategy="disable")
+        self.random_state = torch.get_rng_state()  # as the last optimizer step ended
+        self.gradient_norm = 0.0  # of the last optimizer step, before it was clipped
 
     def curve(self) -> dict[str, Metric]:
         """What is logged of an optimizer step, over the whole global batch, by name; train/loss is among it."""
@@ -48,8 +54,35 @@ class Optimised(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Look at the whole gradient of an optimizer step, then clip it. DeepSpeed does both itself (KeepTargets)."""
+        if isinstance(self.trainer.strategy, Sharded):
+            return
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in trained])
+        self.see_gradient(float(norm))
+        if not norm.isfinite():
+            for parameter in trained:
+                parameter.grad = None  # AdamW then leaves all as it is, its moments too
+        elif gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
+
+    def see_gradient(self, norm: float) -> None:
+        """Note the norm. Raises ValueError if it is not finite, unless such steps are to be skipped."""
+        self.gradient_norm = norm
+        if math.isfinite(norm) or self.skips:
+            return
+        gradients = ((name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None)
+        where = next((name for name, gradient in gradients if not gradient.isfinite().all()), "a sharded parameter")
+        raise ValueError(
+            f"the gradient of step {self.trainer.global_step + 1} is not finite (in {where}) and was not applied; "
+            f"lower {self.recipe.GROUP}.learning_rate, or skip such steps with trainer.non_finite=skip"
+        )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["random_state"] = torch.get_rng_state()
+        checkpoint["random_state"] = self.random_state
         frozen = {f"model.{name}" for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
@@ -61,7 +94,8 @@ class Optimised(pl.LightningModule):
 class StepScoring(Optimised):
     """Trains a step model on MC scores.
 
-    Logged per optimizer step: train/loss and train/step_accuracy over the whole global batch, lr; per validation:
+    Logged per optimizer step: train/loss and train/step_accuracy over the whole global batch, lr, and
+    train/gradient_norm before clipping, or train/skipped where it is not finite; per validation:
     val/loss, val/step_accuracy, val/auc against the hard labels (MC score > 0).
     """
 

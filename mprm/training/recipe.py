@@ -2,7 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
+
+from mprm.artifacts import is_rank_zero, remove
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,9 @@ class Machine:
     """Component `trainer`: devices and how the global batch is cut for them. None of it changes the gradient.
 
     strategy: one of STRATEGIES; precision: 32-true, bf16-mixed, or with DeepSpeed bf16-true; max_tokens: text and image
-    tokens of one forward pass on one device; validate_every, checkpoint_every: optimizer steps.
+    tokens of one forward pass on one device; validate_every, checkpoint_every: optimizer steps; checkpoint_minutes:
+    since the last checkpoint; keep_optimizer: keep the checkpoints of a finished training; non_finite: stop at a
+    gradient that is not finite, or skip its step.
     """
 
     accelerator: str = "cpu"
@@ -68,11 +73,15 @@ class Machine:
     num_workers: int = 0
     validate_every: int = 50
     checkpoint_every: int = 50
+    checkpoint_minutes: float = 15.0
+    keep_optimizer: bool = False
+    non_finite: str = "stop"
 
     def __post_init__(self) -> None:
         choices = {
             "accelerator": ("cpu", "gpu"),
             "strategy": STRATEGIES,
+            "non_finite": ("stop", "skip"),
             # Without DeepSpeed's float32 copies small updates of bfloat16 weights would be rounded away.
             "precision": ("32-true", "bf16-mixed", *(["bf16-true"] if self.strategy.startswith("deepspeed") else [])),
         }
@@ -82,6 +91,8 @@ class Machine:
         for name in ("devices", "num_nodes", "max_tokens", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} is not positive; give 1 or more")
+        if not self.checkpoint_minutes > 0:
+            raise ValueError(f"trainer.checkpoint_minutes={self.checkpoint_minutes} is not positive; try 15")
 
     def check(self, recipe: Recipe) -> None:
         """Raises ValueError if a device would have nothing to do."""
@@ -91,6 +102,11 @@ class Machine:
                 f"{recipe.GROUP}.global_batch_size={recipe.global_batch_size} is less than trainer.devices x num_nodes "
                 f"= {self.devices} x {self.num_nodes}; every device needs a rollout in every optimizer step"
             )
+
+    def forget(self, checkpoints: Path) -> None:
+        """Remove those of a training that is recorded as finished: an optimizer state is several times the weights."""
+        if not self.keep_optimizer and is_rank_zero():
+            remove(checkpoints)
 
     def check_longest(self, tokens: int) -> None:
         """Raises ValueError if the longest rollout does not fit one forward pass."""

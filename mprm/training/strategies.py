@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -33,6 +34,15 @@ class KeepTargets(DeepSpeedPrecision):
 
     def backward(self, tensor: Any, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+    def optimizer_step(  # type: ignore[override]
+        self, optimizer: Any, model: Any, closure: Callable[[], Any], **kwargs: Any
+    ) -> Any:
+        """The engine's step, which leaves all as it is where the gradient is not finite."""
+        taken = super().optimizer_step(optimizer, model, closure, **kwargs)
+        if (norm := model.trainer.model.get_global_grad_norm()) is not None:
+            model.see_gradient(float(norm))
+        return taken
 
 
 class Sharded(DeepSpeedStrategy):

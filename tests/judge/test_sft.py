@@ -69,7 +69,7 @@ def test_a_trace_stands_behind_the_question_and_every_token_of_it_is_predicted(
 
 
 def test_the_loss_falls(taught: Any) -> None:
-    assert taught.counted == {"optimizer_steps": 24, "traces": 24, "resumed_from": 0}
+    assert taught.counted == {"optimizer_steps": 24, "traces": 24, "resumed_from": 0, "skipped_steps": 0}
     assert [line["step"] for line in taught.lines] == [*range(1, 25)]
     assert taught.lines == [json.loads(line) for line in (taught.folder / "metrics.jsonl").read_text().splitlines()]
     assert taught.lines[0]["train/loss"] > 10
@@ -178,8 +178,8 @@ def test_long_traces_are_left_out_and_what_can_not_be_trained_is_one_line(
     with pytest.raises(ValueError, match=rf"\Atrainer\.max_tokens=80 is less than the {max(lengths)} tokens of .*\Z"):
         attempt("wide", 1, 512, max_tokens=80)
     counted = attempt("untrained", 0, 512)
-    assert counted == {"optimizer_steps": 0, "traces": 0, "resumed_from": 0}
+    assert counted == {"optimizer_steps": 0, "traces": 0, "resumed_from": 0, "skipped_steps": 0}
     for name, tensor in load_file(tmp_path / "untrained" / "weights.safetensors").items():
         assert tensor.equal(before[name])
     counted = attempt("short", 1, 70)
-    assert counted == {"optimizer_steps": 1, "traces": 8, "resumed_from": 0}
+    assert counted == {"optimizer_steps": 1, "traces": 8, "resumed_from": 0, "skipped_steps": 0}

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mprm.data.order import Shuffled
 from mprm.training import fit as fit_module
 from mprm.training import objectives
 from mprm.training.lengths import measure_again
+from mprm.training.module import StepScoring
 from mprm.training.recipe import Machine, Recipe
 from mprm.training.strategies import Sharded, build_strategy
 
@@ -54,7 +56,11 @@ def for_tests(machine: Machine) -> Any:
 
 
 def main(job: dict[str, Any]) -> None:
-    """Train 20 rollouts for two epochs in steps of 8; the process is killed when it has done step `kill_at`."""
+    """Train 20 rollouts for two epochs in steps of 8.
+
+    The process is killed when it has done step `kill_at`. The last rank is told to end in its forward pass number
+    `told_at`, and has a gradient without numbers in step `nan_at`.
+    """
 
     def kill(line: dict[str, float]) -> None:
         if line["step"] == job["kill_at"]:
@@ -69,11 +75,28 @@ def main(job: dict[str, Any]) -> None:
     )
     recipe = Recipe(learning_rate=1e-3, epochs=2, global_batch_size=8)
     machine, objective = Machine(**job["machine"]), getattr(objectives, job["objective"])()
+    if int(os.environ["RANK"]) == machine.devices - 1:
+        disturb(job)
     fit_module.build_strategy = for_tests
     fit_module.fit(
         model, train, validation, objective, Shuffled(), recipe, machine, Path(job["folder"]), seed=0, mirror=kill
     )
 
 
+def disturb(job: dict[str, Any]) -> None:
+    step, passes = StepScoring.training_step, count(1)
+
+    def training_step(self: StepScoring, batch: Any, batch_index: int) -> torch.Tensor:
+        loss = step(self, batch, batch_index)
+        if next(passes) == job["told_at"]:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return loss * float("nan") if self.trainer.global_step + 1 == job["nan_at"] else loss
+
+    StepScoring.training_step = training_step  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    try:
+        main(json.loads(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.exit(130)  # as run.py

@@ -141,9 +141,11 @@ def test_all_checkpoints_but_the_newest_are_removed(tmp_path: Path) -> None:
     (tmp_path / "step-2.ckpt").touch()
     shard(tmp_path / "step-4.ckpt", "mp_rank_00_model_states.pt")
     (tmp_path / "step-10.ckpt").touch()
-    prune(tmp_path)
+    prune(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-4.ckpt", "step-10.ckpt"}
+    prune(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-10.ckpt"]
-    prune(tmp_path / "nowhere")
+    prune(tmp_path / "nowhere", 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])

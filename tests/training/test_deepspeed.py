@@ -33,14 +33,24 @@ def start(backbone: InternVL, corpus: tuple[ChartWorld, Path]) -> Start:
     """start(folder, ranks, kill_at=0, objective="Hard", strategy=...): a training of one_rank.py in as many processes.
 
     It must end well or, with kill_at, by the kill of the first rank; the others, which then wait for it, are killed.
+    With told_at all must end as interrupted.
     """
 
-    def start(folder: Path, ranks: int, kill_at: int = 0, objective: str = "Hard", **machine: Any) -> None:
+    def start(
+        folder: Path,
+        ranks: int,
+        kill_at: int = 0,
+        told_at: int = 0,
+        nan_at: int = 0,
+        objective: str = "Hard",
+        **machine: Any,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         world, subset = corpus
         settings = {"devices": ranks, "max_tokens": 1024, "checkpoint_every": 2, "validate_every": 2}
         job = {"folder": str(folder), "backbone": backbone.path, "world": world.root, "subset": str(subset)}
-        job |= {"machine": settings | machine, "kill_at": kill_at, "objective": objective}
+        job |= {"machine": settings | machine, "objective": objective}
+        job |= {"kill_at": kill_at, "told_at": told_at, "nan_at": nan_at}
         shared = os.environ | {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         shared |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"}
         if machine.get("accelerator") != "gpu":
@@ -58,7 +68,7 @@ def start(backbone: InternVL, corpus: tuple[ChartWorld, Path]) -> Start:
                 process.kill()
                 process.wait()
         logs = "".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(ranks))
-        assert ends == ([-signal.SIGKILL] if kill_at else [0] * ranks), logs
+        assert ends == ([-signal.SIGKILL] if kill_at else [130 if told_at else 0] * ranks), logs
 
     return start
 
@@ -125,6 +135,16 @@ def test_two_ranks_killed_and_resumed_equal_uninterrupted(
         torch.testing.assert_close(shards[name], weight, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_cpu", "deepspeed_stage_2", "deepspeed_stage_3"])
+def test_one_rank_is_told_and_all_write(start: Start, plain: Weights, tmp_path: Path, strategy: str) -> None:
+    """The second hears it in the second of three forward passes of step 2; both write what step 1 has left."""
+    start(tmp_path, ranks=2, strategy=strategy, max_tokens=106, told_at=5)
+    assert latest(tmp_path / "checkpoints")[1] == 1
+    start(tmp_path, ranks=2, strategy=strategy)
+    assert difference(tmp_path, plain) < 1e-5
+
+
 @pytest.fixture(scope="module")
 def offload() -> None:
     """DeepSpeed's C++ for it is built here: a rank that its time limit kills while it builds leaves a lock for ever."""
@@ -141,6 +161,30 @@ def test_resumed_on_other_devices_with_the_optimizer_offloaded(
     start(tmp_path, ranks=before, strategy=strategy, kill_at=3)
     start(tmp_path, ranks=after, strategy=strategy, offload_optimizer=True, max_tokens=400)
     assert difference(tmp_path, plain) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_bfloat16_ends_in_float32_weights(start: Start, plain: Weights, tmp_path: Path, stage: int) -> None:
+    """As the optimizer keeps them: rounded to bfloat16, as the model is, most of them would be another number."""
+    start(tmp_path, ranks=2, strategy=f"deepspeed_stage_{stage}", precision="bf16-true")
+    weights = load_file(tmp_path / "weights.safetensors")
+    assert weights.keys() == plain.keys()
+    for name, weight in weights.items():
+        assert weight.dtype == torch.float32
+        assert weight.shape == plain[name].shape
+    weight = weights["hf.model.language_model.layers.0.mlp.up_proj.weight"]
+    assert (weight != weight.bfloat16().float()).float().mean() > 0.9
+
+
+@pytest.mark.slow
+def test_a_skipped_step_is_the_same_for_every_strategy(start: Start, tmp_path: Path) -> None:
+    for strategy in ("ddp_cpu", "deepspeed_stage_2", "deepspeed_stage_3"):
+        start(tmp_path / strategy, ranks=2, strategy=strategy, nan_at=3, non_finite="skip")
+        lines = [json.loads(line) for line in (tmp_path / strategy / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "train/skipped" in line] == [3]
+    weights = load_file(tmp_path / "ddp_cpu" / "weights.safetensors")
+    assert all(difference(tmp_path / f"deepspeed_stage_{stage}", weights) < 1e-5 for stage in (2, 3))
 
 
 @pytest.mark.slow

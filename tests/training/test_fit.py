@@ -212,7 +212,7 @@ def test_only_what_is_trained_is_written(train: Any, whole: Lines, whole_folder:
 def test_an_untrained_backbone_is_written_as_it_is(train: Any, backbone: Any, tmp_path: Path) -> None:
     _, model = backbone.load()
     counted = fit(model, None, None, Hard(), Shuffled(), Recipe(epochs=0), Machine(), tmp_path, seed=0)
-    assert counted == {"optimizer_steps": 0, "rollouts": 0, "resumed_from": 0}
+    assert counted == {"optimizer_steps": 0, "rollouts": 0, "resumed_from": 0, "skipped_steps": 0}
     written = load_file(tmp_path / "weights.safetensors")
     assert written["mark_D"].equal(model.mark_D)
 
@@ -250,7 +250,9 @@ def test_half_precision_weights_are_trained_in_float32(train: Any, tmp_path: Pat
 def test_a_training_that_diverges_says_so(backbone: Any, part: Any, tmp_path: Path) -> None:
     processor, model = backbone.load()
     examples = part(processor, range(12))
-    with pytest.raises(ValueError, match=r"train/loss is nan at step \d+: the training diverged; lower recipe"):
+    with pytest.raises(
+        ValueError, match=r"^the gradient of step \d is not finite \(in .*\) .*; lower recipe\.learning"
+    ):
         run(model, examples, examples, tmp_path, learning_rate=1e30)
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from mprm.training.recipe import Machine, Recipe
@@ -51,3 +53,11 @@ def test_a_machine_that_is_not_known(options: dict[str, str], line: str) -> None
     with pytest.raises(ValueError, match=line):
         Machine(**options)  # type: ignore[arg-type]
     Machine(strategy="deepspeed_stage_3", precision="bf16-true")
+
+
+@pytest.mark.parametrize(("keep", "left"), [(False, False), (True, True)])
+def test_the_checkpoints_of_a_finished_training_go(tmp_path: Path, keep: bool, left: bool) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-2.ckpt").touch()
+    Machine(keep_optimizer=keep).forget(tmp_path / "checkpoints")
+    assert (tmp_path / "checkpoints").exists() == left
