@@ -16,9 +16,7 @@ class ProgressLine(pl.Callback):
     def __init__(self, plan: BatchPlan, epochs: int) -> None:
         self.plan = plan
         self.epochs = epochs
-        self.line = Progress(
-            TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(compact=True), transient=True
-        )
+        self.line: Progress | None = None  # made where it is shown: it can not be sent to a rank that is spawned
 
     def words(self, step: int) -> str:
         """What the line says after so many optimizer steps."""
@@ -27,18 +25,24 @@ class ProgressLine(pl.Callback):
         return f"training, epoch {epoch} of {self.epochs}, step {step:,} of {self.plan.optimizer_steps:,}"
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.line = Progress(
+            TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(compact=True), transient=True
+        )
         if trainer.is_global_zero and self.line.console.is_terminal:
             step = trainer.global_step
             self.line.add_task(self.words(step), total=self.plan.optimizer_steps, completed=step)
             self.line.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        assert self.line is not None
         for task in self.line.task_ids:
             step = trainer.global_step
             self.line.update(task, description=self.words(step), completed=step)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert self.line is not None
         self.line.stop()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        self.line.stop()
+        if self.line is not None:
+            self.line.stop()
