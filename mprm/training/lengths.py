@@ -219,7 +219,8 @@ def _in_workers(
     look: Callable[[Any], Any], chunks: Sequence[Any], num_workers: int, description: str
 ) -> Iterator[tuple[Any, Any]]:
     """Every chunk, and what a loader worker has found in it."""
-    loader = DataLoader(_Chunks(look, chunks), batch_size=None, num_workers=num_workers)
+    n_workers = min(num_workers, len(chunks), os.cpu_count() or 1)  # a machine that only checks may have few cores
+    loader = DataLoader(_Chunks(look, chunks), batch_size=None, num_workers=n_workers)
     return zip(chunks, track(loader, description, len(chunks), transient=True), strict=True)
 
 
