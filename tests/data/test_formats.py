@@ -1,4 +1,4 @@
-"""Every example of FORMATS.md is read whole, by the reader that it is shown for."""
+"""Every example of docs/formats.md is read whole, by the reader that it is shown for."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from mprm.evaluation.score_file import score_file
 from mprm.evaluation.step_scores import StepScores
 from mprm.reranking.candidates import read_candidates
 
-FORMATS = (Path(__file__).parents[2] / "FORMATS.md").read_text(encoding="utf-8")
+FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^```json (\w+)\n(.*?)^```", FORMATS, re.MULTILINE | re.DOTALL))
 
 
