@@ -48,7 +48,6 @@ def print_best_of_n(results: Results, console: Console | None = None) -> None:
 def _page(title: str, results: Results, exhibits: list[Exhibit]) -> str:
     shown: list[Table | None] = [
         tables.methods_table(results),
-        tables.aggregators_table(results),
         tables.between_table(results),
         tables.adaptive_table(results),
         *(tables.methods_table(results, source) for source in tables.sources(results)),
@@ -65,6 +64,11 @@ def _page(title: str, results: Results, exhibits: list[Exhibit]) -> str:
 def _tiles(results: Results) -> str:
     report, aggregate = results["benchmarks"][ALL], results["aggregate"]
     shown = [(words.partition(":")[0], report["policy"][name], "policy alone") for name, words in tables.POLICY.items()]
-    best = tables.ranked(results)[:1]
-    shown[2:2] = [("Best model", report["models"][model][aggregate], model) for model in best]
+    if models := tables.ranked(results):
+        rule, best = tables.best_rule(results)
+        chosen = f"{models[0]}, {tables.METHODS.get(aggregate, aggregate)}"
+        shown[2:2] = [
+            ("Chosen rule", report["models"][models[0]][aggregate], chosen),
+            ("Best rule measured", best, rule),
+        ]
     return markup.tiles([(name, f"{100 * tables.at_n_max(one).value:.1f} %", below) for name, one, below in shown])

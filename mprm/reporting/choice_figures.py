@@ -86,16 +86,16 @@ def _places(n_max: int) -> list[int]:
 
 
 def _panels(results: Results, names: list[str]) -> Figure:
-    columns = min(len(names), COLUMNS)
-    rows = -(-len(names) // columns)
+    rows = -(-len(names) // COLUMNS)
+    columns = -(-len(names) // rows)
     with styled():
         figure = Figure(figsize=(8.4 if columns == 1 else 4.2 * columns, 5.2 if rows == 1 else 3.9 * rows + 0.8))
         figure.set_layout_engine("constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).flat
-        for axes, name in zip(grid, names, strict=False):
-            _curves(axes, results, name)
-        for axes in list(grid)[len(names) :]:
-            axes.set_visible(False)
+        grid = figure.add_gridspec(rows, 2 * columns)  # in halves of a panel: a last row of fewer stands in the middle
+        for place, name in enumerate(names):
+            row, column = divmod(place, columns)
+            left = 2 * column + max(0, columns * (row + 1) - len(names))
+            _curves(figure.add_subplot(grid[row, left : left + 2]), results, name)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         labels = [wrapped(label, 44) for label in labels]
         figure.legend(handles, labels, loc="outside lower center", ncols=min(columns + 1, 3), handlelength=4)

@@ -41,6 +41,14 @@ def ranked(results: Results, benchmark: str = ALL) -> list[str]:
     return sorted(models, key=lambda model: -at_n_max(models[model][aggregate]).value)
 
 
+def best_rule(results: Results) -> tuple[str, dict[str, Any]]:
+    """The rule of highest accuracy over all questions, of all that were measured; of equal ones the chosen one."""
+    report, names = results["benchmarks"][ALL], dict.fromkeys((results["aggregate"], *METHODS))
+    rules = {_named(model, name): report["models"][model][name] for name in names for model in ranked(results)}
+    rules[POLICY["majority"]] = report["policy"]["majority"]
+    return max(rules.items(), key=lambda rule: at_n_max(rule[1]).value)
+
+
 def relation(difference: dict[str, float]) -> str:
     """'better than', 'worse than', or 'not distinguishable from' where the interval holds 0."""
     outcome = BETTER if difference["low"] > 0 else WORSE if difference["high"] < 0 else EVEN
@@ -56,7 +64,7 @@ def points(difference: dict[str, Any] | None) -> str:
 
 
 def headline(results: Results) -> str:
-    """How many questions there were, and how well the policy does and the best model."""
+    """How many questions there were, and how well the policy does, the best model, and the best rule measured."""
     policy = results["benchmarks"][ALL]["policy"]
     n = results["n_max"]
     text = (
@@ -66,27 +74,41 @@ def headline(results: Results) -> str:
     )
     models = ranked(results)
     if models:
-        best = results["benchmarks"][ALL]["models"][models[0]][results["aggregate"]]
-        text += f" Best-of-{n} by {_named(models[0], results['aggregate'])} reaches {at_n_max(best).points()}."
+        model, aggregate = models[0], results["aggregate"]
+        chosen = at_n_max(results["benchmarks"][ALL]["models"][model][aggregate]).points()
+        text += f" Best-of-{n} by the chosen rule, {METHODS.get(aggregate, aggregate)}, reaches {chosen} with {model}; "
+        rule, best = best_rule(results)
+        same = rule == _named(model, aggregate)
+        text += (
+            "no rule measured is better." if same else f"the best rule measured is {rule}, {at_n_max(best).points()}."
+        )
     return text
 
 
 def sentences(results: Results) -> list[str]:
     """What can be said of every model, the best one first, and of adaptive sampling."""
     report, aggregate, models = results["benchmarks"][ALL], results["aggregate"], ranked(results)
-    said = []
-    for model in models:
-        method = report["models"][model][aggregate]
-        parts = [
-            f"{relation(method[key])} {words}: {points(method[key])} points"
-            for key, words in (("minus_majority", "majority vote"), ("minus_pass@1", "one candidate at random"))
-        ]
-        said.append(f"{_named(model, aggregate)}, {at_n_max(method).points()} %, is {'; '.join(parts)}.")
+    said = [_against_policy(_named(model, aggregate), report["models"][model][aggregate]) for model in models]
     if len(models) > 1:
         said[0] += f" Chosen as the best of {len(models)} models on these very questions, so they flatter it."
         first_two = {*models[:2]}
         said += [_between_words(pair, models[0]) for pair in report["between"] if {pair["a"], pair["b"]} == first_two]
+    rule, best = best_rule(results)
+    if models and rule != _named(models[0], aggregate):
+        n_rules = len(models) * len(METHODS) + 1
+        said.append(
+            f"The best of {n_rules} rules measured, on these very questions, which flatter it: "
+            f"{_against_policy(rule, best) if 'minus_majority' in best else f'{rule}, {at_n_max(best).points()} %.'}"
+        )
     return said + [_adaptive_words(model, found) for model, found in adaptive(results).items()]
+
+
+def _against_policy(name: str, method: dict[str, Any]) -> str:
+    parts = [
+        f"{relation(method[key])} {words}: {points(method[key])} points"
+        for key, words in (("minus_majority", "majority vote"), ("minus_pass@1", "one candidate at random"))
+    ]
+    return f"{name}, {at_n_max(method).points()} %, is {'; '.join(parts)}."
 
 
 def adaptive(results: Results) -> dict[str, dict[str, Any]]:
@@ -101,15 +123,17 @@ def unit(found: dict[str, Any]) -> str:
 
 
 def methods_table(results: Results, benchmark: str = ALL, short: bool = False) -> Table:
-    """Every method with all candidates; `short`: of a model the chosen aggregate and the weighted vote only."""
+    """Every method with all candidates; `short`: of a model the chosen aggregate, the weighted vote, the best rule."""
     report, aggregate = results["benchmarks"][benchmark], results["aggregate"]
     rows = [_row(words, report["policy"][name], None) for name, words in POLICY.items()]
-    shown = [name for name in METHODS if not short or name in (aggregate, WEIGHTED)]
+    best = best_rule(results)[0]
     models = ranked(results, benchmark)
     for model in models:
         of_model = report["models"][model]
         rows += [
-            _row(_named(model, name), of_model[name], of_model["ties"] if name == aggregate else None) for name in shown
+            _row(_named(model, name), of_model[name], of_model["ties"] if name == aggregate else None)
+            for name in METHODS
+            if not short or name in (aggregate, WEIGHTED) or _named(model, name) == best
         ]
     where = "all questions" if benchmark == ALL else benchmark
     title = f"Best of {results['n_max']}: {where} ({report['questions']:,} questions)"
@@ -122,7 +146,7 @@ METHODS_NOTE = (
     "over questions, the same ones for both sides of a difference. pass@1: the mean over the candidates. pass@N: at "
     "least one is right, which nobody can choose by. A model chooses the candidate with the highest aggregate of its "
     "step scores; weighted majority: every candidate votes with its mean score. Ties: questions whose best score "
-    "several candidates share; each is then as likely chosen."
+    "several candidates share; each is then as likely chosen. Bold: the chosen rule of the best model."
 )
 
 
@@ -133,18 +157,6 @@ def _row(name: str, method: dict[str, Any], ties: int | None) -> tuple[str, ...]
 
 def _named(model: str, method: str) -> str:
     return f"{model}, {METHODS.get(method, method)}"
-
-
-def aggregators_table(results: Results) -> Table:
-    """Models by aggregators of their step scores, the highest accuracy first."""
-    models = results["benchmarks"][ALL]["models"]
-    rows = [(model, *(at_n_max(models[model][name]).points() for name in METHODS)) for model in ranked(results)]
-    note = (
-        f"Accuracy in percent with all {results['n_max']} candidates. Compared with each other elsewhere on this page: "
-        f"{METHODS.get(results['aggregate'], results['aggregate'])}, fixed beforehand; the best of a row was chosen on "
-        "these questions."
-    )
-    return Table("From step scores to one score", ("model", *METHODS.values()), tuple(rows), note)
 
 
 def between_table(results: Results) -> Table | None:

@@ -188,12 +188,15 @@ def main_answers(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def headline(comparison: Comparison) -> str:
-    """How many runs were compared and which setting has the highest mean AUC; every group by itself."""
+    """How many runs were compared and which setting has the highest mean AUC and F1 at 0.5; every group by itself."""
     said = []
     for group in comparison.groups:
-        best = best_row(group.rows, AUC)
-        if best is not None and best.auc is not None:
-            said.append(f"{_counted(group)}. The highest mean AUC is {best.auc.fraction()}, by {best.label}.")
+        best, at_half = (best_row(group.rows, measure) for measure in (AUC, FIXED))
+        if best and best.auc:
+            words = f"{_counted(group)}. The highest mean AUC is {best.auc.fraction()}, by {best.label}"
+            if at_half and at_half.f1_fixed:
+                words += f"; the highest overall macro-F1 at 0.5 is {at_half.f1_fixed.points()}, by {at_half.label}"
+            said.append(f"{words}.")
     if len(said) > 1:
         said = ["Runs on other benchmarks or other annotations are compared apart.", *said]
     return " ".join(said) or "No run has results yet."

@@ -43,9 +43,8 @@ def repeat_command(folder: Path) -> str:
 def _first_numbers(record: RunRecord) -> list[str]:
     numbers = []
     if record.results:
-        name = tables.main_threshold(record.results)
-        f1, area = tables.overall(record.results, name), tables.auc(record.results)
-        for label, text in (("Overall macro-F1", f1 and f1.points()), ("AUC", area and area.fraction())):
+        f1, area = tables.overall(record.results, tables.MAIN), tables.auc(record.results)
+        for label, text in (("Overall macro-F1 at 0.5", f1 and f1.points()), ("AUC", area and area.fraction())):
             if text:
                 value, _, interval = text.partition(" ")
                 numbers.append((label, value, f"95 % interval {interval}" if interval else "no interval"))
@@ -60,18 +59,17 @@ def _result_parts(record: RunRecord) -> list[str]:
     if results is None:
         return []
     parts = [markup.table(tables.thresholds_table(results))]
-    name = tables.main_threshold(results)
-    overall, sources = tables.overall(results, name), tables.per_source(results, name)
-    words, baselines = tables.threshold_words(results, name), tables.baseline_f1(results)
+    overall, sources = tables.overall(results, tables.MAIN), tables.per_source(results, tables.MAIN)
+    baselines = tables.baseline_f1(results)
     if overall:
         best, worst = (pick(sources, key=lambda source: sources[source].value) for pick in (max, min))
         parts.append(
             markup.figure(
-                plots.source_f1(overall, sources, baselines, words),
+                plots.source_f1(overall, sources, baselines, tables.AT),
                 "sources",
                 "Dots: macro-F1. Bars: 95 % bootstrap intervals over solutions. "
                 "Lines: the overall value of baselines that never read a step.",
-                f"Macro-F1 per source at {words}. Overall {overall.points()}; "
+                f"Macro-F1 per source, {tables.AT}. Overall {overall.points()}; "
                 f"best {best} {sources[best].points()}, worst {worst} {sources[worst].points()}; "
                 + ", ".join(f"{baseline} {100 * value:.1f}" for baseline, value in baselines.items()),
             )
@@ -84,7 +82,7 @@ def _result_parts(record: RunRecord) -> list[str]:
 
 
 def _calibration(scored: tuple[np.ndarray, np.ndarray], results: dict[str, Any]) -> str:
-    threshold = results["thresholds"][tables.main_threshold(results)]["threshold"]
+    threshold = results["thresholds"][tables.MAIN]["threshold"]
     bins = plots.calibration_bins(*scored, results["ece_bins"])
     return markup.figure(
         plots.calibration(*scored, threshold, results["ece_bins"]),

@@ -171,7 +171,7 @@ def source_f1(overall: Estimate, sources: dict[str, Estimate], baselines: dict[s
     with styled():
         figure = Figure(figsize=(8.4, 1.9 + 0.34 * len(heights)), layout="constrained")
         axes = figure.subplots()
-        name_axes(axes, "Macro-F1 per source", f"macro-F1 (points) at {threshold}", "source")
+        name_axes(axes, "Macro-F1 per source", f"macro-F1 (points), {threshold}", "source")
         for (name, value), dash in zip(baselines.items(), ("--", ":"), strict=False):
             axes.axvline(100 * value, color=ORANGE, ls=dash, lw=1.4, label=f"{name}, overall {100 * value:.1f}")
         for y, number in zip(heights, [overall, *(number for _, number in rows)], strict=True):

@@ -10,6 +10,8 @@ from mprm.reporting.collect import RunRecord
 OVERALL = "overall_step_weighted_macro_f1"
 POOLED = "pooled_macro_f1"
 
+MAIN = "fixed"  # the threshold that every headline, table by source and figure speaks of: it needs no data of ours
+AT = "threshold 0.5"
 THRESHOLDS = {
     "fixed": "fixed",
     "calibrated": "calibrated on held-out questions",
@@ -73,11 +75,6 @@ def estimate(part: dict[str, Any], key: str, intervals: dict[str, Any] | None = 
     return Estimate(value, low, high)
 
 
-def main_threshold(results: dict[str, Any]) -> str:
-    """The threshold that the report speaks of: calibrated where there is one, never the oracle."""
-    return "calibrated" if results["thresholds"].get("calibrated") else "fixed"
-
-
 def overall(results: dict[str, Any], threshold: str, key: str = OVERALL) -> Estimate | None:
     """An overall number at one of the thresholds, with its interval."""
     part = results["thresholds"].get(threshold)
@@ -132,12 +129,6 @@ def kept_words(record: RunRecord) -> str | None:
     return f"{kept:,} of {candidates:,} rollouts ({100 * kept / max(candidates, 1):.1f} %)"
 
 
-def threshold_words(results: dict[str, Any], threshold: str) -> str:
-    """'threshold 0.430, calibrated on held-out training questions'."""
-    value = results["thresholds"][threshold]["threshold"]
-    return f"threshold {value:.3f}, {THRESHOLDS[threshold]}"
-
-
 def baseline_f1(results: dict[str, Any]) -> dict[str, float]:
     """Overall macro-F1 of the baselines that see no step text, by readable name."""
     found = results.get("baselines") or {}
@@ -151,11 +142,8 @@ def headline(record: RunRecord) -> str:
     if record.results is None:
         return f"{text} There are no results yet: task=evaluate writes them."
     results = record.results
-    name = main_threshold(results)
-    f1, area = overall(results, name), auc(results)
-    reached = (
-        f"an overall macro-F1 of {f1.points()} ({threshold_words(results, name)})" if f1 else "no overall macro-F1"
-    )
+    f1, area = overall(results, MAIN), auc(results)
+    reached = f"an overall macro-F1 of {f1.points()} at the {AT}" if f1 else "no overall macro-F1"
     if area:
         reached += f" and an AUC of {area.fraction()}"
     untrained = ((record.config or {}).get("recipe") or {}).get("epochs") == 0
@@ -224,13 +212,12 @@ def thresholds_table(results: dict[str, Any]) -> Table:
         "itself, so it flatters."
     )
     columns = ("threshold", "at", "overall macro-F1", "pooled macro-F1")
-    return Table("Benchmark", columns, tuple(rows), note, THRESHOLDS[main_threshold(results)])
+    return Table("Benchmark", columns, tuple(rows), note, THRESHOLDS[MAIN])
 
 
 def per_source_table(results: dict[str, Any]) -> Table:
     """Macro-F1 and the F1 of both classes per source, at the main threshold."""
-    name = main_threshold(results)
-    numbers = results["thresholds"][name]["per_source"]
+    numbers = results["thresholds"][MAIN]["per_source"]
     rows = tuple(
         (
             source,
@@ -239,10 +226,10 @@ def per_source_table(results: dict[str, Any]) -> Table:
             f"{100 * numbers[source]['f1_positive']:.1f}",
             f"{100 * numbers[source]['f1_negative']:.1f}",
         )
-        for source, f1 in per_source(results, name).items()
+        for source, f1 in per_source(results, MAIN).items()
     )
     columns = ("source", "labelled steps", "macro-F1", "F1 correct", "F1 incorrect")
-    return Table(f"Benchmark by source ({threshold_words(results, name)})", columns, rows)
+    return Table(f"Benchmark by source ({AT})", columns, rows)
 
 
 def quality_table(results: dict[str, Any]) -> Table:

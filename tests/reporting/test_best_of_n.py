@@ -16,7 +16,6 @@ from mprm.reporting.choice_figures import adaptive_exhibit, curves_exhibit, look
 from mprm.reporting.choice_tables import (
     METHODS,
     adaptive_table,
-    aggregators_table,
     between_table,
     headline,
     left_out_table,
@@ -128,9 +127,33 @@ def test_differences_are_points_with_a_sign() -> None:
 def test_the_headline_has_the_policy_and_the_best_model(results: Results) -> None:
     assert headline(results) == (
         "200 questions with 4 candidates. One candidate at random is right for 50.0 [47.0, 53.0] % of them, the "
-        "majority vote for 60.0 [57.0, 63.0], at least one candidate for 90.0 [87.0, 93.0]. Best-of-4 by bis, mean "
-        "reaches 70.0 [67.0, 73.0]."
+        "majority vote for 60.0 [57.0, 63.0], at least one candidate for 90.0 [87.0, 93.0]. Best-of-4 by the chosen "
+        "rule, mean, reaches 70.0 [67.0, 73.0] with bis; no rule measured is better."
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "words"),
+    [
+        ("random", "min", "random, min, 80.0 [77.0, 83.0] %, is better than majority vote: +20.0 [18.0, 22.0] points;"),
+        ("bis", "weighted_majority", "bis, weighted majority, 80.0 [77.0, 83.0] %, is better than majority vote:"),
+        (None, "majority", "majority vote, 80.0 [77.0, 83.0] %."),
+    ],
+)
+def test_the_best_rule_measured_is_named(results: Results, model: str | None, name: str, words: str) -> None:
+    report = results["benchmarks"]["all"]
+    if model:
+        report["models"][model][name] = method(0.8)
+    else:
+        report["policy"][name] = without_differences(method(0.8))
+    rule = words.partition(", 80.0")[0]
+    assert "by the chosen rule, mean, reaches 70.0 [67.0, 73.0] with bis;" in headline(results)
+    assert headline(results).endswith(f"the best rule measured is {rule}, 80.0 [77.0, 83.0].")
+    (said,) = (line for line in sentences(results) if line.startswith("The best of 13 rules measured"))
+    assert words in said
+    short = methods_table(results, short=True)
+    assert rule in [row[0] for row in short.rows]
+    assert short.main == "bis, mean", "the chosen one"
 
 
 def test_sentences_say_what_is_real(results: Results) -> None:
@@ -165,13 +188,6 @@ def test_every_method_is_a_row_of_its_benchmark(results: Results) -> None:
     assert rows["bis, mean"] == ("68.0 [65.0, 71.0]", "+18.0 [16.0, 20.0]", "+8.0 [6.0, 10.0]", "7")
     assert rows["bis, min"][-1] == "-", "ties are those of the aggregate that the file names"
     assert table.main == "bis, mean"
-
-
-def test_aggregators_are_columns(results: Results) -> None:
-    table = aggregators_table(results)
-    assert table.columns == ("model", *METHODS.values())
-    assert [row[0] for row in table.rows] == ["bis", "random"]
-    assert table.rows[0][1:3] == ("70.0 [67.0, 73.0]", "69.0 [66.0, 72.0]")
 
 
 def test_models_are_compared_in_pairs(results: Results) -> None:
@@ -263,6 +279,18 @@ def test_a_source_has_a_panel_where_there_are_several(results: Results) -> None:
     titles = [axes.get_title(loc="left") for axes in exhibit.figure.axes]
     assert titles == ["charts (120 questions)", "pies (80 questions)"]
     assert sources_exhibit(alone(results)) is None
+
+
+@pytest.mark.parametrize(("n_sources", "across"), [(3, [3]), (4, [2, 2]), (5, [3, 2]), (7, [3, 3, 1])])
+def test_the_panels_leave_no_hole(results: Results, n_sources: int, across: list[int]) -> None:
+    found = {f"s{place}": results["benchmarks"]["pies"] for place in range(n_sources)}
+    exhibit = sources_exhibit(results | {"benchmarks": {**found, "all": results["benchmarks"]["all"]}})
+    assert exhibit is not None
+    spans = [axes.get_subplotspec() for axes in exhibit.figure.axes]
+    rows = [[span for span in spans if span and span.rowspan.start == row] for row in range(len(across))]
+    assert [len(row) for row in rows] == across
+    for row in rows:  # in the middle: as much room on the left as on the right
+        assert row[0].colspan.start == row[0].get_gridspec().ncols - row[-1].colspan.stop
 
 
 def test_the_page_is_whole_and_needs_nothing_from_outside(results: Results, tmp_path: Path) -> None:

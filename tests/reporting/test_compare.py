@@ -167,6 +167,7 @@ def test_what_differs_in_benchmark_or_annotations_is_not_compared(tmp_path: Path
     ]
     assert questions(comparison) == []
     assert headline(comparison).count("The highest mean AUC is") == 3
+    assert headline(comparison).count("; the highest overall macro-F1 at 0.5 is 80.0") == 3
     page = write_comparison(tmp_path, comparison).read_text()
     assert page.count('<h2 class="group">') == 3
     assert {name: page.count(f'<section id="{name}">') for name in ("settings", "settings-2", "settings-3")} == {

@@ -98,8 +98,8 @@ def test_page_holds_the_numbers_of_the_results(written: Path) -> None:
     for part in (*results["thresholds"].values(), *results["baselines"].values()):
         for key in ("overall_step_weighted_macro_f1", "pooled_macro_f1"):
             assert f"{100 * part[key]:.1f}" in text
-    for source, numbers in results["thresholds"]["calibrated"]["per_source"].items():
-        low, high = results["thresholds"]["calibrated"]["intervals"]["per_source"][source]
+    for source, numbers in results["thresholds"]["fixed"]["per_source"].items():
+        low, high = results["thresholds"]["fixed"]["intervals"]["per_source"][source]
         assert f"{100 * numbers['macro_f1']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in text
     for shown in (
         "0.893 [0.882, 0.905]",
@@ -121,16 +121,14 @@ def test_headline_says_what_was_found(written: Path) -> None:
     text = parse(written).text
     assert (
         "BIS (alpha 0.2) kept 98 of 980 rollouts (10.0 %). The reward model trained on them reaches an "
-        "overall macro-F1 of 81.0 [79.5, 82.4] (threshold 0.430, calibrated on held-out questions) and an AUC of "
+        "overall macro-F1 of 80.0 [78.5, 81.4] at the threshold 0.5 and an AUC of "
         "0.893 [0.882, 0.905]; for comparison, majority class 41.2 and position only 55.1." in text
     )
 
 
-def test_without_a_calibrated_threshold_the_fixed_one_speaks(run: Path) -> None:
+def test_without_a_calibrated_threshold_it_is_not_spoken_of(run: Path) -> None:
     edit(run / "results.json", lambda results: results["thresholds"].update(calibrated=None))
-    text = parse(write_report(run)).text
-    assert "overall macro-F1 of 80.0 [78.5, 81.4] (threshold 0.500, fixed)" in text
-    assert "calibrated on held-out questions" not in text
+    assert "calibrated on held-out questions" not in parse(write_report(run)).text
 
 
 def test_results_as_the_evaluation_writes_them(run: Path) -> None:
@@ -167,12 +165,12 @@ def test_an_untrained_run_claims_no_training(run: Path) -> None:
 def test_undefined_numbers_are_a_dash(run: Path) -> None:
     def undefine(results: dict[str, Any]) -> None:
         results.update(auc=None, ece=None, brier=None, intervals={"auc": None})
-        results["thresholds"]["calibrated"]["intervals"]["per_source"]["bars_sum"] = None
+        results["thresholds"]["fixed"]["intervals"]["per_source"]["bars_sum"] = None
 
     edit(run / "results.json", undefine)
     page = parse(write_report(run))
     assert "AUC-" in page.text
-    assert "bars_sum30078.091.0" in page.text
+    assert "bars_sum30077.090.0" in page.text
     assert page.tags.count("svg") == 4
 
 
