@@ -37,13 +37,34 @@ TRAIN = (
 )
 
 
+# A selector that waits until somebody else opens its pipe, so that a point can be met while it works.
+WAITING = """
+from dataclasses import dataclass
+from pathlib import Path
+
+from mprm.selection.baselines import Full
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting(Full):
+    pipe: str
+
+    def score(self, signals):
+        Path(self.pipe).read_text()
+        return super().score(signals)
+"""
+WAIT = ("selector=full", "selector._target_=waiting.Waiting", "dataset.annotations=annotations")
+
+
 @pytest.fixture
-def corpora(tmp_path: Path) -> Path:
-    """Three annotation folders: a is whole; a point that reads b or c waits at a pipe, so that it can be met there."""
-    for name in "abc":
-        shutil.copytree(ANNOTATIONS, tmp_path / name)
-    os.mkfifo(tmp_path / "b" / "pipe.jsonl")
-    os.mkfifo(tmp_path / "c" / "pipe.jsonl")
+def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Annotations, and the selector that waits at the pipes b and c; where it is given the file a, it goes on."""
+    shutil.copytree(ANNOTATIONS, tmp_path / "annotations")
+    (tmp_path / "waiting.py").write_text(WAITING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "a").touch()
+    for name in "bc":
+        os.mkfifo(tmp_path / name)
     return tmp_path
 
 
@@ -58,8 +79,8 @@ def meet(pipe: Path) -> int:
 
 def kill_reader(pipe: Path) -> None:
     end = meet(pipe)
-    corpus = f"annotations: {pipe.parent.name}\n"
-    run = next(path.parent for path in pipe.parents[1].glob("runs/*/config.yaml") if corpus in path.read_text())
+    named = f"pipe: {pipe.name}\n"
+    run = next(path.parent for path in pipe.parent.glob("runs/*/config.yaml") if named in path.read_text())
     os.kill(int((run / ".lock").read_text()), signal.SIGKILL)
     gone = select.poll()
     gone.register(end, 0)  # an error, which is always told: nobody reads any more
@@ -105,40 +126,41 @@ def test_every_point_runs_and_a_failure_is_its_own(execute: Execute, tmp_path: P
     assert [log.split()[0] for log in logs] == ["selected", "selected", "mprm:", "mprm:"]
 
 
-def test_points_that_joblib_stopped_together_are_tried_alone(started: Started, execute: Execute, corpora: Path) -> None:
-    arguments = (*SELECT, "dataset.annotations=b,c,a", *JOBLIB)
-    with started(corpora, *arguments) as sweep:
-        wait_for(corpora / "runs" / "sweep" / "001.json", "running")
-        kill_reader(corpora / "b" / "pipe.jsonl")
-        kill_reader(corpora / "b" / "pipe.jsonl")  # alone now
-        let_read(corpora / "c" / "pipe.jsonl")
+def test_points_that_joblib_stopped_together_are_tried_alone(started: Started, execute: Execute, pipes: Path) -> None:
+    arguments = (*SELECT, *WAIT, "+selector.pipe=b,c,a", *JOBLIB)
+    with started(pipes, *arguments) as sweep:
+        wait_for(pipes / "runs" / "sweep" / "001.json", "running")
+        kill_reader(pipes / "b")
+        kill_reader(pipes / "b")  # alone now
+        let_read(pipes / "c")
         said, complained = sweep.communicate(timeout=60)
     assert (sweep.returncode, complained) == (1, "")
-    assert_only_the_first_failed_and_can_be_run_again(execute, corpora, arguments, said)
+    assert_only_the_first_failed_and_can_be_run_again(execute, pipes, arguments, said)
 
 
 @pytest.mark.slow
-def test_a_killed_job_of_submitits_does_not_stop_the_others(started: Started, execute: Execute, corpora: Path) -> None:
-    arguments = (*SELECT, "dataset.annotations=b,c,a", *SUBMITIT)
-    with started(corpora, *arguments) as sweep:
-        kill_reader(corpora / "b" / "pipe.jsonl")
+def test_a_killed_job_of_submitits_does_not_stop_the_others(started: Started, execute: Execute, pipes: Path) -> None:
+    arguments = (*SELECT, *WAIT, "+selector.pipe=b,c,a", *SUBMITIT)
+    with started(pipes, *arguments) as sweep:
+        kill_reader(pipes / "b")
         time.sleep(20)  # submitit looks for the result of the first job for that long
-        let_read(corpora / "c" / "pipe.jsonl")
+        let_read(pipes / "c")
         said, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 1
     assert_only_the_first_failed_and_can_be_run_again(
-        execute, corpora, (*arguments, "hydra.sweeper.max_batch_size=1"), said
+        execute, pipes, (*arguments, "hydra.sweeper.max_batch_size=1"), said
     )
 
 
 def assert_only_the_first_failed_and_can_be_run_again(
     execute: Execute, folder: Path, arguments: tuple[str, ...], said: str
 ) -> None:
-    assert f"dataset.annotations=b: failed: {DIED}; its log: runs/sweep/000.log [" in said
+    assert f"+selector.pipe=b: failed: {DIED}; its log: runs/sweep/000.log [" in said
     assert said.endswith("3 points: 2 done, 1 failed -> runs\n")
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/subset/manifest.json")}
     assert len(finished) == 2
-    (folder / "b" / "pipe.jsonl").unlink()
+    (folder / "b").unlink()
+    (folder / "b").touch()
     code, said, complained = execute(folder, *arguments)
     assert (code, complained) == (0, "")
     assert said.endswith("3 points: 3 done -> runs\n")
@@ -149,8 +171,8 @@ def assert_only_the_first_failed_and_can_be_run_again(
 def test_two_ranks_of_submitits_train_what_joblibs_one_process_does(execute: Execute, tmp_path: Path) -> None:
     code, said, _ = execute(tmp_path, *TRAIN, "runs=one", "seed=0,1", *JOBLIB)
     assert code == 0, said
-    assert "Epoch" in (tmp_path / "one" / "sweep" / "000.log").read_text()
-    assert "Epoch" not in said
+    assert "trained on 56" in (tmp_path / "one" / "sweep" / "000.log").read_text()
+    assert "trained on" not in said
     code, said, _ = execute(tmp_path, *TRAIN, "runs=two", *RANKS)
     assert code == 0, said
     log = (tmp_path / "two" / "sweep" / "000.log").read_text()
@@ -167,7 +189,7 @@ def test_a_rank_that_waits_for_one_that_failed_ends(execute: Execute, tmp_path: 
     """Rank 1 waits for rank 0's examples, which refuses: a job of submitit's would go on until its time is out."""
     code, said, _ = execute(tmp_path, *TRAIN, "held_out=5000", *RANKS)
     assert code == 1
-    assert "no rollout is left to train on beside the questions of held_out=5000" in said
+    assert "no rollout is left to train on beside the 64 of held_out=5000" in said
     assert said.endswith("1 points: 1 failed -> runs\n")
 
 
