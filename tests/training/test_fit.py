@@ -274,6 +274,7 @@ def run(
 @pytest.mark.parametrize(("code", "seen"), [(1, KeyboardInterrupt), (None, KeyboardInterrupt), (-1, SystemExit)])
 def test_an_interrupt_is_told_from_a_job_that_is_started_again(code: int | None, seen: type[BaseException]) -> None:
     """Lightning exits with 1 for Ctrl-C and None for SIGTERM; submitit exits to start a job again."""
-    trainer: Any = SimpleNamespace(fit=lambda *_, **__: sys.exit(code), interrupted=True)
+    strategy = SimpleNamespace(launcher=None)
+    trainer: Any = SimpleNamespace(fit=lambda *_, **__: sys.exit(code), interrupted=True, strategy=strategy)
     with pytest.raises(seen):
         run_trainer(trainer, None, None, None)  # type: ignore[arg-type]
