@@ -15,6 +15,7 @@ from typing import Any
 
 from mprm.artifacts import STAGES, file_hash, file_states, left_by, read_json, write_json
 from mprm.config import Config
+from mprm.terminal import say
 
 
 def is_made(cfg: Config, key: str, settings: Any, inputs: Iterable[str | Path | None], mark: str | None = None) -> bool:
@@ -44,7 +45,7 @@ def is_made(cfg: Config, key: str, settings: Any, inputs: Iterable[str | Path | 
             raise ValueError(f"{key}={target} holds files that no task={cfg.task} wrote; give another folder")
         return False
     if _remembered(cfg, target) == _memory(target, settings):
-        print(f"{key}={target} was written by this very command: nothing to do", flush=True)
+        say(f"{key}={target} was written by this very command: nothing to do")
         return True
     kind = "folder" if mark else "file"
     raise ValueError(f"{key}={target} is there already; give another {kind}, or overwrite=true to replace it")

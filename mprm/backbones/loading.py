@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 DECODER_LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 PROMPT = "mprm.json"  # of an exported folder: the options of the prompt it was trained with
@@ -48,6 +49,8 @@ def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None, max_lengt
     Raises ValueError if weights are missing or a file is cut off: transformers would draw the missing ones at random;
     or if what is computed here of texts of max_length tokens is not what the language model says.
     """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         hf, loaded = model_class.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
     except SafetensorError as error:

@@ -17,6 +17,7 @@ from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_p
 from mprm.data.rollouts import Dropped, Solution
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.data.visualprocessbench import VisualProcessBench
+from mprm.terminal import say
 
 # One source per solver. Calibrated to the published statistics of VisualPRM400K-v1.1-Raw.
 SOLVERS = {
@@ -146,7 +147,7 @@ def make(folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[st
     shown = ", ".join(
         f"{name} {value:,.0f}" if value >= 1000 else f"{name} {value:.4g}" for name, value in statistics.items()
     )
-    print(f"wrote {folder}: {shown}")
+    say(f"wrote {folder}: {shown}")
 
 
 def _rollout_records(

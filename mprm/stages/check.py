@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
-from mprm.stages.devices import console
 from mprm.stages.judgements import listed
+from mprm.terminal import say
 
 if TYPE_CHECKING:
     from mprm.backbones.base import StepModel
@@ -44,7 +44,7 @@ def tell_benchmark(cfg: Config) -> None:
     labels = Counter(label for one in solutions for label in one.labels)
     steps = ", ".join(f"{labels[label]:,} labelled {label}" for label in (1, -1, 0))
     unusable = f"; not used: {listed(reasons)}" if reasons else ""
-    console.print(f"benchmark: {len(solutions):,} solutions with {labels.total():,} steps, {steps}{unusable}")
+    say(f"benchmark: {len(solutions):,} solutions with {labels.total():,} steps, {steps}{unusable}")
 
 
 def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Measured, n_kept: int) -> None:
@@ -61,17 +61,15 @@ def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Me
     tokens = train.lengths.tokens[train.usable]
     plan, _ = make_plans(train, validation, cfg.objective, cfg.order, cfg.recipe, cfg.trainer, cfg.seed)
     left_out = f", left out {listed(train.left_out)}" if train.left_out else ""
-    console.print(
+    say(
         f"rollouts: {len(tokens):,} to train on, of {n_kept:,} kept ({n_kept - len(train.lengths):,} are held out by "
         f"question and image{left_out}); {len(validation.usable):,} for validation"
     )
-    console.print(
-        f"steps: {steps:,}; tokens: {tokens.sum():,}, {tokens.mean():.1f} a rollout, {tokens.max():,} the longest"
-    )
-    console.print(
+    say(f"steps: {steps:,}; tokens: {tokens.sum():,}, {tokens.mean():.1f} a rollout, {tokens.max():,} the longest")
+    say(
         f"training: {plan.optimizer_steps:,} optimizer steps of {cfg.recipe.global_batch_size} rollouts "
         f"({cfg.recipe.GROUP}.epochs={cfg.recipe.epochs}), each {plan.accumulate} forward passes of every device"
     )
     announce_memory(model, cfg.trainer, plan.most_keys)
     announce_disk(model, cfg.trainer, Path(cfg.runs) / str(cfg.name))
-    console.print(f"time: {pace.words(model, train, plan, cfg.objective, cfg.recipe, cfg.trainer)}")
+    say(f"time: {pace.words(model, train, plan, cfg.objective, cfg.recipe, cfg.trainer)}")

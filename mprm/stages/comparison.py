@@ -14,8 +14,8 @@ from mprm.reporting.compare_page import print_comparison, write_comparison
 from mprm.reporting.judge_compare import print_judge_comparison, write_judge_comparison
 from mprm.reporting.judge_runs import compare_judges
 from mprm.reporting.verdicts import Verdict, questions, verdict
-from mprm.stages.devices import console
 from mprm.sweep_folder import read_points
+from mprm.terminal import console, say
 
 
 def compare_runs(runs: Path, own: bool = False) -> None:
@@ -31,7 +31,7 @@ def compare_runs(runs: Path, own: bool = False) -> None:
     if judges:
         page = write_judge_comparison(runs, judges)
         print_judge_comparison(judges, console)
-        console.print(f"wrote {page}")
+        say(f"wrote {page}")
         if not judges.others:
             return
         folders = list(judges.others)
@@ -40,7 +40,7 @@ def compare_runs(runs: Path, own: bool = False) -> None:
     verdicts = compare_pairs(comparison)
     page = write_comparison(runs, comparison, verdicts)
     print_comparison(comparison, console, verdicts)
-    console.print(f"wrote {page}")
+    say(f"wrote {page}")
 
 
 def compare_pairs(comparison: Comparison) -> list[Verdict]:

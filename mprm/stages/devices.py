@@ -1,24 +1,18 @@
-"""What several tasks need: the console, the devices, the backbone and its scores."""
+"""What several tasks need: the devices, the backbone and its scores."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import track
-
 from mprm.config import Config
+from mprm.terminal import tracked
 
 if TYPE_CHECKING:
     from mprm.backbones.base import Processor, StepModel
     from mprm.evaluation.predict import NotScored, Scorable
     from mprm.evaluation.step_scores import StepScores
-
-# A log file has no width of its own. [b] in a path is a path's, no mark for bold letters.
-console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
 
 
 def check_devices(cfg: Config) -> None:
@@ -42,12 +36,9 @@ def check_before_selection(cfg: Config) -> None:
 
 
 def load_backbone(cfg: Config) -> tuple[Any, Any]:
-    """Processor and step model, without transformers' progress bars."""
+    """Processor and step model; what is drawn at random is drawn by the seed."""
     import torch
-    import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(cfg.seed)  # adapters, and a mark drawn at random
     return cfg.backbone.load()
 
@@ -73,4 +64,4 @@ def predict(
         2 * cfg.trainer.max_tokens,  # nothing is kept for a backward pass
         "cuda" if cfg.trainer.accelerator == "gpu" else "cpu",
     )
-    return dict(track(scored, total=len(solutions), description=description, transient=True))
+    return dict(tracked(scored, len(solutions), description))

@@ -14,11 +14,12 @@ from mprm.artifacts import file_states, is_rank_zero, read_json, write_json
 from mprm.config import Config
 from mprm.run_folder import config_hash, open_run, wait_for_rank_zero
 from mprm.stage_records import RunFolder
-from mprm.stages.devices import check_before_selection, console, load_backbone
+from mprm.stages.devices import check_before_selection, load_backbone
 from mprm.stages.judgements import RL, SFT, UNTRAINED, Asking, judge_after, listed, read_pairs, responses
 from mprm.stages.pipeline import start_tracker
 from mprm.stages.shared import LEFT_OUT, key_of, one_at_a_time, read_hash, take_stage
 from mprm.stages.usable import usable
+from mprm.terminal import console, say, say_next
 
 # What the first stage, the responses of its judge and their measure do not depend on; the last of it the measure does.
 AFTER_SFT = ("selector", "order", "grpo", "reward_benchmark")
@@ -82,19 +83,19 @@ def _sft(cfg: Config, run: RunFolder) -> None:
     inputs = inputs_of(cfg, AFTER_SFT)
     if run.finished(SFT):
         run.check_inputs(SFT, inputs)
-        console.print(f"SFT: already learnt {run.summary(SFT)['traces']:,} traces -> {run.path / SFT}")
+        say(f"SFT: already learnt {run.summary(SFT)['traces']:,} traces -> {run.path / SFT}")
         return
     with one_at_a_time(run.path.parent, key_of(inputs)):
         if cfg.redo is None and not run.finished("pairs") and take_stage(run, SFT, inputs, files(SFT)):
             run.finish("pairs", {})
-            console.print(f"SFT: the same as that of {run.summary(SFT)['shared_with']}, taken from there")
+            say(f"SFT: the same as that of {run.summary(SFT)['shared_with']}, taken from there")
         else:
             started = monotonic()
             summary = _imitate(cfg, run)
             summary |= {"seconds": round(monotonic() - started, 1)}
             run.finish(SFT, summary, file_states(run.path, files(SFT)), inputs)
             cfg.trainer.forget(run.path / SFT / "checkpoints")
-            console.print(f"SFT: {summary['traces']:,} traces in {monotonic() - started:.0f} s -> {run.path / SFT}")
+            say(f"SFT: {summary['traces']:,} traces in {monotonic() - started:.0f} s -> {run.path / SFT}")
 
 
 def _imitate(cfg: Config, run: RunFolder) -> dict[str, Any]:
@@ -134,13 +135,12 @@ def _curate(cfg: Config, run: RunFolder) -> None:
     if run.finished("curate"):
         run.check_inputs("curate", inputs)
         done = run.summary("curate")
-        console.print(
-            f"curation: already kept {done['kept']:,} of {done['eligible']:,} pairs -> {run.path / 'curated'}"
-        )
+        say(f"curation: already kept {done['kept']:,} of {done['eligible']:,} pairs -> {run.path / 'curated'}")
         return
     from mprm.judge.curate import in_seeded_order, signals_of, summarise, write_curated
     from mprm.selection.keep import keep
 
+    started = monotonic()
     pairs, _ = read_pairs(cfg.preferences)
     pool = [pair for pair in pairs if pair.trace is None]
     if not pool:
@@ -163,10 +163,11 @@ def _curate(cfg: Config, run: RunFolder) -> None:
     write_curated(run.path / "curated", signals, kept, summary)
     # Before the stage is finished, for which further ranks wait: they find the next one done.
     if cfg.redo is None and take_stage(run, RL, inputs_of(cfg, BENCHMARK), files(RL)):
-        console.print(f"RL: the same as that of {run.summary(RL)['shared_with']}, taken from there")
+        say(f"RL: the same as that of {run.summary(RL)['shared_with']}, taken from there")
     counts = {"kept": summary["kept"], "eligible": summary["eligible"]}
     run.finish("curate", counts, file_states(run.path, ["curated"]), inputs)
-    console.print(f"curation: kept {summary['kept']:,} of {summary['eligible']:,} pairs -> {run.path / 'curated'}")
+    kept_of = f"kept {summary['kept']:,} of {summary['eligible']:,} pairs in {monotonic() - started:.0f} s"
+    say(f"curation: {kept_of} -> {run.path / 'curated'}")
 
 
 def _rl(cfg: Config, run: RunFolder) -> None:
@@ -174,7 +175,7 @@ def _rl(cfg: Config, run: RunFolder) -> None:
     if run.finished(RL):
         run.check_inputs(RL, inputs)
         if is_rank_zero():
-            console.print(f"RL: already trained on {run.summary(RL)['pairs']:,} pairs -> {run.path / RL}")
+            say(f"RL: already trained on {run.summary(RL)['pairs']:,} pairs -> {run.path / RL}")
         return
     from mprm.judge.curate import read_kept
     from mprm.judge.grpo import Prompts
@@ -205,7 +206,7 @@ def _rl(cfg: Config, run: RunFolder) -> None:
         summary |= {"seconds": round(seconds, 1), "order": order}
         run.finish(RL, summary, file_states(run.path, files(RL)), inputs)
         cfg.trainer.forget(run.path / RL / "checkpoints")
-        console.print(f"RL: {summary['pairs']:,} pairs in {seconds:.0f} s -> {run.path / RL}")
+        say(f"RL: {summary['pairs']:,} pairs in {seconds:.0f} s -> {run.path / RL}")
 
 
 def _judge(cfg: Config, run: RunFolder) -> None:
@@ -215,6 +216,7 @@ def _judge(cfg: Config, run: RunFolder) -> None:
     from mprm.judge.judge import shown
     from mprm.reporting.judge import print_judge, write_judge
 
+    started = monotonic()
     pairs, unusable = read_pairs(cfg.reward_benchmark)
     if not pairs:
         reasons = listed(unusable) or "empty"
@@ -255,7 +257,8 @@ def _judge(cfg: Config, run: RunFolder) -> None:
     page = write_judge(run.path)
     start_tracker(cfg, run).finish(accuracies)
     print_judge(results, console)
-    console.print(f"wrote {page}")
+    say(f"judged {len(pairs):,} pairs in {monotonic() - started:.1f} s; wrote {page}")
+    say_next("task=export", f"run={run.path}", f"output=exported/{run.path.name}")
 
 
 def inputs_of(cfg: Config, leave_out: tuple[str, ...]) -> dict[str, str]:

@@ -11,11 +11,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress
-
 from mprm.config import Config
-from mprm.stages.devices import check_devices, console, load_backbone
+from mprm.stages.devices import check_devices, load_backbone
 from mprm.stages.judging import identity
+from mprm.terminal import bar, say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,13 +51,13 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
     data_hash = rows.schema.metadata[b"data_hash"].decode()
     images = str(Path(cfg.dataset.image_folder.root).resolve())
     settings = [FORMAT_VERSION, data_hash, *cfg.dataset.reading(), images, identity(cfg, None)]
-    with _kept(cfg, settings) as kept, Progress(console=console, transient=True) as progress:
+    with _kept(cfg, settings) as kept, bar() as progress:
         missing = [row for name, row in wanted.items() if name not in kept.done]
-        bar = progress.add_task("entropies", total=len(wanted), completed=len(wanted) - len(missing))
+        task = progress.add_task("computing entropies", total=len(wanted), completed=len(wanted) - len(missing))
         found: Found = {}
         if missing:
             solutions = _solutions(cfg, rows.take(pa.array(missing)))
-            found = _computed(cfg, solutions, kept, lambda more: progress.advance(bar, more))
+            found = _computed(cfg, solutions, kept, lambda more: progress.advance(task, more))
         found |= {name: kept.done[name] for name in wanted if name in kept.done}
     reasons = Counter(value for value in found.values() if isinstance(value, str))
     if wanted and reasons.total() == len(wanted):
@@ -88,7 +87,7 @@ def _kept(cfg: Config, settings: list[Any]) -> Iterator[Journal]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            console.print("another run computes the same entropies; waiting for it")
+            say("another run computes the same entropies; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         with ExitStack() as stack:
             try:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress
-
 from mprm.artifacts import file_states, weights_written
 from mprm.config import Config
 from mprm.stage_records import RunFolder
-from mprm.stages.devices import console, load_backbone
+from mprm.stages.devices import load_backbone
 from mprm.stages.shared import take_stage
+from mprm.terminal import bar
 
 if TYPE_CHECKING:
     from mprm.backbones.base import Processor, StepModel
@@ -80,10 +79,10 @@ def _ask(
     settings = [asking.inputs, weights_written(run.path / asking.after), keys]
     with (
         journal(run.path / f"{asking.name}.jsonl", settings) as kept,
-        Progress(console=console, transient=True) as progress,
+        bar() as progress,
     ):
-        bar = progress.add_task(asking.name, total=len(pairs), completed=len(kept.done))
-        respond(sampler, cfg.judge, pairs, asking.samples, kept, lambda more: progress.advance(bar, more), AT_ONCE)
+        task = progress.add_task(f"judging pairs ({asking.name})", total=len(pairs), completed=len(kept.done))
+        respond(sampler, cfg.judge, pairs, asking.samples, kept, lambda more: progress.advance(task, more), AT_ONCE)
         kept.finish(kept.done[key] for key in keys)
 
 

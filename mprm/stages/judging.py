@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
-
-from rich.markup import escape
-from rich.progress import track
 
 from mprm.artifacts import weights_written, write_json, write_json_lines
 from mprm.config import Config
 from mprm.outputs import content, is_made, remember
-from mprm.stages.devices import check_devices, console, load_backbone
+from mprm.stages.devices import check_devices, load_backbone
+from mprm.terminal import console, say, say_next, tracked
 
 if TYPE_CHECKING:
     from mprm.evaluation.predict import NotScored, OpenImages, Scorable
@@ -35,11 +34,14 @@ def score(cfg: Config) -> int:
     if is_made(cfg, "output", settings, [source, cfg.run]):
         return 0
     check_devices(cfg)
+    started = monotonic()
     scorer = load_scorer(cfg, cfg.run, "solutions", open_beside(source))
     scored, skipped = score_file(source, target, scorer, identity(cfg, cfg.run))
     remember(cfg, "output", settings)
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-    console.print(f"scored {scored} solutions{f', not scored: {reasons}' if reasons else ''}; wrote {cfg.output}")
+    left_out = f", not scored: {reasons}" if reasons else ""
+    say(f"scored {scored} solutions{left_out} in {monotonic() - started:.1f} s; wrote {cfg.output}")
+    say_next(*after_use(cfg.run))
     return 0 if scored else 1
 
 
@@ -55,6 +57,7 @@ def rerank(cfg: Config) -> None:
         raise ValueError("task=rerank needs input=FILE.jsonl (candidates) and output=DIR")
     check_aggregate(cfg.aggregate)
     check_devices(cfg)
+    started = monotonic()
     models, folder, open_images = models_of(cfg), Path(cfg.output), open_beside(Path(cfg.input))
     sets, unusable = read_candidates(Path(cfg.input))
     settings = [content(cfg.input), {name: identity(cfg, run) for name, run in models.items()}]
@@ -64,14 +67,17 @@ def rerank(cfg: Config) -> None:
     with journal(folder / "scores.jsonl", settings) as kept:
         found: Found = {}
         for name, run in models.items():
-            found |= score_kept(kept, candidates(name, sets), load_scorer(cfg, run, name, open_images))
+            found |= score_kept(
+                kept, candidates(name, sets), load_scorer(cfg, run, f"candidates by {name}", open_images)
+            )
         results = measured(cfg, folder, list(models), sets, found) | {"unusable": unusable}
         write_json(folder / "results.json", results)
         page = write_best_of_n(folder)
         kept.finish({"candidate": key, **result} for key, result in kept.done.items())
     remember(cfg, "output", asked)
     print_best_of_n(results, console)
-    console.print(f"wrote {page}")
+    say(f"wrote {page} in {monotonic() - started:.1f} s")
+    say_next(*after_use(cfg.run))
 
 
 def evaluate_model(cfg: Config) -> None:
@@ -90,6 +96,7 @@ def evaluate_model(cfg: Config) -> None:
     if cfg.output is None:
         raise ValueError("task=evaluate run=... needs output=DIR, where the results go")
     check_devices(cfg)
+    started = monotonic()
     solutions, dropped = cfg.benchmark.usable(cfg.benchmark.solutions())
     benchmark = content_hash(cfg, solutions)
     folder, calibration = Path(cfg.output), Path(str(cfg.run)) / "validation_predictions.jsonl"
@@ -100,7 +107,7 @@ def evaluate_model(cfg: Config) -> None:
         return
     with journal(folder / "predictions.jsonl", settings) as kept:
         scorer = load_scorer(
-            cfg, cfg.run, "benchmark", lambda names: open_images([cfg.benchmark.image_path(name) for name in names])
+            cfg, cfg.run, "the benchmark", lambda names: open_images([cfg.benchmark.image_path(name) for name in names])
         )
         found = score_kept(kept, [Scorable(s.id, s.images, s.question, s.steps) for s in solutions], scorer)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
@@ -110,13 +117,24 @@ def evaluate_model(cfg: Config) -> None:
         write_json(folder / "results.json", results)
         kept.finish(asdict(prediction) for prediction in predictions)
     say_skipped("benchmark solutions", results["skipped"])
+    say(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
     report(folder)
     remember(cfg, "output", asked)
+    say_next(*after_use(cfg.run))
+
+
+def after_use(run: str | None) -> list[str]:
+    """What comes after a model was used: a run is exported, runs are compared; else there is one to be trained."""
+    if run is None or (Path(run) / "config.json").is_file():
+        return ["task=experiment"]
+    if (Path(run) / "config.yaml").is_file():
+        return ["task=export", f"run={run}", f"output=exported/{Path(run).resolve().name}"]
+    return ["task=report", f"runs={run}"]
 
 
 def say_skipped(what: str, skipped: dict[str, int]) -> None:
     if not_scored := {reason: count for reason, count in skipped.items() if count}:
-        console.print(f"{what} not scored: " + ", ".join(f"{n} {why}" for why, n in not_scored.items()))
+        say(f"{what} not scored: " + ", ".join(f"{n} {why}" for why, n in not_scored.items()))
 
 
 def report(folder: Path) -> None:
@@ -125,9 +143,10 @@ def report(folder: Path) -> None:
     from mprm.reporting.console import print_run
     from mprm.reporting.page import write_report
 
+    started = monotonic()
     page = write_report(folder)
     print_run(read_run(folder), console)
-    console.print(f"wrote {page}")
+    say(f"wrote {page} in {monotonic() - started:.1f} s")
 
 
 def measured(cfg: Config, folder: Path, models: list[str], sets: list[CandidateSet], found: Found) -> dict[str, Any]:
@@ -208,11 +227,7 @@ def load_scorer(cfg: Config, run: str | None, description: str, open_images: Ope
         scorer = StepScorer.from_pretrained(run, device, max_tokens=max_tokens)
     else:
         scorer = StepScorer(*load_backbone(cfg), cfg.backbone.max_length, max_tokens, device)
-    return lambda solutions: iter(
-        track(
-            scorer.scored(solutions, open_images), escape(description), len(solutions), console=console, transient=True
-        )
-    )
+    return lambda solutions: tracked(scorer.scored(solutions, open_images), len(solutions), f"scoring {description}")
 
 
 def identity(cfg: Config, run: str | None) -> dict[str, Any]:

@@ -15,17 +15,16 @@ from mprm.outputs import is_made, remember
 from mprm.run_folder import open_run, wait_for_rank_zero
 from mprm.stage_records import RunFolder
 from mprm.stages.check import read_benchmark, tell_benchmark, tell_training
-from mprm.stages.devices import check_before_selection, check_devices, console, load_backbone, predict
+from mprm.stages.devices import check_before_selection, check_devices, load_backbone, predict
 from mprm.stages.entropy import add_entropy
 from mprm.stages.judging import evaluate_model, report, say_skipped
 from mprm.stages.shared import EVALUATION, LEFT_OUT, TRAINING, content_hash, one_at_a_time, take_stage, training_key
 from mprm.stages.usable import split, usable
+from mprm.terminal import retyped, say, say_next
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from mprm.evaluation.predict import Scorable
-    from mprm.evaluation.predictions import Prediction
     from mprm.reporting.tracking import Tracker
 
 
@@ -43,8 +42,7 @@ def experiment(cfg: Config) -> None:
         if is_rank_zero():
             _evaluate(cfg, run)
             report(run.path)
-            console.print(f"next: python run.py task=report runs={cfg.runs}, to compare runs")
-            console.print(f"      python run.py task=export run={run.path} output=exported, to use the model")
+            say_next("task=export", f"run={run.path}", f"output=exported/{run.path.name}")
 
 
 def select(cfg: Config) -> None:
@@ -59,8 +57,9 @@ def select(cfg: Config) -> None:
                 return
             counts = export_published(cfg.export, _subset(cfg, run), cfg.objective.target)
             skipped = f", left out {counts['skipped']} with unmeasured steps" if counts["skipped"] else ""
-            console.print(f"wrote {counts['written']} rollouts to {cfg.export}{skipped}")
+            say(f"wrote {counts['written']} rollouts to {cfg.export}{skipped}")
             remember(cfg, "export", settings)
+        say_next(*retyped("train"))
 
 
 def train(cfg: Config) -> None:
@@ -69,6 +68,7 @@ def train(cfg: Config) -> None:
     with open_run(cfg.raw) as run:
         _select(cfg, run)
         (_check if cfg.check else _train)(cfg, run)
+        say_next(*retyped("train" if cfg.check else "evaluate"))
 
 
 def evaluate(cfg: Config) -> None:
@@ -85,6 +85,7 @@ def evaluate(cfg: Config) -> None:
         _train(cfg, run)
         _evaluate(cfg, run)
         report(run.path)
+        say_next("task=report", f"runs={cfg.runs}")
 
 
 def _select(cfg: Config, run: RunFolder) -> None:
@@ -102,7 +103,7 @@ def _select(cfg: Config, run: RunFolder) -> None:
     if run.finished("select"):
         run.check_inputs("select", inputs)
         done = run.summary("select")
-        console.print(f"already selected {done['kept']:,} of {done['eligible']:,} rollouts -> {run.path / 'subset'}")
+        say(f"already selected {done['kept']:,} of {done['eligible']:,} rollouts -> {run.path / 'subset'}")
         return
     entropy = partial(add_entropy, cfg) if cfg.selector.uses_entropy or cfg.order.uses_entropy else None
     manifest = write_subset(run.path / "subset", cfg.dataset, signals, cfg.selector, {"seed": cfg.seed}, entropy)
@@ -113,14 +114,14 @@ def _select(cfg: Config, run: RunFolder) -> None:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items())
     before = f" (dropped before: {dropped})" if dropped else ""
     seconds = monotonic() - started
-    console.print(f"selected {kept:,} of {eligible:,} rollouts{before} in {seconds:.1f} s -> {run.path / 'subset'}")
+    say(f"selected {kept:,} of {eligible:,} rollouts{before} in {seconds:.1f} s -> {run.path / 'subset'}")
     if unsampled := unsampled_words(manifest):
-        console.print(unsampled)
+        say(unsampled)
     if held_out < cfg.held_out:
         others = "share a question or an image with more than so many" if held_out < eligible else "are none"
-        console.print(f"held out {held_out:,} rollouts instead of held_out={cfg.held_out}: the others {others}")
+        say(f"held out {held_out:,} rollouts instead of held_out={cfg.held_out}: the others {others}")
     for remark in remarks(cfg.dataset, signals):
-        console.print(remark)
+        say(remark)
 
 
 def _subset(cfg: Config, run: RunFolder) -> Dataset:
@@ -158,12 +159,12 @@ def _train(cfg: Config, run: RunFolder) -> None:
     inputs = {"the subset": key}
     if run.finished("train"):
         run.check_inputs("train", inputs)
-        console.print(f"already trained in {run.summary('train')['optimizer_steps']:,} steps -> {run.path}")
+        say(f"already trained in {run.summary('train')['optimizer_steps']:,} steps -> {run.path}")
         return
     with one_at_a_time(run.path.parent, key):
         # Further ranks that find these files on a restart do not wait: then this run's own training goes on.
         if cfg.redo is None and not run.finished("examples") and take_stage(run, "train", inputs, TRAINING):
-            console.print(f"trained on the same rollouts as {run.summary('train')['shared_with']}: taken from there")
+            say(f"trained on the same rollouts as {run.summary('train')['shared_with']}: taken from there")
             run.finish("examples", {})
             with start_tracker(cfg, run) as tracker:
                 for line in read_json_lines(run.path / "metrics.jsonl") or []:
@@ -207,7 +208,7 @@ def _fit(cfg: Config, run: RunFolder) -> dict[str, Any]:
         told = "".join(f", {count:,} {reason}" for reason, count in left_out.items())
         begin = f"trained on {len(parts[0]) - sum(left_out.values()):,} of" if cfg.recipe.epochs else "untrained, of"
         words = f"{begin} the {len(subset):,} rollouts kept; {held:,} are held out by question and image{told}"
-        console.print(f"{words}, in {seconds:,.0f} s")
+        say(f"{words}, in {seconds:,.0f} s")
     return summary | {"left_out": left_out, "held_out_rollouts": held, "seconds": round(seconds, 1)}
 
 
@@ -220,14 +221,14 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     }
     if run.finished("evaluate"):
         run.check_inputs("evaluate", inputs)
-        console.print(f"already evaluated -> {run.path / 'results.json'}")
+        say(f"already evaluated -> {run.path / 'results.json'}")
         return
     if cfg.redo is None and take_stage(run, "evaluate", inputs, EVALUATION):
         start_tracker(cfg, run).finish({}, run.path)
         return
     from mprm.evaluation.measure import evaluate as evaluate_predictions
     from mprm.evaluation.predict import Scorable
-    from mprm.evaluation.predictions import write_predictions
+    from mprm.evaluation.predictions import with_labels, write_predictions
     from mprm.training.checkpoint import load_weights
 
     check_devices(cfg)
@@ -235,23 +236,15 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     held_out = list(_held_out(cfg, run))
     processor, model = load_backbone(cfg)
     load_weights(model, run.path / "weights.safetensors")
-    predictions, skipped = _predict(
-        cfg,
-        model,
-        processor,
-        [Scorable(s.id, s.images, s.question, s.steps) for s in solutions],
+    scorables = [Scorable(s.id, s.images, s.question, s.steps) for s in solutions]
+    predictions, skipped = with_labels(
+        predict(cfg, model, processor, scorables, cfg.benchmark.image_path, "scoring the benchmark"),
         {s.id: (s.source, s.labels) for s in solutions},
-        cfg.benchmark.image_path,
-        "benchmark",
     )
-    calibration, unscored = _predict(
-        cfg,
-        model,
-        processor,
-        [Scorable(r["id"], r["images"], r["question"], r["steps"]) for r in held_out],
+    scorables = [Scorable(r["id"], r["images"], r["question"], r["steps"]) for r in held_out]
+    calibration, unscored = with_labels(
+        predict(cfg, model, processor, scorables, cfg.dataset.image_path, "scoring held-out rollouts"),
         {r["id"]: (r["source"], tuple(_hard_label(score) for score in r["scores"])) for r in held_out},
-        cfg.dataset.image_path,
-        "held-out rollouts",
     )
     write_predictions(run.path / "predictions.jsonl", predictions)
     write_predictions(run.path / "validation_predictions.jsonl", calibration)
@@ -261,27 +254,12 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     write_json(run.path / "results.json", results)
     say_skipped("benchmark solutions", results["skipped"])
     say_skipped("held-out rollouts", unscored)
-    console.print(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
+    say(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
     fixed = results["thresholds"]["fixed"]
     numbers = {"auc": results["auc"], "overall_at_0.5": fixed["overall_step_weighted_macro_f1"]}
     summary = numbers | {"seconds": round(monotonic() - started, 1)}
     run.finish("evaluate", summary, file_states(run.path, EVALUATION), inputs)
     start_tracker(cfg, run).finish({}, run.path)
-
-
-def _predict(
-    cfg: Config,
-    model: Any,
-    processor: Any,
-    solutions: list[Scorable],
-    known: dict[str, tuple[str, tuple[int, ...]]],
-    image_path: Any,
-    description: str,
-) -> tuple[list[Prediction], dict[str, int]]:
-    """Predictions of the solutions that could be scored, in their order, and the counts of the others."""
-    from mprm.evaluation.predictions import with_labels
-
-    return with_labels(predict(cfg, model, processor, solutions, image_path, description), known)
 
 
 def start_tracker(cfg: Config, run: RunFolder) -> Tracker:

@@ -18,7 +18,7 @@ from mprm.config import Config
 from mprm.data.rollouts import Solution
 from mprm.run_folder import config_hash
 from mprm.stage_records import RunFolder
-from mprm.stages.devices import console
+from mprm.terminal import say
 
 LEFT_OUT = "left_out.jsonl"
 TRAINING = (LEFT_OUT, "metrics.jsonl", "weights.safetensors")
@@ -76,7 +76,7 @@ def one_at_a_time(runs: Path, key: str) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
         except (BlockingIOError, PermissionError):
-            console.print("another run is at the same training; waiting for it")
+            say("another run is at the same training; waiting for it")
             fcntl.lockf(file, fcntl.LOCK_EX, 1, byte)
         yield
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 from pathlib import Path
+from time import monotonic
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,9 +12,10 @@ from mprm.artifacts import write_json
 from mprm.config import Config, component, config_of_run
 from mprm.outputs import content, is_made, remember
 from mprm.run_folder import CHECKOUT
-from mprm.stages.devices import console, load_backbone
+from mprm.stages.devices import load_backbone
 from mprm.stages.judgements import RL, SFT
 from mprm.tasks import GROUPS, JUDGE_TASKS
+from mprm.terminal import say, say_next
 
 
 def export(cfg: Config) -> None:
@@ -29,6 +31,7 @@ def export(cfg: Config) -> None:
     settings = [*map(content, weights), cfg.checkpoint, content(cfg.checkpoint), cfg.format]
     if is_made(cfg, "output", settings, [cfg.run, cfg.checkpoint, trained.backbone.folder()], mark=PROMPT):
         return
+    started = monotonic()
     processor, model = load_backbone(trained)
     folder = Path(cfg.run)
     if trained.task in JUDGE_TASKS:
@@ -40,7 +43,12 @@ def export(cfg: Config) -> None:
         load_checkpoint(model, Path(cfg.checkpoint))
     write(model, processor, trained.backbone, Path(cfg.output), cfg.format)
     remember(cfg, "output", settings)
-    console.print(f"wrote {cfg.output}")
+    say(f"wrote {cfg.output} in {monotonic() - started:.1f} s")
+    if trained.task in JUDGE_TASKS:
+        say_next("task=report", f"runs={folder.parent.parent}")
+    else:
+        scores = f"{cfg.output}_scores.jsonl"
+        say_next("task=score", f"run={cfg.output}", f"input={trained.benchmark.path}", f"output={scores}")
 
 
 def choices(cfg: Config) -> None:
@@ -64,7 +72,10 @@ def report(cfg: Config) -> None:
     """Compare all finished runs below `runs`."""
     from mprm.stages.comparison import compare_runs
 
+    started = monotonic()
     compare_runs(Path(cfg.runs))
+    say(f"compared in {monotonic() - started:.1f} s")
+    say_next("task=sample", "output=candidates.jsonl")
 
 
 def measure(cfg: Config) -> None:
@@ -80,7 +91,7 @@ def measure(cfg: Config) -> None:
     result = measure_file(cfg.predictions, cfg.threshold, cfg.output)
     remember(cfg, "output", settings)
     f1 = ", ".join(f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1"))
-    console.print(
+    say(
         f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {f1}, auc {auc_words(result)}; "
         f"wrote {cfg.output}"
     )
@@ -94,4 +105,4 @@ def pretrain(cfg: Config) -> None:
     folder = run_pretraining(cfg.pretrain, cfg.seed)
     accuracy = held_out_accuracy(cfg.pretrain, cfg.seed)
     write_json(folder / "held_out.json", accuracy)
-    console.print(f"wrote {folder}: {accuracy['numbers']:.1%} of numbers, {accuracy['claims']:.1%} of claims right")
+    say(f"wrote {folder}: {accuracy['numbers']:.1%} of numbers, {accuracy['claims']:.1%} of claims right")

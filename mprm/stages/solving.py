@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
-
-from rich.progress import Progress
 
 from mprm.config import Config
 from mprm.outputs import is_made, remember
-from mprm.stages.devices import console
+from mprm.terminal import bar, say, say_next
 
 if TYPE_CHECKING:
     from mprm.data.questions import Question
     from mprm.journal import Journal
 
 Advance = Callable[[int], None]
+
+DOING = {"sample": "solving questions", "annotate": "annotating questions"}
 
 
 def sample(cfg: Config) -> None:
@@ -30,14 +31,19 @@ def sample(cfg: Config) -> None:
     def records(result: dict[str, Any]) -> list[dict[str, Any]]:
         return [result | {"image": [str(cfg.questions.image_path(name)) for name in result["image"]]}]
 
+    started = monotonic()
     results = _worked(cfg, {"solutions": cfg.solutions}, work, records)
     if results is None:
         return
     right = [candidate["correct"] for result in results for candidate in result["candidates"]]
-    console.print(
+    say(
         f"{len(results)} questions with {cfg.solutions} solutions each, {sum(right) / max(1, len(right)):.1%} of them "
-        f"right; wrote {cfg.output}"
+        f"right, in {monotonic() - started:.1f} s; wrote {cfg.output}"
     )
+    output = Path(str(cfg.output))
+    runs = [f"run={cfg.runs}"] if any(Path(cfg.runs).glob("*/weights.safetensors")) else []
+    chosen = output.with_name(f"{output.stem}_best_of_{cfg.solutions}")
+    say_next("task=rerank", *runs, f"input={output}", f"output={chosen}")
 
 
 def annotate(cfg: Config) -> None:
@@ -49,6 +55,7 @@ def annotate(cfg: Config) -> None:
             cfg.policy, questions, cfg.questions.image_path, cfg.solutions, cfg.continuations, kept, advance
         )
 
+    started = monotonic()
     settings = {"solutions": cfg.solutions, "continuations": cfg.continuations}
     results = _worked(cfg, settings, work, lambda result: result["records"])
     if results is None:
@@ -56,7 +63,12 @@ def annotate(cfg: Config) -> None:
     dropped = sum((Counter(result["dropped"]) for result in results), Counter[str]())
     written = sum(len(result["records"]) for result in results)
     reasons = f", left out: {_listed(dropped)}" if dropped else ""
-    console.print(f"{written} solutions of {len(results)} questions{reasons}; wrote {cfg.output}")
+    say(
+        f"{written} solutions of {len(results)} questions{reasons} in {monotonic() - started:.1f} s; wrote {cfg.output}"
+    )
+    file = Path(str(cfg.output))
+    folder = [f"dataset.annotations={file.parent}", f"dataset.images={cfg.questions.image_folder.root}"]
+    say_next("task=select", "dataset=visualprm400k", *folder, f"dataset.sources=[{file.stem}]")
 
 
 def _worked(
@@ -82,11 +94,11 @@ def _worked(
         return None
     with (
         journal(Path(cfg.output), depends_on) as kept,
-        Progress(console=console, transient=True) as progress,
+        bar() as progress,
     ):
         done = sum(question.id in kept.done for question in questions)
-        bar = progress.add_task(cfg.task, total=len(questions), completed=done)
-        work(questions, kept, lambda more: progress.advance(bar, more))
+        task = progress.add_task(DOING[cfg.task], total=len(questions), completed=done)
+        work(questions, kept, lambda more: progress.advance(task, more))
         results = [kept.done[question.id] for question in questions]
         skipped.update(result[UNUSABLE] for result in results if UNUSABLE in result)
         usable = [result for result in results if UNUSABLE not in result]
@@ -98,7 +110,7 @@ def _worked(
         kept.finish(record for result in usable for record in records(result))
     remember(cfg, "output", depends_on)
     if skipped:
-        console.print(f"questions left out: {_listed(skipped)}")
+        say(f"questions left out: {_listed(skipped)}")
     return usable
 
 

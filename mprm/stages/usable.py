@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from mprm.artifacts import is_rank_zero, reading, redo_remedy, write_json_lines
 from mprm.config import Config
 from mprm.stage_records import RunFolder
-from mprm.stages.devices import console
 from mprm.stages.judgements import listed
+from mprm.terminal import say
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,7 +66,7 @@ def usable(cfg: Config, run: RunFolder, stage: str, file: Path, *parts: Pictured
     write_json_lines(file, records)
     if records:
         counts = listed(Counter(record["reason"] for record in records))
-        console.print(f"left out before the training: {counts} -> {file}")
+        say(f"left out before the training: {counts} -> {file}")
         if not len(found[0].usable):
             raise ValueError(
                 f"none of {len(found[0].lengths)} rollouts can be trained on ({counts}); {file} tells what is "

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from mprm.artifacts import is_rank_zero
+from mprm.terminal import say
 from mprm.training.memory import readable
 from mprm.training.recipe import Machine
 from mprm.training.saving import KEPT
@@ -34,7 +35,7 @@ def announce_disk(model: nn.Module, machine: Machine, folder: Path) -> None:
     free = shutil.disk_usage(folder).free + written  # an earlier attempt's checkpoints make room for this one's
     sizes = f"{KEPT} checkpoints of {readable(checkpoint)} and weights of {readable(weights)}, in all {readable(need)}"
     if is_rank_zero():
-        print(f"disk: {sizes}; {readable(free)} are free", flush=True)
+        say(f"disk: {sizes}; {readable(free)} are free")
     if need > free:
         raise ValueError(
             f"{folder} is on a disk with {readable(free)} free, the training writes {sizes}; free some, or give runs= "

@@ -17,6 +17,7 @@ from mprm.backbones.base import StepModel
 from mprm.backbones.loading import check_dropout
 from mprm.data.examples import Examples
 from mprm.data.order import Order
+from mprm.terminal import say
 from mprm.training.batches import BatchPlan
 from mprm.training.checkpoint import AtomicCheckpointIO, latest, save_weights
 from mprm.training.datamodule import Rollouts, Rows
@@ -115,7 +116,7 @@ def optimise(
     announce_disk(model, machine, folder)
     module.skips = machine.non_finite == "skip"
     if loaders.start and is_rank_zero():
-        print(f"resuming from step {loaders.start} of {plan.optimizer_steps}", flush=True)
+        say(f"resuming from step {loaders.start} of {plan.optimizer_steps}")
     pl.seed_everything(seed, verbose=False)
     trainer = build_trainer(machine, module.recipe, loaders, folder, mirror)
     model.train()  # transformers loads in eval mode, in which no layer is checkpointed
@@ -123,7 +124,7 @@ def optimise(
     part_ranks(trainer.strategy)
     skipped = sum(SKIPPED in line for line in read_lines(folder / "metrics.jsonl", plan.optimizer_steps))
     if skipped and is_rank_zero():
-        print(f"skipped {skipped} of {plan.optimizer_steps} steps: their gradient was not finite", flush=True)
+        say(f"skipped {skipped} of {plan.optimizer_steps} steps: their gradient was not finite")
     return skipped
 
 
@@ -168,7 +169,7 @@ def announce_memory(model: StepModel, machine: Machine, keys: int) -> None:
     """Print what a device needs; raises ValueError if that is more than it has."""
     memory = estimate(model, machine, machine.max_tokens, PATCHES_PER_TOKEN * machine.max_tokens, keys)
     if is_rank_zero():
-        print(memory, flush=True)
+        say(str(memory))
     is_here = machine.accelerator == "gpu" and torch.cuda.is_available()
     available = torch.cuda.get_device_properties(0).total_memory if is_here else None
     check(memory, available, machine)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from mprm.data.collate import Example, common_prefix
 from mprm.data.examples import image_fault, open_images
 from mprm.data.packing import Lengths
+from mprm.terminal import tracked
 
 CHUNK = 256  # rollouts or pictures that a loader worker looks at at a time
 
@@ -138,7 +138,7 @@ def broken_pictures(examples: Any, num_workers: int, cache: Path) -> dict[Any, F
     memory.parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered: a chunk is one write, between those of other runs. A line that a killed one left torn is ended first.
     with open(memory, "ab", buffering=0) as file:
-        for _, decoded in _in_workers(_decoded, chunks, num_workers, "decoding pictures"):
+        for _, decoded in _in_workers(_decoded, chunks, num_workers, "reading pictures"):
             lines = ["\n" + json.dumps(state) for state, fault in decoded if fault is None]
             file.write("".join(lines).encode())
             found += [fault for _, fault in decoded]
@@ -221,7 +221,7 @@ def _in_workers(
     """Every chunk, and what a loader worker has found in it."""
     n_workers = min(num_workers, len(chunks), os.cpu_count() or 1)  # a machine that only checks may have few cores
     loader = DataLoader(_Chunks(look, chunks), batch_size=None, num_workers=n_workers)
-    return zip(chunks, track(loader, description, len(chunks), transient=True), strict=True)
+    return zip(chunks, tracked(loader, len(chunks), description), strict=True)
 
 
 class _Chunks(Dataset):

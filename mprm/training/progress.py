@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from mprm.terminal import bar
 from mprm.training.batches import BatchPlan
 
 
@@ -25,10 +26,8 @@ class ProgressLine(pl.Callback):
         return f"training, epoch {epoch} of {self.epochs}, step {step:,} of {self.plan.optimizer_steps:,}"
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.line = Progress(
-            TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(compact=True), transient=True
-        )
-        if trainer.is_global_zero and self.line.console.is_terminal:
+        self.line = bar()
+        if trainer.is_global_zero:
             step = trainer.global_step
             self.line.add_task(self.words(step), total=self.plan.optimizer_steps, completed=step)
             self.line.start()

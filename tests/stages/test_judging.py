@@ -145,11 +145,11 @@ def test_all_runs_of_a_folder_side_by_side_and_killed_between(
     config = load("task=rerank", f"run={tmp_path / 'runs'}", f"input={candidates}", f"output={tmp_path / 'best'}")
     load_scorer, loaded = judging.load_scorer, []
 
-    def killed_at_b(cfg: Config, run: str, name: str, *more: Any) -> Any:
-        loaded.append(name)
+    def killed_at_b(cfg: Config, run: str, *more: Any) -> Any:
+        loaded.append(Path(run).name)
         if loaded == ["a", "b"]:
             raise KeyboardInterrupt
-        return load_scorer(cfg, run, name, *more)
+        return load_scorer(cfg, run, *more)
 
     monkeypatch.setattr(judging, "load_scorer", killed_at_b)
     with pytest.raises(KeyboardInterrupt):

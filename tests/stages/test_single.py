@@ -11,7 +11,7 @@ import pytest
 from mprm import stages
 from mprm.config import Config
 from mprm.stages import single
-from mprm.stages.devices import console
+from mprm.terminal import console
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -1,0 +1,47 @@
+"""What is said on the terminal: lines, one style of progress bar, and the next useful command."""
+
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mprm.artifacts import is_rank_zero
+
+Item = TypeVar("Item")
+
+# A log file has no width of its own. [b] in a path is a path's, no mark for bold letters.
+console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
+
+
+def say(line: str) -> None:
+    """A line that only the terminal breaks, so that a path or a command in it is copied whole."""
+    console.print(line, soft_wrap=True)
+
+
+def say_next(*overrides: str) -> None:
+    """The next useful command."""
+    if is_rank_zero():
+        say(f"next: python {shlex.join([sys.argv[0], *overrides])}")
+
+
+def retyped(task: str) -> list[str]:
+    """The overrides of this command for another task on the same run."""
+    of_this_task = ("task=", "export=", "redo=", "overwrite=", "check=")
+    return [f"task={task}", *(word for word in sys.argv[1:] if not word.startswith(of_this_task))]
+
+
+def bar() -> Progress:
+    """What is being done, how far it is, and the time left, in one line that goes when it is done; no file gets it."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(20), TimeRemainingColumn(compact=True)
+    shown = Progress(*columns, transient=True)  # on a console of its own: the points of a multirun have one, too
+    shown.disable = not shown.console.is_terminal
+    return shown
+
+
+def tracked(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
+    """The items, with a bar."""
+    with bar() as shown:
+        yield from shown.track(items, total, description=description)

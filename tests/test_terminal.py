@@ -1,0 +1,34 @@
+"""What every task says, it says through one console."""
+
+import sys
+
+import pytest
+
+from mprm.terminal import console, retyped, say, say_next, tracked
+
+
+def test_a_path_with_brackets_is_printed_as_it_is() -> None:
+    with console.capture() as captured:
+        say("wrote runs/[b]x[/b][/nowhere] :smile:")
+    assert captured.get() == "wrote runs/[b]x[/b][/nowhere] :smile:\n"
+
+
+def test_a_long_path_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"selected 1 of 2 rollouts -> runs/{'x' * 90}/subset"
+    monkeypatch.setattr(console, "width", 80)
+    with console.capture() as captured:
+        say(line)
+    assert captured.get() == f"{line}\n"
+
+
+def test_the_next_command_is_this_one_with_another_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["task=select", "dataset.sources=[a,b]", "export=subset.jsonl", "redo=select", "runs=my runs"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *typed])
+    with console.capture() as captured:
+        say_next(*retyped("train"))
+    assert captured.get() == "next: python run.py task=train 'dataset.sources=[a,b]' 'runs=my runs'\n"
+
+
+def test_a_bar_leaves_nothing_in_a_file(capfd: pytest.CaptureFixture[str]) -> None:
+    assert list(tracked(range(3), 3, "counting [b]")) == [0, 1, 2]
+    assert capfd.readouterr() == ("", "")
