@@ -11,7 +11,6 @@ import pytest
 from mprm import stages
 from mprm.config import Config
 from mprm.stages import single
-from mprm.terminal import console
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -30,12 +29,12 @@ def test_list_shows_every_choice_with_all_its_fields(
 
 @pytest.mark.parametrize(("labels", "kind"), [([1, 1], "correct"), ([-1, -1, 0], "incorrect")])
 def test_measuring_one_class_says_why_there_is_no_auc(
-    tmp_path: Path, labels: list[int], kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, labels: list[int], kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(console, "_width", 200)
     record = {"id": "a", "source": "s", "labels": labels, "scores": [0.9, 0.1, 0.5][: len(labels)]}
     (tmp_path / "one.jsonl").write_text(json.dumps(record) + "\n")
-    cfg: Any = SimpleNamespace(predictions=tmp_path / "one.jsonl", threshold="0.5", output=tmp_path / "out.json")
+    paths = {"predictions": tmp_path / "one.jsonl", "output": tmp_path / "out.json", "cache": tmp_path}
+    cfg: Any = SimpleNamespace(**paths, threshold="0.5")
     single.measure(cfg)
     assert f"auc - (all 2 labelled steps are {kind}); wrote" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text())["auc"] is None
