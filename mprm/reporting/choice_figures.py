@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from mprm.reporting.choice_tables import ALL, METHODS, Results, adaptive, ranked, sources, unit
-from mprm.reporting.exhibit import Exhibit, wrapped
+from mprm.reporting.exhibit import Exhibit, legend_below, wrapped
 from mprm.reporting.style import (
     BLUE,
     CARD,
@@ -96,16 +96,14 @@ def _panels(results: Results, names: list[str]) -> Figure:
             row, column = divmod(place, columns)
             left = 2 * column + max(0, columns * (row + 1) - len(names))
             _curves(figure.add_subplot(grid[row, left : left + 2]), results, name)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        labels = [wrapped(label, 44) for label in labels]
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns + 1, 3), handlelength=4)
+        legend_below(figure)
     return figure
 
 
 def _curves(axes: Axes, results: Results, benchmark: str) -> None:
     report, n_max, aggregate = results["benchmarks"][benchmark], results["n_max"], results["aggregate"]
-    title = "Best-of-N" if benchmark == ALL else wrapped(benchmark)
-    name_axes(axes, f"{title} ({report['questions']:,} questions)", "candidates of a question", "accuracy (%)")
+    title = "Best-of-N" if benchmark == ALL else benchmark
+    name_axes(axes, wrapped(f"{title} ({report['questions']:,} questions)"), "candidates of a question", "accuracy (%)")
     policy, drawn = report["policy"], looks(results)
     _line(axes, policy["pass@N"], "pass@N, the ceiling", band=False, color=INK, ls=(0, (8, 4)), lw=1.2)
     for place, (model, look) in enumerate(drawn.items()):
@@ -143,7 +141,7 @@ def adaptive_exhibit(results: Results) -> Exhibit | None:
             if model in by_model:
                 _trade_off(axes, model, by_model[model], kind, look)
         axes.margins(x=0.08, y=0.12)
-        figure.legend(loc="outside lower center", ncols=2, handlelength=4)
+        legend_below(figure)
     return Exhibit(
         name="adaptive",
         title="Accuracy against cost",

@@ -109,15 +109,15 @@ def _panels(
     subsets: list[Subset], draw: Callable[[Axes, Subset], None], title: str, x: str, y: str, tall: float
 ) -> Figure:
     """One panel per subset on common axes, named above it; `tall` is its height relative to its width."""
-    across = min(ACROSS, max(len(subsets), 3))
-    down = math.ceil(len(subsets) / across)
+    down = math.ceil(len(subsets) / ACROSS)
+    across = max(math.ceil(len(subsets) / down), 3)
     with styled():
         figure = Figure(figsize=(13, 1.1 + down * (0.55 + tall * 12 / across * 0.9)), layout="constrained")
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         for axes, subset in zip(grid.flat, subsets, strict=False):
             draw(axes, subset)
             kept = f"{subset.totals['rollouts']:,} rollouts"
-            axes.set_title(f"{wrapped(subset.label, 28)}\n{kept}", fontsize=9, pad=5)
+            axes.set_title(f"{wrapped(subset.label, 132 // across)}\n{kept}", fontsize=9, pad=5)
         for place, axes in enumerate(grid.flat):
             if place >= len(subsets):
                 axes.remove()

@@ -75,3 +75,14 @@ def best_row(rows: tuple[Row, ...], measure: Measure) -> Row | None:
 def wrapped(label: str, width: int = 30) -> str:
     """A long label in lines."""
     return fill(label, width)
+
+
+def legend_below(figure: Figure) -> None:
+    """A legend of the first panel below all of them: columns as the width has room for, and the figure grows by it."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    labels = [wrapped(label, 44) for label in labels]
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    columns = max(1, min(5, len(labels), int(figure.get_figwidth() / (0.85 + 0.08 * longest))))
+    lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, lines - 2))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=4)

@@ -64,12 +64,13 @@ def heatmap_exhibit(rows: tuple[Row, ...]) -> Exhibit | None:
     columns = max(len(family.ratios) + (family.full is not None) for family in shown)
     heights = [1.6 + 0.62 * (len(family.alphas) + len(family.others)) for family in shown]
     with styled():
-        size = (2.4 + 2 * max(0.86 * columns, 2.4), sum(heights))
+        wide = max(0.86 * columns, 2.8)  # inches of a panel
+        size = (2.4 + 2 * wide, sum(heights) + 0.4 * len(shown))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(shown), 2, squeeze=False, height_ratios=heights)
         for family, line in zip(shown, grid, strict=True):
             for axes, measure in zip(line, (AUC, FIXED), strict=True):
-                _panel(axes, family, measure)
+                _panel(axes, family, measure, wide)
     return Exhibit(
         name="heatmap",
         title="Alpha and ratio",
@@ -89,10 +90,10 @@ def _in_words(family: Family, measure: Measure) -> str:
     return f"{measure.title} of {family.name}: {', '.join(numbers)}."
 
 
-def _panel(axes: Axes, family: Family, measure: Measure) -> None:
+def _panel(axes: Axes, family: Family, measure: Measure, wide: float) -> None:
     ratios, alphas, others = family.ratios, family.alphas, family.others
     title = f"{family.name}: {measure.title}"
-    name_axes(axes, wrapped(title, 46), "rollouts kept (% of eligible)", "alpha")
+    name_axes(axes, wrapped(title, int(8.6 * wide)), "rollouts kept (% of eligible)", "alpha")
     every = [*family.grid.values(), *family.beside.values(), *([family.full] if family.full else [])]
     values = [number.value for row in every if (number := measure.of(row))]
     best = max((n.value for row in family.grid.values() if (n := measure.of(row))), default=None)

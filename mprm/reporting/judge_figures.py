@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from mprm.reporting.exhibit import Exhibit
+from mprm.reporting.exhibit import Exhibit, legend_below
 from mprm.reporting.judge_words import STAGES, Results, judges, span
 from mprm.reporting.plots import series, smooth
 from mprm.reporting.style import BLUE, CARD, GREEN, GREY, INK, MUTED, ORANGE, PURPLE, name_axes, styled
@@ -56,7 +56,7 @@ def entropy_exhibit(results: Results) -> Exhibit | None:
         for stage, of_stage in bins.items():
             _bins(axes, of_stage, "accuracy", STAGES[stage], LOOKS[stage])
         axes.margins(x=0.06, y=0.1)
-        figure.legend(loc="outside lower center", ncols=4, handlelength=4)
+        legend_below(figure)
     return Exhibit(
         name="accuracy_by_entropy",
         title="Is the judge right where it is sure?",
@@ -90,8 +90,7 @@ def pairs_exhibit(results: Results) -> Exhibit | None:
             _bins(axes, bins, key, "_pairs", look)
             axes.margins(x=0.06, y=0.1)
         if means:
-            handles, labels = figure.axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=4)
+            legend_below(figure)
     says = [f"Agreement with the labels: {_in_words(bins, 'accuracy')}."]
     says += [f"Wrong labels: {_in_words(bins, 'flipped')}."] if known else []
     says += [f"{MEANS[key][0]}: {value:.3f} nats." for key, value in means.items()]
@@ -124,8 +123,7 @@ def curves_exhibit(name: str, title: str, curves: Curves, metrics: list[dict[str
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.margins(y=0.12)
             ends.append(f"{panel.lower()} from {mean[0]:.3g} to {mean[-1]:.3g} at step {steps[-1]:.0f}")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=4)
+        legend_below(figure)
     return Exhibit(
         name=name,
         title=title,

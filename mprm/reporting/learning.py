@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mprm.reporting.collect import read_json_lines
 from mprm.reporting.compare import Row
-from mprm.reporting.exhibit import AUC, Exhibit, best_row
+from mprm.reporting.exhibit import AUC, Exhibit, best_row, legend_below
 from mprm.reporting.style import INK, line_looks, name_axes, styled
 from mprm.reporting.tables import Table
 
@@ -92,9 +92,7 @@ def learning_exhibit(rows: tuple[Row, ...]) -> Exhibit | None:
         for line, (key, of_key) in zip(grid, curves.items(), strict=True):
             for axes, axis in zip(line, AXES, strict=True):
                 _panel(axes, of_key, key, axis, looks)
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        columns = 2 if max(map(len, labels)) > 40 else 4
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=4)
+        legend_below(figure)
     left_out = len([row for row in rows if row.auc]) - len(drawn)
     choice = (
         f" Of {left_out + len(drawn)} settings these are drawn: the best subset by AUC, Full, the best of every other "

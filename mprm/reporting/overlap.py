@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from mprm.reporting.exhibit import Exhibit
+from mprm.reporting.exhibit import Exhibit, wrapped
 from mprm.reporting.heatmap import bare, cell
 from mprm.reporting.style import name_axes, styled
 from mprm.reporting.subsets import Corpus
@@ -42,15 +42,17 @@ def overlap_exhibit(corpus: Corpus) -> Exhibit | None:
     labels = [subset.label for subset in subsets]
     with styled():
         side = 0.52 if n <= 20 else 0.42
-        figure = Figure(figsize=(max(3.4 + side * n, 7), max(2.4 + 0.8 * side * n, 4)), layout="constrained")
+        names = [f"{wrapped(label, 48)}  {place}" for place, label in enumerate(labels, start=1)]
+        wide = 1.2 + 0.08 * max(len(line) for name in names for line in name.split("\n")) + side * n
+        figure = Figure(figsize=(max(wide, 7), max(1.4 + 0.8 * side * n, 3)), layout="constrained")
         axes = figure.subplots()
         name_axes(axes, "Overlap of the subsets", "subset", "subset")
         for y in range(n):
             for x in range(y + 1):
                 text = f"{index[y, x]:.2f}".removeprefix("0") if x < y else ""
                 cell(axes, x, y, index[y, x] if x < y else 0, text, size=9 if n <= 20 else 7.5)
-        axes.set_xticks(np.arange(n - 1) + 0.5, labels[:-1], rotation=90)
-        axes.set_yticks(np.arange(n) + 0.5, labels)
+        axes.set_xticks(np.arange(n - 1) + 0.5, [str(place) for place in range(1, n)])
+        axes.set_yticks(np.arange(n) + 0.5, names)
         bare(axes, n, n)
     pairs = sorted(((index[y, x], labels[x], labels[y]) for y in range(n) for x in range(y)), reverse=True)
     words = "; ".join(f"{a} and {b} {value:.2f}" for value, a, b in (pairs if n <= 8 else [*pairs[:8], *pairs[-8:]]))

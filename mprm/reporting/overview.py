@@ -7,8 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mprm.reporting.compare import Comparison, Row
-from mprm.reporting.exhibit import AUC, CALIBRATED, FIXED, Exhibit, Measure, best_row, wrapped
+from mprm.reporting.exhibit import AUC, CALIBRATED, FIXED, Exhibit, Measure, best_row, legend_below, wrapped
 from mprm.reporting.style import BLUE, CARD, INK, LOOKS, OTHER_LOOK, line_looks, name_axes, styled
+
+WIDTH = 40  # characters of a setting's name in one line
 
 
 def measures(rows: tuple[Row, ...]) -> list[Measure]:
@@ -36,8 +38,10 @@ def settings_exhibit(comparison: Comparison) -> Exhibit:
 def comparison_figure(comparison: Comparison) -> Figure:
     """AUC and overall macro-F1 of every setting as dots with intervals."""
     rows, shown = comparison.rows, measures(comparison.rows)
+    lines = sum(wrapped(row.label, WIDTH).count("\n") for row in rows)  # beside the first one of each
     with styled():
-        figure = Figure(figsize=(1.8 + 3.9 * len(shown), 1.7 + 0.3 * len(rows)), layout="constrained")
+        size = (1.8 + 3.9 * len(shown), 1.7 + 0.3 * len(rows) + 0.16 * lines)
+        figure = Figure(figsize=size, layout="constrained")
         baselines = "".join(f"\n{name}: {100 * value:.1f}" for name, value in comparison.baselines.items())
         for place, axes in enumerate(figure.subplots(1, len(shown), squeeze=False)[0]):
             measure = shown[place]
@@ -67,7 +71,7 @@ def _dots(axes: Axes, rows: tuple[Row, ...], measure: Measure, below: str) -> No
         weight = "bold" if row is best else "normal"
         place = axes.get_yaxis_transform()
         axes.annotate(text, (1, y), (5, 0), place, "offset points", va="center", fontsize=9, weight=weight)
-    axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [wrapped(row.label, WIDTH) for row in reversed(rows)])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     for label, row in zip(axes.get_yticklabels(), reversed(rows), strict=True):
         label.set_fontweight("bold" if row is leader else "normal")
@@ -88,10 +92,7 @@ def ratio_exhibit(rows: tuple[Row, ...]) -> Exhibit | None:
         figure = Figure(figsize=(1.8 + 3.9 * len(shown), 4.7), layout="constrained")
         for axes, measure in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             _lines(axes, rows, lines, measure)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        wide = max(map(len, labels)) > 40
-        labels = [wrapped(label, 60) for label in labels]
-        figure.legend(handles, labels, loc="outside lower center", ncols=2 if wide else 5, handlelength=4)
+        legend_below(figure)
     return Exhibit(
         name="ratio",
         title="AUC and F1 against the ratio",

@@ -223,6 +223,7 @@ def calibration(correct: np.ndarray, scores: np.ndarray, threshold: float, n_bin
             right.stairs(shares, edges, label=f"{label} ({len(values):,})", **looks)
         right.axvline(threshold, color=INK, ls="--", lw=1.2, label=f"threshold {threshold:.3f}")
         right.grid(axis="x", visible=False)
+        right.set_ylim(top=1.35 * right.get_ylim()[1])  # the legend stands above the bars
         right.legend(loc="upper center")
         for axes in (left, right):
             axes.set_xlim(-0.03, 1.03)

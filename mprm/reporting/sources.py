@@ -52,8 +52,8 @@ def sources_exhibit(points: list[tuple[Row, Points]]) -> Exhibit | None:
     names = _names(points)
     if len(names) < 2:
         return None
-    across = min(ACROSS, len(names))
-    down = math.ceil(len(names) / across)
+    down = math.ceil(len(names) / ACROSS)
+    across = math.ceil(len(names) / down)
     with styled():
         size = (13, 0.9 + down * (1.0 + 0.27 * len(points)))
         figure = Figure(figsize=size, layout="constrained")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections import Counter
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
@@ -53,6 +55,7 @@ RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mprm",
     "text.color": INK,
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "axes.titlesize": 12,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -81,9 +84,15 @@ RC: Any = {
 }
 
 
-def styled() -> AbstractContextManager[None]:
-    """Context in which a figure of this project is drawn; the settings of the caller come back after it."""
-    return matplotlib.rc_context(RC)
+@contextmanager
+def styled() -> Iterator[None]:
+    """Context in which a figure of this project is drawn; the settings of the caller come back after it.
+
+    A character that the font lacks is a box in a .png, and no warning on the terminal.
+    """
+    with matplotlib.rc_context(RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        yield
 
 
 def line_looks(selectors: dict[str, str]) -> dict[str, dict[str, Any]]:

@@ -42,7 +42,7 @@ def test_the_matrix_has_a_number_for_every_pair() -> None:
     assert exhibit is not None
     (axes,) = exhibit.figure.axes
     assert [text.get_text() for text in axes.texts] == [".33", ".50", ".50"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a  1", "b  2", "c  3"]
     assert "a and b 0.33" in exhibit.says
     assert exhibit.data is not None
     assert exhibit.data.rows[0] == ("a", "1.0000", "0.3333", "0.5000")
