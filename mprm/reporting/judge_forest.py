@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from mprm.reporting.exhibit import Exhibit, wrapped
 from mprm.reporting.judge_runs import JudgeComparison, JudgeRow
+from mprm.reporting.judge_settings import titled
 from mprm.reporting.judge_words import STAGES, percent
 from mprm.reporting.style import CARD, GREY, INK, LOOKS, OTHER_LOOK, name_axes, styled
 
@@ -23,7 +24,7 @@ def forest_exhibit(comparison: JudgeComparison) -> Exhibit | None:
         lines = sum(label.count("\n") for label in labels)  # beside the first one of each
         figure = Figure(figsize=(9.2, 1.9 + 0.34 * len(rows) + 0.18 * lines), layout="constrained")
         axes = figure.subplots()
-        name_axes(axes, f"Accuracy {STAGES[stage]}", "accuracy on the benchmark (%)", "setting")
+        name_axes(axes, titled(f"Accuracy {STAGES[stage]}", comparison), "accuracy on the benchmark (%)", "setting")
         for y, row in enumerate(reversed(rows)):
             _dot(axes, y, row, stage)
         axes.set_yticks(range(len(rows)), labels)
@@ -35,7 +36,7 @@ def forest_exhibit(comparison: JudgeComparison) -> Exhibit | None:
     says = [f"{row.label}: {percent(row.accuracy(stage))} %" for row in rows]
     return Exhibit(
         name="comparison",
-        title="All settings",
+        title=titled("All settings", comparison),
         figure=figure,
         caption="Filled: mean over seeds. Solid bar: 95 % t-interval over seeds. Dots: both of two seeds. Dotted bar: "
         "of one seed, 95 % bootstrap over the benchmark's pairs; it says nothing of another training."

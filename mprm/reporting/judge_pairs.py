@@ -30,12 +30,11 @@ def answers(comparison: JudgeComparison) -> list[Answer]:
     """On every benchmark the best setting against the second, then the pairs of settings that differ in one group of
     the config alone; of selectors those against Random at the same ratio and against Full."""
     found = []
-    rated = [row for row in comparison.rows if row.accuracy(comparison.stage)]
-    for benchmark in dict.fromkeys(row.benchmark for row in rated):
-        rows = [row for row in rated if row.benchmark == benchmark]
+    for group in comparison.groups:
+        rows = [row for row in group.rows if row.accuracy(group.stage)]
         for place, (a, b) in enumerate(combinations(rows, 2)):
             if place == 0 or _differ_in_one(a.runs[0], b.runs[0]):
-                found.append(_answer(a, b, comparison.stage, among=0 if place else len(rows)))
+                found.append(_answer(a, b, group.stage, among=0 if place else len(rows)))
     return found
 
 

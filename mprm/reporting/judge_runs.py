@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,13 @@ class JudgeRun:
     @property
     def selector(self) -> str:
         return component(self.config, "selector")
+
+    @property
+    def benchmark(self) -> str:
+        """What it was measured on: the hash of the pairs; of older runs path and number; "" where it was on none."""
+        pairs = next((one["pairs"] for one in judges(self.results).values()), None)
+        named = f"{self.results.get('reward_benchmark')}, {pairs} pairs"
+        return "" if pairs is None else str(self.results.get("reward_benchmark_hash") or named)
 
     @property
     def curation(self) -> dict[str, Any]:
@@ -79,12 +86,6 @@ class JudgeRow:
     label: str
     runs: tuple[JudgeRun, ...]
 
-    @property
-    def benchmark(self) -> tuple[str, int]:
-        """What it was measured on: path and pairs. Only settings that share it can be compared."""
-        measured = judges(self.runs[0].results).values()
-        return str(self.runs[0].results.get("reward_benchmark")), next((one["pairs"] for one in measured), 0)
-
     def accuracy(self, stage: str) -> Number | None:
         return over_seeds([run.accuracy(stage) for run in self.runs])
 
@@ -96,13 +97,29 @@ class JudgeRow:
 @dataclass(frozen=True, kw_only=True)
 class JudgeComparison:
     """rows: one per setting, the highest accuracy at `stage` first. stage: the last one that a row was measured after.
-    left_out: folder name -> reason. points: of the multirun. others: the folders of runs that are not of judges."""
+    left_out: folder name -> reason. points: of the multirun. others: the folders of runs that are not of judges. words:
+    of a group, what its rows share, where there are several."""
 
     rows: tuple[JudgeRow, ...]
     stage: str
     left_out: dict[str, str]
     points: tuple[Point, ...]
     others: tuple[Path, ...]
+    words: str = ""
+
+    @property
+    def groups(self) -> list[JudgeComparison]:
+        """The rows that can be compared with each other, those of the same benchmark; most runs first."""
+        found: dict[str, list[JudgeRow]] = {}
+        for row in self.rows:
+            found.setdefault(row.runs[0].benchmark, []).append(row)
+        if len(found) < 2:
+            return [self]
+        groups = sorted(found.items(), key=lambda item: -sum(len(row.runs) for row in item[1]))
+        words = {
+            name: f"benchmark {name[:8] if ' ' not in name else name}" if name else "not measured" for name in found
+        }
+        return [replace(self, **_ranked(rows), words=words[name]) for name, rows in groups]
 
 
 def over_seeds(numbers: list[Number | None]) -> Number | None:
@@ -131,7 +148,7 @@ def compare_judges(runs: Path, folders: list[Path] | None = None) -> JudgeCompar
     names = {folder.name for folder in ours}
     known = tuple(point for point in read_points(runs) if len(ours) == len(configs) or point.name in names)
     explained = {point.name for point in known if point.state != "done"}
-    groups: dict[str, dict[int, JudgeRun]] = {}
+    groups: dict[str, dict[str, dict[int, JudgeRun]]] = {}
     left_out: dict[str, str] = {}
     for folder, config in ours.items():
         results = read_json_object(folder / "results.json", "judge")
@@ -140,16 +157,23 @@ def compare_judges(runs: Path, folders: list[Path] | None = None) -> JudgeCompar
                 left_out[folder.name] = NOT_FINISHED
             continue
         run = JudgeRun(folder, config, results)
-        same = groups.setdefault(json.dumps(run.setting, sort_keys=True), {})
+        same = groups.setdefault(run.benchmark, {}).setdefault(json.dumps(run.setting, sort_keys=True), {})
         if run.seed in same:
             left_out[folder.name] = f"same setting and seed as {same[run.seed].folder.name}"
         else:
             same[run.seed] = run
-    rows = _rows([tuple(of_seed[seed] for seed in sorted(of_seed)) for of_seed in groups.values()])
-    stage = next((one for one in reversed(STAGES) if any(row.accuracy(one) for row in rows)), "untrained")
-    rows.sort(key=lambda row: (-(number["value"] if (number := row.accuracy(stage)) else -1), row.label))
+    rows = []
+    for settings in groups.values():
+        rows += _rows([tuple(of_seed[seed] for seed in sorted(of_seed)) for of_seed in settings.values()])
     strangers = tuple(folder for folder in configs if folder not in ours)
-    return JudgeComparison(rows=tuple(rows), stage=stage, left_out=left_out, points=known, others=strangers)
+    return JudgeComparison(**_ranked(rows), left_out=left_out, points=known, others=strangers)
+
+
+def _ranked(rows: list[JudgeRow]) -> dict[str, Any]:
+    """The last stage that a row was measured after, and the rows by their accuracy there."""
+    stage = next((one for one in reversed(STAGES) if any(row.accuracy(one) for row in rows)), "untrained")
+    rows = sorted(rows, key=lambda row: (-(number["value"] if (number := row.accuracy(stage)) else -1), row.label))
+    return {"stage": stage, "rows": tuple(rows)}
 
 
 def _rows(settings: list[tuple[JudgeRun, ...]]) -> list[JudgeRow]:

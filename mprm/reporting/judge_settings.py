@@ -28,7 +28,13 @@ def settings_table(comparison: JudgeComparison) -> Table:
     )
     if known:
         note += " Wrong: labels of the kept pairs; random: of random subsets with as many pairs of every source."
-    return Table("Settings", columns, rows, note, comparison.rows[0].label if comparison.rows else "")
+    best = next((row.label for row in comparison.rows if row.accuracy(comparison.stage)), "")
+    return Table(titled("Settings", comparison), columns, rows, note, best)
+
+
+def titled(title: str, comparison: JudgeComparison) -> str:
+    """With what the rows of a group share, where there are several groups."""
+    return f"{title}: {comparison.words}" if comparison.words else title
 
 
 def runs_table(comparison: JudgeComparison) -> Table:
@@ -40,7 +46,7 @@ def runs_table(comparison: JudgeComparison) -> Table:
     )
     columns = ("run", "setting", "seed", *COLUMNS, *(WRONG_COLUMNS if known else ()))
     note = "As above, every seed by itself. Brackets: 95 % bootstrap over the benchmark's pairs."
-    return Table("Every run", columns, rows, note)
+    return Table(titled("Every run", comparison), columns, rows, note)
 
 
 def _numbers(one: JudgeRow | JudgeRun) -> tuple[str, ...]:
@@ -70,5 +76,7 @@ def as_csv(comparison: JudgeComparison) -> str:
             cells = [number[end] if number else None for number in numbers for end in ("value", "low", "high")]
             kept = [run.curation.get(key) for key in ("eligible", "kept")]
             wrong = [run.flipped.get(key) for key in ("kept", "random")]
-            writer.writerow([run.folder.name, row.label, run.seed, row.benchmark[0], *kept, *wrong, *cells])
+            writer.writerow(
+                [run.folder.name, row.label, run.seed, run.results.get("reward_benchmark"), *kept, *wrong, *cells]
+            )
     return buffer.getvalue()

@@ -241,6 +241,7 @@ def _judge(cfg: Config, run: RunFolder) -> None:
     results: dict[str, Any] = {
         "preferences": cfg.preferences.path,
         "reward_benchmark": cfg.reward_benchmark.path,
+        "reward_benchmark_hash": benchmark["the reward benchmark"],
         "unusable": dict(unusable + Counter(refused.values())),
         "judges": {stage: measure(one, cfg.seed) for stage, one in found.items()},
         "differences": {

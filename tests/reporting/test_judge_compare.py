@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from mprm.reporting.judge_compare import headline, print_judge_comparison
+from mprm.reporting.judge_compare import headline, print_judge_comparison, write_judge_comparison
 from mprm.reporting.judge_forest import forest_exhibit
 from mprm.reporting.judge_pairs import answers, answers_table
 from mprm.reporting.judge_runs import JudgeComparison, compare_judges
@@ -126,6 +126,34 @@ def test_pairs_that_differ_in_one_thing_are_asked_about(make: Make, tmp_path: Pa
     ]
     assert answers_table(found).rows[1][2:] == ("3", "better", "+3.0 [0.5, 5.5]")
     assert answers_table(found).rows[2][2:] == ("1", "better", "+4.5")
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["by content", "of runs before that was kept"])
+def test_no_winner_is_chosen_across_benchmarks(make: Make, tmp_path: Path, kept: bool) -> None:
+    runs = tmp_path / "runs"
+    for name, selector, rl, benchmark in (
+        ("e", ENTROPY, 0.86, "1"),
+        ("r", RANDOM, 0.84, "1"),
+        ("easy", ENTROPY, 0.99, "2"),
+    ):
+        make(name, 0, selector, rl)
+        path = runs / name / "results.json"
+        changed = {"reward_benchmark_hash": benchmark * 64} if kept else {"reward_benchmark": f"{benchmark}.jsonl"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    comparison = compared(tmp_path)
+    words = ["11111111", "22222222"] if kept else ["1.jsonl, 200 pairs", "2.jsonl, 200 pairs"]
+    assert [group.words for group in comparison.groups] == [f"benchmark {one}" for one in words]
+    assert [settings_table(group).main for group in comparison.groups] == ["Entropy, 50 %"] * 2
+    assert headline(comparison) == (
+        "Judges on other benchmarks are compared apart. 2 settings in 2 runs. The highest accuracy after RL is 86.0 "
+        "[84.0, 88.0] %, by Entropy, 50 %. 1 setting in 1 run. The highest accuracy after RL is 99.0 [97.0, 101.0] %, "
+        "by Entropy, 50 %."
+    )
+    assert [(answer.a, answer.b) for answer in answers(comparison)] == [("Entropy, 50 %", "Random, 50 %")]
+    html = write_judge_comparison(runs, comparison).read_text()
+    assert html.count("<svg ") == 2
+    assert f"Settings: benchmark {words[1]}" in html
+    assert (runs / "comparison-2.png").is_file()
 
 
 def test_the_forest_has_a_row_per_setting(make: Make, tmp_path: Path) -> None:

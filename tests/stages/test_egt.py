@@ -50,6 +50,7 @@ def test_all_stages_and_what_a_second_run_shares(
     stages.egt(first)
     run = folder_of(first)
     results = read_json(run / "results.json")
+    assert len(results["reward_benchmark_hash"]) == 64
     assert list(results["judges"]) == ["untrained", "sft", "rl"]
     assert results["judges"]["rl"]["pairs"] == 4
     assert list(results["differences"]) == ["sft - untrained", "rl - sft"]
