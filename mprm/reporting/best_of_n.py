@@ -67,8 +67,6 @@ def _tiles(results: Results) -> str:
     if models := tables.ranked(results):
         rule, best = tables.best_rule(results)
         chosen = f"{models[0]}, {tables.METHODS.get(aggregate, aggregate)}"
-        shown[2:2] = [
-            ("Chosen rule", report["models"][models[0]][aggregate], chosen),
-            ("Best rule measured", best, rule),
-        ]
+        numbers = [("Chosen rule", report["models"][models[0]][aggregate], chosen), ("Best rule measured", best, rule)]
+        shown[2:2] = numbers[: 1 + (rule != chosen)]
     return markup.tiles([(name, f"{100 * tables.at_n_max(one).value:.1f} %", below) for name, one, below in shown])

@@ -105,8 +105,12 @@ def _parts(group: Comparison, verdicts: Sequence[Verdict], suffix: str) -> list[
 def _main_table(comparison: Comparison) -> Table:
     """The comparison table of a group, the setting with the highest AUC stressed."""
     best, table = best_row(comparison.rows, AUC), comparison_table(comparison)
-    title = f"{table.title}: {comparison.words}" if comparison.words else table.title
-    return replace(table, title=title, main=best.label if best else "")
+    return replace(table, title=_named(table.title, comparison), main=best.label if best else "")
+
+
+def _named(title: str, group: Comparison) -> str:
+    """With what the group shares, where there are several: no two sections are called the same."""
+    return title if not group.words or title.endswith(group.words) else f"{title}: {group.words}"
 
 
 def _page(
@@ -114,11 +118,11 @@ def _page(
 ) -> str:
     answers = main_answers(verdicts)
     html = [markup.findings("Verdicts", answers)] if answers else []
-    html += [_tiles(group) for group, _ in groups]
-    html.append(markup.contents([_link(part) for part in [*(part for _, parts in groups for part in parts), *last]]))
+    links = [(name, _named(words, group)) for group, parts in groups for name, words in map(_link, parts)]
+    html.append(markup.contents([*links, *map(_link, last)]))
     for group, parts in groups:
         html += [markup.heading(group.words)] if group.words else []
-        html += [_card(part) for part in parts]
+        html += [_tiles(group), *(_card(part) for part in parts)]
     return markup.document(title, headline(comparison), [*html, *(_card(part) for part in last)], wide=True)
 
 

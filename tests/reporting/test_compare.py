@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +171,8 @@ def test_what_differs_in_benchmark_or_annotations_is_not_compared(tmp_path: Path
     assert headline(comparison).count("; the highest overall macro-F1 at 0.5 is 80.0") == 3
     page = write_comparison(tmp_path, comparison).read_text()
     assert page.count('<h2 class="group">') == 3
+    links = re.findall(r'<a href="#[^"]*">([^<]*)', page)
+    assert len(links) == len(set(links)) > 3, "no two sections are called the same"
     assert {name: page.count(f'<section id="{name}">') for name in ("settings", "settings-2", "settings-3")} == {
         "settings": 1,
         "settings-2": 1,
