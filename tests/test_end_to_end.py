@@ -77,6 +77,10 @@ def test_whole_job_killed_and_restarted_ends_with_the_same_numbers(command: Comm
         *("predictions.jsonl", "validation_predictions.jsonl", "results.json", "report.html", "subset"),
     }
     assert "AUC" in whole.stdout
+    before, _, tables = whole.stdout.partition(uninterrupted.name + " ")
+    assert "" not in before.splitlines(), "no bar leaves a blank line in a file"
+    assert "Loading weights" not in whole.stderr
+    assert tables.splitlines()[-1].endswith(f"task=export run={uninterrupted} output=exported/{uninterrupted.name}")
 
     def checkpointing(step: int) -> bool:
         """A checkpoint after `step` is being written."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -106,8 +107,10 @@ def test_how_sure_the_model_is(exported: Path) -> None:
     np.testing.assert_allclose(found.sigmas, np.sqrt(mu * (1 - mu) / (np.array(found.kappa) + 1)))
 
 
-def test_a_type_can_be_asked_for(exported: Path) -> None:
+def test_a_type_can_be_asked_for(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    transformers.utils.logging.enable_progress_bar()
     scorer = StepScorer.from_pretrained(exported, device="cpu", dtype="bfloat16")
+    assert capfd.readouterr() == ("", ""), "no library's bar"
     assert scorer.model.hf.dtype == torch.bfloat16
     exact = StepScorer.from_pretrained(exported, device="cpu").score(picture(56, 56), QUESTION, CANDIDATES[0])
     np.testing.assert_allclose(scorer.score(picture(56, 56), QUESTION, CANDIDATES[0]), exact, atol=0.05)

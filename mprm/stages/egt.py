@@ -19,11 +19,13 @@ from mprm.stages.judgements import RL, SFT, UNTRAINED, Asking, judge_after, list
 from mprm.stages.pipeline import start_tracker
 from mprm.stages.shared import LEFT_OUT, key_of, one_at_a_time, read_hash, take_stage
 from mprm.stages.usable import usable
-from mprm.terminal import console, say, say_next
+from mprm.terminal import console, retyped, say, say_next
 
 # What the first stage, the responses of its judge and their measure do not depend on; the last of it the measure does.
 AFTER_SFT = ("selector", "order", "grpo", "reward_benchmark")
 BENCHMARK = ("reward_benchmark",)  # what no training depends on
+
+FOLLOWING = {"sft": "curate", "curate": "rl", "rl": "judge"}  # tasks
 
 
 def egt(cfg: Config) -> None:
@@ -63,6 +65,8 @@ def _run(cfg: Config, *stages: Callable[[Config, RunFolder], None]) -> None:
     with open_run(cfg.raw) as run:
         for stage in stages:
             stage(cfg, run)
+    if cfg.task in FOLLOWING:
+        say_next(*retyped(FOLLOWING[cfg.task]))
 
 
 def check_selector(cfg: Config) -> None:
@@ -259,7 +263,8 @@ def _judge(cfg: Config, run: RunFolder) -> None:
     start_tracker(cfg, run).finish(accuracies)
     print_judge(results, console)
     say(f"judged {len(pairs):,} pairs in {monotonic() - started:.1f} s; wrote {page}")
-    say_next("task=export", f"run={run.path}", f"output=exported/{run.path.name}")
+    trained = ["task=export", f"run={run.path}", f"output=exported/{run.path.name}"]
+    say_next(*(trained if stages[1:] else retyped("egt")))
 
 
 def inputs_of(cfg: Config, leave_out: tuple[str, ...]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def export(model: StepModel, processor: Processor, backbone: Backbone, folder: P
             write_original(hf, source, temporary)
             name_mark(temporary, model.mark_id)
         else:
+            logging.getLogger("DeepSpeed").disabled = True  # loaded by transformers, it tells that there is no GPU
             hf.save_pretrained(temporary)
             processor.save(temporary)
         if model.kappa is not None:
