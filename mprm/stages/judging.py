@@ -105,10 +105,10 @@ def evaluate_model(cfg: Config) -> None:
     if is_made(cfg, "output", asked, [cfg.run, cfg.benchmark.path], mark="predictions.jsonl"):
         report(folder)
         return
+    scorer = load_scorer(
+        cfg, cfg.run, "the benchmark", lambda names: open_images([cfg.benchmark.image_path(name) for name in names])
+    )
     with journal(folder / "predictions.jsonl", settings) as kept:
-        scorer = load_scorer(
-            cfg, cfg.run, "the benchmark", lambda names: open_images([cfg.benchmark.image_path(name) for name in names])
-        )
         found = score_kept(kept, [Scorable(s.id, s.images, s.question, s.steps) for s in solutions], scorer)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
         held_out = read_predictions(calibration) if calibration.is_file() else None

@@ -36,7 +36,7 @@ def words(
         seconds = work * sum(tokens) / world_size / DEVICE_FLOPS
         return (
             f"{_duration(seconds)} on {world_size} devices of {DEVICE_FLOPS / 1e12:.0f} TFLOP/s each, not measured: "
-            f"{work * sum(tokens):.1e} operations, {work // 1_000_000:,} million per token"
+            f"{work * sum(tokens) / 1e12:,.2f} TFLOP, {work // 1_000_000:,} million operations per token"
         )
     took = _seconds(model, train, rows[largest], StepScoring(model, objective, recipe, plan.optimizer_steps), machine)
     seconds = took * sum(tokens) / tokens[largest] / world_size
@@ -65,4 +65,6 @@ def _seconds(
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.1f} minutes"
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.1f} seconds"

@@ -189,3 +189,12 @@ def test_what_is_missing_is_one_line(load: Load, candidates: Path, tmp_path: Pat
         stages.rerank(load("task=rerank", "aggregate=mode", *files))
     with pytest.raises(ValueError, match=r"is an input of this command"):
         stages.score(load("task=score", f"input={candidates}", f"output={candidates}"))
+
+
+def test_a_model_without_weights_leaves_no_output(load: Load, run: Callable[..., Path], tmp_path: Path) -> None:
+    selected, output = run("selected"), tmp_path / "evaluated"
+    (selected / "weights.safetensors").unlink()
+    benchmark = (f"benchmark.path={tmp_path / 'b' / 'test.jsonl'}", "benchmark.size=12")
+    with pytest.raises(ValueError, match=r"weights\.safetensors is missing; train first"):
+        stages.evaluate(load("task=evaluate", f"run={selected}", f"output={output}", *benchmark))
+    assert not output.exists()
