@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mprm.reporting.compare import Comparison, Row
 from mprm.reporting.exhibit import AUC, CALIBRATED, FIXED, Exhibit, Measure, best_row, legend_below, wrapped
-from mprm.reporting.style import BLUE, CARD, INK, LOOKS, OTHER_LOOK, line_looks, name_axes, styled
+from mprm.reporting.style import BLUE, CARD, DASHES, INK, LOOKS, OTHER_LOOK, line_looks, name_axes, styled
 
 WIDTH = 40  # characters of a setting's name in one line
 
@@ -97,7 +97,7 @@ def ratio_exhibit(rows: tuple[Row, ...]) -> Exhibit | None:
         name="ratio",
         title="AUC and F1 against the ratio",
         figure=figure,
-        caption="Mean over seeds; bars: 95 % t-interval over seeds, of two seeds dots for both. Dashed line and band: "
+        caption="Mean over seeds; bars: 95 % t-interval over seeds, of two seeds dots for both. Black line and band: "
         "training on everything. "
         "Lines are set apart a little so that their bars stay readable; a bar that leaves the panel is cut.",
         says="Measures against the ratio kept. " + " ".join(_in_words(line, points) for line, points in lines.items()),
@@ -111,9 +111,9 @@ def _in_words(line: str, points: list[Row]) -> str:
 
 def _lines(axes: Axes, rows: tuple[Row, ...], lines: dict[str, list[Row]], measure: Measure) -> None:
     name_axes(axes, measure.title, "rollouts kept (% of eligible)", measure.axis)
-    for row in rows:
-        if row.selector == "Full" and (number := measure.of(row)):
-            axes.axhline(number.value, color=INK, lw=1.4, ls=(0, (8, 4)), label=row.label)
+    for place, row in enumerate(row for row in rows if row.selector == "Full"):
+        if number := measure.of(row):
+            axes.axhline(number.value, color=INK, lw=1.4, ls=DASHES[1 + place % 4], label=row.label)
             if number.low is not None and number.high is not None:
                 axes.axhspan(number.low, number.high, color=INK, alpha=0.07, lw=0)
     ratios = sorted({100 * row.ratio for points in lines.values() for row in points})
