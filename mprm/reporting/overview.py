@@ -97,7 +97,7 @@ def ratio_exhibit(rows: tuple[Row, ...]) -> Exhibit | None:
         name="ratio",
         title="AUC and F1 against the ratio",
         figure=figure,
-        caption="Mean over seeds; bars: 95 % t-interval over seeds, of two seeds dots for both. Black line and band: "
+        caption="Mean over seeds; bars: 95 % t-interval over seeds, of two seeds dots for both. Level line and band: "
         "training on everything. "
         "Lines are set apart a little so that their bars stay readable; a bar that leaves the panel is cut.",
         says="Measures against the ratio kept. " + " ".join(_in_words(line, points) for line, points in lines.items()),
