@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from mprm.stages import point
 from mprm.sweep_folder import Point, lock_sweep, read_points, record, write_points
+from mprm.training.disk import announce_disk
+from mprm.training.recipe import Machine
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -44,8 +47,12 @@ def test_in_a_process_of_its_own_it_speaks_into_its_log(runs: Path) -> None:
 def test_in_the_sweeper_it_says_one_line_before_and_one_after(
     runs: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def attempt() -> tuple[int, str]:
+        announce_disk(torch.nn.Linear(1, 1), Machine(), runs)
+        return 2, "seed=1 is no good"
+
     monkeypatch.setattr(point, "in_sweeper", True)
-    point.run_point(runs, "seed=1", lambda: (2, "seed=1 is no good"))
+    point.run_point(runs, "seed=1", attempt)
     said = capfd.readouterr().out.splitlines()
     assert said == ["2 of 2: seed=1", "failed in 0 s: seed=1 is no good [2 points: 1 failed, 1 waiting]"]
     assert not list(runs.glob("sweep/*.log"))
