@@ -68,12 +68,14 @@ class Checkpoints(pl.Callback):
         if step != self.seen:
             self.seen, module.random_state = step, torch.get_rng_state()
         overdue = trainer.is_global_zero and self.clock() - self.written_at >= 60 * self.machine.checkpoint_minutes
-        asked = torch.tensor(max(self.heard, int(overdue)), device=trainer.strategy.root_device)
-        told = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        told = max(self.heard, int(overdue))
+        if trainer.world_size > 1:
+            asked = torch.tensor(told, device=trainer.strategy.root_device)
+            told = int(trainer.strategy.reduce(asked, reduce_op="max"))
         if (told or step % self.machine.checkpoint_every == 0) and step != self.written:
             if trainer.is_global_zero:
                 prune(self.folder / "checkpoints", KEPT - 1)  # before, so that the disk never holds one more
-            trainer.save_checkpoint(self.folder / "checkpoints" / f"step-{step}.ckpt")
+            trainer.save_checkpoint(self.folder / "checkpoints" / f"step-{step}.ckpt", weights_only=False)
             self.written = step
             self.written_at = self.clock()
         if told in TOLD:
