@@ -1,6 +1,7 @@
 """`task=score`: records in, records with step scores out; the published scores from the published folder."""
 
 import json
+import re
 import math
 import subprocess
 import sys
@@ -163,6 +164,6 @@ def test_the_original_folder_gives_the_published_scores(tmp_path: Path) -> None:
     paths = [f"backbone.path={ORACLE / 'checkpoint'}", "input=rollouts.jsonl", "output=scores.jsonl"]
     done = subprocess.run([*command, *paths], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert "scored 6 solutions; wrote scores.jsonl" in done.stdout
+    assert re.match(r"scored 6 solutions in \d+\.\d s; wrote scores\.jsonl\n", done.stdout), done.stdout
     for case, line in zip(cases, lines(tmp_path / "scores.jsonl"), strict=True):
         assert line["step_scores"] == pytest.approx(case["train"]["scores"], abs=1e-5)
