@@ -1,8 +1,8 @@
 """`task=score`: records in, records with step scores out; the published scores from the published folder."""
 
 import json
-import re
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
