@@ -79,7 +79,10 @@ def test_the_time_stamp_of_data_changes_nothing(rollouts: Load, tmp_path: Path) 
     stages.select(rollouts())
     (tmp_path / "annotations" / "a.jsonl").touch()
     (tmp_path / "images" / "thumbnails.db").touch()
+    (manifest,) = tmp_path.glob("runs/*/subset/manifest.json")
+    written = manifest.stat().st_mtime_ns
     stages.select(rollouts())
+    assert manifest.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("name", ["hashes.json", "*.parquet"])
