@@ -16,9 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mprm import stages
-from mprm.artifacts import is_rank_zero
 from mprm.config import validate
 from mprm.messages import explain, refuse_flags
+from mprm.runs.artifacts import is_rank_zero
 from mprm.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent

@@ -17,24 +17,24 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mprm.artifacts import reading
 from mprm.messages import did_you_mean, type_name, unknown_key
-from mprm.run_folder import CHECKOUT, SHIPPED, config_hash, latest_run
-from mprm.stage_records import LINES
+from mprm.runs.artifacts import reading
+from mprm.runs.run_folder import CHECKOUT, SHIPPED, config_hash, latest_run
+from mprm.runs.stage_records import LINES
 from mprm.tasks import ALWAYS, GROUPS, JUDGE_TASKS, OF_A_RUN, TASKS
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
+    from mprm.batching.order import Order
     from mprm.chartworld.pretrain import Pretraining
-    from mprm.data.order import Order
     from mprm.data.preferences import Preferences
     from mprm.data.questions import Questions
     from mprm.data.visualprm400k import VisualPRM400K
     from mprm.data.visualprocessbench import VisualProcessBench
+    from mprm.inference.policy import Policy
     from mprm.judge.grpo import GRPO
     from mprm.judge.judge import Judge
     from mprm.judge.sft import SFT
-    from mprm.policy.policy import Policy
     from mprm.reporting.tracking import Local, WandB
     from mprm.selection.keep import Selector
     from mprm.training.objectives import Objective

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mprm.artifacts import read_json
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.folder import backbone_class
 from mprm.backbones.loading import PROMPT
+from mprm.batching.examples import on_white, open_images
 from mprm.config import config_of_run
-from mprm.data.examples import on_white, open_images
-from mprm.evaluation.predict import NotScored, OpenImages, Scorable, Scored, score
-from mprm.evaluation.step_scores import StepScores
+from mprm.inference.predict import OpenImages, Scorable, Scored, score
+from mprm.metrics.step_scores import NotScored, StepScores
+from mprm.runs.artifacts import read_json
 from mprm.training.checkpoint import load_weights
 
 Picture = str | Path | Image.Image

@@ -8,7 +8,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mprm.artifacts import is_rank_zero
+from mprm.runs.artifacts import is_rank_zero
 
 Item = TypeVar("Item")
 

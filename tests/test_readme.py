@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mprm.artifacts import remove
+from mprm.runs.artifacts import remove
 from mprm.tasks import OF_A_RUN, TASKS
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -20,8 +20,8 @@ from mprm.backbones import attention
 from mprm.backbones.heads import KappaHead, StepHead, StepOutput, stored_kappa
 from mprm.backbones.loading import check_folder, check_prompt
 from mprm.backbones.parts import FROZEN, LORA, TRAINED, add_adapters, set_trained
-from mprm.data.collate import Batch, Example
-from mprm.data.prompt import MARK, neutralise
+from mprm.batching.collate import Batch, Example
+from mprm.batching.prompt import MARK, neutralise
 
 DTYPES = {"stored": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 

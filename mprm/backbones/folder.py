@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from mprm.artifacts import read_json
 from mprm.backbones.base import Backbone
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import check_folder
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
+from mprm.runs.artifacts import read_json
 
 FAMILIES: tuple[type[Backbone], ...] = (InternVL, Qwen2_5_VL)
 

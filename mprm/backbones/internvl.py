@@ -16,13 +16,13 @@ from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTra
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from mprm.artifacts import write_json
 from mprm.backbones.base import Backbone, MarksOnly, StepModel, asked, encode_pieces, encode_text
 from mprm.backbones.internvl_original import is_original, load_original
 from mprm.backbones.loading import load_hf
 from mprm.backbones.sentencepiece import load_tokenizer
-from mprm.data.collate import Example
-from mprm.data.prompt import render
+from mprm.batching.collate import Example
+from mprm.batching.prompt import render
+from mprm.runs.artifacts import write_json
 
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)

@@ -25,9 +25,9 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 from mprm.backbones.attention import attend
 from mprm.backbones.base import Backbone, MarksOnly, StepModel, asked, encode_pieces, encode_text
 from mprm.backbones.loading import load_hf
-from mprm.data.collate import Example
-from mprm.data.prompt import render
-from mprm.data.segments import Segments, rows
+from mprm.batching.collate import Example
+from mprm.batching.prompt import render
+from mprm.batching.segments import Segments, rows
 
 
 @dataclass(frozen=True, kw_only=True)

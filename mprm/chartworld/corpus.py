@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mprm.artifacts import atomic_folder, read_json, write_json, write_json_lines
 from mprm.chartworld.solver import REMARK, Skill, Solver, Trace, annotate, step_texts
 from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_problems
 from mprm.data.rollouts import Dropped, Solution
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.data.visualprocessbench import VisualProcessBench
+from mprm.runs.artifacts import atomic_folder, read_json, write_json, write_json_lines
 from mprm.terminal import say
 
 # One source per solver. Calibrated to the published statistics of VisualPRM400K-v1.1-Raw.

@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mprm.artifacts import write_json_lines
 from mprm.chartworld.corpus import ChartWorldBenchmark, make, write_images
 from mprm.chartworld.questions import charts, held_out_charts
 from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
 from mprm.chartworld.world import BAR_SLOTS, KINDS, Problems, draw, question_text, sample_problems, true_items
 from mprm.data.preferences import Pair, Preferences
 from mprm.data.rollouts import Dropped
+from mprm.runs.artifacts import write_json_lines
 
 SLOPPY = 5  # pixels
 ORDINARY = Skill(misread=0.12, slip=0.10, look_again=0.10, illusion=0.0)

@@ -16,12 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerFast
 
-from mprm.artifacts import atomic_file
 from mprm.backbones.base import StepModel
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.chartworld import tiny
 from mprm.chartworld.stream import IGNORE, Stream, position_ids, vision_inputs
+from mprm.runs.artifacts import atomic_file
 
 HELD_OUT = "held_out.json"  # written last, by task=pretrain: the model in this folder is finished
 BACKBONES = {"internvl": InternVL, "qwen2_5_vl": Qwen2_5_VL}

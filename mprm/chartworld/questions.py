@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from mprm.artifacts import write_json_lines
 from mprm.chartworld.corpus import (
     ROLLOUTS_PER_PROBLEM,
     SOLVERS,
@@ -19,6 +18,7 @@ from mprm.chartworld.corpus import (
 from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_problems, true_items
 from mprm.data.questions import Question, Questions
 from mprm.data.rollouts import Dropped
+from mprm.runs.artifacts import write_json_lines
 
 HELD_OUT_SEED = 2_000
 Chart = tuple[int, ...]  # colours and heights of all bars, from left to right

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from mprm.artifacts import TEMPORARY
 from mprm.data.image_folder import ImageFolder
 from mprm.data.rollouts import Dropped, Unusable, is_blank, json_object, numbered_lines
+from mprm.runs.artifacts import TEMPORARY
 
 Read = TypeVar("Read")
 SOURCE_FILE = re.compile(r".*\.jsonl(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE | re.DOTALL)

@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mprm.artifacts import atomic_file
 from mprm.data.image_folder import ImageFolder
 from mprm.data.preferences import Pair, Preferences, checked_pair, named_images
 from mprm.data.rollouts import Dropped, Unusable, image_names, json_object
+from mprm.runs.artifacts import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mprm.evaluation.estimate import Resamples
 from mprm.judge.judge import NAMES
+from mprm.metrics.estimate import Resamples
 
 BINS = 5
 

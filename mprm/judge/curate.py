@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mprm.artifacts import atomic_folder, reading, write_json
 from mprm.data.preferences import Pair
-from mprm.evaluation.estimate import Resamples
+from mprm.inference.policy import key_hash
 from mprm.judge.accuracy import BINS
 from mprm.judge.judge import Shown, shown
-from mprm.policy.policy import key_hash
+from mprm.metrics.estimate import Resamples
+from mprm.runs.artifacts import atomic_folder, reading, write_json
 
 DRAWS = 10_000  # random subsets that a curated one is compared with
 

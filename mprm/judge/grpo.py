@@ -18,13 +18,13 @@ import torch
 from torchmetrics import MeanMetric, Metric, SumMetric
 
 from mprm.backbones.base import Processor, StepModel
-from mprm.data.collate import Example
-from mprm.data.examples import image_size, open_images
+from mprm.batching.collate import Example
+from mprm.batching.examples import image_size, open_images
+from mprm.inference.policy import key_hash
+from mprm.inference.sampler import Written
 from mprm.judge.judge import Judge, Shown, shown
 from mprm.judge.likelihood import in_a_row, log_likelihood, responding
 from mprm.judge.respond import prompt_of, sampler_of
-from mprm.policy.policy import key_hash
-from mprm.policy.sampler import Written
 from mprm.training.module import Optimised
 from mprm.training.recipe import Recipe
 

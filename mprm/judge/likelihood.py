@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from mprm.backbones.answered import answered
 from mprm.backbones.base import StepModel
-from mprm.data.collate import Batch, Example, collate
+from mprm.batching.collate import Batch, Example, collate
+from mprm.inference.answered import answered
 
 CHUNK = 1024  # marks whose logits are held at once
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mprm.backbones.base import StepModel
-from mprm.data.order import Order
-from mprm.data.packing import Lengths
+from mprm.batching.order import Order
+from mprm.batching.packing import Lengths
 from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement
 from mprm.judge.judge import Judge
 from mprm.training.batches import BatchPlan

@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any
 
 from mprm.backbones.base import Processor, StepModel
-from mprm.journal import Journal
+from mprm.inference.policy import Completion, Prompt
+from mprm.inference.sampler import Sampler
 from mprm.judge.judge import Judge, Shown
-from mprm.policy.policy import Completion, Prompt
-from mprm.policy.sampler import Sampler
+from mprm.runs.journal import Journal
 
 
 def key_of(one: Shown) -> str:

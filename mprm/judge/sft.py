@@ -16,11 +16,11 @@ import torch
 from torchmetrics import MeanMetric, Metric
 
 from mprm.backbones.base import Processor, StepModel, encode_text
-from mprm.data.collate import Example
-from mprm.data.examples import image_size, open_images
-from mprm.data.order import Shuffled
+from mprm.batching.collate import Example
+from mprm.batching.examples import image_size, open_images
+from mprm.batching.order import Shuffled
+from mprm.batching.prompt import neutralise
 from mprm.data.preferences import Pair
-from mprm.data.prompt import neutralise
 from mprm.judge.judge import Judge, Shown, shown
 from mprm.judge.likelihood import Responses, in_a_row, log_likelihood, responding
 from mprm.training.batches import BatchPlan

@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from mprm.artifacts import read_json, write_text
 from mprm.reporting import choice_tables as tables
 from mprm.reporting import markup
 from mprm.reporting.choice_figures import adaptive_exhibit, curves_exhibit, sources_exhibit
@@ -15,6 +14,7 @@ from mprm.reporting.choice_tables import ALL, Results
 from mprm.reporting.console import print_table
 from mprm.reporting.exhibit import Exhibit, save
 from mprm.reporting.tables import Table
+from mprm.runs.artifacts import read_json, write_text
 
 MANY = 20  # rows from which a table is folded
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
-from mprm.artifacts import STAGES, reading, redo_remedy
+from mprm.runs.artifacts import STAGES, reading, redo_remedy
 
 REPEAT = "restore it, or run the run's command again"
 SIGNALS = ["p_pos", "reliability", "mean_mc", "ranked"]  # what the figures need of half a million rows

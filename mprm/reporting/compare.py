@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from mprm.metrics.student_t import FEWEST, half_width
 from mprm.reporting import tables
 from mprm.reporting.collect import damage, read_config, read_manifest, read_results
 from mprm.reporting.published import published_f1
 from mprm.reporting.settings import others, setting_of
 from mprm.reporting.tables import Estimate, Table
-from mprm.student_t import FEWEST, half_width
-from mprm.sweep_folder import Point
+from mprm.runs.sweep_folder import Point
 
 MEASURES = {"auc": "AUC", "f1_fixed": "F1 at 0.5", "f1_calibrated": "F1 calibrated"}
 PUBLISHED_COLUMNS = ("F1 oracle", "published F1")

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
-from mprm.artifacts import atomic_file, atomic_folder, write_text
 from mprm.reporting import markup
 from mprm.reporting.compare import Comparison, as_csv, as_markdown, comparison_table
 from mprm.reporting.composition import histogram_exhibit, maps_exhibit
@@ -28,6 +27,7 @@ from mprm.reporting.style import styled
 from mprm.reporting.subsets import composition_table, read_corpus
 from mprm.reporting.tables import Table
 from mprm.reporting.verdicts import Verdict, verdicts_table
+from mprm.runs.artifacts import atomic_file, atomic_folder, write_text
 
 FOLDER = "report"  # beside report.html: every figure and table as a file of its own, and all of it as Markdown
 MANY = 45  # rows from which a table is folded

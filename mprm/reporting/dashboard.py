@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mprm.artifacts import write_text
 from mprm.reporting.tracking import one_line
+from mprm.runs.artifacts import write_text
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr

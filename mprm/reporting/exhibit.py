@@ -8,10 +8,10 @@ from textwrap import fill
 
 from matplotlib.figure import Figure
 
-from mprm.artifacts import atomic_file
 from mprm.reporting.compare import Row
 from mprm.reporting.style import styled
 from mprm.reporting.tables import Estimate, Table
+from mprm.runs.artifacts import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from mprm.artifacts import write_text
 from mprm.reporting import judge_tables as tables
 from mprm.reporting import markup
 from mprm.reporting.collect import read_json_lines, read_json_object
@@ -16,6 +15,7 @@ from mprm.reporting.console import print_table
 from mprm.reporting.exhibit import Exhibit, save
 from mprm.reporting.judge_figures import RL_CURVES, SFT_CURVES, curves_exhibit, entropy_exhibit, pairs_exhibit
 from mprm.reporting.judge_words import STAGES, Results, headline, judges, percent, sentences
+from mprm.runs.artifacts import write_text
 
 
 def write_judge(folder: Path) -> Path:

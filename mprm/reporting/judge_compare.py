@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from mprm.artifacts import write_text
 from mprm.reporting import markup
 from mprm.reporting.compare import Comparison, as_markdown
 from mprm.reporting.console import print_table
@@ -20,6 +19,7 @@ from mprm.reporting.judge_runs import JudgeComparison
 from mprm.reporting.judge_settings import as_csv, runs_table, settings_table, titled
 from mprm.reporting.judge_words import STAGES, percent
 from mprm.reporting.tables import Table
+from mprm.runs.artifacts import write_text
 
 MOST = 8  # pairs of settings that are put into words; the table has all
 MANY = 45  # rows from which a table is folded

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from itertools import combinations
 
+from mprm.metrics.student_t import FEWEST
 from mprm.reporting.choice_tables import points
 from mprm.reporting.judge_runs import JudgeComparison, JudgeRow, JudgeRun, Number, mean_of
 from mprm.reporting.judge_words import STAGES, percent
 from mprm.reporting.tables import Table
 from mprm.reporting.verdicts import BASELINES, BETTER, EVEN, RELATIONS, WORSE
-from mprm.student_t import FEWEST
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from mprm.reporting.compare import NOT_FINISHED, mean_over_seeds, run_folders
 from mprm.reporting.judge_words import STAGES, Results, judges
 from mprm.reporting.settings import others, setting_of
 from mprm.reporting.tables import component
-from mprm.sweep_folder import Point, read_points
+from mprm.runs.sweep_folder import Point, read_points
 from mprm.tasks import JUDGE_TASKS
 
 Number = dict[str, Any]  # value, low, high, or each instead of an interval: what an Estimate holds

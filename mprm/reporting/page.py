@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mprm.artifacts import write_text
 from mprm.reporting import markup, plots, tables
 from mprm.reporting.collect import RunRecord, read_run
+from mprm.runs.artifacts import write_text
 
 
 def write_report(run_folder: Path) -> Path:

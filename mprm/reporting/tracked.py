@@ -6,10 +6,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mprm.artifacts import read_json
 from mprm.reporting import plots, tables
 from mprm.reporting.collect import RunRecord, read_run
 from mprm.reporting.style import styled
+from mprm.runs.artifacts import read_json
 
 THRESHOLDS = ("fixed", "calibrated")  # the oracle, searched on the benchmark itself, is left to the report
 

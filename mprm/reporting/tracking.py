@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from mprm.artifacts import write_text
 from mprm.reporting.tables import component
-from mprm.sweep_folder import FOLDER as SWEEP
+from mprm.runs.artifacts import write_text
+from mprm.runs.sweep_folder import FOLDER as SWEEP
 
 log = logging.getLogger(__name__)
 

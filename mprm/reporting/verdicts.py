@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mprm.metrics.student_t import FEWEST
 from mprm.reporting.compare import MEASURES, Comparison, Row
 from mprm.reporting.tables import Table
-from mprm.student_t import FEWEST
 
 # Best setting against the second; best selection against Random, against Full; any other selection against Random.
 KINDS = ("best", "best_random", "best_full", "random")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mprm.artifacts import atomic_file
+from mprm.runs.artifacts import atomic_file
 
 
 def export_published(

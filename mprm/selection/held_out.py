@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mprm.artifacts import atomic_file
+from mprm.runs.artifacts import atomic_file
 
 
 def held_out(signals: pa.Table, count: int) -> pa.Table:

@@ -18,7 +18,7 @@ Columns, one row per record (a line that is not blank), sources in file-name ord
 
 What a model says is no part of the table and may be added to it, or to the rows that were kept:
 
-    entropy             see mprm.evaluation.entropy; null where there is none
+    entropy             see mprm.inference.entropy; null where there is none
     no_entropy          why there is none, null otherwise
 
 With dataset.cleaning=strict exactly the records without a drop_reason are ranked. A record that is not ranked has null
@@ -37,9 +37,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mprm.artifacts import atomic_file, file_hash, write_json
 from mprm.data.image_folder import modified_ns
 from mprm.data.visualprm400k import VisualPRM400K
+from mprm.runs.artifacts import atomic_file, file_hash, write_json
 from mprm.selection.scan import scan
 
 # Enters the key of the cache: raise it when a column or the cleaning of records changes its meaning.

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mprm import __version__
-from mprm.artifacts import atomic_folder, file_hash, write_json
 from mprm.data.rollouts import Unusable, question_hash, record_hash
 from mprm.data.visualprm400k import VisualPRM400K
+from mprm.runs.artifacts import atomic_folder, file_hash, write_json
 from mprm.selection.keep import Selector, keep
 from mprm.selection.parallel import in_processes
 from mprm.selection.remarks import nothing_left

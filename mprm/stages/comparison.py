@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from mprm.artifacts import read_json
-from mprm.evaluation.measure import FIXED_THRESHOLD
-from mprm.evaluation.paired import Resampled, difference, resampled_auc, resampled_f1
-from mprm.evaluation.predictions import read_predictions
+from mprm.metrics.measure import FIXED_THRESHOLD
+from mprm.metrics.paired import Resampled, difference, resampled_auc, resampled_f1
+from mprm.metrics.predictions import read_predictions
 from mprm.reporting.compare import MEASURES, Comparison, Row, compare, run_folders
 from mprm.reporting.compare_page import print_comparison, write_comparison
 from mprm.reporting.judge_compare import print_judge_comparison, write_judge_comparison
 from mprm.reporting.judge_runs import compare_judges
 from mprm.reporting.verdicts import Verdict, questions, verdict
-from mprm.sweep_folder import read_points
+from mprm.runs.artifacts import read_json
+from mprm.runs.sweep_folder import read_points
 from mprm.terminal import console, say
 
 

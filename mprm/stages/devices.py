@@ -11,8 +11,8 @@ from mprm.terminal import tracked
 
 if TYPE_CHECKING:
     from mprm.backbones.base import Processor, StepModel
-    from mprm.evaluation.predict import NotScored, Scorable
-    from mprm.evaluation.step_scores import StepScores
+    from mprm.inference.predict import Scorable
+    from mprm.metrics.step_scores import NotScored, StepScores
 
 
 def check_devices(cfg: Config) -> None:
@@ -52,8 +52,8 @@ def predict(
     description: str,
 ) -> dict[str, StepScores | NotScored]:
     """Step scores by solution id, or why there are none, on the trainer's device."""
-    from mprm.data.examples import open_images
-    from mprm.evaluation.predict import score
+    from mprm.batching.examples import open_images
+    from mprm.inference.predict import score
 
     scored = score(
         model,

@@ -10,10 +10,10 @@ from itertools import pairwise
 from time import monotonic
 from typing import Any
 
-from mprm.artifacts import file_states, is_rank_zero, read_json, write_json
 from mprm.config import Config
-from mprm.run_folder import config_hash, open_run, wait_for_rank_zero
-from mprm.stage_records import RunFolder
+from mprm.runs.artifacts import file_states, is_rank_zero, read_json, write_json
+from mprm.runs.run_folder import config_hash, open_run, wait_for_rank_zero
+from mprm.runs.stage_records import RunFolder
 from mprm.stages.devices import check_before_selection, load_backbone
 from mprm.stages.judgements import RL, SFT, UNTRAINED, Asking, judge_after, listed, read_pairs, responses
 from mprm.stages.pipeline import start_tracker

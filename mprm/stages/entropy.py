@@ -19,8 +19,8 @@ from mprm.terminal import bar, say
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mprm.evaluation.predict import Scorable
-    from mprm.journal import Journal
+    from mprm.inference.predict import Scorable
+    from mprm.runs.journal import Journal
 
 FORMAT_VERSION = 1  # enters the key of the cache: raise it when entropies change their meaning
 AT_ONCE = 64  # rollouts: what a kill can lose
@@ -78,7 +78,7 @@ def _kept(cfg: Config, settings: list[Any]) -> Iterator[Journal]:
 
     Waits until no other process is at it.
     """
-    from mprm.journal import journal
+    from mprm.runs.journal import journal
 
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     target = Path(cfg.cache) / "entropy" / key
@@ -99,7 +99,7 @@ def _kept(cfg: Config, settings: list[Any]) -> Iterator[Journal]:
 
 
 def _solutions(cfg: Config, rows: pa.Table) -> list[Scorable]:
-    from mprm.evaluation.predict import Scorable
+    from mprm.inference.predict import Scorable
     from mprm.selection.subset import read_examples
 
     return [
@@ -111,9 +111,9 @@ def _solutions(cfg: Config, rows: pa.Table) -> list[Scorable]:
 
 def _computed(cfg: Config, solutions: list[Scorable], kept: Journal, advance: Callable[[int], None]) -> Found:
     """Add entropies to the journal, on the trainer's device. Returns those that it does not keep."""
-    from mprm.data.examples import open_images
-    from mprm.evaluation.entropy import rollout_entropies
-    from mprm.evaluation.predict import NotScored
+    from mprm.batching.examples import open_images
+    from mprm.inference.entropy import rollout_entropies
+    from mprm.metrics.step_scores import NotScored
 
     check_devices(cfg)
     processor, model = load_backbone(cfg)

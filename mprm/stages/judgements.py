@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from mprm.artifacts import file_states, weights_written
 from mprm.config import Config
-from mprm.stage_records import RunFolder
+from mprm.runs.artifacts import file_states, weights_written
+from mprm.runs.stage_records import RunFolder
 from mprm.stages.devices import load_backbone
 from mprm.stages.shared import take_stage
 from mprm.terminal import bar
@@ -71,8 +71,8 @@ def responses(
 def _ask(
     cfg: Config, run: RunFolder, asking: Asking, processor: Processor, model: StepModel, pairs: list[Shown]
 ) -> None:
-    from mprm.journal import journal
     from mprm.judge.respond import key_of, respond, sampler_of
+    from mprm.runs.journal import journal
 
     sampler = sampler_of(cfg.judge, processor, model, asking.temperature, cfg.seed)
     keys = [key_of(one) for one in pairs]
@@ -101,8 +101,8 @@ def usable_pairs(
     pairs: list[Pair], preferences: Preferences, processor: Processor
 ) -> tuple[list[Shown], dict[str, str]]:
     """The pairs whose images the processor takes, as they stand; and why it does not take the others, by id."""
+    from mprm.inference.sampler import refusal
     from mprm.judge.judge import shown
-    from mprm.policy.sampler import refusal
 
     usable, unusable = [], {}
     for pair in pairs:

@@ -8,24 +8,24 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from mprm.artifacts import weights_written, write_json, write_json_lines
 from mprm.config import Config
-from mprm.outputs import content, is_made, remember
+from mprm.runs.artifacts import weights_written, write_json, write_json_lines
 from mprm.stages.devices import check_devices, load_backbone
+from mprm.stages.outputs import content, is_made, remember
 from mprm.terminal import console, say, say_next, tracked
 
 if TYPE_CHECKING:
-    from mprm.evaluation.predict import NotScored, OpenImages, Scorable
-    from mprm.evaluation.score_file import Score
-    from mprm.evaluation.step_scores import StepScores
-    from mprm.reranking.candidates import CandidateSet
+    from mprm.data.candidates import CandidateSet
+    from mprm.inference.predict import OpenImages, Scorable
+    from mprm.inference.score_file import Score
+    from mprm.metrics.step_scores import NotScored, StepScores
 
 Found = dict[str, "StepScores | NotScored"]
 
 
 def score(cfg: Config) -> int:
     """Step scores for a file of solutions, by a run's model or by the backbone as it lies in its folder."""
-    from mprm.evaluation.score_file import open_beside, score_file
+    from mprm.inference.score_file import open_beside, score_file
 
     if cfg.input is None or cfg.output is None:
         raise ValueError("task=score needs input=FILE.jsonl (image, question, steps) and output=FILE.jsonl")
@@ -47,11 +47,11 @@ def score(cfg: Config) -> int:
 
 def rerank(cfg: Config) -> None:
     """Choose among the candidate solutions of every question by their step scores; how often that is right."""
-    from mprm.evaluation.score_file import open_beside, score_kept
-    from mprm.journal import journal
+    from mprm.data.candidates import read_candidates
+    from mprm.inference.score_file import open_beside, score_kept
+    from mprm.metrics.best_of_n import check_aggregate
     from mprm.reporting.best_of_n import print_best_of_n, write_best_of_n
-    from mprm.reranking.best_of_n import check_aggregate
-    from mprm.reranking.candidates import read_candidates
+    from mprm.runs.journal import journal
 
     if cfg.input is None or cfg.output is None:
         raise ValueError("task=rerank needs input=FILE.jsonl (candidates) and output=DIR")
@@ -85,12 +85,12 @@ def evaluate_model(cfg: Config) -> None:
 
     The threshold is calibrated where the run has been evaluated before: on what it predicted of held-out rollouts.
     """
-    from mprm.data.examples import open_images
-    from mprm.evaluation.measure import evaluate
-    from mprm.evaluation.predict import Scorable
-    from mprm.evaluation.predictions import read_predictions, with_labels
-    from mprm.evaluation.score_file import score_kept
-    from mprm.journal import journal
+    from mprm.batching.examples import open_images
+    from mprm.inference.predict import Scorable
+    from mprm.inference.score_file import score_kept
+    from mprm.metrics.measure import evaluate
+    from mprm.metrics.predictions import read_predictions, with_labels
+    from mprm.runs.journal import journal
     from mprm.stages.shared import content_hash
 
     if cfg.output is None:
@@ -151,10 +151,9 @@ def report(folder: Path) -> None:
 
 def measured(cfg: Config, folder: Path, models: list[str], sets: list[CandidateSet], found: Found) -> dict[str, Any]:
     """All that is said of the models' choices; the choices themselves are written into the folder."""
-    from mprm.evaluation.predict import NotScored
-    from mprm.evaluation.step_scores import StepScores
-    from mprm.reranking.adaptive import adaptive
-    from mprm.reranking.best_of_n import choices, rerank
+    from mprm.metrics.adaptive import adaptive
+    from mprm.metrics.best_of_n import choices, rerank
+    from mprm.metrics.step_scores import NotScored, StepScores
 
     scores: dict[str, list[list[StepScores | None]]] = {}
     for model in models:
@@ -176,7 +175,7 @@ def measured(cfg: Config, folder: Path, models: list[str], sets: list[CandidateS
 
 def candidates(model: str, sets: list[CandidateSet]) -> list[Scorable]:
     """Those that have steps, to be scored by the model."""
-    from mprm.evaluation.predict import Scorable
+    from mprm.inference.predict import Scorable
 
     return [
         Scorable(key(model, q, c), one.images, one.question, candidate.steps)

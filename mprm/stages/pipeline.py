@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from mprm.artifacts import file_hash, file_states, is_rank_zero, reading, write_json
 from mprm.config import Config
-from mprm.outputs import is_made, remember
-from mprm.run_folder import open_run, wait_for_rank_zero
-from mprm.stage_records import RunFolder
+from mprm.runs.artifacts import file_hash, file_states, is_rank_zero, reading, write_json
+from mprm.runs.run_folder import open_run, wait_for_rank_zero
+from mprm.runs.stage_records import RunFolder
 from mprm.stages.check import read_benchmark, tell_benchmark, tell_training
 from mprm.stages.devices import check_before_selection, check_devices, load_backbone, predict
 from mprm.stages.entropy import add_entropy
 from mprm.stages.judging import evaluate_model, report, say_skipped
+from mprm.stages.outputs import is_made, remember
 from mprm.stages.shared import EVALUATION, LEFT_OUT, TRAINING, content_hash, one_at_a_time, take_stage, training_key
 from mprm.stages.usable import split, usable
 from mprm.terminal import retyped, say, say_next
@@ -226,9 +226,9 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     if cfg.redo is None and take_stage(run, "evaluate", inputs, EVALUATION):
         start_tracker(cfg, run).finish({}, run.path)
         return
-    from mprm.evaluation.measure import evaluate as evaluate_predictions
-    from mprm.evaluation.predict import Scorable
-    from mprm.evaluation.predictions import with_labels, write_predictions
+    from mprm.inference.predict import Scorable
+    from mprm.metrics.measure import evaluate as evaluate_predictions
+    from mprm.metrics.predictions import with_labels, write_predictions
     from mprm.training.checkpoint import load_weights
 
     check_devices(cfg)

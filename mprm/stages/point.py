@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 
-from mprm.artifacts import is_rank_zero
+from mprm.runs.artifacts import is_rank_zero
+from mprm.runs.sweep_folder import Point, log_file, read_points, record
 from mprm.stages import progress
-from mprm.sweep_folder import Point, log_file, read_points, record
 from mprm.terminal import console
 
 Attempt = Callable[[], tuple[int, str]]  # runs the point: exit code, and the reason in one line where it is not 0

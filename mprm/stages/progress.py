@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mprm.artifacts import read_json
-from mprm.sweep_folder import STATES, Point
+from mprm.runs.artifacts import read_json
+from mprm.runs.sweep_folder import STATES, Point
 
 
 def counts(points: Sequence[Point]) -> str:

@@ -13,11 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mprm.artifacts import STAGES, atomic_file, file_hash, file_states, read_json, reading
 from mprm.config import Config
 from mprm.data.rollouts import Solution
-from mprm.run_folder import config_hash
-from mprm.stage_records import RunFolder
+from mprm.runs.artifacts import STAGES, atomic_file, file_hash, file_states, read_json, reading
+from mprm.runs.run_folder import config_hash
+from mprm.runs.stage_records import RunFolder
 from mprm.terminal import say
 
 LEFT_OUT = "left_out.jsonl"

@@ -8,12 +8,12 @@ from time import monotonic
 
 from omegaconf import DictConfig, OmegaConf
 
-from mprm.artifacts import write_json
 from mprm.config import Config, component, config_of_run
-from mprm.outputs import content, is_made, remember
-from mprm.run_folder import CHECKOUT
+from mprm.runs.artifacts import write_json
+from mprm.runs.run_folder import CHECKOUT
 from mprm.stages.devices import load_backbone
 from mprm.stages.judgements import RL, SFT
+from mprm.stages.outputs import content, is_made, remember
 from mprm.tasks import GROUPS, JUDGE_TASKS
 from mprm.terminal import say, say_next
 
@@ -80,7 +80,7 @@ def report(cfg: Config) -> None:
 
 def measure(cfg: Config) -> None:
     """Metrics of anybody's predictions."""
-    from mprm.evaluation.measure import measure_file
+    from mprm.metrics.measure import measure_file
     from mprm.reporting.tables import auc_words
 
     if cfg.predictions is None or cfg.output is None:

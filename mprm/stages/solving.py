@@ -9,12 +9,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
-from mprm.outputs import is_made, remember
+from mprm.stages.outputs import is_made, remember
 from mprm.terminal import bar, say, say_next
 
 if TYPE_CHECKING:
     from mprm.data.questions import Question
-    from mprm.journal import Journal
+    from mprm.runs.journal import Journal
 
 Advance = Callable[[int], None]
 
@@ -23,7 +23,7 @@ DOING = {"sample": "solving questions", "annotate": "annotating questions"}
 
 def sample(cfg: Config) -> None:
     """Candidate solutions of every question, for task=rerank."""
-    from mprm.policy.solve import sample as solve
+    from mprm.inference.solve import sample as solve
 
     def work(questions: list[Question], kept: Journal, advance: Advance) -> None:
         solve(cfg.policy, questions, cfg.questions.image_path, cfg.solutions, kept, advance)
@@ -48,7 +48,7 @@ def sample(cfg: Config) -> None:
 
 def annotate(cfg: Config) -> None:
     """Solutions of every question with a Monte-Carlo score per step, in the format of VisualPRM400K-v1.1-Raw."""
-    from mprm.policy.annotate import annotate as continue_prefixes
+    from mprm.inference.annotate import annotate as continue_prefixes
 
     def work(questions: list[Question], kept: Journal, advance: Advance) -> None:
         continue_prefixes(
@@ -81,8 +81,8 @@ def _worked(
 
     Returns the results of the questions that could be used; None if this very command has written the file before.
     """
-    from mprm.journal import journal
-    from mprm.policy.solve import UNUSABLE
+    from mprm.inference.solve import UNUSABLE
+    from mprm.runs.journal import journal
 
     if cfg.output is None:
         raise ValueError(f"task={cfg.task} needs output=FILE.jsonl")

@@ -1,6 +1,6 @@
 """A multirun: its points are planned and checked before the first starts, run by a launcher of Hydra's, and counted.
 
-What is known of a point lies in RUNS/sweep (mprm/sweep_folder.py), whatever process runs it.
+What is known of a point lies in RUNS/sweep (mprm/runs/sweep_folder.py), whatever process runs it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from mprm.artifacts import read_json
 from mprm.config import Config, bind, validate
 from mprm.messages import explain
-from mprm.run_folder import config_hash
+from mprm.runs.artifacts import read_json
+from mprm.runs.run_folder import config_hash
+from mprm.runs.sweep_folder import Point, lock_sweep, log_file, read_points, record, write_points
 from mprm.stages import point
 from mprm.stages.composer import PointComposer
 from mprm.stages.grids import expand
 from mprm.stages.progress import counts
-from mprm.sweep_folder import Point, lock_sweep, log_file, read_points, record, write_points
 from mprm.tasks import TASKS
 
 DIED = "its process ended without a word (killed, or out of memory or of time)"

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mprm.artifacts import is_rank_zero, reading, redo_remedy, write_json_lines
 from mprm.config import Config
-from mprm.stage_records import RunFolder
+from mprm.runs.artifacts import is_rank_zero, reading, redo_remedy, write_json_lines
+from mprm.runs.stage_records import RunFolder
 from mprm.stages.judgements import listed
 from mprm.terminal import say
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from mprm.backbones.base import Processor
-    from mprm.data.examples import Examples
+    from mprm.batching.examples import Examples
     from mprm.training.lengths import Measured, Pictured
 
 
@@ -26,7 +26,7 @@ def split(cfg: Config, subset: Dataset, held_out: Dataset, processor: Processor)
 
     Raises ValueError if there are none of the former.
     """
-    from mprm.data.examples import Examples
+    from mprm.batching.examples import Examples
 
     never_trained_on = set(held_out["id"])  # with every rollout that shares a question or an image with one of them
     chosen = [i for i, rollout in enumerate(subset["id"]) if rollout not in never_trained_on]

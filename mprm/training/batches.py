@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mprm.data.packing import Lengths, pack, rows_needed
+from mprm.batching.packing import Lengths, pack, rows_needed
 
 Row = list[tuple[int, float]]  # position of a rollout and weight of its steps
 

@@ -12,8 +12,8 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mprm.artifacts import atomic_file, is_rank_zero, reading, remove
 from mprm.backbones.base import StepModel
+from mprm.runs.artifacts import atomic_file, is_rank_zero, reading, remove
 
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from mprm.data.collate import Batch, collate
-from mprm.data.examples import Examples
+from mprm.batching.collate import Batch, collate
+from mprm.batching.examples import Examples
 from mprm.training.batches import BatchPlan, RankBatches
 from mprm.training.saving import TOLD
 

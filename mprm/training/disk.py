@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from mprm.artifacts import is_rank_zero
+from mprm.runs.artifacts import is_rank_zero
 from mprm.terminal import say
 from mprm.training.memory import readable
 from mprm.training.recipe import Machine

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from mprm.artifacts import atomic_folder, write_json
 from mprm.backbones.base import Backbone, Processor, StepModel
 from mprm.backbones.heads import KAPPA
 from mprm.backbones.internvl_original import is_original, write_original
 from mprm.backbones.loading import PROMPT
 from mprm.backbones.parts import merge_adapters
-from mprm.data.prompt import MARK
+from mprm.batching.prompt import MARK
+from mprm.runs.artifacts import atomic_folder, write_json
 
 
 def export(model: StepModel, processor: Processor, backbone: Backbone, folder: Path, layout: str) -> None:

@@ -12,11 +12,11 @@ import pytorch_lightning as pl
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from mprm.artifacts import is_rank_zero
 from mprm.backbones.base import StepModel
 from mprm.backbones.loading import check_dropout
-from mprm.data.examples import Examples
-from mprm.data.order import Order
+from mprm.batching.examples import Examples
+from mprm.batching.order import Order
+from mprm.runs.artifacts import is_rank_zero
 from mprm.terminal import say
 from mprm.training.batches import BatchPlan
 from mprm.training.checkpoint import AtomicCheckpointIO, latest, save_weights

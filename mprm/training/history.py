@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from mprm.artifacts import write_text
+from mprm.runs.artifacts import write_text
 from mprm.training.batches import BatchPlan
 
 Mirror = Callable[[dict[str, float]], None]

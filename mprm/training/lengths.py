@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from mprm.data.collate import Example, common_prefix
-from mprm.data.examples import image_fault, open_images
-from mprm.data.packing import Lengths
+from mprm.batching.collate import Example, common_prefix
+from mprm.batching.examples import image_fault, open_images
+from mprm.batching.packing import Lengths
 from mprm.terminal import tracked
 
 CHUNK = 256  # rollouts or pictures that a loader worker looks at at a time

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAUROC
 
 from mprm.backbones.base import StepModel
-from mprm.data.collate import Batch
+from mprm.batching.collate import Batch
 from mprm.training.checkpoint import recount
 from mprm.training.objectives import Objective
 from mprm.training.recipe import Recipe

@@ -7,7 +7,7 @@ from time import monotonic
 import torch
 
 from mprm.backbones.base import StepModel
-from mprm.data.collate import collate
+from mprm.batching.collate import collate
 from mprm.training.batches import BatchPlan
 from mprm.training.fit import train_in_float32
 from mprm.training.lengths import Measured

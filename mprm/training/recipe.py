@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from mprm.artifacts import is_rank_zero, remove
+from mprm.runs.artifacts import is_rank_zero, remove
 
 
 @dataclass(frozen=True, kw_only=True)

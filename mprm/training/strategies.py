@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 
-from mprm.artifacts import atomic_folder, write_text
+from mprm.runs.artifacts import atomic_folder, write_text
 from mprm.training.recipe import Machine, Recipe
 
 

@@ -20,8 +20,8 @@ from mprm.backbones.base import Backbone, StepModel
 from mprm.backbones.internvl import InternVL, InternVLProcessor
 from mprm.backbones.parts import add_adapters
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenProcessor
+from mprm.batching.collate import Example
 from mprm.chartworld import tiny
-from mprm.data.collate import Example
 
 
 def build(family: str, folder: Path, **text: Any) -> Path:

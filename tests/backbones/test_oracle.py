@@ -11,7 +11,7 @@ from PIL import Image
 
 from mprm.backbones.base import StepModel, encode
 from mprm.backbones.internvl import InternVL
-from mprm.data.collate import Example, collate
+from mprm.batching.collate import Example, collate
 from mprm.training.objectives import step_losses
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "internvl"

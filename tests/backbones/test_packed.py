@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mprm.backbones.base import Backbone, Processor, StepModel, encode
-from mprm.data.collate import Batch, Example, collate
+from mprm.batching.collate import Batch, Example, collate
 
 QUESTIONS = [
     (

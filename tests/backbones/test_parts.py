@@ -10,7 +10,7 @@ from torch import nn
 
 from mprm.backbones.base import StepModel, encode
 from mprm.backbones.parts import merge_adapters, set_trained
-from mprm.data.collate import Batch, collate
+from mprm.batching.collate import Batch, collate
 
 FAMILIES = pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
 STEPS = ["red is 4.", "blue is 7.", "The answer is 11."]

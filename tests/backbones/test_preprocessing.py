@@ -15,7 +15,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from mprm.backbones.base import encode
 from mprm.backbones.internvl import MEAN, STD, normalise, tile
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenProcessor
-from mprm.data.examples import Examples, open_images
+from mprm.batching.examples import Examples, open_images
 
 STEPS = ["red is 4.", "The answer is 4."]
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -19,8 +19,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from mprm.chartworld.world import draw, question_text, sample_problems
-from mprm.policy.local import LocalPolicy
-from mprm.policy.policy import Prompt
+from mprm.inference.local import LocalPolicy
+from mprm.inference.policy import Prompt
 
 WEIGHTS = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights"
 

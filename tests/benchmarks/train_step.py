@@ -33,12 +33,12 @@ from mprm.backbones.base import Backbone, StepModel
 from mprm.backbones.internvl import InternVL, InternVLStepModel
 from mprm.backbones.parts import add_adapters
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenStepModel
+from mprm.batching.collate import Example, collate
+from mprm.batching.examples import Examples
+from mprm.batching.order import Shuffled, ShuffledQuestions
 from mprm.chartworld import tiny
 from mprm.chartworld.corpus import ChartWorld
-from mprm.data.collate import Example, collate
-from mprm.data.examples import Examples
-from mprm.data.order import Shuffled, ShuffledQuestions
-from mprm.evaluation.predict import rows
+from mprm.inference.predict import rows
 from mprm.selection.baselines import Full
 from mprm.selection.keep import keep
 from mprm.selection.signals import build_signals

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprm import artifacts
 from mprm.chartworld.pairs import SLOPPY, ChartWorldPairs, ChartWorldRewardBenchmark, wrong_answers
 from mprm.chartworld.questions import charts, held_out_charts
 from mprm.chartworld.world import KINDS, NAMES, Problems, draw, question_text, true_items
 from mprm.data.preferences import Pair
 from mprm.judge.judge import Judge
+from mprm.runs import artifacts
 
 SIZE = 400
 

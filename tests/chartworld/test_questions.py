@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprm import artifacts
 from mprm.chartworld.corpus import ChartWorld, ChartWorldBenchmark
 from mprm.chartworld.questions import ChartWorldQuestions, charts, charts_in_use
 from mprm.chartworld.world import KINDS, Problems, sample_problems
 from mprm.data.questions import Question
+from mprm.runs import artifacts
 
 
 def component(folder: Path, size: int = 500) -> ChartWorldQuestions:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from mprm.data.candidates import read_candidates
 from mprm.data.json_lines import JsonLines
 from mprm.data.preferences import Preferences
 from mprm.data.questions import Questions
 from mprm.data.rollouts import Dropped
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.data.visualprocessbench import VisualProcessBench
-from mprm.evaluation.score_file import score_file
-from mprm.evaluation.step_scores import StepScores
-from mprm.reranking.candidates import read_candidates
+from mprm.inference.score_file import score_file
+from mprm.metrics.step_scores import StepScores
 
 FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^```json (\w+)\n(.*?)^```", FORMATS, re.MULTILINE | re.DOTALL))

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from mprm import artifacts
 from mprm.backbones.internvl import InternVL, InternVLProcessor, InternVLStepModel
+from mprm.batching.examples import open_images
 from mprm.chartworld.pairs import ChartWorldPairs
-from mprm.data.examples import open_images
 from mprm.data.preferences import Pair
+from mprm.inference.sampler import Sampler
 from mprm.judge.judge import Judge, Shown
 from mprm.judge.sft import SFT, Traces, faithful, imitate
-from mprm.policy.sampler import Sampler
+from mprm.runs import artifacts
 from mprm.training.checkpoint import load_weights
 from mprm.training.lengths import measure_again
 from mprm.training.recipe import Machine

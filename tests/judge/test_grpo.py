@@ -15,15 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mprm.data.examples import open_images
-from mprm.data.order import LowToHigh
+from mprm.batching.examples import open_images
+from mprm.batching.order import LowToHigh
+from mprm.inference.policy import Prompt
+from mprm.inference.sampler import Sampler, Written
 from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement, advantages, grpo_losses
 from mprm.judge.judge import Judge, Shown, shown
 from mprm.judge.likelihood import in_a_row, log_likelihood, responding
 from mprm.judge.reinforce import reinforce
 from mprm.judge.respond import prompt_of
-from mprm.policy.policy import Prompt
-from mprm.policy.sampler import Sampler, Written
 from mprm.training.checkpoint import latest
 from mprm.training.recipe import Machine
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from mprm.backbones.internvl import InternVL
-from mprm.data.collate import Example
-from mprm.data.examples import open_images
+from mprm.batching.collate import Example
+from mprm.batching.examples import open_images
 from mprm.judge import likelihood
 from mprm.judge.judge import Judge, Shown
 from mprm.judge.likelihood import in_a_row, log_likelihood, responding

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from mprm.journal import journal
+from mprm.inference.policy import Completion, Prompt
+from mprm.inference.sampler import Sampler, Written
 from mprm.judge.judge import Judge, Shown, shown
 from mprm.judge.respond import key_of, prompt_of, respond
-from mprm.policy.policy import Completion, Prompt
-from mprm.policy.sampler import Sampler, Written
+from mprm.runs.journal import journal
 
 END = "<|im_end|>"
 Logits = Callable[[Shown, list[int]], torch.Tensor]

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mprm.data.examples import image_size
-from mprm.data.order import Shuffled
+from mprm.batching.examples import image_size
+from mprm.batching.order import Shuffled
 from mprm.data.preferences import Pair
 from mprm.judge.judge import Judge, Shown
 from mprm.judge.likelihood import Responses, in_a_row, log_likelihood

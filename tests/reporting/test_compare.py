@@ -20,7 +20,7 @@ from mprm.reporting.compare import (
 )
 from mprm.reporting.compare_page import headline, write_comparison
 from mprm.reporting.verdicts import questions
-from mprm.sweep_folder import Point
+from mprm.runs.sweep_folder import Point
 
 MakeRun = Callable[..., Path]
 FULL = {"_target_": "mprm.selection.baselines.Full", "ratio": 1.0, "count": None}

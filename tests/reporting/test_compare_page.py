@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mprm.evaluation.paired import Difference
+from mprm.metrics.paired import Difference
 from mprm.reporting.compare import Comparison, compare, run_folders
 from mprm.reporting.compare_page import print_comparison, write_comparison
 from mprm.reporting.verdicts import Verdict, questions, verdict
-from mprm.sweep_folder import Point
+from mprm.runs.sweep_folder import Point
 
 FIGURES = ("comparison", "heatmap", "ratio", "learning", "sources", "maps", "mean_mc", "overlap")
 TABLES = ("settings", "verdicts", "by_source", "composition", "cost", "unfinished")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mprm.reporting.compare import Comparison, compare, run_folders
 from mprm.reporting.cost import cost_table, unfinished_lines, unfinished_table
-from mprm.sweep_folder import Point
+from mprm.runs.sweep_folder import Point
 
 
 def test_every_run_has_its_cost_and_says_whose_training_it_took(many_runs: Path, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from mprm.reporting.judge_forest import forest_exhibit
 from mprm.reporting.judge_pairs import answers, answers_table
 from mprm.reporting.judge_runs import JudgeComparison, compare_judges
 from mprm.reporting.judge_settings import runs_table, settings_table
+from mprm.runs.sweep_folder import Point
 from mprm.stages.comparison import compare_runs
-from mprm.sweep_folder import Point
 
 ENTROPY = {"_target_": "mprm.selection.entropy.Entropy", "ratio": 0.5}
 RANDOM = {"_target_": "mprm.selection.baselines.Random", "ratio": 0.5}

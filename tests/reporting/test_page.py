@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 import mprm.reporting
-from mprm.evaluation.measure import evaluate
-from mprm.evaluation.predictions import read_predictions
+from mprm.metrics.measure import evaluate
+from mprm.metrics.predictions import read_predictions
 from mprm.reporting.collect import read_run
 from mprm.reporting.page import write_report
 from mprm.reporting.plots import calibration_bins

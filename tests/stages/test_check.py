@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mprm import stages
-from mprm.artifacts import read_json
 from mprm.config import Config
+from mprm.runs.artifacts import read_json
 
 Load = Callable[..., Config]
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import yaml
 
-from mprm.artifacts import write_json, write_text
-from mprm.evaluation.measure import evaluate
-from mprm.evaluation.predictions import Prediction, write_predictions
+from mprm.metrics.measure import evaluate
+from mprm.metrics.predictions import Prediction, write_predictions
 from mprm.reporting.compare import compare, run_folders
+from mprm.runs.artifacts import write_json, write_text
+from mprm.runs.sweep_folder import Point, write_points
 from mprm.stages.comparison import compare_pairs, compare_runs
-from mprm.sweep_folder import Point, write_points
 
 SELECTORS = {
     "BIS": {"_target_": "mprm.selection.bis.BIS", "alpha": 0.2, "ratio": 0.1},

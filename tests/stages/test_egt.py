@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from mprm import stages
-from mprm.artifacts import read_json
 from mprm.config import Config, config_of_run
 from mprm.reporting.collect import read_json_lines
-from mprm.run_folder import open_run
+from mprm.runs.artifacts import read_json
+from mprm.runs.run_folder import open_run
 from mprm.stages.judgements import judge_after
 
 Load = Callable[..., Config]

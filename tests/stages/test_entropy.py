@@ -9,11 +9,12 @@ import pytest
 from datasets import Dataset
 
 from mprm import stages
-from mprm.artifacts import read_json
 from mprm.config import Config
-from mprm.evaluation import entropy
-from mprm.evaluation.predict import NotScored, Scorable
-from mprm.run_folder import open_run
+from mprm.inference import entropy
+from mprm.inference.predict import Scorable
+from mprm.metrics.step_scores import NotScored
+from mprm.runs.artifacts import read_json
+from mprm.runs.run_folder import open_run
 from mprm.stages import entropy as stage
 from mprm.stages.pipeline import _subset
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mprm import stages
-from mprm.artifacts import read_json
 from mprm.config import Config
+from mprm.runs.artifacts import read_json
 
 Load = Callable[..., Config]
 REMEDY = re.compile(r"add task=(\w+) redo=(\w+) ")

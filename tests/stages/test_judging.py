@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mprm import stages
-from mprm.artifacts import read_json, write_text
 from mprm.config import Config
-from mprm.evaluation.step_scores import StepScores
+from mprm.metrics.step_scores import StepScores
+from mprm.runs.artifacts import read_json, write_text
 from mprm.stages import judging
 from mprm.training.checkpoint import save_weights
 

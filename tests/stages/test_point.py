@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mprm.runs.sweep_folder import Point, lock_sweep, read_points, record, write_points
 from mprm.stages import point
-from mprm.sweep_folder import Point, lock_sweep, read_points, record, write_points
 from mprm.training.disk import announce_disk
 from mprm.training.recipe import Machine
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mprm.artifacts import write_json
+from mprm.runs.artifacts import write_json
+from mprm.runs.sweep_folder import Point
 from mprm.stages.progress import counts, result, time_left
-from mprm.sweep_folder import Point
 
 
 def point(state: str, seconds: float | None = None, work: float = 1.0) -> Point:

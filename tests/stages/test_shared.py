@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from mprm import stages
-from mprm.artifacts import read_json
 from mprm.config import Config
 from mprm.data.visualprocessbench import VisualProcessBench
-from mprm.run_folder import open_run
-from mprm.stage_records import RunFolder
+from mprm.runs.artifacts import read_json
+from mprm.runs.run_folder import open_run
+from mprm.runs.stage_records import RunFolder
 from mprm.stages.shared import content_hash, training_key
 
 Load = Callable[..., Config]

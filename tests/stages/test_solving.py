@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from mprm import stages
-from mprm.artifacts import read_json
 from mprm.config import Config
+from mprm.data.candidates import read_candidates
 from mprm.data.rollouts import Rollout
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.policy.policy import Completion, Prompt
-from mprm.policy.server import ServerPolicy
-from mprm.reranking.candidates import read_candidates
+from mprm.inference.policy import Completion, Prompt
+from mprm.inference.server import ServerPolicy
+from mprm.runs.artifacts import read_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Load = Callable[..., Config]

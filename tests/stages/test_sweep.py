@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mprm.artifacts import read_json
 from mprm.config import Config
+from mprm.runs.artifacts import read_json
 from mprm.stages.sweep import check_launcher
 
 Started = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from mprm import stages
-from mprm.artifacts import read_json
+from mprm.batching.examples import Examples
 from mprm.config import Config
-from mprm.data.examples import Examples
-from mprm.run_folder import open_run
+from mprm.runs.artifacts import read_json
+from mprm.runs.run_folder import open_run
 from mprm.stages import pipeline
 from mprm.stages.devices import load_backbone
 from mprm.stages.usable import usable

@@ -11,10 +11,10 @@ import torch
 from datasets import Dataset
 
 from mprm.backbones.internvl import InternVL
+from mprm.batching.examples import Examples
+from mprm.batching.order import Shuffled
 from mprm.chartworld import tiny
 from mprm.chartworld.corpus import ChartWorld
-from mprm.data.examples import Examples
-from mprm.data.order import Shuffled
 from mprm.selection.baselines import Full
 from mprm.selection.keep import keep
 from mprm.selection.signals import build_signals

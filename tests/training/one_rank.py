@@ -14,9 +14,9 @@ from datasets import Dataset
 from pytorch_lightning.strategies import DeepSpeedStrategy
 
 from mprm.backbones.internvl import InternVL
+from mprm.batching.examples import Examples
+from mprm.batching.order import Shuffled
 from mprm.chartworld.corpus import ChartWorld
-from mprm.data.examples import Examples
-from mprm.data.order import Shuffled
 from mprm.training import fit as fit_module
 from mprm.training import objectives
 from mprm.training.lengths import measure_again

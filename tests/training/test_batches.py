@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mprm.data.order import LowToHigh
-from mprm.data.packing import Lengths
+from mprm.batching.order import LowToHigh
+from mprm.batching.packing import Lengths
 from mprm.training.batches import BatchPlan, RankBatches
 from mprm.training.fit import make_plans
 from mprm.training.lengths import measure

@@ -23,7 +23,7 @@ from mprm.backbones.base import Backbone, Processor, StepModel, encode
 from mprm.backbones.heads import KAPPA
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
-from mprm.data.collate import collate
+from mprm.batching.collate import collate
 from mprm.training.export import export
 from mprm.training.objectives import step_losses
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mprm.data.order import FileOrder, Shuffled, ShuffledQuestions
+from mprm.batching.order import FileOrder, Shuffled, ShuffledQuestions
 from mprm.training.checkpoint import latest, load_weights
 from mprm.training.fit import fit, run_trainer
 from mprm.training.lengths import measure_again

@@ -19,9 +19,9 @@ from datasets import Dataset
 from mprm.backbones.base import Backbone
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
+from mprm.batching.examples import Examples
+from mprm.batching.order import Shuffled
 from mprm.chartworld.corpus import ChartWorld
-from mprm.data.examples import Examples
-from mprm.data.order import Shuffled
 from mprm.selection.baselines import Full
 from mprm.selection.keep import keep
 from mprm.selection.signals import build_signals

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mprm.data.order import Shuffled
+from mprm.batching.order import Shuffled
 from mprm.training.checkpoint import load_weights, save_weights
 from mprm.training.fit import check_counts, fit
 from mprm.training.lengths import measure_again

@@ -12,9 +12,9 @@ from PIL import Image
 
 from mprm.backbones.base import encode
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
-from mprm.data.collate import common_prefix
-from mprm.data.examples import Examples, open_images
-from mprm.data.packing import Lengths
+from mprm.batching.collate import common_prefix
+from mprm.batching.examples import Examples, open_images
+from mprm.batching.packing import Lengths
 from mprm.messages import explain
 from mprm.training import lengths as module
 from mprm.training.lengths import Measured, measure, measure_again, token_lengths

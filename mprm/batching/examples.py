@@ -1,0 +1,222 @@
+"""Rollouts on disk to encoded examples, one at a time, in loader workers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from PIL.ExifTags import Base
+from PIL.TiffImagePlugin import TiffImageFile
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+
+    from mprm.backbones.base import Processor
+    from mprm.batching.collate import Example
+
+
+# What Pillow's decoders raise on damaged files.
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+# EXIF orientation -> what makes the picture upright, as the people saw it who labelled it.
+TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ON_THE_SIDE = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+
+# Pixels as a PNG stores them -> its transparent colour as one of the 8-bit pixels that Pillow makes of them.
+COLOUR_KEYS: dict[str, Callable[[Any], Any]] = {
+    "L;2": lambda grey: grey * 85,
+    "L;4": lambda grey: grey * 17,
+    "RGB;16B": lambda rgb: tuple(value >> 8 for value in rgb),
+}
+
+
+def open_images(paths: Sequence[Path]) -> list[Image.Image]:
+    """Decoded images: RGB, 8 bits per channel, upright, on white; of an animation the first frame.
+
+    Raises ValueError that names the file if one is missing, broken or too large: nothing takes its place.
+    """
+    images: list[Image.Image] = []
+    for path in paths:
+        with _named(path), Image.open(path) as image:
+            turn = None if isinstance(image, TiffImageFile) else TURNS.get(_orientation(image))
+            rescale = COLOUR_KEYS.get(str(image.tile[0].args)) if image.tile else None
+            image.load()  # this turns a TIFF
+            if rescale is not None and "transparency" in image.info:
+                image.info["transparency"] = rescale(image.info["transparency"])
+            rgb = on_white(image)
+            images.append(rgb if turn is None else rgb.transpose(turn))
+    return images
+
+
+def image_fault(error: ValueError) -> str:
+    """Which of missing_image_file, unreadable_image open_images, or the look-up of a path before it, has raised."""
+    cause = error.__cause__
+    return "missing_image_file" if cause is None or isinstance(cause, FileNotFoundError) else "unreadable_image"
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of the image that open_images gives, in pixels; reads the header only.
+
+    Raises ValueError that names the file if it is missing or its header is broken.
+    """
+    with _named(path), Image.open(path) as image:
+        width, height = image.size
+        said_turned = isinstance(image, TiffImageFile) and Base.Orientation in image.tag_v2
+        if TURNS.get(_orientation(image)) in ON_THE_SIDE and not said_turned:
+            return height, width
+        return width, height
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ValueError(f"image {path} can not be read ({error}); restore the file, or remove its rollouts") from error
+
+
+def _orientation(image: Image.Image) -> object:
+    """EXIF (or XMP) orientation, 1 to 8 where it makes sense.
+
+    Only what stands before the pixels counts, so that image_size need not decode them; PngImageFile.getexif would.
+    Unreadable EXIF asks for nothing: viewers show such a picture as it is stored.
+    """
+    try:
+        return Image.Image.getexif(image).get(Base.Orientation)
+    except UNREADABLE:
+        return None
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The picture as RGB on a white ground, where it is transparent: models were pretrained on such pictures.
+
+    Grey of more than 8 bits, which Pillow's own conversion would clip to white, keeps its high byte.
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known range")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.array(image.convert("I"))
+        low, high = int(grey.min()), int(grey.max())
+        if not 0 <= low <= high < 2**16:
+            raise ValueError(f"its grey values {low} to {high} are not those of 16 bits")
+        if "transparency" in image.info:
+            grey[grey == image.info["transparency"]] = 2**16 - 1
+        # The high byte, which is also what Pillow keeps of 16-bit colours.
+        image = Image.fromarray((grey >> 8).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+class Examples:
+    """Map-style view of a subset's memory-mapped rollouts.
+
+    Items are asked for in lists of (position, weight), the rollouts of one row: the weight is that of the rollout's
+    steps in the loss, and rollouts of one question share their images.
+    Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
+    """
+
+    def __init__(self, records: Dataset, image_path: Callable[[str], Path], processor: Processor) -> None:
+        self.records = records
+        self.image_path = image_path
+        self.processor = processor
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self.records["id"])
+
+    @property
+    def images(self) -> list[list[str]]:
+        """Names of every rollout's images, as they stand in its record."""
+        return list(self.records["images"])
+
+    def origin(self, position: int) -> dict[str, Any]:
+        """Where the rollout stands in the annotations."""
+        record = self.records[position]
+        return {"id": record["id"], "source": record["source"], "line": int(record["id"].rpartition(":")[2])}
+
+    @property
+    def question(self) -> np.ndarray:
+        """An integer per rollout, the same for the same images and question."""
+        return np.asarray(self.records["question_hash"], dtype=np.int64)
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """Of every rollout, in nats; NaN where it was not computed."""
+        if "entropy" not in self.records.column_names:  # written by an earlier version
+            return np.full(len(self), np.nan)
+        return np.asarray(self.records["entropy"], dtype=np.float64)
+
+    def layout(self, position: int) -> Example:
+        """The rollout without its pixels: of its images only the headers are read."""
+        return self._layout(self.records[position])
+
+    def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Example]:
+        """What a data loader asks for: the examples of one row."""
+        vision: dict[int, dict[str, torch.Tensor]] = {}
+        examples = []
+        for position, weight in keys:
+            record = self.records[position]
+            question = record["question_hash"]
+            if question not in vision:
+                images = open_images(self._paths(record))
+                with _refused(record):
+                    vision[question] = self.processor.vision(images)
+            examples.append(replace(self._layout(record), vision=vision[question], weight=weight))
+        return examples
+
+    def _layout(self, record: dict[str, Any]) -> Example:
+        import torch
+
+        sizes = [image_size(path) for path in self._paths(record)]
+        with _refused(record):
+            example = self.processor.layout(sizes, record["question"], record["steps"])
+        mc = [float("nan") if score is None else score for score in record["scores"]]
+        return replace(
+            example,
+            mc=torch.tensor(mc, dtype=torch.float32),
+            n=torch.tensor([total or 0 for total in record["n_total"]]),
+            id=record["id"],
+            group=record["question_hash"],
+        )
+
+    def _paths(self, record: dict[str, Any]) -> list[Path]:
+        return [self.image_path(name) for name in record["images"]]
+
+
+@contextmanager
+def _refused(record: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"rollout {record['id']} can not be encoded: {error}; remove it and select again") from error

@@ -1,1 +1,0 @@
-"""Step scores against step labels: predictions on disk, metrics, thresholds, baselines, intervals."""

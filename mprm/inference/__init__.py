@@ -1,0 +1,1 @@
+"""Everything that runs a model without training it: step scores, entropies, sampling and annotation."""

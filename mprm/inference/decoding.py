@@ -1,0 +1,187 @@
+"""Continuations of many begun solutions: their prefixes are computed in one packed row, then all go on in a batch.
+
+Shape suffixes: T tokens of the packed row, B begun solutions, R rows of the batch, P tokens of the longest prefix,
+N new tokens, K keys of a row (P + N), H query heads, G key-value heads, D size of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, DynamicCache
+
+from mprm.backbones import attention
+from mprm.backbones.base import StepModel
+from mprm.batching.collate import collate
+from mprm.inference.prefixes import Sequenced
+from mprm.inference.token_entropy import token_entropy
+
+NAME = "mprm_rows"
+DROP = 0.75  # rows that have ended leave the batch when no more than this share of it goes on
+
+Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A prompt whose tokens have been computed. place_P: where they stand in the row; position: of the next token;
+    number: of its logits."""
+
+    place_P: torch.Tensor
+    position: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Keys and values of every layer at all tokens of a packed row, (G, T, D) each; the logits of what comes behind
+    every begun solution, (B, V), and the solutions by the number of their prompt."""
+
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    logits_BV: torch.Tensor
+    begun: dict[int, Begun]
+
+
+def prefill(model: StepModel, row: Sequence[Sequenced], device: torch.device) -> Prefixes:
+    """Compute the sequences, images included, in one pass."""
+    batch = collate([one.example for one in row])
+    places = batch.mark_M.split(batch.n_marks)
+    prompts = [
+        (number, place_L[:length]) for one, place_L in zip(row, places, strict=True) for number, length in one.prompts
+    ]
+    last_B, number_of = torch.stack([place_P[-1] for _, place_P in prompts]).unique(return_inverse=True)
+    begun = {
+        prompt: Begun(place_P, int(batch.position_ids[..., place_P[-1]].max()) + 1, int(number))
+        for (prompt, place_P), number in zip(prompts, number_of, strict=True)
+    }
+    batch = batch.to(device)
+    cache = DynamicCache()
+    model.hf.model.language_model.set_attn_implementation(attention.NAME)
+    h_1BD = model.hf.model.language_model(
+        inputs_embeds=model.embed(batch.input_ids_T[None], batch.vision),
+        position_ids=batch.position_ids.unsqueeze(-2),
+        past_key_values=cache,
+        use_cache=True,
+        segments=batch.segments,
+        marks=last_B.to(device),
+    ).last_hidden_state
+    layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+    return Prefixes(layers, model.hf.lm_head(h_1BD[0]), begun)
+
+
+def decode(
+    model: StepModel,
+    prefixes: Prefixes,
+    rows: Sequence[Begun],
+    uniform_RN: torch.Tensor,
+    choose: Choose,
+    end_ids: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Up to N tokens of every row, (R, N), and the entropy (nats) of what each was chosen from, (R, N) float32: of the
+    model's own distribution, whatever `choose` makes of it. What stands behind the first one of `end_ids` is void.
+
+    choose: the tokens (R,) for logits (R, V) and the uniform numbers (R,).
+    """
+    device = uniform_RN.device
+    language_model = model.hf.model.language_model
+    language_model.set_attn_implementation(NAME)
+    n_new = uniform_RN.shape[1]
+    cache = Cache(prefixes, rows, n_new, device)
+    position_R1 = torch.tensor([[row.position] for row in rows], device=device)
+    logits_RV = prefixes.logits_BV[[row.number for row in rows]]
+    end_E = torch.tensor(end_ids, device=device)
+    tokens_RN = end_E[0].repeat(len(rows), n_new)
+    entropy_RN = torch.zeros(len(rows), n_new, device=device)
+    row_R = torch.arange(len(rows), device=device)  # of the rows in the batch, their number among all
+    going_R = torch.ones_like(row_R, dtype=torch.bool)
+    for step in range(n_new):
+        entropy_RN[row_R, step] = token_entropy(logits_RV)
+        logits_RV[:, model.hf.config.image_token_id] = -torch.inf  # a piece of an image can not be written
+        chosen_R = choose(logits_RV, uniform_RN[row_R, step])
+        tokens_RN[row_R, step] = chosen_R
+        going_R &= ~torch.isin(chosen_R, end_E)
+        n_going = int(going_R.sum())
+        if n_going == 0 or step == n_new - 1:
+            break
+        if n_going <= DROP * len(row_R):
+            cache.keep(going_R)
+            row_R, chosen_R, position_R1 = row_R[going_R], chosen_R[going_R], position_R1[going_R]
+            going_R = going_R[going_R]
+        h_R1D = language_model(
+            inputs_embeds=model.hf.get_input_embeddings()(chosen_R)[:, None],
+            position_ids=position_R1 + step,
+            attention_mask=cache.grow(),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        logits_RV = model.hf.lm_head(h_R1D[:, 0])
+    return tokens_RN, entropy_RN
+
+
+class Cache:
+    """Keys and values of a batch's rows, padded on the left, with room for all new tokens: what transformers' layers
+    call `past_key_values`."""
+
+    def __init__(self, prefixes: Prefixes, rows: Sequence[Begun], n_new: int, device: torch.device) -> None:
+        lengths = [len(row.place_P) for row in rows]
+        self.end = max(lengths)
+        place_RP = torch.zeros(len(rows), self.end, dtype=torch.int64)
+        self.seen_R11K = torch.ones(len(rows), 1, 1, self.end + n_new, dtype=torch.bool, device=device)
+        for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            place_RP[number, self.end - length :] = row.place_P
+            self.seen_R11K[number, ..., : self.end - length] = False
+        place_RP = place_RP.to(device)
+        self.layers = [
+            (self._gathered(k, place_RP, n_new), self._gathered(v, place_RP, n_new)) for k, v in prefixes.layers
+        ]
+
+    def _gathered(self, x_GTD: torch.Tensor, place_RP: torch.Tensor, n_new: int) -> torch.Tensor:
+        """(R, G, K, D)."""
+        x_RGKD = x_GTD.new_empty(len(place_RP), len(x_GTD), self.end + n_new, x_GTD.shape[-1])
+        x_RGKD[:, :, : self.end] = x_GTD[:, place_RP].transpose(0, 1)
+        return x_RGKD
+
+    def grow(self) -> torch.Tensor:
+        """Make room for a token in every row; returns which keys it sees, (R, 1, 1, K)."""
+        self.end += 1
+        return self.seen_R11K[..., : self.end]
+
+    def update(
+        self, k_RG1D: torch.Tensor, v_RG1D: torch.Tensor, layer: int, *_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put the token's keys and values where there is room; returns all of the layer."""
+        keys, values = self.layers[layer]
+        keys[:, :, self.end - 1 : self.end] = k_RG1D
+        values[:, :, self.end - 1 : self.end] = v_RG1D
+        return keys[:, :, : self.end], values[:, :, : self.end]
+
+    def keep(self, chosen_R: torch.Tensor) -> None:
+        """Drop the other rows."""
+        self.seen_R11K = self.seen_R11K[chosen_R]
+        self.layers = [(keys[chosen_R], values[chosen_R]) for keys, values in self.layers]
+
+
+def _row_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    *,
+    scaling: float,
+    **_: Any,  # transformers passes positions, dropout and window of its own kernels
+) -> tuple[torch.Tensor, None]:
+    """transformers' interface for one new token per row: (R, H, 1, D) in, (R, 1, H, D) out.
+
+    Heads that share keys are laid out as queries of one head, so that the keys need not be repeated for them.
+    """
+    q_RGQD = query.reshape(len(key), key.shape[1], -1, key.shape[-1])
+    out_RGQD = nn.functional.scaled_dot_product_attention(q_RGQD, key, value, attention_mask, scale=scaling)
+    return out_RGQD.reshape(len(key), 1, -1, key.shape[-1]), None
+
+
+AttentionInterface.register(NAME, _row_attention)

@@ -1,0 +1,128 @@
+"""`task=score`: a file of solutions in, the same file with step scores out; what was scored survives a kill."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mprm.batching.examples import open_images
+from mprm.data.image_folder import ImageFolder
+from mprm.data.records import check_json_lines
+from mprm.data.rollouts import Unusable, check_text, image_names, is_blank, json_object, numbered_lines
+from mprm.data.visualprm400k import question_text
+from mprm.inference.predict import OpenImages, Scorable, Scored
+from mprm.metrics.step_scores import NotScored, StepScores
+from mprm.runs.artifacts import file_hash
+from mprm.runs.journal import Journal, journal
+
+Score = Callable[[Sequence[Scorable]], Scored]
+FIELDS = "image, question and steps, or records of VisualProcessBench or VisualPRM400K-v1.1-Raw"
+AT_ONCE = 64  # solutions: what a kill can lose
+
+
+def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple[int, dict[str, int]]:
+    """Score every record of a JSON lines file and write it again with its scores.
+
+    A record has image (a path, or a list of paths), question and steps, or is one of VisualProcessBench or of
+    VisualPRM400K-v1.1-Raw. Added are step_scores, P(yes) of every step,
+    and with a kappa head step_sigmas, their standard deviations; or step_scores null and not_scored, the reason. Lines
+    that are no JSON object are left out. `settings`: all that the scores depend on besides the file.
+
+    Returns the number scored and the others by reason.
+    Raises ValueError if the source is not there.
+    """
+    if not source.is_file():
+        raise ValueError(f"input={source} is not a file; give JSON lines with {FIELDS}")
+    check_json_lines(source, "input")
+    records: dict[str, dict[str, Any]] = {}
+    solutions: list[Scorable] = []
+    reasons: dict[str, str] = {}
+    skipped = Counter[str]()
+    with open(source, "rb") as stream:
+        for number, _, _, line in numbered_lines(stream):
+            if is_blank(line):
+                continue
+            try:
+                record = json_object(line)
+                check_text(json.dumps(record, ensure_ascii=False))  # it will be written again
+                records[str(number)] = record
+                solutions.append(_solution(str(number), record))
+            except Unusable as unusable:
+                reasons[str(number)] = unusable.reason
+                skipped[unusable.reason] += 1
+    with journal(target, [file_hash(source), settings]) as kept:
+        scored = score_kept(kept, solutions, score)
+        kept.finish(
+            record | _scores(scored[key] if key in scored else NotScored(reasons[key], reasons[key]))
+            for key, record in records.items()
+        )
+    skipped.update(found.reason for found in scored.values() if isinstance(found, NotScored))
+    return sum(isinstance(found, StepScores) for found in scored.values()), dict(skipped)
+
+
+def score_kept(kept: Journal, solutions: Sequence[Scorable], score: Score) -> dict[str, StepScores | NotScored]:
+    """Scores of the solutions by id: those that the journal has, and the others', which it keeps as they come."""
+    fresh: dict[str, Any] = {}
+    for name, found in score([solution for solution in solutions if solution.id not in kept.done]):
+        fresh[name] = asdict(found)
+        if len(fresh) == AT_ONCE:
+            kept.add(fresh)
+            fresh = {}
+    kept.add(fresh)
+    return {solution.id: _found(kept.done[solution.id]) for solution in solutions}
+
+
+def _found(fields: dict[str, Any]) -> StepScores | NotScored:
+    if "reason" in fields:
+        return NotScored(**fields)
+    kappa = fields["kappa"]
+    return StepScores(tuple(fields["log_odds"]), None if kappa is None else tuple(kappa))
+
+
+def _scores(found: StepScores | NotScored) -> dict[str, Any]:
+    if isinstance(found, NotScored):
+        return {"step_scores": None, "not_scored": found.message}
+    return {"step_scores": found.scores} | ({} if found.sigmas is None else {"step_sigmas": found.sigmas})
+
+
+def _solution(number: str, record: dict[str, Any]) -> Scorable:
+    images = image_names(record.get("image"))
+    question, steps = _question_and_steps(record)
+    if not images:
+        raise Unusable("no_image")
+    if not isinstance(question, str) or not question.strip():
+        raise Unusable("no_question")
+    if not isinstance(steps, list) or not steps:
+        raise Unusable("no_steps")
+    if not all(isinstance(step, str) for step in steps):
+        raise Unusable("bad_step")
+    return Scorable(number, images, question, steps)
+
+
+def _question_and_steps(record: dict[str, Any]) -> tuple[Any, Any]:
+    response, raw = record.get("response"), record.get("steps_with_score")
+    if "steps" not in record and isinstance(response, dict):  # VisualProcessBench
+        return record.get("question"), response.get("steps")
+    if "steps" not in record and isinstance(raw, list):
+        texts = [step.get("step") if isinstance(step, dict) else None for step in raw]
+        return question_text(record), [text.strip() if isinstance(text, str) else text for text in texts]
+    return record.get("question"), record.get("steps")
+
+
+def open_beside(file: Path) -> OpenImages:
+    """Opens images by paths that start from the file's own folder, or from the working folder; else they are looked for
+    as those of annotations, below the file's folder and the one above it."""
+    folders = [ImageFolder(file.absolute().parent), ImageFolder(file.absolute().parent.parent)]
+
+    def path(name: str) -> Path:
+        for exact in (file.parent / name, Path(name)):
+            if exact.is_file():
+                return exact
+        found = (Path(folder.root, image) for folder in folders if (image := folder.find(name, file.stem)))
+        return next(found, Path(name))
+
+    return lambda names: open_images([path(name) for name in names])

@@ -1,0 +1,135 @@
+"""Adaptive best-of-N (BetaPRM, arXiv 2605.15529): candidates are drawn until one is surely the best.
+
+Shape suffixes: M candidates of a question, O orders, N the candidates of an order, Q questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mprm.data.candidates import CandidateSet
+from mprm.metrics.best_of_n import Scores, candidate_scores
+from mprm.metrics.curves import Floats, Ints, orders
+from mprm.metrics.estimate import Resamples
+from mprm.metrics.step_scores import StepScores
+
+# As published (arXiv 2605.15529).
+AT_ONCE = 4  # candidates to start with, and to add
+LIMIT = 16  # candidates at most
+RISK = 0.5  # standard deviations by which an unsure step is worth less
+WIDTH = 0.3  # of the bounds, in mean standard deviations
+
+Values = dict[str, list[float]]  # per question
+
+
+def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: int = 64) -> dict[str, Any]:
+    """Accuracy and cost of drawing candidates until the best is sure, beside all N and fixed numbers of them, as JSON.
+
+    A question's candidates come in `n_orders` random orders, of which the first N = min(LIMIT, M) are used; all numbers
+    are means over orders and questions, with 95 % intervals over questions. `all` and `fixed` choose by the same score
+    S = mean(mu - RISK sigma); `all_mean` by the mean of P(yes). minus_all, minus_all_mean: paired differences in
+    accuracy. saved: share of candidates, and of tokens, that `all` would have drawn. Tokens are null unless every
+    candidate tells its n_tokens. fixed: the n of 4, 8, 12, 16 that every question has.
+
+    Raises:
+        ValueError: scores without kappa.
+    """
+    n_least = min(len(question.candidates) for question in sets)
+    fixed = [n for n in range(AT_ONCE, LIMIT + 1, AT_ONCE) if n <= n_least]
+    values: Values = {}
+    for row, (question, scores_M) in enumerate(zip(sets, scores, strict=True)):
+        rng = np.random.default_rng([seed, row])
+        order_ON = orders(len(question.candidates), n_orders, rng)[:, :LIMIT]
+        for name, value in _question(question, scores_M, order_ON, fixed).items():
+            values.setdefault(name, []).append(value)
+    resamples = Resamples(len(sets), seed)
+    value_Q = {name: np.array(column) for name, column in values.items()}
+    if any(candidate.n_tokens is None for question in sets for candidate in question.candidates):
+        value_Q = {name: column for name, column in value_Q.items() if not name.endswith("tokens")}
+
+    def of(name: str) -> dict[str, Any]:
+        kinds = ("accuracy", "candidates", "tokens")
+        found = {kind: value_Q.get(f"{name} {kind}") for kind in kinds}
+        return {kind: None if column is None else resamples.mean(column) for kind, column in found.items()}
+
+    def saved(kind: str) -> dict[str, float] | None:
+        used_Q, all_Q = value_Q.get(f"adaptive {kind}"), value_Q.get(f"all {kind}")
+        return None if used_Q is None or all_Q is None or not all_Q.any() else resamples.saved(used_Q, all_Q)
+
+    accuracy_Q = value_Q["adaptive accuracy"]
+    return {
+        "questions": len(sets),
+        "orders": n_orders,
+        "seed": seed,
+        "at_once": AT_ONCE,
+        "limit": LIMIT,
+        "adaptive": of("adaptive"),
+        "all": of("all"),
+        "all_mean": of("all_mean"),
+        "saved": {kind: saved(kind) for kind in ("candidates", "tokens")},
+        "minus_all": resamples.mean(accuracy_Q - value_Q["all accuracy"]),
+        "minus_all_mean": resamples.mean(accuracy_Q - value_Q["all_mean accuracy"]),
+        "fixed": [{"n": n, **of(f"fixed {n}")} for n in fixed],
+    }
+
+
+def candidates_needed(score_N: Floats, spread_N: Floats) -> int:
+    """How many of the candidates of an order are drawn: AT_ONCE, and as many more again until the one with the best
+    lower bound score - WIDTH spread is above the upper bound of every other.
+
+    score_N: S of the candidates in the order in which they are drawn, -inf for one that could not be scored (its bounds
+    are -inf, too); spread_N: u, their mean sigma.
+    """
+    low_N, high_N = score_N - WIDTH * spread_N, score_N + WIDTH * spread_N
+    for n in range(AT_ONCE, len(score_N), AT_ONCE):
+        best = int(low_N[:n].argmax())
+        if low_N[best] > np.delete(high_N[:n], best).max():
+            return n
+    return len(score_N)
+
+
+def bounds(scores_M: Sequence[StepScores | None], where: str) -> tuple[Floats, Floats]:
+    """S = mean over the steps of mu - RISK sigma, and u = mean sigma, of every candidate, (M,); -inf and 0 without a
+    score. Raises ValueError for scores without kappa."""
+    score_M, spread_M = np.full(len(scores_M), -np.inf), np.zeros(len(scores_M))
+    for m, scores in enumerate(scores_M):
+        if scores is None:
+            continue
+        if (sigmas := scores.sigmas) is None:
+            raise ValueError(
+                f"question {where} has scores without kappa; adaptive best-of-N needs a model with that head"
+            )
+        score_M[m] = np.mean(np.array(scores.scores) - RISK * np.array(sigmas))
+        spread_M[m] = np.mean(sigmas)
+    return score_M, spread_M
+
+
+def _question(
+    question: CandidateSet, scores_M: Sequence[StepScores | None], order_ON: Ints, fixed: list[int]
+) -> dict[str, float]:
+    score_M, spread_M = bounds(scores_M, question.id)
+    correct_M = np.array([candidate.correct for candidate in question.candidates])
+    tokens_M = np.array([candidate.n_tokens or 0 for candidate in question.candidates])
+    needed_O = np.array([candidates_needed(score_M[order], spread_M[order]) for order in order_ON])
+    n = order_ON.shape[1]
+    everything_O = np.full(len(order_ON), n)
+    ways: list[tuple[str, Floats, NDArray[np.int64]]] = [
+        ("adaptive", score_M, needed_O),
+        ("all", score_M, everything_O),
+        ("all_mean", candidate_scores(scores_M, "mean"), everything_O),
+        *((f"fixed {count}", score_M, np.full(len(order_ON), count)) for count in fixed),
+    ]
+    found: dict[str, float] = {}
+    row_O = np.arange(len(order_ON))
+    for name, worth_M, used_O in ways:
+        drawn_ON = np.arange(n) < used_O[:, None]
+        # One behind what is drawn never wins, not even where nothing drawn could be scored: argmax takes the first.
+        best_O = np.where(drawn_ON, worth_M[order_ON], -np.inf).argmax(axis=1)
+        found[f"{name} accuracy"] = float(correct_M[order_ON[row_O, best_O]].mean())
+        found[f"{name} candidates"] = float(used_O.mean())
+        found[f"{name} tokens"] = float((tokens_M[order_ON] * drawn_ON).sum(axis=1).mean())
+    return found

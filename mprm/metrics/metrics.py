@@ -1,0 +1,209 @@
+"""Metrics of step scores, in numpy.
+
+Shape suffixes: N labelled steps, S solutions with at least one of them, G sources, B resamples. Confusion counts are
+the last axis, of size 4: right steps accepted (tp), wrong steps accepted (fp), right steps rejected (fn), wrong steps
+rejected (tn). A step is accepted when its score >= threshold. Neutral steps (label 0) are dropped first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mprm.metrics.predictions import Prediction
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class LabelledSteps:
+    """The labelled steps of a set of solutions as flat arrays, in order within each solution."""
+
+    sources: tuple[str, ...]  # G names, sorted
+    source_S: Ints  # index into sources
+    solution_N: Ints  # index of the solution, ascending
+    right_N: Bools  # label 1 (not -1)
+    scores_N: Floats
+
+
+def labelled_steps(predictions: Sequence[Prediction]) -> LabelledSteps:
+    """Drop the neutral steps, and the solutions and sources that have no other.
+
+    Raises:
+        ValueError: no step is left.
+    """
+    kept = [prediction for prediction in predictions if any(prediction.labels)]
+    if not kept:
+        raise ValueError(f"no step labelled 1 or -1 in {len(predictions)} solutions; give labelled solutions")
+    sources = tuple(sorted({prediction.source for prediction in kept}))
+    index = {source: number for number, source in enumerate(sources)}
+    labels = np.array([label for prediction in kept for label in prediction.labels], dtype=np.int64)
+    scores = np.array([score for prediction in kept for score in prediction.scores], dtype=np.float64)
+    solution = np.repeat(np.arange(len(kept)), [len(prediction.labels) for prediction in kept])
+    counted = labels != 0
+    return LabelledSteps(
+        sources=sources,
+        source_S=np.array([index[prediction.source] for prediction in kept], dtype=np.int64),
+        solution_N=solution[counted],
+        right_N=labels[counted] == 1,
+        scores_N=scores[counted],
+    )
+
+
+def confusion_per_solution(steps: LabelledSteps, threshold: float) -> Ints:
+    """Confusion counts (S, 4) of every solution at a threshold."""
+    accepted = steps.scores_N >= threshold
+    cell_N = np.where(accepted, np.where(steps.right_N, 0, 1), np.where(steps.right_N, 2, 3))
+    n_solutions = len(steps.source_S)
+    return np.bincount(steps.solution_N * 4 + cell_N, minlength=n_solutions * 4).reshape(n_solutions, 4)
+
+
+def per_source(steps: LabelledSteps, counts_S4: Ints) -> Ints:
+    """Sum the counts of solutions to counts of sources (G, 4)."""
+    counts_G4 = np.zeros((len(steps.sources), 4), dtype=np.int64)
+    np.add.at(counts_G4, steps.source_S, counts_S4)
+    return counts_G4
+
+
+def f1_right(counts: NDArray[np.number]) -> Floats:
+    """F1 of the class "right step" (label 1): 2 tp / (2 tp + fp + fn), over the last axis.
+
+    0 when no step is right and none is accepted. Counts (3, 1, 2, 2): 6 / (6 + 1 + 2) = 2/3.
+    """
+    tp, fp, fn = counts[..., 0], counts[..., 1], counts[..., 2]
+    return _ratio(2.0 * tp, 2.0 * tp + fp + fn)
+
+
+def f1_wrong(counts: NDArray[np.number]) -> Floats:
+    """F1 of the class "wrong step" (label -1): 2 tn / (2 tn + fn + fp), over the last axis.
+
+    0 when no step is wrong and none is rejected. Counts (3, 1, 2, 2): 4 / (4 + 2 + 1) = 4/7.
+    """
+    fp, fn, tn = counts[..., 1], counts[..., 2], counts[..., 3]
+    return _ratio(2.0 * tn, 2.0 * tn + fn + fp)
+
+
+def macro_f1(counts: NDArray[np.number]) -> Floats:
+    """Mean of the F1 of right steps and the F1 of wrong steps. Counts (3, 1, 2, 2): (2/3 + 4/7) / 2 = 13/21."""
+    return (f1_right(counts) + f1_wrong(counts)) / 2
+
+
+def step_weighted_macro_f1(counts: NDArray[np.number]) -> Floats:
+    """Macro-F1 per source, averaged with the sources' numbers of labelled steps as weights. counts (..., G, 4).
+
+    This is what the BIS paper calls overall micro-F1 (arXiv 2602.04145). Counts (3, 1, 2, 2) and (1, 0, 0, 1): macro-F1
+    13/21 of 8 steps and 1 of 2 steps, so (8 * 13/21 + 2 * 1) / 10 = 73/105 = 0.6952.
+    """
+    steps_in_source = counts.sum(axis=-1)
+    return _ratio((macro_f1(counts) * steps_in_source).sum(axis=-1), steps_in_source.sum(axis=-1))
+
+
+def pooled_macro_f1(counts: NDArray[np.number]) -> Floats:
+    """Macro-F1 of all steps thrown together. counts (..., G, 4).
+
+    Counts (3, 1, 2, 2) and (1, 0, 0, 1): of (4, 1, 2, 3), (8/11 + 6/9) / 2 = 23/33 = 0.6970.
+    """
+    return macro_f1(counts.sum(axis=-2))
+
+
+def micro_f1(counts: NDArray[np.number]) -> Floats:
+    """Classical micro-F1 over the two classes of all steps, which is the step accuracy. counts (..., G, 4).
+
+    Summed over both classes, true positives are tp + tn, and false positives as well as false negatives fp + fn:
+    (tp + tn) / (tp + tn + fp + fn). Counts (3, 1, 2, 2) and (1, 0, 0, 1): (4 + 3) / 10 = 0.7.
+    """
+    pooled = counts.sum(axis=-2)
+    return _ratio(1.0 * pooled[..., 0] + pooled[..., 3], pooled.sum(axis=-1))
+
+
+def auc(steps: LabelledSteps) -> float:
+    """Area under the ROC curve: P(a right step scores above a wrong one), equal scores counting one half.
+
+    NaN when all labels are alike. Right steps .9, .5 and wrong steps .5, .1: the pairs give 1 + 1 + 1/2 + 1 = 3.5 of 4,
+    so 0.875.
+    """
+    return float(auc_of_resamples(steps, np.ones((1, len(steps.source_S))))[0])
+
+
+def auc_of_resamples(steps: LabelledSteps, weights_BS: Floats) -> Floats:
+    """AUC (B,) when solution s counts weights_BS[b, s] times. The scores are sorted once, for all resamples."""
+    right = steps.right_N
+    order = np.argsort(steps.scores_N[~right])
+    wrong_scores = steps.scores_N[~right][order]
+    of_right, of_wrong = steps.solution_N[right], steps.solution_N[~right][order]
+    # For every right step: how many wrong steps score lower, and how many no higher.
+    lower = np.searchsorted(wrong_scores, steps.scores_N[right], side="left")
+    no_higher = np.searchsorted(wrong_scores, steps.scores_N[right], side="right")
+    values = np.full(len(weights_BS), np.nan)
+    for b, weights in enumerate(weights_BS):
+        right_weights = weights[of_right]
+        cumulative = np.concatenate([[0.0], np.cumsum(weights[of_wrong])])
+        pairs = right_weights.sum() * cumulative[-1]
+        if pairs > 0:
+            # no @: a thousand small threaded dot products crawl when other processes hold the cores
+            values[b] = (right_weights * (cumulative[lower] + cumulative[no_higher])).sum() / 2 / pairs
+    return values
+
+
+def expected_calibration_error(steps: LabelledSteps) -> float:
+    """ECE over 15 equal-width bins of the score: |mean score - fraction of right steps| of a bin, averaged over steps.
+
+    NaN when a score is outside [0, 1] and so no probability. Scores .91, .93 (right, wrong; bin 13) and .2 (wrong;
+    bin 3): (2 * |.92 - .5| + 1 * |.2 - 0|) / 3 = 0.3467.
+    """
+    if not _probabilities(steps):
+        return float("nan")
+    bin_N = np.minimum((steps.scores_N * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+    # count * |mean score - fraction right| is |sum of scores - number right|
+    surplus = np.bincount(bin_N, weights=steps.scores_N - steps.right_N)
+    return float(np.abs(surplus).sum() / len(steps.scores_N))
+
+
+def brier_score(steps: LabelledSteps) -> float:
+    """Mean squared distance of the score from 1 (right step) or 0 (wrong step); NaN when a score is outside [0, 1].
+
+    Scores .9 (right), .6 (wrong): (.01 + .36) / 2 = 0.185.
+    """
+    if not _probabilities(steps):
+        return float("nan")
+    return float(np.mean((steps.scores_N - steps.right_N) ** 2))
+
+
+def first_errors(steps: LabelledSteps, threshold: float) -> tuple[Bools, Bools]:
+    """Per solution, (S,) each: is its first wrong step (or that it has none) found, and does it have a wrong step?
+
+    Found: the first rejected step is the first of label -1, or neither exists; the mean is first_error_accuracy.
+    Labels 1, -1, 1 and scores .9, .2, .1 at 0.5: found, for the step rejected later does not matter.
+    """
+    none = len(steps.scores_N)
+    true, predicted = np.full((2, len(steps.source_S)), none)
+    position = np.arange(none)
+    for first, wrong in ((true, ~steps.right_N), (predicted, steps.scores_N < threshold)):
+        np.minimum.at(first, steps.solution_N[wrong], position[wrong])
+    return true == predicted, true < none
+
+
+def first_error_f1(found_S: Bools, erroneous_S: Bools) -> float:
+    """As in ProcessBench: harmonic mean of the share found of the solutions with a wrong step and of those without.
+
+    NaN when either kind is missing, 0 when both shares are. 1 of 2 and 3 of 4 found: 2 * .5 * .75 / (.5 + .75) = 0.6.
+    """
+    if erroneous_S.all() or not erroneous_S.any():
+        return float("nan")
+    with_error, without = found_S[erroneous_S].mean(), found_S[~erroneous_S].mean()
+    return float(_ratio(2 * with_error * without, with_error + without))
+
+
+def _probabilities(steps: LabelledSteps) -> bool:
+    return bool(steps.scores_N.min() >= 0 and steps.scores_N.max() <= 1)
+
+
+def _ratio(numerator: NDArray[np.number] | float, denominator: NDArray[np.number] | float) -> Floats:
+    """numerator / denominator, 0 where the denominator is 0."""
+    top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    return np.divide(top, bottom, out=np.zeros_like(bottom), where=bottom > 0)

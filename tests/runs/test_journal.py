@@ -1,0 +1,77 @@
+"""A journal keeps what was added, whatever happened to the process that added it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mprm.runs.journal import journal
+
+SETTINGS = {"seed": 0, "path": "weights"}
+
+
+def keep(target: Path, **results: object) -> None:
+    with journal(target, SETTINGS) as kept:
+        kept.add(results)
+
+
+def test_what_was_added_is_found_again_and_written_in_the_order_asked_for(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "out.jsonl"
+    keep(target, b={"text": "ä\u2028\n"})
+    with journal(target, SETTINGS) as kept:
+        assert kept.done == {"b": {"text": "ä\u2028\n"}}
+        kept.add({"a": {"text": ""}})
+        assert not target.exists()
+        kept.finish(kept.done[key] for key in ("a", "b"))
+    assert [json.loads(line) for line in target.read_text().split("\n")[:-1]] == [{"text": ""}, {"text": "ä\u2028\n"}]
+    assert [path.name for path in target.parent.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_half_written_line_is_none(tmp_path: Path, cut: int) -> None:
+    keep(tmp_path / "out", one=1)
+    keep(tmp_path / "out", two="ää")
+    path = tmp_path / "out.journal"
+    path.write_bytes(path.read_bytes()[:-cut])
+    keep(tmp_path / "out", three=3)
+    with journal(tmp_path / "out", SETTINGS) as kept:
+        assert kept.done == {"one": 1, "three": 3}
+
+
+def test_a_process_killed_before_its_first_line_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "out.journal").write_bytes(b"3fa9")
+    keep(tmp_path / "out", one=1)
+    with journal(tmp_path / "out", SETTINGS) as kept:
+        assert kept.done == {"one": 1}
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    keep(tmp_path / "out", one=1)
+    with (
+        pytest.raises(ValueError, match="begun with other settings"),
+        journal(tmp_path / "out", SETTINGS | {"seed": 1}),
+    ):
+        pass
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        journal(tmp_path / "out", SETTINGS),
+        pytest.raises(ValueError, match="in use by another process"),
+        journal(tmp_path / "out", SETTINGS),
+    ):
+        pass
+
+
+def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
+    keep(tmp_path / "out", one=1)
+    path = tmp_path / "out.journal"
+    path.write_bytes(path.read_bytes() + b"\xff{\n")
+    with (
+        pytest.raises(ValueError, match=r"out.journal can not be read .*; delete it"),
+        journal(tmp_path / "out", SETTINGS),
+    ):
+        pass
+    path.unlink()
+    with journal(tmp_path / "out", SETTINGS) as kept:
+        assert kept.done == {}

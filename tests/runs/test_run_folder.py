@@ -1,0 +1,273 @@
+"""A run folder is finished, resumed or refused, and one process at a time has it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from mprm.runs import run_folder
+from mprm.runs.artifacts import read_json, write_text
+from mprm.runs.run_folder import config_hash, open_run, wait_for_rank_zero
+
+
+def make_config(folder: Path, **changes: object) -> DictConfig:
+    values = {
+        "task": "experiment",
+        "seed": 0,
+        "name": "one",
+        "runs": str(folder),
+        "overwrite": False,
+        "selector": {"alpha": 0.05, "ratio": 0.1},
+        "trainer": {"epochs": 1, "num_workers": 0},
+    }
+    return OmegaConf.create({**values, **changes})
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"runs": "elsewhere"},
+        {"task": "select"},
+        {"overwrite": True},
+        {"export": "file.jsonl"},
+        {"logger": {"project": "x"}},
+        {"trainer": {"num_workers": 2, "epochs": 1}},
+        {"selector": {"ratio": 0.1, "alpha": 0.05}},
+    ],
+)
+def test_config_hash_ignores_what_does_not_change_results(tmp_path: Path, changes: dict[str, object]) -> None:
+    assert config_hash(make_config(tmp_path, **changes)) == config_hash(make_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"selector": {"alpha": 0.2, "ratio": 0.1}},
+        {"trainer": {"epochs": 2, "num_workers": 0}},
+        {"x": None},
+    ],
+)
+def test_config_hash_sees_what_changes_results(tmp_path: Path, changes: dict[str, object]) -> None:
+    assert config_hash(make_config(tmp_path, **changes)) != config_hash(make_config(tmp_path))
+
+
+def test_config_hash_sees_through_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data" / "annotations").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("data")
+    monkeypatch.chdir(tmp_path)
+    relative = config_hash(make_config(tmp_path, seed=1, root="data/annotations"))
+    for spelling in (
+        *(f"{tmp_path}/data/annotations", "data/../data/annotations/", "./data//annotations", "link/annotations"),
+        f"{tmp_path}/../{tmp_path.name}/data/annotations",
+    ):
+        assert config_hash(make_config(tmp_path, seed=1.0, root=spelling)) == relative, spelling
+    assert config_hash(make_config(tmp_path, seed=True, root="data/annotations")) != relative
+    assert config_hash(make_config(tmp_path, seed=1, root="data/other")) != relative
+    monkeypatch.chdir(tmp_path / "data")
+    assert config_hash(make_config(tmp_path, seed=1, root="annotations")) == relative
+    assert config_hash(make_config(tmp_path, seed=1, root="data/annotations")) != relative
+
+
+def test_a_path_inside_the_checkout_moves_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_checkout(folder: Path) -> str:
+        monkeypatch.setattr(run_folder, "CHECKOUT", folder)
+        return config_hash(make_config(tmp_path, root=str(folder / "data")))
+
+    assert in_checkout(tmp_path / "here") == in_checkout(tmp_path / "there")
+
+
+def test_config_hash_holds_the_format_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = config_hash(make_config(tmp_path))
+    monkeypatch.setattr(run_folder, "FORMAT_VERSION", run_folder.FORMAT_VERSION + 1)
+    assert config_hash(make_config(tmp_path)) != before
+
+
+def test_a_new_run_folder_says_what_it_is(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, twice="${seed}")
+    with open_run(cfg) as run:
+        assert run.path == tmp_path / "one"
+        assert run.config_hash == config_hash(cfg)
+        assert not run.finished("select")
+    assert entries(run.path) == [".lock", "config.yaml", "stages.json", "versions.json"]
+    assert OmegaConf.load(run.path / "config.yaml")["twice"] == 0
+    assert read_json(run.path / "versions.json")["torch"].startswith("2.")
+
+
+def test_finished_stages_are_found_again_and_files_stay(tmp_path: Path) -> None:
+    with open_run(make_config(tmp_path)) as run:
+        write_text(run.path / "metrics.jsonl", "{}\n")
+        run.finish("select", {"kept": 7})
+    with open_run(make_config(tmp_path, task="train")) as run:
+        assert run.finished("select")
+        assert not run.finished("train")
+        assert run.summary("select") == {"kept": 7}
+        run.finish("train", {"loss": 0.5})
+    with open_run(make_config(tmp_path)) as run:
+        assert run.summary("select") == {"kept": 7}
+        assert run.summary("train") == {"loss": 0.5}
+        assert (run.path / "metrics.jsonl").exists()
+
+
+def test_another_config_is_refused_and_named(tmp_path: Path) -> None:
+    with open_run(make_config(tmp_path)) as run:
+        run.finish("select", {})
+    other = make_config(tmp_path, selector={"alpha": 0.2, "ratio": 0.1})
+    with pytest.raises(ValueError, match=r"another config \(selector.alpha 0.05 -> 0.2\).*overwrite=true"):
+        open_run(other)
+    with open_run(make_config(tmp_path)) as run:
+        assert run.finished("select")
+
+
+def test_overwrite_empties_the_folder_of_another_config_only(tmp_path: Path) -> None:
+    with open_run(make_config(tmp_path)) as run:
+        write_text(run.path / "subset" / "manifest.json", "{}")
+        run.finish("select", {})
+    with open_run(make_config(tmp_path, overwrite=True)) as run:
+        assert run.finished("select")
+    with open_run(make_config(tmp_path, seed=1, overwrite=True)) as run:
+        assert not run.finished("select")
+        assert not (run.path / "subset").exists()
+        assert OmegaConf.load(run.path / "config.yaml")["seed"] == 1
+
+
+def test_a_folder_that_is_no_run_is_never_emptied(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="is no run folder"):
+        open_run(make_config(tmp_path, overwrite=True))
+    assert (tmp_path / "one" / "thesis.tex").exists()
+
+
+def test_an_unfinished_opening_is_completed(tmp_path: Path) -> None:
+    with open_run(make_config(tmp_path)) as run:
+        (run.path / "config.yaml").unlink()
+        (run.path / "versions.json").unlink()
+    with open_run(make_config(tmp_path)) as run:
+        assert (run.path / "config.yaml").exists()
+        assert (run.path / "versions.json").exists()
+
+
+def test_a_refused_command_leaves_no_new_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="refused"), open_run(make_config(tmp_path)):
+        raise ValueError("refused")
+    assert entries(tmp_path) == []
+    with open_run(make_config(tmp_path)) as run:
+        run.finish("select", {})
+    with pytest.raises(ValueError, match="refused"), open_run(make_config(tmp_path)):
+        raise ValueError("refused")
+    assert read_json(run.path / "stages.json")["stages"] == {"select": {}}
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    with open_run(make_config(tmp_path)) as run:
+        (run.path / "subset").mkdir()
+        (run.path / "subset" / ".tmp-1234-manifest.json").write_text("{")
+        (run.path / ".tmp-1234-checkpoints").mkdir()
+        (run.path / ".tmp-1234-checkpoints" / ".tmp-5678-weights").write_text("half")
+    with open_run(make_config(tmp_path)) as run:
+        assert entries(run.path) == [".lock", "config.yaml", "stages.json", "subset", "versions.json"]
+        assert entries(run.path / "subset") == []
+
+
+HOLDER = """
+import sys
+from omegaconf import OmegaConf
+from mprm.runs.run_folder import open_run
+run = open_run(OmegaConf.create(sys.argv[1]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_can_not_share_a_run_folder(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    command = [sys.executable, "-c", HOLDER, OmegaConf.to_yaml(cfg)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError, match=f"in use by process {holder.pid}; wait"):
+            open_run(cfg)
+        holder.kill()
+    with open_run(cfg) as run:  # the lock of a dead process is no lock
+        assert (run.path / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_further_rank_reads_and_never_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_run(make_config(tmp_path)) as first:
+        first.finish("select", {"kept": 7})
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with open_run(make_config(tmp_path)) as second:
+            assert second.summary("select") == {"kept": 7}
+            second.finish("train", {})
+            assert not first.finished("train")
+
+
+WAITER = """
+import sys
+from omegaconf import OmegaConf
+from mprm.runs.run_folder import open_run, wait_for_rank_zero
+run = open_run(OmegaConf.create(sys.argv[1]))
+print("waits", flush=True)
+wait_for_rank_zero(run, "select")
+print(run.summary("select")["kept"], flush=True)
+"""
+
+
+def test_a_further_rank_waits_until_the_first_has_finished_the_stage(tmp_path: Path) -> None:
+    with open_run(make_config(tmp_path, seed=1)) as other:
+        other.finish("select", {"kept": 1})  # of another config: the first rank will empty it
+    cfg = make_config(tmp_path, overwrite=True)
+    command = [sys.executable, "-c", WAITER, OmegaConf.to_yaml(cfg)]
+    env = os.environ | {"RANK": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as further:
+        assert further.stdout is not None
+        assert further.stdout.readline() == "waits\n"
+        with open_run(cfg) as first:
+            wait_for_rank_zero(first, "select")  # the first rank does not wait for itself
+            first.finish("other", {})
+            time.sleep(0.7)  # more than one look of the further rank
+            assert further.poll() is None
+            first.finish("select", {"kept": 7})
+            assert further.stdout.readline() == "7\n"
+        assert further.wait() == 0
+
+
+@pytest.mark.parametrize("name", ["stages.json", "config.yaml", "versions.json"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"[]", b"{"])
+def test_a_damaged_folder_is_mended_or_emptied_as_the_message_says(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    with open_run(make_config(tmp_path)) as run:
+        run.finish("select", {})
+    (run.path / name).unlink()
+    if content is not None:
+        (run.path / name).write_bytes(content)
+    if name == "stages.json":
+        with pytest.raises(ValueError, match=r"stages.json can not be read .*overwrite=true"):
+            open_run(make_config(tmp_path))
+    with open_run(make_config(tmp_path, overwrite=True)) as run:
+        assert run.finished("select") == (name != "stages.json")
+    assert OmegaConf.load(run.path / "config.yaml")["seed"] == 0
+
+
+def test_redo_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_run(make_config(tmp_path)) as run:
+        run.finish("select", {})
+        run.finish("train", {})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="task=select with it first"):
+        open_run(make_config(tmp_path, redo="train"))
+    monkeypatch.delenv("WORLD_SIZE")
+    with open_run(make_config(tmp_path, redo="train")) as run:
+        assert run.finished("select")
+        assert not run.finished("train")
