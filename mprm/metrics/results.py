@@ -1,0 +1,353 @@
+"""What a task has measured, as it lies in results.json: of a step scorer, of a judge, or of best-of-N.
+
+A measured number with an interval is an Estimate, in JSON {"value", "low", "high"}; a number without one is a number,
+and what is undefined is null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+from mprm.runs.artifacts import reading, write_json
+
+VERSION = 2  # of the layout of results.json
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and, where known, its 95 % interval; the mean of two seeds has none, but both values in `each`."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    each: tuple[float, ...] = ()
+
+    def points(self) -> str:
+        """As percentage points: 81.5 [79.8, 83.1], of two seeds 81.5 (80.9, 82.1)."""
+        return self._text(100, ".1f")
+
+    def fraction(self) -> str:
+        """As a fraction: 0.893 [0.880, 0.905]."""
+        return self._text(1, ".3f")
+
+    def _text(self, scale: float, form: str) -> str:
+        text = format(self.value * scale, form)
+        if self.each:
+            return f"{text} ({', '.join(format(value * scale, form) for value in self.each)})"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} [{self.low * scale:{form}}, {self.high * scale:{form}}]"
+
+
+# ---- step scorers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """Labelled steps: a step is accepted when its score is at least the threshold."""
+
+    tp: int  # right and accepted
+    fp: int  # wrong and accepted
+    fn: int  # right and rejected
+    tn: int  # wrong and rejected
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceResults:
+    """One source of the benchmark at one threshold."""
+
+    macro_f1: Estimate
+    f1_positive: float
+    f1_negative: float
+    counts: dict[str, int]  # tp_pos, fp_pos, fn_pos, and the same numbers seen from the wrong steps: tp_neg, ...
+    n: int  # labelled steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdResults:
+    """All steps of the benchmark at one threshold."""
+
+    threshold: float
+    threshold_from: str  # where the threshold comes from, in words
+    auc: Estimate | None  # the same at every threshold; None when all labels are alike
+    overall_step_weighted_macro_f1: Estimate  # called overall micro-F1 in arXiv 2602.04145
+    pooled_macro_f1: Estimate
+    pooled_f1_positive: float
+    pooled_f1_negative: float
+    classical_micro_f1: float  # which is the step accuracy
+    first_error_accuracy: Estimate
+    first_error_f1: float | None  # None when all solutions have a wrong step, or none has
+    confusion: Confusion
+    total_steps: int
+    per_source: dict[str, SourceResults]
+    fitted_on: str | None = None  # of a baseline: "benchmark" or "held_out"
+
+    def auc_words(self) -> str:
+        """The AUC with its interval, or '-' and why there is none: a ranking needs right and wrong steps."""
+        if self.auc:
+            return self.auc.fraction()
+        kind = "correct" if self.confusion.tp + self.confusion.fn else "incorrect"
+        return f"- (all {self.total_steps:,} labelled steps are {kind})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """How the intervals came about."""
+
+    unit: str
+    resamples: int
+    seed: int
+    level: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResults:
+    """A step scorer on a benchmark."""
+
+    version: int = VERSION
+    kind: Literal["steps"] = "steps"
+    n_solutions: int
+    n_steps: int  # labelled
+    n_neutral_steps: int
+    auc: Estimate | None
+    ece: float | None  # None when a score is outside [0, 1], and so no probability
+    ece_bins: int
+    brier: float | None
+    bootstrap: Bootstrap
+    # fixed: given in advance, 0.5 unless asked for otherwise; calibrated: on held-out solutions, not there without any;
+    # oracle: searched on the benchmark itself, and so optimistic
+    thresholds: dict[str, ThresholdResults]
+    baselines: dict[str, ThresholdResults]  # majority and position_only, neither of which reads a step
+    skipped: dict[str, int] = field(default_factory=dict)  # benchmark solutions without scores, by reason
+    skipped_held_out: dict[str, int] = field(default_factory=dict)
+    benchmark_hash: str | None = None  # of the solutions as they were read
+
+
+# ---- judges
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyBin:
+    """Pairs of neighbouring entropy (nats)."""
+
+    lowest: float
+    highest: float
+    entropy: float  # mean
+    pairs: int
+    accuracy: Estimate  # agreement with the labels
+    flipped: Estimate | None = None  # share of wrong labels, where it is known
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemAccuracy:
+    """Items all of whose pairs are judged right."""
+
+    items: int
+    accuracy: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSource:
+    """A judge on one source of the reward benchmark."""
+
+    pairs: int
+    accuracy: Estimate
+    acc_plus: ItemAccuracy | None  # None where pairs stand alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeAccuracy:
+    """A judge on the reward benchmark, every pair judged in both orders; intervals are over pairs."""
+
+    pairs: int
+    accuracy: Estimate  # no verdict counts as wrong
+    macro_accuracy: float  # mean over sources
+    sources: dict[str, PairSource]
+    acc_plus: ItemAccuracy | None  # as of a source
+    consistent: Estimate  # pairs of which the same answer wins in both orders
+    first: Estimate | None  # verdicts for the answer that is shown first, 0.5 without position bias; None: no verdict
+    without_verdict: float
+    in_format: float  # verdicts in the words that judge.verdict wants, which is all that reinforcement learning rewards
+    accuracy_in_format: float
+    entropy: float  # mean of a response, nats
+    tokens: float  # mean of a response
+    bins: tuple[EntropyBin, ...]
+    tells: float | None  # P(wrong response has the higher entropy than a right one); None where all are alike
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongLabels:
+    """Share of wrong labels among the kept pairs, and in random subsets with as many pairs of every source."""
+
+    kept: float
+    random: float
+    difference: Estimate  # kept - random; the interval holds 95 % of the random subsets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curation:
+    """The pairs that were kept for reinforcement learning."""
+
+    eligible: int
+    kept: int
+    selector: str
+    settings: dict[str, Any]  # the selector's fields
+    dropped: dict[str, int]  # pairs that could not be kept, by reason
+    entropy: dict[str, float | None]  # mean of the kept, and of the left_out
+    bins: tuple[EntropyBin, ...]
+    flipped: WrongLabels | None  # None where the wrong labels are not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeTraining:
+    """What one of the two trainings learned from, and what it cost."""
+
+    examples: int  # traces of SFT, pairs of RL
+    optimizer_steps: int
+    seconds: float
+    left_out: dict[str, int]  # by reason
+    order: str | None = None  # of RL: class name
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeResults:
+    """A judge after each of its stages: untrained, sft, rl."""
+
+    version: int = VERSION
+    kind: Literal["judge"] = "judge"
+    preferences: str | None
+    reward_benchmark: str | None
+    reward_benchmark_hash: str
+    unusable: dict[str, int]  # records of the benchmark, by reason
+    judges: dict[str, JudgeAccuracy]  # by stage
+    differences: dict[str, Estimate]  # of accuracies, paired: "sft - untrained", "rl - sft"
+    training: dict[str, JudgeTraining]  # by stage, those that were run
+    curation: Curation | None
+
+
+# ---- best-of-N
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way of choosing among the candidates."""
+
+    accuracy: tuple[Estimate, ...]  # with n = 1..n_max candidates
+    minus: dict[str, Estimate]  # with n_max candidates, minus the policy's "pass@1" and "majority", paired
+
+
+@dataclass(frozen=True, kw_only=True)
+class Between:
+    """Two models, both choosing by the aggregate with n_max candidates."""
+
+    a: str
+    b: str
+    difference: Estimate  # a - b, paired
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfNBenchmark:
+    """One source of questions, or all of them."""
+
+    questions: int
+    policy: dict[str, Method]  # pass@1 (a candidate at random), majority, pass@N
+    models: dict[str, dict[str, Method]]  # by model: every aggregator, and weighted_majority
+    ties: dict[str, int]  # by model: questions whose best score is shared by several of all their candidates
+    between: tuple[Between, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """Choosing from a number of drawn candidates: means over questions and orders."""
+
+    accuracy: Estimate
+    candidates: Estimate
+    tokens: Estimate | None  # None unless every candidate tells its n_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveResults:
+    """Drawing until the best candidate is sure, beside fixed numbers of candidates."""
+
+    questions: int
+    orders: int
+    seed: int
+    at_once: int  # candidates to start with, and to add
+    limit: int  # candidates at most
+    adaptive: Draws
+    all: Draws  # by the same score as adaptive
+    all_mean: Draws  # by the mean of P(yes)
+    saved: dict[str, Estimate]  # share of "candidates", and of "tokens" where known, that `all` would have drawn
+    minus_all: Estimate  # adaptive's accuracy minus that of `all`, paired
+    minus_all_mean: Estimate
+    fixed: dict[int, Draws]  # by number of candidates: those of 4, 8, 12, 16 that every question has
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfNResults:
+    """Choices of reward models among candidates; intervals are over questions."""
+
+    version: int = VERSION
+    kind: Literal["best_of_n"] = "best_of_n"
+    aggregate: str  # by which models are compared with each other
+    n_max: int  # the least number of candidates that a question has
+    questions: int
+    seed: int
+    benchmarks: dict[str, BestOfNBenchmark]  # by source, and "all"
+    candidates_file: str = ""
+    unusable: dict[str, int] = field(default_factory=dict)  # questions by reason
+    unscored: dict[str, dict[str, int]] = field(default_factory=dict)  # by model: candidates by reason
+    adaptive: dict[str, AdaptiveResults] = field(default_factory=dict)  # by model, those that say how sure they are
+
+
+# ---- files
+
+Results = StepResults | JudgeResults | BestOfNResults
+Some = TypeVar("Some", bound=Results)
+KINDS: Mapping[str, type[Results]] = {"steps": StepResults, "judge": JudgeResults, "best_of_n": BestOfNResults}
+TASKS = {"steps": "task=evaluate", "judge": "task=judge", "best_of_n": "task=rerank"}
+AGAIN = "write it again: the command that wrote it, with overwrite=true"
+
+
+@overload
+def read_results(path: str | Path) -> Results: ...
+@overload
+def read_results(path: str | Path, kind: type[Some]) -> Some: ...
+def read_results(path: str | Path, kind: type[Results] | None = None) -> Results:
+    """The results in a file, of one kind where it is given.
+
+    Raises:
+        ValueError: no such file, an earlier version's, of another kind, or damaged.
+    """
+    from pydantic import TypeAdapter, ValidationError  # takes longer than all else that this room imports
+
+    with reading(path, AGAIN):
+        content = json.loads(Path(path).read_bytes())
+        found = KINDS.get(str(content.get("kind"))) if isinstance(content, dict) else None
+        if found is None or content.get("version") != VERSION:
+            raise ValueError(f"it is no results file of this version of mprm, whose layout is {VERSION}")
+        if kind is not None and found is not kind:
+            wanted = next(name for name, one in KINDS.items() if one is kind)
+            raise ValueError(f"it holds results of {TASKS[content['kind']]}, not of {TASKS[wanted]}")
+        try:
+            results: Results = TypeAdapter(found).validate_python(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        return results
+
+
+def write_results(path: str | Path, results: Results) -> None:
+    """Write results as JSON, atomically; read_results gives the same results back."""
+    write_json(path, as_json(results))
+
+
+def as_json(results: Any) -> dict[str, Any]:
+    """A dataclass of this file as JSON values; `each` of an Estimate is left out where it is empty."""
+    return asdict(
+        results, dict_factory=lambda items: {key: value for key, value in items if (key, value) != ("each", ())}
+    )
