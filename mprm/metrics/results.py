@@ -317,7 +317,7 @@ AGAIN = "write it again: the command that wrote it, with overwrite=true"
 def read_results(path: str | Path) -> Results: ...
 @overload
 def read_results(path: str | Path, kind: type[Some]) -> Some: ...
-def read_results(path: str | Path, kind: type[Results] | None = None) -> Results:
+def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
     """The results in a file, of one kind where it is given.
 
     Raises:
