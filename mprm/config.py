@@ -17,7 +17,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mprm.messages import did_you_mean, type_name, unknown_key
+from mprm.messages import PRETRAINING, did_you_mean, type_name, unknown_key
 from mprm.runs.artifacts import reading
 from mprm.runs.run_folder import CHECKOUT, SHIPPED, config_hash, latest_run
 from mprm.runs.stage_records import LINES
@@ -26,7 +26,6 @@ from mprm.tasks import ALWAYS, GROUPS, JUDGE_TASKS, OF_A_RUN, TASKS
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
     from mprm.batching.order import Order
-    from mprm.chartworld.pretrain import Pretraining
     from mprm.data.preferences import Preferences
     from mprm.data.questions import Questions
     from mprm.data.visualprm400k import VisualPRM400K
@@ -72,6 +71,8 @@ class RunConfig:
     aggregate: str = "mean"
 
     def __post_init__(self) -> None:
+        if self.task == "pretrain":
+            raise ValueError(PRETRAINING)
         if self.task not in TASKS:
             raise ValueError(f"task={self.task} is not one of {', '.join(TASKS)}{did_you_mean(self.task, TASKS)}")
         for name in ("solutions", "continuations"):
@@ -129,7 +130,6 @@ class Config(RunConfig):
     judge: "ClassVar[Component[Judge]]" = Component()
     sft: "ClassVar[Component[SFT]]" = Component()
     grpo: "ClassVar[Component[GRPO]]" = Component()
-    pretrain: "ClassVar[Component[Pretraining]]" = Component()
 
 
 def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence[str] = ()) -> Config:

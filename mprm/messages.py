@@ -21,6 +21,11 @@ TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", s
 # Other projects' names for keys.
 ALIASES = {"lr": "learning_rate", "batch_size": "global_batch_size", "num_epochs": "epochs", "model": "path"}
 
+PRETRAINING = (
+    "task=pretrain is a program of its own now; give python -m tools.pretrain chartworld_internvl --output DIR "
+    "in a checkout, see docs/chartworld.md"
+)
+
 # Place and message of the line that raised in a loader's worker process.
 IN_WORKER = re.compile(
     r'Caught ValueError in DataLoader worker process.*File "([^"]+)", line [^\n]+\n +raise [^\n]+\n(?: +[\^~ ]+\n)?'
@@ -42,6 +47,8 @@ def explain(error: Exception) -> tuple[str, int] | None:
         return f"{group}={choice} is not one of {', '.join(options)}{did_you_mean(choice, options)}{more}", 2
     if isinstance(error, OverrideParseException):
         return f"'{error.override}' can not be read; write key=value, a list as key=[a,b], odd characters in quotes", 2
+    if isinstance(error, HydraException) and re.search(r"(?:override|Key) 'pretrain\b", str(error)):
+        return PRETRAINING, 2
     if isinstance(error, HydraException) and isinstance(error.__cause__, ConfigKeyError | AttributeError):
         unknown = error.__cause__
         if isinstance(unknown, OmegaConfBaseException) and unknown.parent_node is not None:

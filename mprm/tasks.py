@@ -7,7 +7,7 @@ JUDGE_GROUPS = (
     *("preferences", "reward_benchmark", "judge", "sft", "grpo"),
     *("selector", "order", "backbone", "trainer", "logger"),
 )
-GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, "pretrain", "questions", "policy", *JUDGE_GROUPS]))
+GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, "questions", "policy", *JUDGE_GROUPS]))
 
 ALWAYS = ("task", "debug", "experiment", "hydra")
 JUDGE_KEYS = ("seed", "name", "runs", "cache", "overwrite", "redo")
@@ -54,7 +54,6 @@ TASKS = {
     "measure": Task(keys=("predictions", "threshold", "output", "overwrite", "cache")),
     "report": Task(keys=("runs", "overwrite")),
     "list": Task(),
-    "pretrain": Task(groups=("pretrain",), keys=("seed",)),
     "egt": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("judge", "report.html")),
     "sft": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("sft", "sft/weights.safetensors")),
     "curate": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("curate", "curated")),

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "metrics": {"data", "runs"},
     "judge": {"data", "batching", "backbones", "inference", "training", "metrics", "runs"},
     "reporting": {"metrics", "runs", "tasks"},
-    "chartworld": {"data", "batching", "backbones", "runs", "terminal"},
+    "chartworld": {"data", "runs", "terminal"},
     "terminal": {"runs"},
     "messages": set(),
     "tasks": set(),

@@ -15,11 +15,11 @@ from mprm.backbones.base import Backbone, encode
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
-from mprm.chartworld import tiny
 from mprm.config import Config
 from mprm.runs.artifacts import write_text
 from mprm.training.checkpoint import save_weights
 from mprm.training.export import export
+from tools import tiny
 
 QUESTION = "What is <image2> plus red?"
 CANDIDATES = [

@@ -123,7 +123,9 @@ WRONG = {
     "redo=selection": "redo=selection is no stage",
     "task=sample questions=jsonl output=o.jsonl": "questions.path",
     "task=sample policy=server output=o.jsonl": "policy.model",
-    "task=pretrain pretrain.steps=0": "pretrain.steps=0 is not positive",
+    "task=pretrain": "python -m tools.pretrain chartworld_internvl --output DIR",
+    "task=pretrain pretrain=chartworld_reader": "python -m tools.pretrain chartworld_internvl --output DIR",
+    "task=pretrain pretrain.steps=0": "python -m tools.pretrain chartworld_internvl --output DIR",
 }
 
 

@@ -32,7 +32,6 @@ NOT_IN_HASH = (
     "check",
     "debug",
     "logger",
-    "pretrain",
     "questions",
     "policy",
     "export",  # files asked for beside the run folder

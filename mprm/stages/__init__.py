@@ -5,7 +5,7 @@ from mprm.stages.judging import rerank, score
 from mprm.stages.pipeline import evaluate, experiment, select, train
 from mprm.stages.point import run_point
 from mprm.stages.single import choices as list
-from mprm.stages.single import export, measure, pretrain, report
+from mprm.stages.single import export, measure, report
 from mprm.stages.solving import annotate, sample
 from mprm.stages.sweep import GridSweeper
 
@@ -20,7 +20,6 @@ __all__ = [
     "judge",
     "list",
     "measure",
-    "pretrain",
     "report",
     "rerank",
     "rl",

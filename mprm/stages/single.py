@@ -9,7 +9,6 @@ from time import monotonic
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import Config, component, config_of_run
-from mprm.runs.artifacts import write_json
 from mprm.runs.run_folder import CHECKOUT
 from mprm.stages.devices import load_backbone
 from mprm.stages.judgements import RL, SFT
@@ -95,14 +94,3 @@ def measure(cfg: Config) -> None:
         f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {f1}, auc {auc_words(result)}; "
         f"wrote {cfg.output}"
     )
-
-
-def pretrain(cfg: Config) -> None:
-    """Pretrain a tiny backbone on chartworld."""
-    from mprm.chartworld.pretrain import held_out_accuracy
-    from mprm.chartworld.pretrain import pretrain as run_pretraining
-
-    folder = run_pretraining(cfg.pretrain, cfg.seed)
-    accuracy = held_out_accuracy(cfg.pretrain, cfg.seed)
-    write_json(folder / "held_out.json", accuracy)
-    say(f"wrote {folder}: {accuracy['numbers']:.1%} of numbers, {accuracy['claims']:.1%} of claims right")

@@ -21,7 +21,7 @@ from mprm.backbones.internvl import InternVL, InternVLProcessor
 from mprm.backbones.parts import add_adapters
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenProcessor
 from mprm.batching.collate import Example
-from mprm.chartworld import tiny
+from tools import tiny
 
 
 def build(family: str, folder: Path, **text: Any) -> Path:

@@ -17,7 +17,7 @@ from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import check_folder
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
-from mprm.chartworld import tiny
+from tools import tiny
 
 Picture = Callable[[int, int], Image.Image]
 STEPS = ["red is 4.", "blue is 7.", "red 4 + blue 7 = 11.", "The answer is 11."]

@@ -28,11 +28,11 @@ from train_step import BACKBONES, STEP_MODELS, WEIGHTS, pad
 
 from mprm.backbones.base import Backbone, Processor, StepModel, encode
 from mprm.batching.collate import Example
-from mprm.chartworld import tiny
 from mprm.chartworld.corpus import BENCHMARK_SKILL
 from mprm.chartworld.solver import Solver, step_texts
 from mprm.chartworld.world import IMAGE_SIZE, draw, question_text, sample_problems
 from mprm.inference.predict import score_examples
+from tools import tiny
 
 LARGE = 448  # pixels: 256 image tokens
 

@@ -21,7 +21,7 @@ from mprm.backbones.base import StepModel
 from mprm.backbones.internvl import InternVLProcessor
 from mprm.backbones.qwen2_5_vl import Qwen2VLImageProcessorPil, QwenProcessor
 from mprm.batching.collate import Example, collate
-from mprm.chartworld import tiny
+from tools import tiny
 
 FLOPS_PER_SECOND = {"H100": 989.4e12, "H200": 989.4e12}  # bfloat16 without sparsity, from the data sheets
 # Layers, hidden size, MLP, heads, key-value heads, vocabulary of the language model.

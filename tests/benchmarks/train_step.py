@@ -36,7 +36,6 @@ from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenStepModel
 from mprm.batching.collate import Example, collate
 from mprm.batching.examples import Examples
 from mprm.batching.order import Shuffled, ShuffledQuestions
-from mprm.chartworld import tiny
 from mprm.chartworld.corpus import ChartWorld
 from mprm.inference.predict import rows
 from mprm.selection.baselines import Full
@@ -44,6 +43,7 @@ from mprm.selection.keep import keep
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import write_examples
 from mprm.training.objectives import step_losses
+from tools import tiny
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "mprm" / "chartworld" / "weights"
 STEP_MODELS: dict[str, Any] = {"internvl": InternVLStepModel, "qwen2_5_vl": QwenStepModel}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mprm.chartworld.stream import RIGHT, Stream, position_ids
 from mprm.chartworld.world import IMAGE_SIZE
+from tools.stream import RIGHT, Stream, position_ids
 
 Picture = Callable[[int, int], Image.Image]
 

@@ -12,11 +12,11 @@ from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import Batch
 from mprm.batching.examples import open_images
-from mprm.chartworld import tiny
 from mprm.chartworld.corpus import ChartWorldBenchmark
 from mprm.data.rollouts import Solution
 from mprm.inference.predict import Scorable, score
 from mprm.metrics.step_scores import NotScored, StepScores
+from tools import tiny
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from datasets import Dataset
 from mprm.backbones.internvl import InternVL
 from mprm.batching.examples import Examples
 from mprm.batching.order import Shuffled
-from mprm.chartworld import tiny
 from mprm.chartworld.corpus import ChartWorld
 from mprm.selection.baselines import Full
 from mprm.selection.keep import keep
@@ -23,6 +22,7 @@ from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
 from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe
+from tools import tiny
 
 
 @pytest.fixture(scope="session")

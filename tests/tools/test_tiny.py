@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from mprm.chartworld import tiny
 from mprm.chartworld.world import NAMES
+from tools import tiny
 
 FAMILIES = pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
 

@@ -1,6 +1,7 @@
 """A few steps of pretraining: it runs, can be stopped, and what it writes can be loaded."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from mprm.backbones.internvl import InternVL
-from mprm.chartworld import pretrain as module
-from mprm.chartworld import tiny
-from mprm.chartworld.pretrain import (
+from tools import pretrain as module
+from tools import tiny
+from tools.pretrain import (
+    PRESETS,
     Pretraining,
     copy_language_model,
     held_out_accuracy,
     load,
+    main,
     pretrain,
     save_half,
     schedule,
@@ -24,7 +27,9 @@ from mprm.chartworld.pretrain import (
 
 def short(folder: Path, **changes: Any) -> Pretraining:
     settings: dict[str, Any] = {"steps": 4, "batch_size": 16, "warmup_steps": 1, "checkpoint_every": 2}
-    return Pretraining(output=str(folder), workers=0, bf16=False, **(settings | changes))
+    return Pretraining(
+        **{"family": "internvl", "output": str(folder), "workers": 0, "bf16": False, **settings, **changes}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +77,7 @@ def test_the_seed_matters(trained: Path, tmp_path: Path) -> None:
 def test_a_finished_model_is_never_trained_on_or_replaced(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "held_out.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"precious")
-    with pytest.raises(
-        ValueError, match=r"^pretrain\.output=.* holds a finished model; delete it, or give another folder$"
-    ):
+    with pytest.raises(ValueError, match=r"^output=.* holds a finished model; delete it, or give another folder$"):
         pretrain(short(tmp_path), seed=0)
     assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
 
@@ -113,9 +116,7 @@ def test_one_family_can_start_from_the_language_model_of_the_other(trained: Path
     assert torch.equal(model.hf.get_input_embeddings().weight[: len(table)], table)
     name = "model.language_model.layers.5.self_attn.q_proj.weight"
     assert torch.equal(model.hf.state_dict()[name], taken[name].float())
-    with pytest.raises(
-        ValueError, match=r"^pretrain\.language_model=nowhere has no model\.safetensors; give the folder"
-    ):
+    with pytest.raises(ValueError, match=r"^language_model=nowhere has no model\.safetensors; give the folder"):
         copy_language_model("nowhere", model)
 
 
@@ -137,8 +138,20 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     assert [schedule(step, 4, 10) for step in (1, 2, 4, 7, 10)] == pytest.approx([0.25, 0.5, 1.0, 0.5, 0.0])
 
 
-def test_wrong_settings_are_one_line() -> None:
-    with pytest.raises(ValueError, match=r"^pretrain\.family=llava is unknown; use one of internvl, qwen2_5_vl$"):
-        Pretraining(family="llava")
-    with pytest.raises(ValueError, match=r"^pretrain\.batch_size=24 is not a multiple of 16; try 64$"):
-        Pretraining(batch_size=24)
+def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for setting, said in (("batch_size=24", "is not a multiple of 16; try 64"), ("steps=0", "is not positive")):
+        with pytest.raises(SystemExit) as ended:
+            main(["chartworld_reader", f"--output={tmp_path}", f"--{setting}"])
+        assert ended.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f": {setting} {said}" in line
+
+
+def test_the_commands_of_the_documentation_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "chartworld.md").read_text()
+    commands = re.findall(r"^python -m tools\.pretrain (\S+) --output (\S+)$", text, re.MULTILINE)
+    assert [preset for preset, _ in commands] == list(PRESETS)
+    for preset, output in commands:
+        main([preset, "--output", str(tmp_path / output), "--steps=1", "--batch_size=16", "--workers=0"])
+        assert f"wrote {tmp_path / output}: " in capsys.readouterr().out
+        assert (tmp_path / output / "held_out.json").is_file()

@@ -9,10 +9,10 @@ from PIL import Image
 
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
-from mprm.chartworld import tiny
 from mprm.chartworld.questions import ChartWorldQuestions, charts
-from mprm.chartworld.stream import CLAIM, IGNORE, MAX_TOKENS, Stream, position_ids, vision_inputs
 from mprm.chartworld.world import COLOURS, sample_problems
+from tools import tiny
+from tools.stream import CLAIM, IGNORE, MAX_TOKENS, Stream, position_ids, vision_inputs
 
 FAMILIES = pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
 

@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from mprm.backbones.internvl import MEAN, STD
-from mprm.chartworld import tiny
 from mprm.chartworld.questions import charts, held_out_charts
 from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
 from mprm.chartworld.world import IMAGE_SIZE, NAMES, PATCH, Problems, draw, question_text, sample_problems
+from tools import tiny
 
 MAX_TOKENS = 96  # a longer row loses its tail
 IGNORE = -100
