@@ -2,15 +2,14 @@
 
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from program import RUN, run_program, start_program
 from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -39,13 +38,13 @@ def command(tmp_path: Path) -> Command:
             f"dataset.root={tmp_path / 'world'}",
             f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}",
         ]
-        return [sys.executable, str(REPOSITORY / "run.py"), *SMALL, *folders, *overrides]
+        return [RUN, *SMALL, *folders, *overrides]
 
     return command
 
 
 def execute(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    return run_program(*command)
 
 
 def one_run(runs: Path) -> Path:
@@ -55,16 +54,13 @@ def one_run(runs: Path) -> Path:
 
 def kill_when(command: list[str], moment: Callable[[], Any]) -> None:
     """Start the command and SIGKILL it, with its children, at the moment."""
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = start_program(*command)
     deadline = time.monotonic() + 240
     while not moment():
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.0005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
 
 
 @pytest.mark.slow

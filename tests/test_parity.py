@@ -1,11 +1,10 @@
 """The published tool's answers, through the command line as a user types it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from program import RUN, run_program
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SELECTION = REPOSITORY / "tests" / "oracle_data" / "selection"
@@ -13,13 +12,7 @@ METRICS = REPOSITORY / "tests" / "oracle_data" / "metrics"
 
 
 def run(place: Path, *overrides: str) -> None:
-    command = [
-        sys.executable,
-        str(REPOSITORY / "run.py"),
-        f"cache={place / 'cache'}",
-        *overrides,
-    ]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300, check=False)
+    done = run_program(RUN, f"cache={place / 'cache'}", *overrides, cwd=place)
     assert done.returncode == 0, done.stderr
 
 

@@ -4,12 +4,11 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from program import run_program
 
 from mprm.runs.artifacts import remove
 from mprm.tasks import OF_A_RUN, TASKS
@@ -93,7 +92,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def execute(place: Path, *words: str) -> None:
-    done = subprocess.run([sys.executable, *words], cwd=place, capture_output=True, text=True, timeout=300, check=False)
+    done = run_program(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 

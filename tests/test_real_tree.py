@@ -7,13 +7,12 @@ drawn and written is chartworld's, so that the tiny backbone can learn from it.
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from program import RUN, run_program
 
 from mprm.chartworld.corpus import ROLLOUTS_PER_PROBLEM, ChartWorld
 
@@ -91,8 +90,7 @@ def test_the_public_folder_from_its_files_to_a_report(tree: Path, tmp_path: Path
     settings = ("dataset=visualprm400k", f"dataset.root={tree}", "selector=full", "held_out=40", "recipe.epochs=1")
     folders = (f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}", "name=whole", "recipe.global_batch_size=32")
     benchmark = ("benchmark.size=40", f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}")
-    command = [sys.executable, str(REPOSITORY / "run.py"), *settings, *folders, *benchmark]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    done = run_program(RUN, *settings, *folders, *benchmark)
     assert done.returncode == 0, done.stderr
 
     run = tmp_path / "runs" / "whole"

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from program import RUN, run_program
 
 import run
 from mprm import stages
@@ -21,8 +22,7 @@ SELECT = ("task=select", "dataset=visualprm400k", f"dataset.annotations={ANNOTAT
 
 
 def execute(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "run.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return run_program(RUN, *arguments, cwd=folder)
 
 
 def run_folders(folder: Path) -> list[str]:
@@ -121,6 +121,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[
     assert len(failed.stderr.splitlines()) == 1, failed.stderr
     assert failed.stderr.startswith("mprm: ")
     assert said in failed.stderr
+
+
+@pytest.mark.parametrize(("ratio", "code"), [("1.5", 2), ("0.5", 0)])
+def test_a_fresh_process_ends_with_the_same_codes(tmp_path: Path, ratio: str, code: int) -> None:
+    command = [sys.executable, RUN, *SELECT, f"selector.ratio={ratio}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == (1 if code else 0)
 
 
 def test_debug_shows_the_traceback_of_a_mistake(tmp_path: Path) -> None:

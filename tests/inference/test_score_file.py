@@ -3,13 +3,12 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from program import RUN, run_program
 
 from mprm.inference.predict import Scorable, Scored
 from mprm.inference.score_file import AT_ONCE, open_beside, score_file
@@ -160,9 +159,8 @@ def test_the_original_folder_gives_the_published_scores(tmp_path: Path) -> None:
     ]
     (tmp_path / "images").symlink_to(ORACLE / "images")
     write(tmp_path / "rollouts.jsonl", records)
-    command = [sys.executable, str(REPOSITORY / "run.py"), "task=score", "backbone=internvl2_5_8b"]
     paths = [f"backbone.path={ORACLE / 'checkpoint'}", "input=rollouts.jsonl", "output=scores.jsonl"]
-    done = subprocess.run([*command, *paths], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = run_program(RUN, "task=score", "backbone=internvl2_5_8b", *paths, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.match(r"scored 6 solutions in \d+\.\d s; wrote scores\.jsonl\n", done.stdout), done.stdout
     for case, line in zip(cases, lines(tmp_path / "scores.jsonl"), strict=True):

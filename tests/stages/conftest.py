@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from program import RUN, run_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Started = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
@@ -36,12 +37,11 @@ def started() -> Started:
 
 
 @pytest.fixture
-def execute(started: Started) -> Execute:
+def execute() -> Execute:
     """execute(folder, "key=value"): a multirun to its end; exit code and what it said and complained of."""
 
     def execute(folder: Path, *arguments: str) -> tuple[int, str, str]:
-        with started(folder, *arguments) as process:
-            said, complained = process.communicate(timeout=120)
-        return process.returncode, said, complained
+        done = run_program(RUN, "-m", *arguments, cwd=folder)
+        return done.returncode, done.stdout, done.stderr
 
     return execute

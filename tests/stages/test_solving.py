@@ -1,14 +1,11 @@
 """`task=sample` and `task=annotate`: what they write, killed and started again, and what can be made of it."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from program import RUN, start_program
 
 from mprm import stages
 from mprm.config import Config
@@ -75,20 +72,17 @@ def test_the_policy_sees_whose_a_height_is(few: Load, tmp_path: Path) -> None:
 def test_a_killed_annotation_goes_on_without_a_lost_or_doubled_record(few: Load, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     stages.annotate(few("task=annotate", f"output={whole}"))
-    command = [sys.executable, str(REPOSITORY / "run.py"), "task=annotate", f"output={killed}", "questions.size=24"]
+    command = [RUN, "task=annotate", f"output={killed}", "questions.size=24"]
     command += [f"questions.path={tmp_path / 'questions' / 'questions.jsonl'}", "solutions=3", "continuations=4"]
     command.append("policy.temperature=1.2")
     journal = killed.with_name("killed.jsonl.journal")
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = start_program(*command)
     deadline = time.monotonic() + 120
     while not (journal.exists() and journal.read_bytes().count(b"\n") > 1):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
     kept = journal.read_bytes()
     assert not killed.exists()
     stages.annotate(few("task=annotate", f"output={killed}"))
