@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.judge.grpo import GRPO
     from mprm.judge.judge import Judge
     from mprm.judge.sft import SFT
-    from mprm.reporting.tracking import Local, WandB
+    from mprm.reporting.tracking import Logger
     from mprm.selection.keep import Selector
     from mprm.training.objectives import Objective
     from mprm.training.recipe import Machine, Recipe
@@ -122,7 +122,7 @@ class Config(RunConfig):
     recipe: "ClassVar[Component[Recipe]]" = Component()
     trainer: "ClassVar[Component[Machine]]" = Component()
     benchmark: "ClassVar[Component[VisualProcessBench]]" = Component()
-    logger: "ClassVar[Component[Local | WandB]]" = Component()
+    logger: "ClassVar[Component[Logger]]" = Component()
     questions: "ClassVar[Component[Questions]]" = Component()
     policy: "ClassVar[Component[Policy]]" = Component()
     preferences: "ClassVar[Component[Preferences]]" = Component()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mprm.reporting.tracking import one_line
+from mprm.reporting.tracking import NO_LOGIN
 from mprm.runs.artifacts import write_text
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
-
-log = logging.getLogger(__name__)
 
 # Of the run table: what sets a run apart, then what came out. A nested config key has its .value behind the first part.
 COLUMNS = [
@@ -77,37 +74,34 @@ def workspace(entity: str, project: str, group: str | None) -> ws.Workspace:
     )
 
 
-def publish(entity: str | None, project: str, group: str | None, runs: Path) -> str | None:
-    """Save the view of the runs below `runs`, over the one that an earlier call saved for them, and return its address.
+def publish(entity: str | None, project: str, group: str | None, runs: Path) -> str:
+    """Save the view of the runs below `runs`, over the one that an earlier call saved for them; returns its address.
 
-    entity: None for the login's own. Raises nothing: without the package, a login, a network or the right to save, one
-    line is logged and None returned. The address is kept in runs/wandb_dashboard.txt.
+    entity: None for the login's own. The address is kept in runs/wandb_dashboard.txt.
+    Raises ValueError without the package or a login, and whatever W&B raises.
     """
-    try:
-        import wandb
-        import wandb_workspaces.workspaces as ws
+    import wandb
 
-        if not wandb.login(prompt=False, verify=False):
-            raise ValueError("no login: run `wandb login` or set WANDB_API_KEY")
-        owner = entity or wandb.Api().default_entity
-        if owner is None:
-            raise ValueError("the login has no entity of its own; set logger.entity")
-        view = workspace(owner, project, group)
-        kept = runs / "wandb_dashboard.txt"
-        if kept.exists():
-            with suppress(Exception):  # removed on the server meanwhile: a new one is saved
-                saved = ws.Workspace.from_url(kept.read_text(encoding="utf-8").strip())
-                saved.sections, saved.settings = view.sections, view.settings
-                saved.runset_settings = view.runset_settings
-                view = saved
-        view.save()
-        write_text(kept, f"{view.url}\n")
-        return str(view.url)
-    except ImportError:
-        log.warning("no W&B dashboard: wandb-workspaces is not installed; pip install 'mprm[sweeps]'")
-    except Exception as error:  # whatever W&B raises: the runs are done, and task=report compares them without it
-        log.warning("no W&B dashboard (%s); task=report runs=%s compares the runs", one_line(error), runs)
-    return None
+    try:
+        import wandb_workspaces.workspaces as ws
+    except ImportError as error:
+        raise ValueError("wandb-workspaces is not installed; pip install 'mprm[sweeps]'") from error
+    if not wandb.login(prompt=False, verify=False):
+        raise ValueError(NO_LOGIN)
+    owner = entity or wandb.Api().default_entity
+    if owner is None:
+        raise ValueError("the login has no entity of its own; set logger.entity")
+    view = workspace(owner, project, group)
+    kept = runs / "wandb_dashboard.txt"
+    if kept.exists():
+        with suppress(Exception):  # removed on the server meanwhile: a new one is saved
+            saved = ws.Workspace.from_url(kept.read_text(encoding="utf-8").strip())
+            saved.sections, saved.settings = view.sections, view.settings
+            saved.runset_settings = view.runset_settings
+            view = saved
+    view.save()
+    write_text(kept, f"{view.url}\n")
+    return str(view.url)
 
 
 def _results() -> list[wr.interface.PanelTypes]:

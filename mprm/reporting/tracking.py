@@ -1,4 +1,7 @@
-"""Where metrics go beside the run folder. metrics.jsonl is always written by the training; W&B mirrors it."""
+"""Where a run's numbers go beside its folder: the Logger Protocol, and Weights & Biases.
+
+metrics.jsonl is always written by the training; a logger mirrors it.
+"""
 
 import logging
 import secrets
@@ -7,153 +10,203 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
-from mprm.reporting.tables import component
 from mprm.runs.artifacts import write_text
 from mprm.runs.sweep_folder import FOLDER as SWEEP
 
 log = logging.getLogger(__name__)
 
+GOES_ON = "the run goes on, all numbers are in its run folder"
+NO_LOGIN = "no login: run `wandb login` or set WANDB_API_KEY"
 ONLINE_TIMEOUT = 30.0  # seconds to wait for the W&B server before a run goes on offline
 UPLOAD_TIMEOUT = 120.0  # seconds to wait at the end of a run for what is not uploaded yet; it stays on disk
 
-Mode = Literal["online", "offline"]
+
+class Mirror(Protocol):
+    """The mirror of one run. It may raise: the run then goes on without it. A training that spawns processes pickles
+    it, and logs from there."""
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Mirror one line of metrics.jsonl. Its "step" counts optimizer steps and is the horizontal axis."""
+
+    def store(self, summary: Mapping[str, Any], evaluated: Path | None) -> None:
+        """Keep the numbers of a stage that has ended. evaluated: the run folder once it holds results, else None."""
+
+    def close(self, failed: bool) -> None:
+        """End the mirror; nothing follows. failed: an exception ended the run."""
+
+
+class Logger(Protocol):
+    """A choice of conf/logger: a frozen dataclass with these two methods."""
+
+    def start(self, folder: Path, config: dict[str, Any], selector: str) -> Mirror | None:
+        """Start mirroring the run in `folder`, or continue the mirror it has; None mirrors nothing.
+
+        config: the plain, resolved config. selector: its label, e.g. BIS.
+        """
+
+    def publish_dashboard(self, runs: Path) -> str | None:
+        """Publish a comparison of a sweep's runs, which lie below `runs`; returns its address, None for none."""
 
 
 class Tracker:
-    """One run's mirror. A failure in it is told once, ends the mirroring, and never reaches the training.
+    """Passes a run's numbers on to its mirror. A failure there is told once, ends the mirroring, and never reaches the
+    training. A `with` block that an exception leaves closes the mirror as failed; finish() closes it as finished."""
 
-    A `with` block that an exception leaves marks the W&B run as failed; finish() marks it as finished. It can be
-    pickled into a process that the training spawns, and mirrors from there.
-    """
-
-    def __init__(self, run: Any = None) -> None:
-        self.run = run  # a wandb run; None mirrors nothing
+    def __init__(self, mirror: Mirror | None = None) -> None:
+        self.mirror = mirror
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Mirror one line of metrics.jsonl; its "step" (optimizer steps) is the horizontal axis."""
-        self._try(lambda run: run.log(dict(metrics)))
+        """Mirror one line of metrics.jsonl."""
+        self._try(lambda mirror: mirror.log(metrics))
 
     def finish(self, summary: Mapping[str, Any], evaluated: Path | None = None) -> None:
-        """Store the numbers of a stage and close the mirror.
-
-        evaluated: the folder of an evaluated run, of which the results, figures and manifest are stored too.
-        """
-        self._try(lambda run: run.summary.update(dict(summary)))
-        if evaluated is not None:
-            from mprm.reporting.tracked import store_results  # matplotlib
-
-            self._try(lambda run: store_results(run, evaluated))
-        self._close(0)
+        """Store the numbers of a stage, and what an evaluated run's folder holds; close the mirror."""
+        self._try(lambda mirror: mirror.store(summary, evaluated))
+        self._close(failed=False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._close(0 if error is None else 1)
+        self._close(failed=error is not None)
 
-    def _close(self, exit_code: int) -> None:
-        self._try(lambda run: run.finish(exit_code=exit_code))
-        self.run = None
+    def _close(self, failed: bool) -> None:
+        self._try(lambda mirror: mirror.close(failed))
+        self.mirror = None
 
-    def _try(self, action: Callable[[Any], object]) -> None:
-        if self.run is None:
+    def _try(self, action: Callable[[Mirror], None]) -> None:
+        if self.mirror is None:
             return
         try:
-            action(self.run)
-        except Exception as error:  # whatever W&B raises, hours of training are worth more
-            log.warning("W&B stopped (%s); the run goes on, all numbers are in its run folder", one_line(error))
-            self.run = None
+            action(self.mirror)
+        except Exception as error:  # whatever it is, hours of training are worth more
+            log.warning("the logger stopped (%s); %s", one_line(error), GOES_ON)
+            self.mirror = None
+
+
+def start(logger: Logger, folder: Path, config: dict[str, Any], selector: str) -> Tracker:
+    """Start the logger's mirror of a run; where that fails, one line says so and nothing is mirrored."""
+    try:
+        return Tracker(logger.start(folder, config, selector))
+    except Exception as error:
+        log.warning(
+            "the logger did not start (%s); the run goes on, all numbers are in its run folder", one_line(error)
+        )
+        return Tracker()
+
+
+def publish_dashboard(logger: Logger, runs: Path) -> str | None:
+    """The address of the logger's dashboard of the runs; where it fails, one line says so and None is returned."""
+    try:
+        return logger.publish_dashboard(runs)
+    except Exception as error:  # the runs are done, and task=report compares them without it
+        log.warning("no dashboard (%s); task=report runs=%s compares the runs", one_line(error), runs)
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
     """The files of the run folder and nothing more."""
 
-    def start(self, folder: Path, config: dict[str, Any], job_type: str = "train") -> Tracker:
-        """Start mirroring the run in `folder`."""
-        return Tracker()
+    def start(self, folder: Path, config: dict[str, Any], selector: str) -> Mirror | None:
+        """No mirror."""
+        return None
 
     def publish_dashboard(self, runs: Path) -> str | None:
-        """Publish a comparison of the runs below `runs`; the address, or None where there is none."""
+        """No dashboard."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class WandB:
-    """Weights & Biases. Without a login or a network the run is kept offline; `wandb sync` uploads it later.
-
-    project, entity, tags: as in wandb.init; tags for selector, backbone, ratio and seed come by themselves. offline:
-    never talk to the server. group: None stands for the name of the runs folder if that is a sweep's.
-    """
+    """Weights & Biases. Without a login or a network the run is kept offline; `wandb sync` uploads it later."""
 
     project: str = "mprm"
+    # None: the login's own
     entity: str | None = None
+    # never talk to the server
     offline: bool = False
+    # None: the name of the runs folder if a multirun made it
     group: str | None = None
+    # beside those for selector, backbone, ratio and seed
     tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.project:
             raise ValueError("logger.project='' names no project; give a name, e.g. logger.project=mprm")
 
-    def start(self, folder: Path, config: dict[str, Any], job_type: str = "train") -> Tracker:
-        """Start mirroring the run in `folder`, or continue the mirror that the folder already has.
-
-        config: the plain, resolved config. job_type: groups runs on the dashboard, e.g. the selector's name.
-        """
+    def start(self, folder: Path, config: dict[str, Any], selector: str) -> Mirror | None:
+        """Start mirroring the run in `folder`, online if that works, or continue the mirror that the folder has."""
         # What is waiting for `wandb sync` and what follows it are uploaded together, in their order.
-        offline = self.offline or waits_for_sync(folder)
-        failures = {
-            "online": ("is offline for this run", f"`wandb sync {folder}/wandb/offline-run-*` uploads it later"),
-            "offline": ("could not start", "the run goes on, all numbers are in its run folder"),
-        }
-        modes: tuple[Mode, ...] = ("offline",) if offline else ("online", "offline")
-        for mode in modes:
+        if not self.offline and not waits_for_sync(folder):
             try:
-                return Tracker(self._init(folder, config, job_type, mode))
+                return WandBRun(self._init(folder, config, selector, "online"))
             except Exception as error:  # no login, no network, no rights: the training must still start
-                what, then = failures[mode]
-                log.warning("W&B %s (%s); %s", what, one_line(error), then)
+                later = f"`wandb sync {folder}/wandb/offline-run-*` uploads it later"
+                log.warning("W&B is offline for this run (%s); %s", one_line(error), later)
                 _tear_down()  # the failed attempt still holds the run's id
-        return Tracker()
+        try:
+            return WandBRun(self._init(folder, config, selector, "offline"))
+        except Exception:
+            _tear_down()
+            raise
 
     def publish_dashboard(self, runs: Path) -> str | None:
-        """Publish a comparison of the runs below `runs`; the address, or None where there is none."""
+        """Save the comparison of the runs as a view of the project's workspace."""
         if self.offline:
             return None
         from mprm.reporting.dashboard import publish
 
         return publish(self.entity, self.project, self.group or sweep_name(runs), runs)
 
-    def _init(self, folder: Path, config: dict[str, Any], job_type: str, mode: Mode) -> Any:
+    def _init(self, folder: Path, config: dict[str, Any], selector: str, mode: Literal["online", "offline"]) -> Any:
         import wandb
 
         if wandb.run is not None:
             _tear_down()  # of a run that failed; W&B would write this one into it
         if mode == "online" and not wandb.login(prompt=False, verify=False):
-            raise ValueError("no login: run `wandb login` or set WANDB_API_KEY")
-        settings = wandb.Settings(
-            init_timeout=ONLINE_TIMEOUT, finish_timeout=UPLOAD_TIMEOUT, silent=True, console="off", disable_git=True
-        )
+            raise ValueError(NO_LOGIN)
         run = wandb.init(
             mode=mode,
-            settings=settings,
+            settings=wandb.Settings(
+                init_timeout=ONLINE_TIMEOUT, finish_timeout=UPLOAD_TIMEOUT, silent=True, console="off", disable_git=True
+            ),
             project=self.project,
             entity=self.entity,
             group=self.group or sweep_name(folder.parent),
-            tags=list(dict.fromkeys([*tags_of(config), *self.tags])),
+            tags=list(dict.fromkeys([*tags_of(config, selector), *self.tags])),
             name=folder.name,
             id=run_id(folder),
             resume="allow",
-            job_type=job_type,
+            job_type=selector,
             config=config,
             dir=str(folder),
         )
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
         return run
+
+
+@dataclass(frozen=True)
+class WandBRun:
+    """The Mirror that WandB starts."""
+
+    run: Any  # a wandb.Run
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        self.run.log(dict(metrics))
+
+    def store(self, summary: Mapping[str, Any], evaluated: Path | None) -> None:
+        self.run.summary.update(dict(summary))
+        if evaluated is not None:
+            from mprm.reporting.tracked import store_results  # matplotlib
+
+            store_results(self.run, evaluated)
+
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
 
 
 def run_id(folder: Path) -> str:
@@ -175,13 +228,14 @@ def sweep_name(runs: Path) -> str | None:
     return runs.resolve().name if (runs / SWEEP).is_dir() else None
 
 
-def tags_of(config: dict[str, Any]) -> list[str]:
+def tags_of(config: dict[str, Any], selector: str) -> list[str]:
     """Selector, backbone, share of the rollouts and seed, e.g. BIS, InternVL, 10%, seed0."""
-    selector = config.get("selector") or {}
-    ratio, count = selector.get("ratio"), selector.get("count")
+    asked = config.get("selector") or {}
+    ratio, count = asked.get("ratio"), asked.get("count")
     kept = f"{100 * ratio:g}%" if ratio is not None else f"{count} rollouts" if count is not None else ""
+    backbone = str((config.get("backbone") or {}).get("_target_", "")).rpartition(".")[2]
     seed = f"seed{config['seed']}" if "seed" in config else ""
-    return [tag for tag in (component(config, "selector"), component(config, "backbone"), kept, seed) if tag]
+    return [tag for tag in (selector, backbone, kept, seed) if tag]
 
 
 def _tear_down() -> None:

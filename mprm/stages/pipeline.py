@@ -264,12 +264,12 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
 
 def start_tracker(cfg: Config, run: RunFolder) -> Tracker:
     """The logger's mirror of this run; other ranks than the first mirror nothing."""
-    from mprm.reporting.tracking import Tracker
+    from mprm.reporting.tracking import Tracker, start
 
     if not is_rank_zero():
         return Tracker()
     config: Any = OmegaConf.to_container(cfg.raw, resolve=True)
-    return cfg.logger.start(run.path, config, type(cfg.selector).__name__)
+    return start(cfg.logger, run.path, config, type(cfg.selector).__name__)
 
 
 def _hard_label(score: float | None) -> int:

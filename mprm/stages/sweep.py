@@ -85,11 +85,12 @@ class GridSweeper(Sweeper):
             ended = read_points(runs)
             compared = self.master.task in ("experiment", "evaluate", "egt", "judge")
             if compared and any(one.state == "done" for one in ended):
+                from mprm.reporting.tracking import publish_dashboard
                 from mprm.stages.comparison import compare_runs
 
                 compare_runs(runs, own=True)
                 step_scorers = self.master.task in ("experiment", "evaluate")  # what the dashboard knows
-                address = bind(self.master.logger).publish_dashboard(runs) if step_scorers else None
+                address = publish_dashboard(bind(self.master.logger), runs) if step_scorers else None
                 if address is not None:
                     print(f"W&B dashboard: {address}", flush=True)
         print(f"{counts(ended)} -> {runs}", flush=True)

@@ -1,5 +1,4 @@
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ import pytest
 import wandb
 
 from mprm.reporting import dashboard
-from mprm.reporting.tracking import WandB
+from mprm.reporting.tracking import WandB, publish_dashboard
 
-NO_PACKAGE = "no W&B dashboard: wandb-workspaces is not installed; pip install 'mprm[sweeps]'"
+NO_PACKAGE = "wandb-workspaces is not installed; pip install 'mprm[sweeps]'"
 
 
 def spec(group: str | None) -> dict[str, Any]:
@@ -105,18 +104,16 @@ def test_nothing_is_published_offline(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not server.saved
 
 
-def test_without_the_package_one_line_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
-    with caplog.at_level(logging.WARNING, "mprm"):
-        assert dashboard.publish("me", "mprm", "alphas", tmp_path) is None
-    assert [record.getMessage() for record in caplog.records] == [NO_PACKAGE]
-
-
-@pytest.mark.parametrize("refusal", ["login", "save"])
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        ("package", NO_PACKAGE),
+        ("login", "no login: run `wandb login` or set WANDB_API_KEY"),
+        ("save", "403: not yours"),
+    ],
+)
 def test_a_refusal_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: str, reason: str
 ) -> None:
     ws = pytest.importorskip("wandb_workspaces.workspaces")
 
@@ -125,8 +122,9 @@ def test_a_refusal_is_one_line(
 
     monkeypatch.setattr(wandb, "login", lambda **settings: refusal != "login")
     monkeypatch.setattr(ws.Workspace, "save", refuse)
-    assert dashboard.publish("me", "mprm", "alphas", tmp_path) is None
-    reason = {"login": "no login: run `wandb login` or set WANDB_API_KEY", "save": "403: not yours"}[refusal]
-    line = f"no W&B dashboard ({reason}); task=report runs={tmp_path} compares the runs"
+    if refusal == "package":
+        monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    assert publish_dashboard(WandB(entity="me", group="alphas"), tmp_path) is None
+    line = f"no dashboard ({reason}); task=report runs={tmp_path} compares the runs"
     assert [record.getMessage() for record in caplog.records if record.name.startswith("mprm")] == [line]
     assert not (tmp_path / "wandb_dashboard.txt").exists()

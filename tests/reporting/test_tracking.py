@@ -10,7 +10,18 @@ import wandb
 from wandb.proto import wandb_internal_pb2
 
 from mprm.reporting import tracking
-from mprm.reporting.tracking import Local, Tracker, WandB, run_id, sweep_name, tags_of, waits_for_sync
+from mprm.reporting.tracking import (
+    Local,
+    Tracker,
+    WandB,
+    WandBRun,
+    publish_dashboard,
+    run_id,
+    start,
+    sweep_name,
+    tags_of,
+    waits_for_sync,
+)
 
 BLOCK = 32768  # of a .wandb file, which is a LevelDB log
 
@@ -94,7 +105,7 @@ class Written:
 
 
 def mirror(logger: WandB, folder: Path, steps: range) -> None:
-    with logger.start(folder, CONFIG, "BIS") as tracker:
+    with start(logger, folder, CONFIG, "BIS") as tracker:
         for step in steps:
             tracker.log({"step": step, "train/loss": 1 / step})
         tracker.finish({"optimizer_steps": steps[-1]})
@@ -111,7 +122,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_local_mirrors_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    with Local().start(folder, {}) as tracker:
+    with start(Local(), folder, {}, "BIS") as tracker:
         tracker.log({"step": 1, "train/loss": 0.5})
         tracker.finish({"auc": 0.9}, folder)
     assert Local().publish_dashboard(folder.parent) is None
@@ -124,7 +135,7 @@ def test_a_resumed_offline_run_is_one_run_with_everything_in_it(folder: Path) ->
     logger = WandB(offline=True, tags=["mine", "BIS"])
     mirror(logger, folder, range(1, 4))
     mirror(logger, folder, range(3, 6))
-    with logger.start(folder, CONFIG, "BIS") as tracker:
+    with start(logger, folder, CONFIG, "BIS") as tracker:
         tracker.finish({}, folder)
     wandb.teardown()
     written = Written(folder)
@@ -208,7 +219,7 @@ def test_a_w_and_b_that_does_not_start_lets_the_run_go_on(
     mirror(WandB(), folder, range(1, 3))
     assert messages(caplog) == [
         f"W&B is offline for this run (no way); `wandb sync {folder}/wandb/offline-run-*` uploads it later",
-        "W&B could not start (no way); the run goes on, all numbers are in its run folder",
+        "the logger did not start (no way); the run goes on, all numbers are in its run folder",
     ]
 
 
@@ -235,17 +246,19 @@ def test_a_failure_at_any_moment_is_told_once_and_ends_the_mirroring(
     folder: Path, caplog: pytest.LogCaptureFixture, use: Callable[[Tracker, Path], None]
 ) -> None:
     run = Broken()
-    with Tracker(run) as tracker:
+    with Tracker(WandBRun(run)) as tracker:
         use(tracker, folder)
         tracker.log({"step": 2})
         tracker.finish({})
     assert run.calls == 1
-    assert messages(caplog) == ["W&B stopped (the server hung up); the run goes on, all numbers are in its run folder"]
+    assert messages(caplog) == [
+        "the logger stopped (the server hung up); the run goes on, all numbers are in its run folder"
+    ]
 
 
 def test_a_folder_that_can_not_be_read_ends_the_mirroring(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "results.json").write_text("{")
-    WandB(offline=True).start(folder, CONFIG).finish({}, folder)
+    start(WandB(offline=True), folder, CONFIG, "BIS").finish({}, folder)
     (message,) = messages(caplog)
     assert "results.json can not be read" in message
 
@@ -253,9 +266,9 @@ def test_a_folder_that_can_not_be_read_ends_the_mirroring(folder: Path, caplog: 
 def test_a_run_that_fails_is_marked_and_the_next_one_is_its_own(folder: Path, tmp_path: Path) -> None:
     logger, other = WandB(offline=True), tmp_path / "other"
     other.mkdir()
-    with pytest.raises(ValueError, match="diverged"), logger.start(folder, CONFIG):
+    with pytest.raises(ValueError, match="diverged"), start(logger, folder, CONFIG, "BIS"):
         raise ValueError("the training diverged")
-    logger.start(folder, CONFIG).log({"step": 1, "train/loss": 0.5})  # and nobody closes it
+    start(logger, folder, CONFIG, "BIS").log({"step": 1, "train/loss": 0.5})  # and nobody closes it
     mirror(logger, other, range(1, 3))
     assert Written(folder).exit_codes[0] == 1
     assert losses(Written(folder)) == [(1, 0.5)]
@@ -270,7 +283,7 @@ def log_twice(tracker: Tracker) -> None:
 
 def test_a_spawned_process_mirrors_into_the_run_of_its_parent(folder: Path) -> None:
     """As trainer=ddp_cpu does: the training runs in spawned processes, of which the first mirrors."""
-    with WandB(offline=True).start(folder, CONFIG) as tracker:
+    with start(WandB(offline=True), folder, CONFIG, "BIS") as tracker:
         process = get_context("spawn").Process(target=log_twice, args=(tracker,))
         process.start()
         process.join()
@@ -287,8 +300,28 @@ def test_the_group_is_the_sweep_and_tags_say_what_sets_a_run_apart(tmp_path: Pat
     (tmp_path / "sweep").mkdir()
     assert sweep_name(tmp_path) == tmp_path.name
     counted = {"selector": {"_target_": "mprm.selection.baselines.Full", "ratio": None, "count": 500}}
-    assert tags_of(counted) == ["Full", "500 rollouts"]
-    assert tags_of({"selector": CONFIG["selector"] | {"ratio": 0.025}, "seed": 0}) == ["BIS", "2.5%", "seed0"]
+    assert tags_of(counted, "Full") == ["Full", "500 rollouts"]
+    assert tags_of({"selector": CONFIG["selector"] | {"ratio": 0.025}, "seed": 0}, "BIS") == ["BIS", "2.5%", "seed0"]
+
+
+class Moody:
+    """A logger of one's own that does not work."""
+
+    def start(self, folder: Path, config: dict[str, Any], selector: str) -> Any:
+        raise KeyError("no disk")
+
+    def publish_dashboard(self, runs: Path) -> str | None:
+        raise OSError("no page")
+
+
+def test_a_logger_of_ones_own_that_fails_stops_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with start(Moody(), folder, CONFIG, "BIS") as tracker:
+        tracker.log({"step": 1})
+    assert publish_dashboard(Moody(), folder.parent) is None
+    assert messages(caplog) == [
+        "the logger did not start ('no disk'); the run goes on, all numbers are in its run folder",
+        f"no dashboard (no page); task=report runs={folder.parent} compares the runs",
+    ]
 
 
 def test_a_project_needs_a_name() -> None:
