@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 
 from matplotlib.figure import Figure
 
 from mprm.reporting.compare import Row
+from mprm.reporting.style import legend_below as legend_below
 from mprm.reporting.style import styled
+from mprm.reporting.style import wrapped as wrapped
 from mprm.reporting.tables import Estimate, Table
 from mprm.runs.artifacts import atomic_file
 
@@ -70,19 +71,3 @@ def best_row(rows: tuple[Row, ...], measure: Measure) -> Row | None:
     """The row with the highest mean; the first of equal ones, None where no row has the number."""
     rated = [(number.value, row) for row in rows if (number := measure.of(row))]
     return max(rated, key=lambda pair: pair[0])[1] if rated else None
-
-
-def wrapped(label: str, width: int = 30) -> str:
-    """A long label in lines."""
-    return fill(label, width)
-
-
-def legend_below(figure: Figure) -> None:
-    """A legend of the first panel below all of them: columns as the width has room for, and the figure grows by it."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    labels = [wrapped(label, 44) for label in labels]
-    longest = max(len(line) for label in labels for line in label.split("\n"))
-    columns = max(1, min(5, len(labels), int(figure.get_figwidth() / (0.85 + 0.08 * longest))))
-    lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in labels)
-    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, lines - 2))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=4)

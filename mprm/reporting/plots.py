@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from mprm.metrics.results import Estimate
 from mprm.reporting.bubbles import area, draw_bubbles, places
-from mprm.reporting.style import BLUE, CARD, GREY, INK, MUTED, ORANGE, name_axes, styled
-from mprm.reporting.tables import Estimate
+from mprm.reporting.style import (
+    BLUE,
+    CARD,
+    DASHES,
+    GREY,
+    INK,
+    MUTED,
+    ORANGE,
+    legend_below,
+    name_axes,
+    styled,
+    wrapped,
+)
 
 GRID = 40  # cells per unit in the BIS map: finer than 1/16, coarse enough that a bubble is one place on the page
 
@@ -237,3 +252,164 @@ def calibration_bins(correct: np.ndarray, scores: np.ndarray, n_bins: int) -> tu
     used = count > 0
     score, right = (np.bincount(index, weights=w, minlength=n_bins)[used] for w in (scores, correct))
     return score / count[used], right / count[used], count[used]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One measure of a forest plot or a heat map."""
+
+    title: str
+    axis: str
+    # From the estimates to the axis: 100 turns shares into points.
+    scale: float = 100
+    form: str = ".1f"
+    # Lines to compare with: label -> value, in the unit of the estimates.
+    references: Mapping[str, float] = field(default_factory=dict)
+
+    def best(self, numbers: Sequence[Estimate | None]) -> float | None:
+        """The highest value of several; None of fewer than two."""
+        values = [number.value for number in numbers if number]
+        return max(values) if len(values) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForestRow:
+    """One row of a forest plot."""
+
+    label: str
+    # One per panel.
+    numbers: Sequence[Estimate | None]
+    # Colour and marker (style.looks).
+    look: Mapping[str, Any] = field(default_factory=lambda: {"color": INK, "marker": "o"})
+    # Its entry in the legend, which rows of one look share.
+    group: str = ""
+    # Is the row stressed?
+    main: bool = False
+    # Is the interval over the benchmark only, and not over trainings? Then it is dotted.
+    one_training: bool = False
+    # A number to compare with, of the first panel, drawn as a ring.
+    before: Estimate | None = None
+
+
+def forest(
+    panels: Sequence[Panel],
+    rows: Sequence[ForestRow],
+    *,
+    y_label: str = "setting",
+    across: int = 3,
+    mark_best: bool = True,
+    before: str = "",
+) -> Figure:
+    """Every row as a dot with its interval in every panel, the first row on top; the value stands at the right edge.
+
+    across: panels side by side. mark_best: name the highest value of each panel. before: what the rings are.
+    """
+    down = -(-len(panels) // across)
+    columns = -(-len(panels) // down)
+    labels = [wrapped(row.label, 40) for row in rows]
+    height = 1.7 + 0.3 * len(rows) + 0.16 * sum(label.count("\n") for label in labels)
+    with styled():
+        width = 8.4 if columns == 1 else min(1.8 + 3.9 * columns, 13.5)
+        figure = Figure(figsize=(width, down * height), layout="constrained")
+        grid = figure.subplots(down, columns, squeeze=False)
+        for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+            name_axes(axes, wrapped(panel.title, 80 // columns), panel.axis, "" if place % columns else y_label)
+            for (label, value), dash in zip(panel.references.items(), DASHES[1:], strict=False):
+                axes.axvline(panel.scale * value, color=ORANGE, ls=dash, lw=1.4, label=label)
+            best = panel.best([row.numbers[place] for row in rows]) if mark_best else None
+            for y, row in enumerate(reversed(rows)):
+                _dot(axes, y, row, place, panel, best)
+            axes.set_yticks(range(len(rows)), labels[::-1])
+            for text, row in zip(axes.get_yticklabels(), reversed(rows), strict=True):
+                text.set_fontweight("bold" if row.main else "normal")
+            axes.tick_params(axis="y", length=0, labelcolor=INK, labelleft=place % columns == 0)
+            axes.grid(axis="y", visible=False)
+            axes.set_ylim(-0.6, len(rows) - 0.4)
+            axes.margins(x=0.08)
+        for axes in grid.flat[len(panels) :]:
+            axes.remove()
+        for group, look in {row.group: row.look for row in rows if row.group}.items():
+            figure.axes[0].plot([], [], label=group, **{**look, "ls": "", "ms": 8, "mec": CARD})
+        if before:
+            figure.axes[0].plot([], [], label=before, **RING)
+        legend_below(figure)
+    return figure
+
+
+RING: dict[str, Any] = {"ls": "", "marker": "o", "ms": 8, "mfc": "none", "mec": GREY, "mew": 1.5}
+
+
+def _dot(axes: Axes, y: int, row: ForestRow, place: int, panel: Panel, best: float | None) -> None:
+    """One row in one panel; the values of two seeds are dots."""
+    if row.main:
+        axes.axhspan(y - 0.5, y + 0.5, color=BLUE, alpha=0.1, lw=0)
+    number = row.numbers[place]
+    if number is None:
+        return
+    colour = row.look["color"]
+    if number.each:
+        values = [panel.scale * value for value in number.each]
+        axes.plot(values, [y] * len(values), ls="", marker=".", ms=6, color=colour)
+    elif number.low is not None and number.high is not None:
+        dash = (0, (1, 1)) if row.one_training else "-"
+        axes.hlines(y, panel.scale * number.low, panel.scale * number.high, color=colour, lw=2, ls=dash)
+    if row.before and place == 0:
+        axes.plot(panel.scale * row.before.value, y, **RING)
+    axes.plot(panel.scale * number.value, y, **{**row.look, "ls": "", "ms": 8, "mec": CARD})
+    text = f"{panel.scale * number.value:{panel.form}}" + (" best" if number.value == best else "")
+    weight = "bold" if number.value == best else "normal"
+    transform = axes.get_yaxis_transform()
+    axes.annotate(text, (1, y), (6, 0), transform, "offset points", va="center", fontsize=9, weight=weight)
+
+
+def heatmap(
+    panels: Sequence[Panel],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Mapping[tuple[str, str], Sequence[Estimate | None]],
+    *,
+    x_label: str,
+    y_label: str,
+) -> Figure:
+    """One grid per panel; the cells that are measured are shaded and show their number, the highest in bold.
+
+    cells: (row, column) -> a number per panel.
+    """
+    shade = LinearSegmentedColormap.from_list("blue", [(BLUE, 0.04), (BLUE, 0.46)])
+    with styled():
+        wide = max(0.86 * len(columns), 2.8)  # inches of a panel
+        size = (2.6 + wide * len(panels), 1.6 + 0.5 * len(rows))
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        for place, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
+            name_axes(axes, wrapped(panel.title, int(8.6 * wide)), x_label, "" if place else y_label)
+            numbers = {spot: of_cell[place] for spot, of_cell in cells.items()}
+            values = np.array([[_value(numbers.get((row, column))) for column in columns] for row in rows])
+            axes.pcolormesh(np.ma.masked_invalid(values), cmap=shade, edgecolors=CARD, linewidth=2)
+            best = panel.best([*numbers.values()])
+            for (row, column), number in numbers.items():
+                if number:
+                    spot = columns.index(column) + 0.5, rows.index(row) + 0.5
+                    text, weight = _cell_text(number, panel), "bold" if number.value == best else "normal"
+                    axes.text(*spot, text, ha="center", va="center", fontsize=9, weight=weight, color=INK)
+            axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
+            axes.set_yticks(np.arange(len(rows)) + 0.5, [wrapped(row) for row in rows])
+            axes.invert_yaxis()
+            axes.tick_params(length=0, labelcolor=INK, labelleft=place == 0)
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
+    return figure
+
+
+def _value(number: Estimate | None) -> float:
+    return number.value if number else math.nan
+
+
+def _cell_text(number: Estimate, panel: Panel) -> str:
+    """The value, and below it half the width of its interval or the values of two seeds."""
+    text = f"{panel.scale * number.value:{panel.form}}"
+    if number.each:
+        return f"{text}\n({', '.join(f'{panel.scale * value:{panel.form}}' for value in number.each)})"
+    if number.low is None or number.high is None:
+        return text
+    return f"{text}\n± {panel.scale * (number.high - number.low) / 2:{panel.form}}"

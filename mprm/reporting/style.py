@@ -6,14 +6,18 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
+from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mprm.runs.artifacts import atomic_file
 
 # name -> (on white, on dark). A figure is drawn with the first; in an inline SVG each becomes the CSS variable --name.
 # Hues are far apart for colour-blind readers (after Okabe and Ito), and every use also has its own marker or dash.
@@ -33,20 +37,13 @@ PALETTE = {
 }
 INK, MUTED, GRID, CARD, GREY, BLUE, ORANGE, GREEN, PURPLE, GOLD, NAVY, SKY = (light for light, _ in PALETTE.values())
 
-# What a selector looks like in every figure that compares them: colour and marker.
-LOOKS = {
-    "BIS": (BLUE, "D"),
-    "Full": (INK, "s"),
-    "Random": (GREY, "o"),
-    "Mixed": (GREEN, "^"),
-    "Reliable": (PURPLE, "v"),
-    "LowMC": (ORANGE, "X"),
-    "Entropy": (SKY, "h"),
-}
-OTHER_LOOK = (GOLD, "P")
-SHADES = {"BIS": (BLUE, NAVY, SKY)}  # of several lines of one selector
+# Groups of lines differ in marker and colour; the lines of the first group also in shade.
+COLOURS = ((BLUE, NAVY, SKY), (ORANGE,), (GREEN,), (PURPLE,), (GOLD,))
+MARKERS = "DX^vPh*"
+BASELINE_LOOKS = ((INK, "s"), (GREY, "o"), (MUTED, "<"))
+# Lines of one group differ in both; there is one fill fewer than dashes, so twenty lines differ without colour.
 DASHES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-FILLS = ("full", "none", "left", "bottom")  # one fewer than dashes: twenty lines before both are the same
+FILLS = ("full", "none", "left", "bottom")
 
 RC: Any = {
     "font.family": "sans-serif",
@@ -95,21 +92,29 @@ def styled() -> Iterator[None]:
         yield
 
 
-def line_looks(selectors: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """For every line (name -> its selector) the arguments of Axes.plot that tell it from the others without colour."""
+def looks(lines: Mapping[str, str], baselines: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """For every line (name -> its group) the arguments of Axes.plot that tell it from the others without colour.
+
+    baselines: the groups that others are measured against; they are drawn in ink and grey.
+    """
+    places: dict[str, int] = {}  # of a group among the baselines, or among the others
+    for group in dict.fromkeys(lines.values()):
+        places[group] = sum((other in baselines) == (group in baselines) for other in places)
     seen: Counter[str] = Counter()
-    looks = {}
-    for line, selector in selectors.items():
-        colour, marker = LOOKS.get(selector, OTHER_LOOK)
-        number, shades = seen[selector], SHADES.get(selector, (colour,))
-        seen[selector] += 1
-        looks[line] = {
-            "color": shades[number % len(shades)],
-            "ls": DASHES[number % len(DASHES)],
-            "marker": marker,
-            "fillstyle": FILLS[number % len(FILLS)],
-        }
-    return looks
+    found = {}
+    for line, group in lines.items():
+        place, number = places[group], seen[group]
+        if group in baselines:
+            colour, marker = BASELINE_LOOKS[place % len(BASELINE_LOOKS)]
+            number += place // len(BASELINE_LOOKS)
+        else:
+            shades, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+            colour = shades[number % len(shades)]
+            number += place // len(MARKERS)
+        seen[group] += 1
+        dash, fill_style = DASHES[number % len(DASHES)], FILLS[number % len(FILLS)]
+        found[line] = {"color": colour, "ls": dash, "marker": marker, "fillstyle": fill_style}
+    return found
 
 
 def name_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
@@ -117,6 +122,33 @@ def name_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_title(title)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
+
+
+def wrapped(label: str, width: int = 30) -> str:
+    """A long label in lines."""
+    return fill(label, width)
+
+
+def legend_below(figure: Figure) -> None:
+    """One legend of all panels below them: columns as the width has room for, and the figure grows by it."""
+    found = [axes.get_legend_handles_labels() for axes in figure.axes]
+    entries = {label: handle for of_axes in found for handle, label in zip(*of_axes, strict=True)}
+    if not entries:
+        return
+    labels = [wrapped(label, 44) for label in entries]
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    columns = max(1, min(5, len(labels), int(figure.get_figwidth() / (0.85 + 0.08 * longest))))
+    lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, lines - 2))
+    figure.legend([*entries.values()], labels, loc="outside lower center", ncols=columns, handlelength=4)
+
+
+def save_drawing(figure: Figure, path: Path) -> None:
+    """Write the figure as .png and .svg, each atomically; `path` is without the ending."""
+    for kind, options in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
+        with styled(), atomic_file(path.with_name(f"{path.name}.{kind}")) as temporary:
+            figure.savefig(temporary, format=kind, **options)
+        figure.set_layout_engine("none")  # it stays where it is, and costs half of every further drawing
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
@@ -139,3 +171,21 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     assert view_box, "matplotlib writes a viewBox"
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view_box[0]}'
     return f'{opening} role="img" aria-label="{escape(description)}">{body}'
+
+
+# Of the comparison as it stands; looks() takes its place.
+LOOKS = {
+    "BIS": (BLUE, "D"),
+    "Full": (INK, "s"),
+    "Random": (GREY, "o"),
+    "Mixed": (GREEN, "^"),
+    "Reliable": (PURPLE, "v"),
+    "LowMC": (ORANGE, "X"),
+    "Entropy": (SKY, "h"),
+}
+OTHER_LOOK = (GOLD, "P")
+
+
+def line_looks(selectors: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """looks() with every selector a group."""
+    return looks(selectors, ("Full", "Random"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from mprm.metrics.results import Estimate as Estimate
 from mprm.reporting.collect import RunRecord
+from mprm.reporting.report import Table as Table
 
 OVERALL = "overall_step_weighted_macro_f1"
 POOLED = "pooled_macro_f1"
@@ -27,43 +28,6 @@ COMPOSITION = {
     "mixed_share": ("mixed rollouts (%)", "{:.2f}", 100),
     "mean_mc": ("mean MC score", "{:.4f}", 1),
 }
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and, where known, its 95 % interval; the mean of two seeds has none, but both values in `each`."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    each: tuple[float, ...] = ()
-
-    def points(self) -> str:
-        """As percentage points: 81.5 [79.8, 83.1], of two seeds 81.5 (80.9, 82.1)."""
-        return self._text(100, ".1f")
-
-    def fraction(self) -> str:
-        """As a fraction: 0.893 [0.880, 0.905]."""
-        return self._text(1, ".3f")
-
-    def _text(self, scale: float, form: str) -> str:
-        text = format(self.value * scale, form)
-        if self.each:
-            return f"{text} ({', '.join(format(value * scale, form) for value in self.each)})"
-        if self.low is None or self.high is None:
-            return text
-        return f"{text} [{self.low * scale:{form}}, {self.high * scale:{form}}]"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A small table of texts; the first column names the row."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    main: str = ""  # name of the row to stress
 
 
 def estimate(part: dict[str, Any], key: str, intervals: dict[str, Any] | None = None) -> Estimate | None:
