@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to report() below, which says them in one line
@@ -15,10 +16,11 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mprm import stages
 from mprm.config import validate
 from mprm.messages import explain, refuse_flags
 from mprm.runs.artifacts import is_rank_zero
+from mprm.stages.point import run_point
+from mprm.stages.sweep import GridSweeper as GridSweeper  # Hydra finds it when it is imported
 from mprm.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +35,7 @@ def run(raw: DictConfig) -> None:
     if chosen.mode == RunMode.MULTIRUN:
         overrides = OmegaConf.to_container(chosen.overrides.task)  # as typed: ${...} in one is not resolved
         assert isinstance(overrides, list)
-        stages.run_point(Path(raw.runs), " ".join(overrides), partial(attempt, raw))
+        run_point(Path(raw.runs), " ".join(overrides), partial(attempt, raw))
     else:
         exit_codes.append(attempt(raw)[0])
 
@@ -47,7 +49,8 @@ def attempt(raw: DictConfig) -> tuple[int, str]:
         if raw.run == "latest" and is_rank_zero():
             print(f"run=latest is {config.run}")
         if is_rank_zero() or TASKS[config.task].every_rank:
-            exit_code = getattr(stages, config.task)(config) or 0
+            module, _, name = TASKS[config.task].function.partition(".")
+            exit_code = getattr(import_module(f"mprm.stages.{module}"), name)(config) or 0
             return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""
     except Exception as error:
         return report(error, debug=raw.get("debug") is True)

@@ -19,9 +19,10 @@ OF_A_RUN = (*(group for group in RUN_GROUPS if group not in ("trainer", "benchma
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task is the function of its name in mprm.stages. Of its groups and keys some only belong to its run folder's
-    config, which several tasks share: task=select takes an objective for the training that follows."""
+    """Of a task's groups and keys some only belong to its run folder's config, which several tasks share: task=select
+    takes an objective for the training that follows."""
 
+    function: str  # MODULE.NAME in mprm.stages; the module is imported when the task runs
     groups: tuple[str, ...] = ()  # others are refused when they are typed
     keys: tuple[str, ...] = ()  # of the run level, besides ALWAYS; others are refused when they are typed
     # Bound, and so checked, before the task starts; None: all groups. Binding imports the component's module, and
@@ -32,33 +33,77 @@ class Task:
 
 
 TASKS = {
-    "experiment": Task(groups=RUN_GROUPS, keys=(*RUN_KEYS, "check"), every_rank=True, ends=("evaluate", "report.html")),
+    "experiment": Task(
+        function="pipeline.experiment",
+        groups=RUN_GROUPS,
+        keys=(*RUN_KEYS, "check"),
+        every_rank=True,
+        ends=("evaluate", "report.html"),
+    ),
     "select": Task(
+        function="pipeline.select",
         groups=RUN_GROUPS,
         keys=(*RUN_KEYS, "export"),
         bound=("dataset", "selector"),
         every_rank=True,
         ends=("select", "subset"),
     ),
-    "train": Task(groups=RUN_GROUPS, keys=(*RUN_KEYS, "check"), every_rank=True, ends=("train", "weights.safetensors")),
-    "evaluate": Task(groups=RUN_GROUPS, keys=(*RUN_KEYS, "run", "output"), ends=("evaluate", "results.json")),
-    "score": Task(groups=("backbone", "trainer"), keys=("seed", "run", "input", "output", "overwrite", "cache")),
+    "train": Task(
+        function="pipeline.train",
+        groups=RUN_GROUPS,
+        keys=(*RUN_KEYS, "check"),
+        every_rank=True,
+        ends=("train", "weights.safetensors"),
+    ),
+    "evaluate": Task(
+        function="pipeline.evaluate",
+        groups=RUN_GROUPS,
+        keys=(*RUN_KEYS, "run", "output"),
+        ends=("evaluate", "results.json"),
+    ),
+    "score": Task(
+        function="judging.score",
+        groups=("backbone", "trainer"),
+        keys=("seed", "run", "input", "output", "overwrite", "cache"),
+    ),
     "rerank": Task(
-        groups=("backbone", "trainer"), keys=("seed", "run", "input", "output", "overwrite", "cache", "aggregate")
+        function="judging.rerank",
+        groups=("backbone", "trainer"),
+        keys=("seed", "run", "input", "output", "overwrite", "cache", "aggregate"),
     ),
-    "sample": Task(groups=("questions", "policy"), keys=("seed", "solutions", "output", "overwrite", "cache")),
+    "sample": Task(
+        function="solving.sample",
+        groups=("questions", "policy"),
+        keys=("seed", "solutions", "output", "overwrite", "cache"),
+    ),
     "annotate": Task(
-        groups=("questions", "policy"), keys=("seed", "solutions", "continuations", "output", "overwrite", "cache")
+        function="solving.annotate",
+        groups=("questions", "policy"),
+        keys=("seed", "solutions", "continuations", "output", "overwrite", "cache"),
     ),
-    "export": Task(keys=("run", "checkpoint", "format", "output", "overwrite", "cache")),
-    "measure": Task(keys=("predictions", "threshold", "output", "overwrite", "cache")),
-    "report": Task(keys=("runs", "overwrite")),
-    "list": Task(),
-    "egt": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("judge", "report.html")),
-    "sft": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("sft", "sft/weights.safetensors")),
-    "curate": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("curate", "curated")),
-    "rl": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("rl", "rl/weights.safetensors")),
-    "judge": Task(groups=JUDGE_GROUPS, keys=JUDGE_KEYS),
+    "export": Task(function="single.export", keys=("run", "checkpoint", "format", "output", "overwrite", "cache")),
+    "measure": Task(function="single.measure", keys=("predictions", "threshold", "output", "overwrite", "cache")),
+    "report": Task(function="single.report", keys=("runs", "overwrite")),
+    "list": Task(
+        function="single.choices",
+    ),
+    "egt": Task(
+        function="egt.egt", groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("judge", "report.html")
+    ),
+    "sft": Task(
+        function="egt.sft",
+        groups=JUDGE_GROUPS,
+        keys=JUDGE_KEYS,
+        every_rank=True,
+        ends=("sft", "sft/weights.safetensors"),
+    ),
+    "curate": Task(
+        function="egt.curate", groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("curate", "curated")
+    ),
+    "rl": Task(
+        function="egt.rl", groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("rl", "rl/weights.safetensors")
+    ),
+    "judge": Task(function="egt.judge", groups=JUDGE_GROUPS, keys=JUDGE_KEYS),
 }
 
 # Of the two lines of work the second: judges.

@@ -1,24 +1,47 @@
 """What is said on the terminal: lines, one style of progress bar, and the next useful command."""
 
+from __future__ import annotations
+
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from mprm.runs.artifacts import is_rank_zero
 
+if TYPE_CHECKING:  # imported by those tasks that show a table or a bar
+    from rich.console import Console
+    from rich.progress import Progress
+
 Item = TypeVar("Item")
 
-# A log file has no width of its own. [b] in a path is a path's, no mark for bold letters.
-console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
+_silent = False
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    from rich.console import Console
+
+    # A log file has no width of its own. [b] in a path is a path's, no mark for bold letters.
+    return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, quiet=_silent)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is said or printed until the block ends."""
+    global _silent
+    _silent = True
+    try:
+        yield
+    finally:
+        _silent = False
 
 
 def say(line: str) -> None:
     """A line that only the terminal breaks, so that a path or a command in it is copied whole."""
-    console.print(line, soft_wrap=True)
+    if not _silent:
+        print(line, flush=True)
 
 
 def say_next(*overrides: str) -> None:
@@ -35,6 +58,8 @@ def retyped(task: str) -> list[str]:
 
 def bar() -> Progress:
     """What is being done, how far it is, and the time left, in one line that goes when it is done; no file gets it."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = TextColumn("{task.description}", markup=False), BarColumn(20), TimeRemainingColumn(compact=True)
     shown = Progress(*columns, transient=True)  # on a console of its own: the points of a multirun have one, too
     shown.disable = not shown.console.is_terminal

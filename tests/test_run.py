@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from program import RUN, run_program
 
 import run
-from mprm import stages
 from mprm.tasks import GROUPS, TASKS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -31,7 +31,9 @@ def run_folders(folder: Path) -> list[str]:
 
 
 def test_every_task_is_dispatched() -> None:
-    assert all(callable(getattr(stages, name)) for name in TASKS)
+    for task in TASKS.values():
+        module, _, name = task.function.partition(".")
+        assert callable(getattr(import_module(f"mprm.stages.{module}"), name))
 
 
 def test_help_names_every_task_and_group(tmp_path: Path) -> None:

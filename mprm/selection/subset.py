@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -169,14 +168,16 @@ def write_examples(folder: str | Path, dataset: VisualPRM400K, rows: pa.Table) -
     Raises:
         ValueError: the annotations changed since the signals were computed.
     """
+    from datasets import DatasetInfo, Features  # takes longer than all else that a selection imports
+
     with atomic_folder(folder) as temporary:
         # What save_to_disk would write, without holding or copying the whole dataset.
         data = temporary / "data-00000-of-00001.arrow"
         with pa.OSFile(str(data), "wb") as sink, pa.ipc.new_stream(sink, EXAMPLES) as writer:
             for batch in read_examples(dataset, rows):
                 writer.write_batch(batch)
-        features = datasets.Features.from_arrow_schema(EXAMPLES)
-        datasets.DatasetInfo(features=features).write_to_directory(str(temporary))
+        features = Features.from_arrow_schema(EXAMPLES)
+        DatasetInfo(features=features).write_to_directory(str(temporary))
         write_json(
             temporary / "state.json",
             {

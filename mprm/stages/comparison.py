@@ -30,7 +30,7 @@ def compare_runs(runs: Path, own: bool = False) -> None:
     judges = compare_judges(runs, folders)
     if judges:
         page = write_judge_comparison(runs, judges)
-        print_judge_comparison(judges, console)
+        print_judge_comparison(judges, console())
         say(f"wrote {page}")
         if not judges.others:
             return
@@ -39,7 +39,7 @@ def compare_runs(runs: Path, own: bool = False) -> None:
     comparison = compare(folders, points)
     verdicts = compare_pairs(comparison)
     page = write_comparison(runs, comparison, verdicts)
-    print_comparison(comparison, console, verdicts)
+    print_comparison(comparison, console(), verdicts)
     say(f"wrote {page}")
 
 

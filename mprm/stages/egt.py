@@ -261,7 +261,7 @@ def _judge(cfg: Config, run: RunFolder) -> None:
     run.finish("judge", accuracies, file_states(run.path, ["results.json"]))
     page = write_judge(run.path)
     start_tracker(cfg, run).finish(accuracies)
-    print_judge(results, console)
+    print_judge(results, console())
     say(f"judged {len(pairs):,} pairs in {monotonic() - started:.1f} s; wrote {page}")
     trained = ["task=export", f"run={run.path}", f"output=exported/{run.path.name}"]
     say_next(*(trained if stages[1:] else retyped("egt")))

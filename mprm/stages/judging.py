@@ -75,7 +75,7 @@ def rerank(cfg: Config) -> None:
         page = write_best_of_n(folder)
         kept.finish({"candidate": key, **result} for key, result in kept.done.items())
     remember(cfg, "output", asked)
-    print_best_of_n(results, console)
+    print_best_of_n(results, console())
     say(f"wrote {page} in {monotonic() - started:.1f} s")
     say_next(*after_use(cfg.run))
 
@@ -145,7 +145,7 @@ def report(folder: Path) -> None:
 
     started = monotonic()
     page = write_report(folder)
-    print_run(read_run(folder), console)
+    print_run(read_run(folder), console())
     say(f"wrote {page} in {monotonic() - started:.1f} s")
 
 

@@ -50,12 +50,18 @@ def select(cfg: Config) -> None:
     with open_run(cfg.raw) as run:
         _select(cfg, run)
         if cfg.export is not None and is_rank_zero():
+            from pyarrow.parquet import read_table
+
             from mprm.selection.export import export_published
+            from mprm.selection.subset import read_examples
 
             settings = [run.config_hash, run.content_hash("subset/kept.parquet")]
             if is_made(cfg, "export", settings, cfg.dataset.files()):
                 return
-            counts = export_published(cfg.export, _subset(cfg, run), cfg.objective.target)
+            with reading(run.path / "subset/kept.parquet"):
+                kept = read_table(run.path / "subset/kept.parquet")
+            examples = (example for batch in read_examples(cfg.dataset, kept) for example in batch.to_pylist())
+            counts = export_published(cfg.export, examples, cfg.objective.target)
             skipped = f", left out {counts['skipped']} with unmeasured steps" if counts["skipped"] else ""
             say(f"wrote {counts['written']} rollouts to {cfg.export}{skipped}")
             remember(cfg, "export", settings)

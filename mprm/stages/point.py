@@ -13,7 +13,7 @@ from time import monotonic
 from mprm.runs.artifacts import is_rank_zero
 from mprm.runs.sweep_folder import Point, log_file, read_points, record
 from mprm.stages import progress
-from mprm.terminal import console
+from mprm.terminal import silence
 
 Attempt = Callable[[], tuple[int, str]]  # runs the point: exit code, and the reason in one line where it is not 0
 
@@ -40,7 +40,7 @@ def run_point(runs: Path, overrides: str, attempt: Attempt) -> None:
         print(f"{number + 1} of {len(points)}: {points[number].label}", flush=True)
     record(runs, overrides, "running")
     started = monotonic()
-    with _quiet() if in_sweeper else _aside(runs, overrides):
+    with silence() if in_sweeper else _aside(runs, overrides):
         exit_code, reason = attempt()
     record(runs, overrides, "failed" if exit_code else "done", reason, round(monotonic() - started, 1))
     if in_sweeper:
@@ -104,15 +104,6 @@ def _aside(runs: Path, overrides: str) -> Iterator[None]:
 
     with _into(log_file(runs, overrides)), polling(end_with_other_ranks):
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    console.quiet = True
-    try:
-        yield
-    finally:
-        console.quiet = False
 
 
 @contextmanager

@@ -3,16 +3,18 @@
 Shape suffixes: M marks, 2 logits (no, yes).
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
-import torch
-from torch import nn
+if TYPE_CHECKING:  # a selection that is exported wants the targets, and need not wait for torch
+    import torch
 
-from mprm.backbones.heads import StepOutput
+    from mprm.backbones.heads import StepOutput
 
-Score = TypeVar("Score", float, torch.Tensor)  # one MC score, as the export asks for it, or those of M marks
+Score = TypeVar("Score", float, "torch.Tensor")  # one MC score, as the export asks for it, or those of M marks
 
 
 class Objective(Protocol):
@@ -129,7 +131,7 @@ def step_losses(logits_M2: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor
 
     Example: logits (0, ln 3) give p = 0.75; target 1 costs ln 4/3 = 0.2877, target 0.5 costs 0.8370.
     """
-    logp_M2 = nn.functional.log_softmax(logits_M2, dim=-1)
+    logp_M2 = logits_M2.log_softmax(dim=-1)
     return -(target_M * logp_M2[:, 1] + (1 - target_M) * logp_M2[:, 0])
 
 
@@ -151,4 +153,4 @@ def beta_binomial_losses(
 
 def log_beta(a_M: torch.Tensor, b_M: torch.Tensor) -> torch.Tensor:
     """Logarithm of the beta function."""
-    return torch.lgamma(a_M) + torch.lgamma(b_M) - torch.lgamma(a_M + b_M)
+    return a_M.lgamma() + b_M.lgamma() - (a_M + b_M).lgamma()

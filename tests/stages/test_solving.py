@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from program import RUN, start_program
 
-from mprm import stages
 from mprm.config import Config
 from mprm.data.candidates import read_candidates
 from mprm.data.rollouts import Rollout
@@ -15,6 +14,9 @@ from mprm.data.visualprm400k import VisualPRM400K
 from mprm.inference.policy import Completion, Prompt
 from mprm.inference.server import ServerPolicy
 from mprm.runs.artifacts import read_json
+from mprm.stages.judging import rerank
+from mprm.stages.pipeline import experiment
+from mprm.stages.solving import annotate, sample
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Load = Callable[..., Config]
@@ -37,7 +39,7 @@ def few(load: Load, tmp_path: Path) -> Load:
 def test_candidates_of_every_question(few: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "candidates.jsonl"
     config = few("task=sample", f"output={target}")
-    stages.sample(config)
+    sample(config)
     sets, unusable = read_candidates(target)
     assert unusable == {}
     assert [one.id for one in sets] == [str(number) for number in range(24)]
@@ -49,13 +51,13 @@ def test_candidates_of_every_question(few: Load, tmp_path: Path, capsys: pytest.
     )
     assert right > 48  # the tiny policy learnt to solve charts
     before = target.read_bytes()
-    stages.sample(config)
+    sample(config)
     assert "was written by this very command" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(ValueError, match="overwrite=true"):
-        stages.sample(few("task=sample", f"output={target}", "seed=1"))
-    stages.sample(few("task=sample", f"output={target}", "overwrite=true"))
+        sample(few("task=sample", f"output={target}", "seed=1"))
+    sample(few("task=sample", f"output={target}", "overwrite=true"))
     assert target.read_bytes() == before
-    stages.sample(few("task=sample", f"output={target}", "overwrite=true", "seed=1"))
+    sample(few("task=sample", f"output={target}", "overwrite=true", "seed=1"))
     assert target.read_bytes() != before
 
 
@@ -63,7 +65,7 @@ def test_candidates_of_every_question(few: Load, tmp_path: Path, capsys: pytest.
 def test_the_policy_sees_whose_a_height_is(few: Load, tmp_path: Path) -> None:
     """At temperature 0 it solves charts that it has never seen, which takes colours."""
     target = tmp_path / "candidates.jsonl"
-    stages.sample(few("task=sample", "policy.temperature=0", "solutions=1", "questions.size=100", f"output={target}"))
+    sample(few("task=sample", "policy.temperature=0", "solutions=1", "questions.size=100", f"output={target}"))
     sets, _ = read_candidates(target)
     assert sum(one.candidates[0].correct for one in sets) >= 95
 
@@ -71,7 +73,7 @@ def test_the_policy_sees_whose_a_height_is(few: Load, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_annotation_goes_on_without_a_lost_or_doubled_record(few: Load, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    stages.annotate(few("task=annotate", f"output={whole}"))
+    annotate(few("task=annotate", f"output={whole}"))
     command = [RUN, "task=annotate", f"output={killed}", "questions.size=24"]
     command += [f"questions.path={tmp_path / 'questions' / 'questions.jsonl'}", "solutions=3", "continuations=4"]
     command.append("policy.temperature=1.2")
@@ -85,7 +87,7 @@ def test_a_killed_annotation_goes_on_without_a_lost_or_doubled_record(few: Load,
     process.kill()
     kept = journal.read_bytes()
     assert not killed.exists()
-    stages.annotate(few("task=annotate", f"output={killed}"))
+    annotate(few("task=annotate", f"output={killed}"))
     assert kept.count(b"\n") < 25
     assert killed.read_bytes() == whole.read_bytes()
     assert not journal.exists()
@@ -97,15 +99,15 @@ def test_a_killed_annotation_goes_on_without_a_lost_or_doubled_record(few: Load,
 def test_the_circle_closes(few: Load, tmp_path: Path) -> None:
     """Annotated solutions are selected, trained on, and the model chooses among candidates of the same policy."""
     annotations = tmp_path / "annotations"
-    stages.annotate(few("task=annotate", f"output={annotations / 'charts.jsonl'}"))
+    annotate(few("task=annotate", f"output={annotations / 'charts.jsonl'}"))
     reader = VisualPRM400K(annotations=str(annotations), images=str(tmp_path / "questions"))
     rollouts = [
         reader.rollout("charts", number, line)
         for number, line in enumerate((annotations / "charts.jsonl").read_text().splitlines())
     ]
     assert all(isinstance(rollout, Rollout) for rollout in rollouts)
-    stages.sample(few("task=sample", f"output={tmp_path / 'candidates.jsonl'}", "seed=1"))
-    stages.experiment(
+    sample(few("task=sample", f"output={tmp_path / 'candidates.jsonl'}", "seed=1"))
+    experiment(
         few(
             *(
                 "dataset=visualprm400k",
@@ -118,7 +120,7 @@ def test_the_circle_closes(few: Load, tmp_path: Path) -> None:
     )
     run = tmp_path / "runs" / "own"
     folder = tmp_path / "best_of_3"
-    stages.rerank(few("task=rerank", f"run={run}", f"input={tmp_path / 'candidates.jsonl'}", f"output={folder}"))
+    rerank(few("task=rerank", f"run={run}", f"input={tmp_path / 'candidates.jsonl'}", f"output={folder}"))
     results = read_json(folder / "results.json")
     assert (results["questions"], results["n_max"], list(results["benchmarks"]["all"]["models"])) == (24, 3, ["own"])
 
@@ -127,9 +129,9 @@ def test_no_question_is_one_line(load: Load, tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text('{"question": "Why?", "answer": "So."}\n')
     path = f"questions.path={tmp_path / 'none.jsonl'}"
     with pytest.raises(ValueError, match=r"^questions.path=.* holds no usable record \(no_image 1\)"):
-        stages.sample(load("task=sample", "questions=jsonl", path, f"output={tmp_path / 'out.jsonl'}"))
+        sample(load("task=sample", "questions=jsonl", path, f"output={tmp_path / 'out.jsonl'}"))
     with pytest.raises(ValueError, match=r"^task=annotate needs output=FILE.jsonl"):
-        stages.annotate(load("task=annotate"))
+        annotate(load("task=annotate"))
 
 
 def test_questions_longer_than_the_servers_context_are_counted(
@@ -141,9 +143,9 @@ def test_questions_longer_than_the_servers_context_are_counted(
     monkeypatch.setattr(ServerPolicy, "complete", complete)
     config = few("policy=server", "policy.model=m", "task=sample", f"output={tmp_path / 'out.jsonl'}")
     long = {"0", "5"}
-    stages.sample(config)
+    sample(config)
     assert "questions left out: 2 too_long" in capsys.readouterr().out
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 22
     long = set(map(str, range(24)))
     with pytest.raises(ValueError, match=r"\Anone of the 24 questions can be asked \(24 too_long\).*\Z"):
-        stages.annotate(few("policy=server", "policy.model=m", "task=annotate", f"output={tmp_path / 'none.jsonl'}"))
+        annotate(few("policy=server", "policy.model=m", "task=annotate", f"output={tmp_path / 'none.jsonl'}"))
