@@ -94,7 +94,8 @@ def inputs_of(signals: pa.Table) -> dict[str, str]:
 @lru_cache(maxsize=1)
 def _read(path: Path, modified: int) -> pa.Table:
     """The table in memory, once for all points of a multirun."""
-    table = pq.read_table(path, page_checksum_verification=True)
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:  # pq.read_table would import pandas
+        table = file.read()
     return table.unify_dictionaries().combine_chunks()
 
 

@@ -50,7 +50,7 @@ def select(cfg: Config) -> None:
     with open_run(cfg.raw) as run:
         _select(cfg, run)
         if cfg.export is not None and is_rank_zero():
-            from pyarrow.parquet import read_table
+            from pyarrow.parquet import ParquetFile
 
             from mprm.selection.export import export_published
             from mprm.selection.subset import read_examples
@@ -59,7 +59,7 @@ def select(cfg: Config) -> None:
             if is_made(cfg, "export", settings, cfg.dataset.files()):
                 return
             with reading(run.path / "subset/kept.parquet"):
-                kept = read_table(run.path / "subset/kept.parquet")
+                kept = ParquetFile(run.path / "subset/kept.parquet").read()
             examples = (example for batch in read_examples(cfg.dataset, kept) for example in batch.to_pylist())
             counts = export_published(cfg.export, examples, cfg.objective.target)
             skipped = f", left out {counts['skipped']} with unmeasured steps" if counts["skipped"] else ""
