@@ -16,12 +16,10 @@ from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTra
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from mprm.backbones.base import Backbone, MarksOnly, StepModel, asked, encode_pieces, encode_text
-from mprm.backbones.internvl_original import is_original, load_original
-from mprm.backbones.loading import load_hf
+from mprm.backbones.chat import ChatModel, ChatProcessor, MarksOnly
+from mprm.backbones.internvl_original import is_original, load_original, name_mark, write_original
+from mprm.backbones.loading import ChatBackbone, load_hf
 from mprm.backbones.sentencepiece import load_tokenizer
-from mprm.batching.collate import Example
-from mprm.batching.prompt import render
 from mprm.runs.artifacts import write_json
 
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
@@ -37,15 +35,13 @@ NAMED_TOKENS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class InternVL(Backbone):
-    """A folder in OpenGVLab's original format or in transformers' InternVL format.
-
-    max_tiles: tiles per solution besides the thumbnail of each image.
-    """
+class InternVL(ChatBackbone):
+    """A folder in OpenGVLab's original format or in transformers' InternVL format."""
 
     model_types: ClassVar[tuple[str, ...]] = ("internvl", "internvl_chat")
-    prompt_fields: ClassVar[tuple[str, ...]] = (*Backbone.prompt_fields, "max_tiles")
+    prompt_fields: ClassVar[tuple[str, ...]] = (*ChatBackbone.prompt_fields, "max_tiles")
 
+    # Tiles per solution besides the thumbnail of each image.
     max_tiles: int = 6
 
     def __post_init__(self) -> None:
@@ -64,18 +60,23 @@ class InternVL(Backbone):
             hf = load_hf(InternVLForConditionalGeneration, folder, self.torch_dtype(), self.max_length)
         model = InternVLStepModel(hf, tokenizer, self)
         size = hf.config.vision_config.image_size[0]
-        return InternVLProcessor(
-            tokenizer, model.mark_id, size, hf.config.image_seq_length, self.system, self.max_tiles
-        ), model
+        tokens = hf.config.image_seq_length
+        return InternVLProcessor(tokenizer, model.mark_id, size, tokens, self.system, self.max_tiles), model
+
+    def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
+        """As ChatBackbone; original: OpenGVLab's layout, which the backbone's own folder must be in."""
+        if layout == "original" and is_original(source := self.folder()):
+            write_original(model.fold(), source, folder)
+            name_mark(folder, model.mark_id)
+        else:
+            super().export(model, processor, folder, layout)
 
 
 class LastLayer(MarksOnly, LlamaDecoderLayer):
     pass
 
 
-class InternVLStepModel(StepModel):
-    """InternVL with a step head."""
-
+class InternVLStepModel(ChatModel):
     last_layer = LastLayer
 
     def vision_tower(self) -> nn.Module:
@@ -95,8 +96,8 @@ class InternVLStepModel(StepModel):
         return self.projector()(merged_TNC.to(self.projector().get_parameter("linear_1.weight").dtype)).flatten(0, 1)
 
 
-class InternVLProcessor:
-    """Solutions to tensors, in the published training layout: system turn, EMPTY user turn, assistant turn."""
+class InternVLProcessor(ChatProcessor):
+    """Every image is cut into tiles of so many tokens each; several images share max_tiles."""
 
     def __init__(
         self,
@@ -107,58 +108,18 @@ class InternVLProcessor:
         system: str,
         max_tiles: int,
     ) -> None:
-        self.tokenizer = tokenizer
-        self.mark_id = mark_id
+        super().__init__(tokenizer, mark_id, system, ("<img>", IMAGE_TOKEN, "</img>"))
         self.tile_size = tile_size
         self.tokens_per_tile = tokens_per_tile
         self.max_tiles = max_tiles
-        system_turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-        user_turn, answer_turn = f"{system_turn}<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
-        self.opening_ids = self._ids(user_turn + answer_turn)
-        self.user_ids = self._ids(user_turn)
-        self.answer_ids = self._ids(answer_turn)
-        self.closing_ids = self._ids("<|im_end|>\n")
-        self.context_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        self.newline_ids = self._ids("\n")
-        self.image_ids = (self._ids("<img>"), self._ids("</img>"))
-
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def tiles_per_image(self, n_images: int) -> int:
-        """Several images share max_tiles."""
         return max(1, self.max_tiles // n_images)
 
-    def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
-        """Token ids for images of these sizes; several images come one line each."""
-        ids = [*self.opening_ids, *self._image_lines(sizes)]
-        pieces = render(question, steps)
-        pieces[0] = "\n" + pieces[0]
-        text_ids, marks = encode_pieces(self.tokenizer, pieces, self.mark_id)
-        start = len(ids)
-        ids += [*text_ids, *self.closing_ids]
-        return Example(
-            input_ids=torch.tensor(ids),
-            marks=torch.tensor(marks) + start,
-            position_ids=torch.arange(len(ids)),
-            vision={},
-        )
-
-    def ask(self, sizes: Sequence[tuple[int, int]], question: str, instruction: str = "") -> Example:
-        """Token ids of the conversation that `internvl2_5` opens, whose images come before the question."""
-        text_ids = encode_text(self.tokenizer, [asked(question, instruction)])[0]
-        ids = [*self.user_ids, *self._image_lines(sizes), *text_ids, *self.answer_ids]
-        none = torch.empty(0, dtype=torch.int64)
-        return Example(input_ids=torch.tensor(ids), marks=none, position_ids=torch.arange(len(ids)), vision={})
-
-    def _image_lines(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
-        ids: list[int] = []
-        for number, (width, height) in enumerate(sizes):
-            columns, rows = tile_grid(width, height, self.tile_size, self.tiles_per_image(len(sizes)))
-            n_tiles = columns * rows + (columns * rows > 1)
-            ids += self.newline_ids if number else []
-            ids += [*self.image_ids[0], *[self.context_id] * (n_tiles * self.tokens_per_tile), *self.image_ids[1]]
-        return ids
+    def image_grid(self, size: tuple[int, int], n_images: int) -> tuple[int, int]:
+        columns, rows = tile_grid(*size, self.tile_size, self.tiles_per_image(n_images))
+        n_tiles = columns * rows
+        return n_tiles + (n_tiles > 1), self.tokens_per_tile
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Tiles of the images, (T, 3, H, W)."""
@@ -166,7 +127,7 @@ class InternVLProcessor:
         return {"pixel_values": torch.from_numpy(np.concatenate([normalise(part) for part in tiles]))}
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(folder)
+        super().save(folder)
         # A tokenizer learns the names of its tokens when it is loaded.
         AutoTokenizer.from_pretrained(folder, extra_special_tokens=NAMED_TOKENS).save_pretrained(folder)
         # Not by transformers' own processor: to make one takes torchvision, for the videos.

@@ -18,6 +18,8 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration, Llama
 from transformers.models.internvl import InternVLVisionConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from mprm.batching.prompt import MARK
+
 INDEX = "model.safetensors.index.json"
 WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth")
 # Keys of config.json with the same name in transformers.
@@ -268,3 +270,24 @@ def write_original(hf: InternVLForConditionalGeneration, source: Path, folder: P
     config = json.loads((source / "config.json").read_text())
     config["llm_config"]["vocab_size"] = hf.get_input_embeddings().weight.shape[0]
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def name_mark(folder: Path, mark_id: int) -> None:
+    """Add the mark to the tokenizer's files of an original folder, each where it lists added tokens."""
+    entry = {"content": MARK, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    for name, key in (
+        ("added_tokens.json", None),
+        ("tokenizer_config.json", "added_tokens_decoder"),
+        ("tokenizer.json", "added_tokens"),
+    ):
+        path = folder / name
+        if not path.is_file() or MARK in path.read_text(encoding="utf-8"):
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if key is None:
+            content[MARK] = mark_id
+        elif key == "added_tokens":
+            content[key].append({"id": mark_id, **entry, "special": True})
+        else:
+            content.setdefault(key, {})[str(mark_id)] = {**entry, "special": True}
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,16 +1,94 @@
-"""Model folders on disk: what is wrong with one is said in one line."""
+"""Chat models as the config has them: their folder, what is wrong with one in a line, and which parts are trained."""
+
+from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
+
+if TYPE_CHECKING:
+    from mprm.backbones.chat import ChatModel, ChatProcessor
 
 DECODER_LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-PROMPT = "mprm.json"  # of an exported folder: the options of the prompt it was trained with
+PROMPT = "mprm.json"  # in an exported folder: the options of the prompt it was trained with
+DTYPES = {"stored": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+FROZEN, TRAINED, LORA = "frozen", "trained", "lora"
+CHOICES = {
+    "dtype": tuple(DTYPES),
+    "vision": (FROZEN, TRAINED, LORA),
+    "projector": (FROZEN, TRAINED),
+    "language_model": (FROZEN, TRAINED, LORA),
+    "mark_init": ("mean", "normal"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatBackbone:
+    """What the families of chat models share of Backbone. A family adds its image options and load()."""
+
+    model_types: ClassVar[tuple[str, ...]] = ()  # of the folder's config.json
+    prompt_fields: ClassVar[tuple[str, ...]] = ("system", "no", "yes")  # what a trained model depends on
+
+    # Folder of the downloaded weights.
+    path: str | None = None
+    # System message, none when empty.
+    system: str = ""
+    # Tokens; a longer solution is left out and counted.
+    max_length: int = 8192
+    # Of the weights; stored: as in the folder.
+    dtype: str = "float32"
+    # Each part is frozen, trained, or (not the projector) lora: adapters of lora_rank, scaled by lora_alpha / lora_rank.
+    vision: str = FROZEN
+    projector: str = TRAINED
+    language_model: str = TRAINED
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    gradient_checkpointing: bool = False
+    # The embedding of a new mark: the mean of all tokens, or normal: drawn with their mean and deviation.
+    mark_init: str = "mean"
+    # The verdicts, one token each.
+    no: str = "No"
+    yes: str = "Yes"
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"backbone.{name}={getattr(self, name)} is unknown; choose {' or '.join(choices)}")
+        for name in ("lora_rank", "lora_alpha", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"backbone.{name}={getattr(self, name)} is not positive")
+
+    def folder(self) -> Path:
+        """The folder. Raises ValueError if it is not there, holds another architecture or wants another prompt."""
+        folder = check_folder(self.path, self.model_types)
+        check_prompt(folder, self.prompt())
+        return folder
+
+    def prompt(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.prompt_fields}
+
+    def torch_dtype(self) -> torch.dtype | None:
+        """None: as stored."""
+        return DTYPES[self.dtype]
+
+    def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
+        """Write a folder that transformers reads by itself; the weights have the type of the language model's."""
+        if layout == "original":
+            raise ValueError(
+                f"format=original: backbone.path={self.path} is not in OpenGVLab's format; use format=hf"
+            )
+        logging.getLogger("DeepSpeed").disabled = True  # loaded by transformers, it tells that there is no GPU
+        model.fold().save_pretrained(folder)
+        processor.save(folder)
 
 
 def check_folder(path: str | None, model_types: tuple[str, ...]) -> Path:
@@ -49,8 +127,8 @@ def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None, max_lengt
     Raises ValueError if weights are missing or a file is cut off: transformers would draw the missing ones at random;
     or if what is computed here of texts of max_length tokens is not what the language model says.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         hf, loaded = model_class.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
     except SafetensorError as error:
@@ -64,7 +142,7 @@ def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None, max_lengt
 
 
 def check_language_model(model: Any, folder: Path, max_length: int) -> None:
-    """Raises ValueError if attention.py and base.MarksOnly, which compute whole segments and a layer of four parts,
+    """Raises ValueError if attention.py and chat.MarksOnly, which compute whole segments and a layer of four parts,
     would compute something else than the model."""
     kinds = set(getattr(model.config, "layer_types", None) or ["sliding_attention"])  # Mistral's has a window or none
     window = getattr(model.config, "sliding_window", None) if "sliding_attention" in kinds else None
@@ -86,11 +164,32 @@ def check_language_model(model: Any, folder: Path, max_length: int) -> None:
         )
 
 
-def check_dropout(hf: PreTrainedModel) -> None:
-    """Raises ValueError if a training would leave out the attention's dropout."""
-    dropout = getattr(hf.config.text_config, "attention_dropout", 0.0)
-    if dropout:
-        raise ValueError(
-            f"backbone.path={hf.config.name_or_path}: its language model has attention_dropout={dropout}, which is not "
-            "computed in training; set it to 0 in its config.json"
-        )
+def set_trained(parameters: Iterable[nn.Parameter], choice: str) -> None:
+    """Adapters are trained on their own: the part they stand in is frozen."""
+    for parameter in parameters:
+        parameter.requires_grad_(choice == TRAINED)
+
+
+def add_adapters(model: nn.Module, layers: set[nn.Module], rank: int, alpha: int) -> None:
+    """Put trained adapters (LoRA, peft) beside these linear layers of the model.
+
+    Their first matrix is drawn from torch's generator, the second is zero: the model computes what it did before.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    names = [name for name, module in model.named_modules() if module in layers]
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), model)
+    for name, parameter in model.named_parameters():  # peft has frozen everything else
+        parameter.requires_grad_("lora_" in name or name in trained)
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+
+
+def merge_adapters(model: nn.Module) -> None:
+    """Add every adapter into its layer's weight and put the layer back in its place."""
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "lora_A"):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())

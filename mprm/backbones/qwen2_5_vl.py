@@ -4,7 +4,7 @@ Shape suffixes: N image tokens, L tokens of a solution, P patches, H heads, D si
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,23 +23,19 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from mprm.backbones.attention import attend
-from mprm.backbones.base import Backbone, MarksOnly, StepModel, asked, encode_pieces, encode_text
-from mprm.backbones.loading import load_hf
-from mprm.batching.collate import Example
-from mprm.batching.prompt import render
+from mprm.backbones.chat import ChatModel, ChatProcessor, MarksOnly
+from mprm.backbones.loading import ChatBackbone, load_hf
 from mprm.batching.segments import Segments, rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Qwen2_5_VL(Backbone):
-    """A folder in transformers' Qwen2.5-VL format.
-
-    min_pixels, max_pixels: area to which an image is scaled.
-    """
+class Qwen2_5_VL(ChatBackbone):
+    """A folder in transformers' Qwen2.5-VL format."""
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_vl",)
-    prompt_fields: ClassVar[tuple[str, ...]] = (*Backbone.prompt_fields, "min_pixels", "max_pixels")
+    prompt_fields: ClassVar[tuple[str, ...]] = (*ChatBackbone.prompt_fields, "min_pixels", "max_pixels")
 
+    # Area to which an image is scaled.
     min_pixels: int = 784
     max_pixels: int = 200_704
 
@@ -83,13 +79,11 @@ class LastLayer(MarksOnly, Qwen2_5_VLDecoderLayer):
     pass
 
 
-class QwenStepModel(StepModel):
-    """Qwen2.5-VL with a step head."""
-
+class QwenStepModel(ChatModel):
     last_layer = LastLayer
 
     def __init__(
-        self, hf: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, options: Backbone
+        self, hf: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, options: ChatBackbone
     ) -> None:
         visual = hf.model.visual
         for number, block in enumerate(visual.blocks):
@@ -151,94 +145,43 @@ def _image_layout(
     return index, borders.diff().tolist(), get_vision_position_ids(grid, merge)
 
 
-class QwenProcessor:
-    """Solutions to tensors, laid out like the published InternVL training text."""
+class QwenProcessor(ChatProcessor):
+    """Images keep their shape; positions are those of M-RoPE, (3, L)."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, mark_id: int, images: Qwen2VLImageProcessorPil, system: str
     ) -> None:
-        self.tokenizer = tokenizer
-        self.mark_id = mark_id
+        super().__init__(tokenizer, mark_id, system, ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"))
         self.images = images
-        system_turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-        user_turn, answer_turn = f"{system_turn}<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
-        start_id, self.image_id, self.end_id = tokenizer.convert_tokens_to_ids(
-            ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"]
-        )
-        self.opening_ids = [*self._ids(user_turn + answer_turn), start_id]
-        self.user_ids = [*self._ids(user_turn), start_id]
-        self.answer_ids = self._ids(answer_turn)
-        self.between_ids = [self.end_id, *self._ids("\n"), start_id]
-        self.closing_ids = self._ids("<|im_end|>\n")
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def image_grid(self, size: tuple[int, int], n_images: int) -> tuple[int, int]:
+        unit = self.images.patch_size * self.images.merge_size
+        limits = self.images.size
+        height, width = smart_resize(size[1], size[0], unit, limits["shortest_edge"], limits["longest_edge"])
+        return height // unit, width // unit
 
-    def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
-        """Token ids and M-RoPE positions (3, L) for images of these sizes, one line per image."""
-        pieces = render(question, steps)
-        pieces[0] = "\n" + pieces[0]
-        text_ids, marks = encode_pieces(self.tokenizer, pieces, self.mark_id)
-        example, start = self._behind_images(self.opening_ids, sizes, [*text_ids, *self.closing_ids])
-        return replace(example, marks=torch.tensor(marks) + start)
-
-    def ask(self, sizes: Sequence[tuple[int, int]], question: str, instruction: str = "") -> Example:
-        """Token ids and M-RoPE positions (3, L), one line per image.
-
-        Qwen's own chat template puts images and question on one line.
-        """
-        text_ids = encode_text(self.tokenizer, [asked(question, instruction)])[0]
-        return self._behind_images(self.user_ids, sizes, [*text_ids, *self.answer_ids])[0]
-
-    def _behind_images(
-        self, opening_ids: list[int], sizes: Sequence[tuple[int, int]], text_ids: list[int]
-    ) -> tuple[Example, int]:
-        """An opening, one line per image, and text behind them; no marks. And where the text starts."""
-        ids: list[int] = []
-        positions, next_position = [], 0
-        for number, (width, height) in enumerate(sizes):
-            rows, columns = self._merged_grid(width, height)
-            before = self.between_ids if number else opening_ids
-            ids += [*before, *[self.image_id] * (rows * columns)]
-            start = next_position + len(before)
-            positions += [_text_positions(next_position, len(before)), _grid_positions(start, rows, columns)]
-            next_position = start + max(rows, columns)
-        behind = [self.end_id, *text_ids]
-        positions.append(_text_positions(next_position, len(behind)))
-        example = Example(
-            input_ids=torch.tensor(ids + behind),
-            marks=torch.empty(0, dtype=torch.int64),
-            position_ids=torch.cat(positions, dim=1),
-            vision={},
-        )
-        return example, len(ids) + 1
+    def positions(self, ids: list[int], grids: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Text counts on in all three dimensions (time, height, width). For a still image time stands, height and width
+        count its pieces; text behind it goes on from the largest of them."""
+        parts, place, position = [], 0, 0
+        for rows, columns in grids:
+            n_text = ids.index(self.image_id, place) - place
+            parts.append(torch.arange(position, position + n_text).expand(3, -1))
+            row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+            position += n_text
+            parts.append(torch.stack([torch.zeros_like(row), row, column]).flatten(1) + position)
+            position += max(rows, columns)
+            place += n_text + rows * columns
+        parts.append(torch.arange(position, position + len(ids) - place).expand(3, -1))
+        return torch.cat(parts, dim=1)
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Patches of the images, (P, D), and the grid of each, (images, 3)."""
         return dict(self.images(list(images), return_tensors="pt"))
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(folder)
+        super().save(folder)
         self.images.save_pretrained(folder)
-
-    def _merged_grid(self, width: int, height: int) -> tuple[int, int]:
-        """Rows and columns of image tokens."""
-        unit = self.images.patch_size * self.images.merge_size
-        limits = self.images.size
-        pixels = smart_resize(height, width, unit, limits["shortest_edge"], limits["longest_edge"])
-        return pixels[0] // unit, pixels[1] // unit
-
-
-def _text_positions(start: int, length: int) -> torch.Tensor:
-    """Text counts on in all three dimensions (time, height, width): (3, length)."""
-    return torch.arange(start, start + length).expand(3, -1)
-
-
-def _grid_positions(start: int, rows: int, columns: int) -> torch.Tensor:
-    """A still image: time stands, height and width count its merged patches, (3, rows * columns)."""
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.stack([torch.zeros_like(row), row, column]).flatten(1) + start
-
 
 class SegmentedAttention(Qwen2_5_VLVisionAttention):
     """Attention inside each window, or each image in the blocks that see whole ones, in few large calls.

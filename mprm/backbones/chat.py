@@ -1,0 +1,283 @@
+"""What InternVL and Qwen2.5-VL share: chat models of transformers that score steps, and write.
+
+Shape suffixes: B rows, L tokens of a row, T tokens of a packed row, M marks, N image tokens, D hidden size,
+V vocabulary, 2 verdicts (no, yes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mprm.backbones import attention
+from mprm.backbones.base import StepHead, StepModel, stored_kappa
+from mprm.backbones.loading import FROZEN, LORA, TRAINED, ChatBackbone, add_adapters, merge_adapters, set_trained
+from mprm.batching.collate import Batch, Example
+from mprm.batching.prompt import MARK, neutralise, render
+
+
+class MarksOnly(nn.Module):
+    """Mixed into the family's decoder layer and made the last one: behind its attention nothing but the marks matters.
+
+    Its MLP is most of a layer's work and sees a hundredth of the tokens.
+    """
+
+    self_attn: nn.Module
+    mlp: nn.Module
+    input_layernorm: nn.Module
+    post_attention_layernorm: nn.Module
+
+    def forward(self, hidden_states: torch.Tensor, marks: torch.Tensor | None = None, **attention: Any) -> torch.Tensor:
+        """Hidden states of the marks, (1, M, D), of all (B, L, D) without marks."""
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **attention)
+        h = hidden_states + attended if marks is None else hidden_states[:, marks] + attended[:, marks]
+        return h + self.mlp(self.post_attention_layernorm(h))
+
+
+class ChatModel(StepModel):
+    """A vision-language model, the embedding of the mark, the step head, and where an objective wants it a kappa head,
+    or the folder came with one. Families embed their images.
+
+    The mark's embedding is a vector of its own beside the model's table, which therefore keeps its size until export,
+    whatever shards it. The frozen vision tower always runs in eval mode and under no_grad, so that neither drop-path
+    nor autograd touches it.
+    """
+
+    last_layer: type[MarksOnly]  # the family's
+
+    def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: ChatBackbone) -> None:
+        super().__init__()
+        self.hf = hf
+        self.mark_id, row_D = add_mark(tokenizer, hf, options.mark_init)
+        self.mark_D = nn.Parameter(row_D)
+        self.verdict_ids = [single_token(tokenizer, word) for word in (options.no, options.yes)]
+        self.head = StepHead(hf.get_output_embeddings().get_parameter("weight").detach()[self.verdict_ids])
+        self.kappa = stored_kappa(options.path)
+        self.freeze_vision = options.vision == FROZEN
+        self.trains_language = options.language_model == TRAINED
+        self.speaks = False
+        set_trained(hf.parameters(), options.language_model)
+        # The step head replaces the LM head, which is kept for export and generation only.
+        for parameter in hf.get_output_embeddings().parameters():
+            tied = parameter is hf.get_input_embeddings().weight
+            parameter.requires_grad_(tied and self.trains_language)
+        set_trained(self.vision_parameters(), options.vision)
+        set_trained(self.projector().parameters(), options.projector)
+        parts = {"vision": self.vision_tower(), "language_model": hf.model.language_model}
+        adapted = {m for name, part in parts.items() if getattr(options, name) == LORA for m in part.modules()}
+        layers: set[nn.Module] = {m for m in adapted - set(self.projector().modules()) if isinstance(m, nn.Linear)}
+        if layers:
+            add_adapters(self, layers, options.lora_rank, options.lora_alpha)
+        hf.model.language_model.set_attn_implementation(attention.NAME)
+        hf.model.language_model.layers[-1].__class__ = self.last_layer
+        if options.gradient_checkpointing:
+            hf.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def vision_tower(self) -> nn.Module:
+        raise NotImplementedError
+
+    def projector(self) -> nn.Module:
+        raise NotImplementedError
+
+    def image_embeddings(self, vision: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Embeddings of all image tokens of the batch in order, (N, D)."""
+        raise NotImplementedError
+
+    def vision_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the tower without the projector, which may lie inside it."""
+        projector = set(self.projector().parameters())
+        return [parameter for parameter in self.vision_tower().parameters() if parameter not in projector]
+
+    def train(self, mode: bool = True) -> ChatModel:
+        super().train(mode)
+        if self.freeze_vision:
+            self.vision_tower().eval()
+        return self
+
+    def marked(self, batch: Batch, marks: torch.Tensor | None = None) -> torch.Tensor:
+        """Last hidden states at the batch's marks, or at other places of its row, (M, D)."""
+        h_1MD = self.hidden(
+            batch.input_ids_T[None],
+            batch.position_ids.unsqueeze(-2),
+            batch.vision,
+            segments=batch.segments,
+            marks=batch.mark_M if marks is None else marks,
+        )
+        return h_1MD[0]
+
+    def hidden(
+        self,
+        ids_BL: torch.Tensor,
+        position_ids: torch.Tensor,
+        vision: dict[str, torch.Tensor],
+        use_cache: bool = False,
+        **attention: Any,
+    ) -> torch.Tensor:
+        """Last hidden states of the language model, (B, L, D); `attention`: what its layers want besides."""
+        embeds_BLD = self.embed(ids_BL, vision)
+        return self.hf.model.language_model(
+            inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=use_cache, **attention
+        ).last_hidden_state
+
+    def embed(self, ids_BL: torch.Tensor, vision: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Embeddings of tokens, marks and images, (B, L, D)."""
+        is_mark_BL = ids_BL == self.mark_id
+        table_VD = self.hf.get_input_embeddings()
+        embeds_BLD = table_VD(ids_BL.masked_fill(is_mark_BL, 0))
+        embeds_BLD = torch.where(is_mark_BL[..., None], self.mark_D.to(embeds_BLD.dtype), embeds_BLD)
+        image_ND = self.image_embeddings(vision).to(embeds_BLD.dtype)
+        is_image_BL1 = (ids_BL == self.hf.config.image_token_id)[..., None]
+        return embeds_BLD.masked_scatter(is_image_BL1, image_ND)
+
+    @property
+    def recomputes(self) -> bool:
+        return bool(self.hf.model.language_model.gradient_checkpointing)
+
+    def check_training(self) -> None:
+        """Raises ValueError for the attention's dropout, which is not computed here."""
+        dropout = getattr(self.hf.config.text_config, "attention_dropout", 0.0)
+        if dropout:
+            raise ValueError(
+                f"backbone.path={self.hf.config.name_or_path}: its language model has attention_dropout={dropout}, "
+                "which is not computed in training; set it to 0 in its config.json"
+            )
+
+    def speak(self) -> None:
+        """Train what writes text, the LM head included, instead of what scores steps: a judge writes."""
+        self.speaks = True
+        set_trained([self.mark_D, *self.head.parameters()], FROZEN)
+        self.set_kappa(False)
+        if self.trains_language:
+            set_trained(self.hf.get_output_embeddings().parameters(), TRAINED)
+
+    @torch.no_grad()
+    def fold(self) -> PreTrainedModel:
+        """transformers' model with all that was trained written into it: adapters, the mark's row, the verdicts' rows.
+
+        Tied tables come apart: the head has learnt rows of its own, and the same rows of the embedding stay what they
+        were. A judge has learnt in the LM head itself, and its tables stay tied. The step model is used up.
+        """
+        merge_adapters(self)
+        hf: Any = self.hf
+        table_VD = hf.get_input_embeddings().weight
+        if hf.get_output_embeddings().weight is table_VD and not self.speaks:
+            hf.get_output_embeddings().weight = nn.Parameter(table_VD.clone())
+            hf.config.tie_word_embeddings = hf.config.text_config.tie_word_embeddings = False
+        if self.mark_id >= len(table_VD):
+            hf.resize_token_embeddings(self.mark_id + 1, mean_resizing=False)
+            head_VD = hf.get_output_embeddings().weight
+            head_VD[self.mark_id] = head_VD[: self.mark_id].mean(0)
+        hf.get_input_embeddings().weight[self.mark_id] = self.mark_D
+        if not self.speaks:
+            hf.get_output_embeddings().weight[self.verdict_ids] = self.head.weight.to(table_VD.dtype)
+        return hf
+
+
+class ChatProcessor:
+    """Solutions to tensors, in the published training layout: system turn, EMPTY user turn, assistant turn.
+
+    image_tokens: what begins an image, stands for a piece of it, and ends it. Families count the pieces.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, mark_id: int, system: str, image_tokens: Sequence[str]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.mark_id = mark_id
+        self.start_id, self.image_id, self.end_id = tokenizer.convert_tokens_to_ids(list(image_tokens))
+        system_turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
+        user_turn, answer_turn = f"{system_turn}<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+        texts = (user_turn + answer_turn, user_turn, answer_turn, "<|im_end|>\n", "\n")
+        self.opening_ids, self.user_ids, self.answer_ids, self.closing_ids, self.newline_ids = (
+            tokenizer.encode(text, add_special_tokens=False) for text in texts
+        )
+
+    def image_grid(self, size: tuple[int, int], n_images: int) -> tuple[int, int]:
+        """Rows and columns of the pieces of an image (width, height) that is one of n_images."""
+        raise NotImplementedError
+
+    def positions(self, ids: list[int], grids: Sequence[tuple[int, int]]) -> torch.Tensor:
+        return torch.arange(len(ids))
+
+    def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
+        pieces = render(question, steps)
+        pieces[0] = "\n" + pieces[0]
+        text_ids, marks = encode_pieces(self.tokenizer, pieces, self.mark_id)
+        return self._example(self.opening_ids, sizes, [*text_ids, *self.closing_ids], marks)
+
+    def ask(self, sizes: Sequence[tuple[int, int]], question: str, instruction: str = "") -> Example:
+        """What a chat model is asked: system turn, user turn with one line per image, the question and below it the
+        instruction, and the opened turn of the assistant; no marks, `vision` is empty.
+
+        Qwen's own chat template puts images and question on one line.
+        """
+        text = "\n".join(["", neutralise(question), *([instruction] if instruction else [])])
+        text_ids = encode_text(self.tokenizer, [text])[0]
+        return self._example(self.user_ids, sizes, [*text_ids, *self.answer_ids], [])
+
+    def _example(
+        self, opening_ids: list[int], sizes: Sequence[tuple[int, int]], text_ids: list[int], marks: list[int]
+    ) -> Example:
+        """An opening, one line per image, and text behind them, in which `marks` are places."""
+        grids = [self.image_grid(size, len(sizes)) for size in sizes]
+        ids = list(opening_ids)
+        for number, (rows, columns) in enumerate(grids):
+            ids += self.newline_ids if number else []
+            ids += [self.start_id, *[self.image_id] * (rows * columns), self.end_id]
+        mark_M = torch.tensor(marks, dtype=torch.int64) + len(ids)
+        ids += text_ids
+        return Example(torch.tensor(ids), mark_M, self.positions(ids, grids), vision={})
+
+    def vision(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Write what transformers needs to make the same tensors: tokenizer and image processor."""
+        self.tokenizer.save_pretrained(folder)
+
+
+def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, init: str) -> tuple[int, torch.Tensor]:
+    """Id of the mark and its embedding (D,): its row where the folder came with one, else a new one (mark_init)."""
+    table_VD = hf.get_input_embeddings().weight.detach()
+    known = tokenizer.convert_tokens_to_ids(MARK)
+    if known is not None and known != tokenizer.unk_token_id and known < len(table_VD):
+        return known, table_VD[known].to(torch.float32, copy=True)
+    tokenizer.add_tokens([MARK], special_tokens=True)
+    mark_id = tokenizer.convert_tokens_to_ids(MARK)
+    rows_VD = table_VD[:mark_id].float()
+    row_D = rows_VD.mean(0)
+    return mark_id, torch.normal(row_D, rows_VD.std(0)) if init == "normal" else row_D
+
+
+def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+    """Id of a word that must be one token.
+
+    Raises ValueError if the tokenizer splits it: the step head has one row per verdict.
+    """
+    ids = tokenizer.encode(word, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ValueError(
+            f"verdict {word!r} is {len(ids)} tokens for this tokenizer; give backbone.yes and backbone.no a word of one"
+        )
+    return ids[0]
+
+
+def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[str], mark_id: int) -> tuple[list[int], list[int]]:
+    """Token ids of the pieces, each followed by the mark, and the positions of the marks."""
+    ids: list[int] = []
+    marks: list[int] = []
+    for piece in encode_text(tokenizer, pieces):
+        ids += [*piece, mark_id]
+        marks.append(len(ids) - 1)
+    return ids, marks
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text. Literal special tokens in it are encoded as ordinary text."""
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
