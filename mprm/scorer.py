@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mprm.backbones.base import Processor, StepModel
-from mprm.backbones.folder import backbone_class
+from mprm.backbones.base import Backbone, Processor, StepModel
 from mprm.backbones.loading import PROMPT
 from mprm.batching.examples import on_white, open_images
 from mprm.config import config_of_run
+from mprm.inference.local import backbone_class
 from mprm.inference.predict import OpenImages, Scorable, Scored, score
 from mprm.metrics.step_scores import NotScored, StepScores
 from mprm.runs.artifacts import read_json
@@ -62,7 +62,7 @@ class StepScorer:
         """
         folder = Path(path)
         if (folder / "config.yaml").is_file():
-            backbone = config_of_run(folder).backbone
+            backbone: Backbone = config_of_run(folder).backbone
         elif (folder / PROMPT).is_file():
             options = read_json(folder / PROMPT)
             backbone = backbone_class(str(folder))(path=str(folder), dtype="stored", **options)

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mprm import StepScorer
-from mprm.backbones.base import Backbone, encode
+from mprm.backbones.base import encode
 from mprm.backbones.internvl import InternVL
+from mprm.backbones.loading import ChatBackbone
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
 from mprm.config import Config
@@ -28,7 +29,7 @@ CANDIDATES = [
     ["red is 4.", "I look <prm> again. " * 30, "red is 5.", "blue is 3.", "The answer is 8."],
     ["The answer is 7."],
 ]
-FAMILIES: dict[str, Callable[..., Backbone]] = {"internvl": InternVL, "qwen2_5_vl": Qwen2_5_VL}
+FAMILIES: dict[str, Callable[..., ChatBackbone]] = {"internvl": InternVL, "qwen2_5_vl": Qwen2_5_VL}
 
 
 def picture(width: int, height: int) -> Image.Image:

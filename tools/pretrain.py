@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerFast
 
 from mprm import chartworld
-from mprm.backbones.base import StepModel
+from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.runs.artifacts import atomic_file, write_json
@@ -80,7 +80,7 @@ PRESETS = {
 }
 
 
-def forward(model: StepModel, family: str, tokens_BL: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def forward(model: ChatModel, family: str, tokens_BL: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Hidden states, (B, L, D)."""
     image_start = int((tokens_BL[0] == model.hf.config.image_token_id).nonzero()[0])
     positions = position_ids(family, image_start, tokens_BL.shape[1], len(tokens_BL)).to(tokens_BL.device)
@@ -88,7 +88,7 @@ def forward(model: StepModel, family: str, tokens_BL: torch.Tensor, images: torc
 
 
 def half_losses(
-    model: StepModel, family: str, batch: tuple[torch.Tensor, ...]
+    model: ChatModel, family: str, batch: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Loss, hit and target at every learnt token of rows of one kind, each (K,)."""
     tokens_BL, targets_BL, images = batch
@@ -104,7 +104,7 @@ def half_losses(
 
 
 def losses(
-    model: StepModel, family: str, batch: tuple[torch.Tensor, ...], digits_V: torch.Tensor
+    model: ChatModel, family: str, batch: tuple[torch.Tensor, ...], digits_V: torch.Tensor
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Mean loss of the solutions plus mean loss of the claims; accuracy of the numbers and of the verdicts."""
     half = len(batch[0]) // 2
@@ -122,7 +122,7 @@ def losses(
     return torch.stack(means).sum(), shown
 
 
-def load(config: Pretraining) -> tuple[StepModel, PreTrainedTokenizerFast, torch.Tensor]:
+def load(config: Pretraining) -> tuple[ChatModel, PreTrainedTokenizerFast, torch.Tensor]:
     """The model in config.output, its tokenizer, and which of its tokens (V,) are numbers."""
     _, model = BACKBONES[config.family](path=config.output, vision="trained").load()
     model.to(config.device)
@@ -187,7 +187,7 @@ def pretrain(config: Pretraining, seed: int) -> Path:
     return folder
 
 
-def copy_language_model(path: str, model: StepModel) -> None:
+def copy_language_model(path: str, model: ChatModel) -> None:
     """Layers and embeddings of another tiny backbone's language model; what it has not stays as it is.
 
     Raises ValueError if there is no such backbone.
@@ -205,7 +205,7 @@ def copy_language_model(path: str, model: StepModel) -> None:
 
 
 def train_step(
-    model: StepModel,
+    model: ChatModel,
     optimizer: torch.optim.Optimizer,
     config: Pretraining,
     step: int,
@@ -232,7 +232,7 @@ def schedule(step: int, warmup: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def save_half(model: StepModel, folder: Path) -> None:
+def save_half(model: ChatModel, folder: Path) -> None:
     """Weights in float16, the tied head left out."""
     state = model.hf.state_dict()
     tensors = {name: v.detach().cpu().half().contiguous() for name, v in state.items() if name != "lm_head.weight"}

@@ -46,7 +46,7 @@ class ChatBackbone:
     max_length: int = 8192
     # Of the weights; stored: as in the folder.
     dtype: str = "float32"
-    # Each part is frozen, trained, or (not the projector) lora: adapters of lora_rank, scaled by lora_alpha / lora_rank.
+    # Parts: frozen, trained, or (not the projector) lora: adapters of lora_rank, scaled by lora_alpha / lora_rank.
     vision: str = FROZEN
     projector: str = TRAINED
     language_model: str = TRAINED
@@ -62,10 +62,13 @@ class ChatBackbone:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"backbone.{name}={getattr(self, name)} is unknown; choose {' or '.join(choices)}")
+                raise ValueError(f"backbone.{name}={getattr(self, name)} is unknown; choose {', '.join(choices)}")
         for name in ("lora_rank", "lora_alpha", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"backbone.{name}={getattr(self, name)} is not positive")
+
+    def load(self) -> tuple[ChatProcessor, ChatModel]:
+        raise NotImplementedError
 
     def folder(self) -> Path:
         """The folder. Raises ValueError if it is not there, holds another architecture or wants another prompt."""
@@ -83,9 +86,7 @@ class ChatBackbone:
     def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
         """Write a folder that transformers reads by itself; the weights have the type of the language model's."""
         if layout == "original":
-            raise ValueError(
-                f"format=original: backbone.path={self.path} is not in OpenGVLab's format; use format=hf"
-            )
+            raise ValueError(f"format=original: backbone.path={self.path} is not in OpenGVLab's format; use format=hf")
         logging.getLogger("DeepSpeed").disabled = True  # loaded by transformers, it tells that there is no GPU
         model.fold().save_pretrained(folder)
         processor.save(folder)

@@ -164,14 +164,14 @@ class QwenProcessor(ChatProcessor):
         """Text counts on in all three dimensions (time, height, width). For a still image time stands, height and width
         count its pieces; text behind it goes on from the largest of them."""
         parts, place, position = [], 0, 0
-        for rows, columns in grids:
+        for n_rows, n_columns in grids:
             n_text = ids.index(self.image_id, place) - place
             parts.append(torch.arange(position, position + n_text).expand(3, -1))
-            row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+            row, column = torch.meshgrid(torch.arange(n_rows), torch.arange(n_columns), indexing="ij")
             position += n_text
             parts.append(torch.stack([torch.zeros_like(row), row, column]).flatten(1) + position)
-            position += max(rows, columns)
-            place += n_text + rows * columns
+            position += max(n_rows, n_columns)
+            place += n_text + n_rows * n_columns
         parts.append(torch.arange(position, position + len(ids) - place).expand(3, -1))
         return torch.cat(parts, dim=1)
 
@@ -182,6 +182,7 @@ class QwenProcessor(ChatProcessor):
     def save(self, folder: Path) -> None:
         super().save(folder)
         self.images.save_pretrained(folder)
+
 
 class SegmentedAttention(Qwen2_5_VLVisionAttention):
     """Attention inside each window, or each image in the blocks that see whole ones, in few large calls.

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from mprm.backbones.base import Processor, encode_text
+from mprm.backbones.chat import ChatProcessor, encode_text
 from mprm.batching.collate import Example
 from mprm.batching.prompt import neutralise
 
 
-def step_ids(processor: Processor, steps: Sequence[str], separator: str) -> list[int]:
+def step_ids(processor: ChatProcessor, steps: Sequence[str], separator: str) -> list[int]:
     """Token ids of the steps, each with the separator that ends it.
 
     Step by step, so that the tokens of fewer steps are the first ones of more steps.
@@ -24,7 +24,7 @@ def step_ids(processor: Processor, steps: Sequence[str], separator: str) -> list
 
 
 def answered(asked: Example, ids: list[int]) -> Example:
-    """The tokens `ids` behind what Processor.ask() gave, all tokens marked. Positions of text count on, alike in all
+    """The tokens `ids` behind what ask() gave, all tokens marked. Positions of text count on, alike in all
     dimensions."""
     length = len(asked.input_ids) + len(ids)
     behind = asked.position_ids[..., -1:] + torch.arange(1, len(ids) + 1)

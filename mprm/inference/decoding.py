@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AttentionInterface, DynamicCache
 
 from mprm.backbones import attention
-from mprm.backbones.base import StepModel
+from mprm.backbones.chat import ChatModel
 from mprm.batching.collate import collate
 from mprm.inference.prefixes import Sequenced
 from mprm.inference.token_entropy import token_entropy
@@ -46,7 +46,7 @@ class Prefixes:
     begun: dict[int, Begun]
 
 
-def prefill(model: StepModel, row: Sequence[Sequenced], device: torch.device) -> Prefixes:
+def prefill(model: ChatModel, row: Sequence[Sequenced], device: torch.device) -> Prefixes:
     """Compute the sequences, images included, in one pass."""
     batch = collate([one.example for one in row])
     places = batch.mark_M.split(batch.n_marks)
@@ -74,7 +74,7 @@ def prefill(model: StepModel, row: Sequence[Sequenced], device: torch.device) ->
 
 
 def decode(
-    model: StepModel,
+    model: ChatModel,
     prefixes: Prefixes,
     rows: Sequence[Begun],
     uniform_RN: torch.Tensor,

@@ -11,7 +11,7 @@ from itertools import groupby
 
 import torch
 
-from mprm.backbones.base import Processor, StepModel
+from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.batching.collate import Example, collate
 from mprm.data.rollouts import question_hash
 from mprm.inference.answered import answered, step_ids
@@ -26,8 +26,8 @@ HELD = 8  # rows of max_tokens tokens that are held in memory at once, images in
 
 @torch.inference_mode()
 def rollout_entropies(
-    model: StepModel,
-    processor: Processor,
+    model: ChatModel,
+    processor: ChatProcessor,
     solutions: Sequence[Scorable],
     open_images: OpenImages,
     max_length: int,
@@ -66,7 +66,7 @@ def _asked(solution: Scorable) -> tuple[str, ...]:
 
 
 def _encoded(
-    processor: Processor, solutions: Sequence[Scorable], open_images: OpenImages, max_length: int
+    processor: ChatProcessor, solutions: Sequence[Scorable], open_images: OpenImages, max_length: int
 ) -> Iterator[tuple[str, Example | NotScored]]:
     """Solutions of one question, marked where the next token is one of a step: one place before each of them."""
     question, images = solutions[0].question, solutions[0].images
@@ -86,7 +86,7 @@ def _encoded(
             yield solution.id, replace(example, marks=marks, id=solution.id)
 
 
-def _entropies(model: StepModel, examples: list[Example], max_tokens: int, device: str) -> Iterator[tuple[str, float]]:
+def _entropies(model: ChatModel, examples: list[Example], max_tokens: int, device: str) -> Iterator[tuple[str, float]]:
     """Mean entropies over the marks of encoded solutions, in forward passes of at most max_tokens tokens."""
     for row in rows(examples, max_tokens):
         batch = collate(row)

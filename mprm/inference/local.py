@@ -10,11 +10,22 @@ from typing import Any
 
 import torch
 
-from mprm.backbones.base import Processor, StepModel
-from mprm.backbones.folder import backbone_class
+from mprm.backbones.chat import ChatModel, ChatProcessor
+from mprm.backbones.internvl import InternVL
+from mprm.backbones.loading import ChatBackbone, check_folder
+from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.inference.policy import Completion, Keep, Prompt, check_sampling
 from mprm.inference.sampler import Sampler, refusal
-from mprm.runs.artifacts import weights_written
+from mprm.runs.artifacts import read_json, weights_written
+
+FAMILIES: tuple[type[ChatBackbone], ...] = (InternVL, Qwen2_5_VL)
+
+
+def backbone_class(path: str | Path | None) -> type[ChatBackbone]:
+    """The component that loads this folder. Raises ValueError if it is not there or holds another architecture."""
+    by_type = {name: family for family in FAMILIES for name in family.model_types}
+    folder = check_folder(None if path is None else str(path), tuple(by_type))
+    return by_type[read_json(folder / "config.json")["model_type"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +69,7 @@ class LocalPolicy:
         return settings | {"written": weights_written(self.path)}
 
     @cached_property
-    def loaded(self) -> tuple[Processor, StepModel]:
+    def loaded(self) -> tuple[ChatProcessor, ChatModel]:
         """Processor and model. Raises ValueError if the folder is missing or holds another architecture, or there is no
         such device."""
         if self.device != "cpu" and not torch.cuda.is_available():

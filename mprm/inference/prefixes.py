@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mprm.backbones.base import Processor
+from mprm.backbones.chat import ChatProcessor
 from mprm.batching.collate import Example
 from mprm.batching.examples import open_images
 from mprm.inference.answered import answered, step_ids
@@ -28,7 +28,9 @@ class Sequenced:
     prompts: list[tuple[int, int]]
 
 
-def sequences(prompts: Sequence[Prompt], processor: Processor, separator: str, instruction: str) -> Iterator[Sequenced]:
+def sequences(
+    prompts: Sequence[Prompt], processor: ChatProcessor, separator: str, instruction: str
+) -> Iterator[Sequenced]:
     """The prompts of one question after those of another; images are opened when their question's turn comes.
 
     Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
@@ -51,7 +53,9 @@ def sequences(prompts: Sequence[Prompt], processor: Processor, separator: str, i
                 held = []
 
 
-def begin(processor: Processor, images: Sequence[Image.Image], question: str, instruction: str, group: int) -> Example:
+def begin(
+    processor: ChatProcessor, images: Sequence[Image.Image], question: str, instruction: str, group: int
+) -> Example:
     """The prompt of a question without any step."""
     asked = processor.ask([image.size for image in images], question, instruction)
     return replace(asked, vision=processor.vision(images), group=group)

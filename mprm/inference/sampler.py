@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mprm.backbones import attention
-from mprm.backbones.base import Processor, StepModel
+from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.batching.examples import image_fault, open_images
 from mprm.inference.decoding import Begun, Prefixes, decode, prefill
 from mprm.inference.policy import Completion, Prompt
@@ -41,8 +41,8 @@ class Written:
 class Sampler:
     """The settings are those of LocalPolicy; the model is in eval mode and on its device."""
 
-    processor: Processor
-    model: StepModel
+    processor: ChatProcessor
+    model: ChatModel
     separator: str = "\n\n"
     instruction: str = ""
     temperature: float = 1.0
@@ -113,7 +113,7 @@ class Sampler:
             yield Written(ids[:length], ids[length - 1] in self.end_ids, sum(entropies[:length]) / length)
 
 
-def refusal(processor: Processor, images: Sequence[Path]) -> str | None:
+def refusal(processor: ChatProcessor, images: Sequence[Path]) -> str | None:
     """Why a model can not look at these images (see Policy.refusal), None when it can."""
     try:
         sizes = [image.size for image in open_images(images)]

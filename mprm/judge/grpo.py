@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torchmetrics import MeanMetric, Metric, SumMetric
 
-from mprm.backbones.base import Processor, StepModel
+from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.batching.collate import Example
 from mprm.batching.examples import image_size, open_images
 from mprm.inference.policy import key_hash
@@ -87,7 +87,7 @@ class Asked:
 class Prompts:
     """Map-style view of pairs to be judged; a row of them is an Asked, once it is collated."""
 
-    def __init__(self, pairs: Sequence[Shown], processor: Processor, judge: Judge) -> None:
+    def __init__(self, pairs: Sequence[Shown], processor: ChatProcessor, judge: Judge) -> None:
         self.pairs = pairs
         self.processor = processor
         self.judge = judge
@@ -110,7 +110,9 @@ class Reinforcement(Optimised):
     """Draws, rewards, learns. Logged per optimizer step, over the responses of the global batch: train/loss,
     train/reward, train/accuracy (right verdicts), train/format (any verdict), train/entropy (nats), train/tokens."""
 
-    def __init__(self, model: StepModel, prompts: Prompts, recipe: GRPO, optimizer_steps: int, seed: int) -> None:
+    model: ChatModel
+
+    def __init__(self, model: ChatModel, prompts: Prompts, recipe: GRPO, optimizer_steps: int, seed: int) -> None:
         super().__init__(model, recipe, optimizer_steps)
         self.grpo = recipe
         self.prompts = prompts

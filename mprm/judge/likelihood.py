@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from mprm.backbones.base import StepModel
+from mprm.backbones.chat import ChatModel
 from mprm.batching.collate import Batch, Example, collate
 from mprm.inference.answered import answered
 
@@ -45,7 +45,7 @@ def in_a_row(examples: Sequence[Example]) -> Responses:
     return Responses(collate(examples), torch.cat([example.input_ids[example.marks + 1] for example in examples]))
 
 
-def log_likelihood(model: StepModel, responses: Responses, temperature: float = 1.0) -> torch.Tensor:
+def log_likelihood(model: ChatModel, responses: Responses, temperature: float = 1.0) -> torch.Tensor:
     """Log-probability of every token given all before it, (M,) float32, at the temperature it was drawn with, among
     the tokens that can be written: a piece of an image can not.
 
@@ -56,7 +56,7 @@ def log_likelihood(model: StepModel, responses: Responses, temperature: float = 
     return torch.cat([checkpoint(_chunk, model, *part, temperature, use_reentrant=False) for part in parts])
 
 
-def _chunk(model: StepModel, h_CD: torch.Tensor, token_C: torch.Tensor, temperature: float) -> torch.Tensor:
+def _chunk(model: ChatModel, h_CD: torch.Tensor, token_C: torch.Tensor, temperature: float) -> torch.Tensor:
     logits_CV = model.hf.lm_head(h_CD).float() / temperature
     logits_CV[:, model.hf.config.image_token_id] = -torch.inf
     return logits_CV.log_softmax(-1).gather(-1, token_C[:, None])[:, 0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mprm.backbones.base import StepModel
+from mprm.backbones.chat import ChatModel
 from mprm.batching.order import Order
 from mprm.batching.packing import Lengths
 from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement
@@ -22,7 +22,7 @@ from mprm.training.recipe import Machine
 
 
 def reinforce(
-    model: StepModel,
+    model: ChatModel,
     prompts: Prompts,
     entropy_N: np.ndarray,
     order: Order,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from mprm.backbones.base import Processor, StepModel
+from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.inference.policy import Completion, Prompt
 from mprm.inference.sampler import Sampler
 from mprm.judge.judge import Judge, Shown
@@ -23,7 +23,7 @@ def prompt_of(one: Shown, n: int) -> Prompt:
     return Prompt(key_of(one), one.images, one.text, (), n)
 
 
-def sampler_of(judge: Judge, processor: Processor, model: StepModel, temperature: float, seed: int) -> Sampler:
+def sampler_of(judge: Judge, processor: ChatProcessor, model: ChatModel, temperature: float, seed: int) -> Sampler:
     """Draws the responses of a model that is asked to judge."""
     return Sampler(
         processor=processor,

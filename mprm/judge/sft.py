@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torchmetrics import MeanMetric, Metric
 
-from mprm.backbones.base import Processor, StepModel, encode_text
+from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Example
 from mprm.batching.examples import image_size, open_images
 from mprm.batching.order import Shuffled
@@ -68,7 +68,7 @@ class Traces:
     Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
     """
 
-    def __init__(self, traced: Sequence[Shown], processor: Processor, judge: Judge) -> None:
+    def __init__(self, traced: Sequence[Shown], processor: ChatProcessor, judge: Judge) -> None:
         self.traced = traced
         self.processor = processor
         self.judge = judge
@@ -109,7 +109,9 @@ class Imitation(Optimised):
     """Teaches a judge the tokens of its traces. Logged per optimizer step, over the tokens of the global batch:
     train/loss, the mean cross-entropy, and train/likelihood, the mean probability."""
 
-    def __init__(self, model: StepModel, recipe: Recipe, optimizer_steps: int) -> None:
+    model: ChatModel
+
+    def __init__(self, model: ChatModel, recipe: Recipe, optimizer_steps: int) -> None:
         super().__init__(model, recipe, optimizer_steps)
         self.train_likelihood = MeanMetric()
 
@@ -126,7 +128,7 @@ class Imitation(Optimised):
 
 
 def imitate(
-    model: StepModel,
+    model: ChatModel,
     traces: Measured | None,
     recipe: SFT,
     machine: Machine,

@@ -16,7 +16,7 @@ from mprm.stages.shared import take_stage
 from mprm.terminal import bar
 
 if TYPE_CHECKING:
-    from mprm.backbones.base import Processor, StepModel
+    from mprm.backbones.chat import ChatModel, ChatProcessor
     from mprm.data.preferences import Pair, Preferences
     from mprm.judge.judge import Shown
 
@@ -69,7 +69,7 @@ def responses(
 
 
 def _ask(
-    cfg: Config, run: RunFolder, asking: Asking, processor: Processor, model: StepModel, pairs: list[Shown]
+    cfg: Config, run: RunFolder, asking: Asking, processor: ChatProcessor, model: ChatModel, pairs: list[Shown]
 ) -> None:
     from mprm.judge.respond import key_of, respond, sampler_of
     from mprm.runs.journal import journal
@@ -98,7 +98,7 @@ def read_pairs(preferences: Preferences) -> tuple[list[Pair], Counter[str]]:
 
 
 def usable_pairs(
-    pairs: list[Pair], preferences: Preferences, processor: Processor
+    pairs: list[Pair], preferences: Preferences, processor: ChatProcessor
 ) -> tuple[list[Shown], dict[str, str]]:
     """The pairs whose images the processor takes, as they stand; and why it does not take the others, by id."""
     from mprm.inference.sampler import refusal
@@ -115,7 +115,7 @@ def usable_pairs(
     return usable, unusable
 
 
-def judge_after(cfg: Config, run: RunFolder, stage: str) -> tuple[Processor, StepModel]:
+def judge_after(cfg: Config, run: RunFolder, stage: str) -> tuple[ChatProcessor, ChatModel]:
     """The backbone, with what it has learnt up to the end of the stage."""
     from mprm.training.checkpoint import load_weights
 

@@ -13,7 +13,6 @@ import torch
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from mprm.backbones.base import StepModel
-from mprm.backbones.loading import check_dropout
 from mprm.batching.examples import Examples
 from mprm.batching.order import Order
 from mprm.runs.artifacts import is_rank_zero
@@ -111,7 +110,7 @@ def optimise(
     model, plan = module.model, loaders.plan
     if not machine.strategy.startswith("deepspeed"):
         train_in_float32(model)
-    check_dropout(model.hf)
+    model.check_training()
     announce_memory(model, machine, plan.most_keys)
     announce_disk(model, machine, folder)
     module.skips = machine.non_finite == "skip"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 if TYPE_CHECKING:  # a selection that is exported wants the targets, and need not wait for torch
     import torch
 
-    from mprm.backbones.heads import StepOutput
+    from mprm.backbones.base import StepOutput
 
 Score = TypeVar("Score", float, "torch.Tensor")  # one MC score, as the export asks for it, or those of M marks
 

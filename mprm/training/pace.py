@@ -28,7 +28,7 @@ def words(
     largest = max(range(len(rows)), key=tokens.__getitem__)
     world_size = machine.devices * machine.num_nodes
     # Two operations per number and token forward, four backward, and forward again where layers are checkpointed.
-    again = model.hf.model.language_model.gradient_checkpointing
+    again = model.recomputes
     work = (8 if again else 6) * sum(weight.numel() for weight in model.parameters())
     here = machine.accelerator == "cpu" or torch.cuda.is_available()
     quick = machine.accelerator == "gpu" or work * tokens[largest] < MOST_ON_A_CPU

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 
-from mprm.backbones.base import Backbone, StepModel
+from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL, InternVLProcessor
-from mprm.backbones.parts import add_adapters
+from mprm.backbones.loading import ChatBackbone, add_adapters
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenProcessor
 from mprm.batching.collate import Example
 from tools import tiny
@@ -59,13 +59,13 @@ def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def internvl(internvl_folder: Path) -> tuple[InternVLProcessor, StepModel]:
+def internvl(internvl_folder: Path) -> tuple[InternVLProcessor, ChatModel]:
     processor, model = InternVL(path=str(internvl_folder)).load()
     return processor, model.eval()
 
 
 @pytest.fixture(scope="session")
-def qwen(qwen_folder: Path) -> tuple[QwenProcessor, StepModel]:
+def qwen(qwen_folder: Path) -> tuple[QwenProcessor, ChatModel]:
     processor, model = Qwen2_5_VL(path=str(qwen_folder)).load()
     return processor, model.eval()
 
@@ -77,9 +77,9 @@ def component(internvl_folder: Path, qwen_folder: Path, tmp_path_factory: pytest
     grouped: over one with fewer key-value heads than query heads and an LM head of its own.
     """
     folders = {("internvl", False): internvl_folder, ("qwen2_5_vl", False): qwen_folder}
-    kinds: dict[str, Callable[..., Backbone]] = {"internvl": InternVL, "qwen2_5_vl": Qwen2_5_VL}
+    kinds: dict[str, Callable[..., ChatBackbone]] = {"internvl": InternVL, "qwen2_5_vl": Qwen2_5_VL}
 
-    def component(family: str, grouped: bool = False, **options: Any) -> Backbone:
+    def component(family: str, grouped: bool = False, **options: Any) -> ChatBackbone:
         if (family, grouped) not in folders:
             folder = tmp_path_factory.mktemp(f"grouped_{family}")
             folders[family, grouped] = build(family, folder, num_key_value_heads=2, tie_word_embeddings=False)
@@ -118,8 +118,8 @@ class Stock:
 
 
 @pytest.fixture(scope="session")
-def stock() -> Callable[[StepModel, Backbone], Stock]:
-    def stock(model: StepModel, loaded: Backbone) -> Stock:
+def stock() -> Callable[[ChatModel, ChatBackbone], Stock]:
+    def stock(model: ChatModel, loaded: ChatBackbone) -> Stock:
         hf: Any = type(model.hf).from_pretrained(loaded.path)
         hf.resize_token_embeddings(model.mark_id + 1, mean_resizing=False)
         layers = {hf.get_submodule(name) for name, layer in model.hf.named_modules() if isinstance(layer, LoraLayer)}

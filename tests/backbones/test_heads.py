@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mprm.backbones.heads import KAPPA, KappaHead, stored_kappa
+from mprm.backbones.base import KAPPA, KappaHead, stored_kappa
 
 
 def head(hidden_size: int = 16) -> KappaHead:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from mprm.backbones.internvl import InternVL
-from mprm.backbones.loading import check_dropout, check_language_model
+from mprm.backbones.loading import check_language_model
 
 ORIGINAL = Path(__file__).parents[1] / "oracle_data" / "internvl" / "checkpoint"
 
@@ -137,7 +137,7 @@ def test_dropout_of_the_attention_is_refused_in_training_only(internvl_folder: P
     with pytest.raises(
         ValueError, match=r"^backbone\.path=\S+folder: .* attention_dropout=0\.1, .*; set it to 0 in its"
     ):
-        check_dropout(model.hf)
+        model.check_training()
     config["text_config"]["attention_dropout"] = 0
     (folder / "config.json").write_text(json.dumps(config))
-    check_dropout(InternVL(path=str(folder)).load()[1].hf)
+    InternVL(path=str(folder)).load()[1].check_training()

@@ -9,7 +9,8 @@ import torch
 import yaml
 from PIL import Image
 
-from mprm.backbones.base import StepModel, encode
+from mprm.backbones.base import encode
+from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL
 from mprm.batching.collate import Example, collate
 from mprm.training.objectives import step_losses
@@ -20,7 +21,7 @@ CONFIG = yaml.safe_load((Path(__file__).parents[2] / "conf" / "backbone" / "inte
 
 
 @pytest.fixture(scope="module")
-def published() -> tuple[StepModel, list[Example]]:
+def published() -> tuple[ChatModel, list[Example]]:
     """The published recipe's backbone with the oracle's weights, and its rollouts encoded."""
     options = {key: value for key, value in CONFIG["backbone"].items() if key != "_target_"}
     processor, model = InternVL(**(options | {"path": str(ORACLE / "checkpoint")})).load()

@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mprm.backbones.base import Backbone, Processor, StepModel, encode
+from mprm.backbones.base import encode
+from mprm.backbones.chat import ChatModel, ChatProcessor
+from mprm.backbones.loading import ChatBackbone
 from mprm.batching.collate import Batch, Example, collate
 
 QUESTIONS = [
@@ -43,7 +45,7 @@ OPTIONS = {
 Logits = Callable[[], torch.Tensor]
 
 
-def encoded(processor: Processor, picture: Callable[[int, int], Image.Image]) -> list[Example]:
+def encoded(processor: ChatProcessor, picture: Callable[[int, int], Image.Image]) -> list[Example]:
     """Solutions of all questions, in turn."""
     examples = [
         replace(encode(processor, [picture(*size) for size in sizes], question, steps), group=number, id=question)
@@ -53,7 +55,7 @@ def encoded(processor: Processor, picture: Callable[[int, int], Image.Image]) ->
     return examples[::2] + examples[1::2]
 
 
-def gradients(model: StepModel, logits: Logits) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def gradients(model: ChatModel, logits: Logits) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model.zero_grad(set_to_none=True)
     logits_M2 = logits()
     loss(logits_M2).backward()
@@ -85,7 +87,7 @@ def family(request: pytest.FixtureRequest) -> str:
 def test_scores_and_gradients_are_those_of_separate_solutions(
     family: str, options: dict[str, Any], component: Any, stock: Any, picture: Any
 ) -> None:
-    loaded: Backbone = component(family, **options)
+    loaded: ChatBackbone = component(family, **options)
     torch.manual_seed(1)
     processor, model = loaded.load()
     with torch.no_grad():

@@ -26,7 +26,9 @@ from PIL import Image
 from shapes import SHAPES, random_rollouts
 from train_step import BACKBONES, STEP_MODELS, WEIGHTS, pad
 
-from mprm.backbones.base import Backbone, Processor, StepModel, encode
+from mprm.backbones.base import encode
+from mprm.backbones.chat import ChatModel, ChatProcessor
+from mprm.backbones.loading import ChatBackbone
 from mprm.batching.collate import Example
 from mprm.chartworld.corpus import BENCHMARK_SKILL
 from mprm.chartworld.solver import Solver, step_texts
@@ -59,18 +61,18 @@ def stock_scores(hf: Any, verdict_ids: tuple[int, int], device: str, examples: l
     return yes
 
 
-def our_scores(model: StepModel, max_tokens: int, device: str, examples: list[Example]) -> list[float]:
+def our_scores(model: ChatModel, max_tokens: int, device: str, examples: list[Example]) -> list[float]:
     scores = dict(score_examples(model, examples, max_tokens, device))
     return [score for example in examples for score in scores[example.id].scores]
 
 
 def make_arms(load: Callable[[], Any], family: str, device: str, max_tokens: int) -> list[Arm]:
-    ours: StepModel = STEP_MODELS[family](load(), tiny.build_tokenizer(family), Backbone()).to(device).eval()
+    ours: ChatModel = STEP_MODELS[family](load(), tiny.build_tokenizer(family), ChatBackbone()).to(device).eval()
     stock = load().to(device).eval()
     if ours.mark_id >= len(stock.get_input_embeddings().weight):
         stock.resize_token_embeddings(ours.mark_id + 1, mean_resizing=False)
     stock.get_input_embeddings().weight.data[ours.mark_id] = ours.mark_D.data
-    verdict_ids = ours.head.verdict_ids
+    verdict_ids = ours.verdict_ids
 
     def by_stock(examples: list[Example]) -> list[float]:
         return stock_scores(stock, verdict_ids, device, examples)
@@ -131,7 +133,7 @@ def show(arms: list[Arm], scores: dict[str, np.ndarray], questions: list[list[Ex
     print(f"largest difference of a score, ours shared to stock one by one: {apart.max():.1e}")
 
 
-def charts(processor: Processor, n: int, questions: int, side: int | None = None) -> list[list[Example]]:
+def charts(processor: ChatProcessor, n: int, questions: int, side: int | None = None) -> list[list[Example]]:
     """Candidates of the benchmark's solver for questions about charts, drawn `side` pixels wide where given."""
     rng = np.random.default_rng(0)
     problems = sample_problems(rng, questions)

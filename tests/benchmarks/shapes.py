@@ -17,7 +17,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from mprm.backbones.base import StepModel
+from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVLProcessor
 from mprm.backbones.qwen2_5_vl import Qwen2VLImageProcessorPil, QwenProcessor
 from mprm.batching.collate import Example, collate
@@ -110,7 +110,7 @@ def random_rollouts(family: str, count: int, seed: int) -> list[Example]:
     return rollouts
 
 
-def flops(model: StepModel, packed: list[list[Example]], marks_only: bool) -> float:
+def flops(model: ChatModel, packed: list[list[Example]], marks_only: bool) -> float:
     """Additions and multiplications that a step does for these rows: 6 a weight and token, 4 where a weight is not
     trained but lies behind one, 2 in the frozen tower; attention; nothing for what checkpointing does twice.
     marks_only: the last layer's MLP sees the marks alone."""

@@ -29,9 +29,9 @@ from datasets import Dataset
 from shapes import FLOPS_PER_SECOND, SHAPES, flops, measured_flops, peak_memory, random_rollouts
 from torch import nn
 
-from mprm.backbones.base import Backbone, StepModel
+from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL, InternVLStepModel
-from mprm.backbones.parts import add_adapters
+from mprm.backbones.loading import ChatBackbone, add_adapters
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenStepModel
 from mprm.batching.collate import Example, collate
 from mprm.batching.examples import Examples
@@ -91,7 +91,7 @@ def padded_loss(hf: Any, examples: list[Example], device: str, verdict_ids: tupl
     return step_losses(logits_M2, target(examples).to(device)).sum()
 
 
-def our_loss(model: StepModel, examples: list[Example], device: str) -> torch.Tensor:
+def our_loss(model: ChatModel, examples: list[Example], device: str) -> torch.Tensor:
     batch = collate(examples).to(torch.device(device), non_blocking=True)
     return step_losses(model.step_logits(batch), target(examples).to(device)).sum()
 
@@ -100,7 +100,7 @@ def target(examples: list[Example]) -> torch.Tensor:
     return torch.cat([(example.mc > 0).float() for example in examples if example.mc is not None])
 
 
-def stock_model(hf: Any, step_model: StepModel, options: Backbone) -> nn.Module:
+def stock_model(hf: Any, step_model: ChatModel, options: ChatBackbone) -> nn.Module:
     """The model as transformers loads it, the mark's row in its table, the same parameters trained."""
     if step_model.mark_id >= len(hf.get_input_embeddings().weight):
         hf.resize_token_embeddings(step_model.mark_id + 1, mean_resizing=False)
@@ -119,7 +119,7 @@ def stock_model(hf: Any, step_model: StepModel, options: Backbone) -> nn.Module:
 
 
 def make_arms(
-    load: Callable[[], Any], family: str, options: Backbone, device: str, micro_batch: int, max_tokens: int
+    load: Callable[[], Any], family: str, options: ChatBackbone, device: str, micro_batch: int, max_tokens: int
 ) -> list[Arm]:
     """The arms, their models on the CPU."""
     ours = STEP_MODELS[family](load(), tiny.build_tokenizer(family), options).cpu().train()
@@ -136,7 +136,7 @@ def make_arms(
 
     return [
         Arm("stock", *padded(None), micro_batches),
-        Arm("published", *padded(ours.head.verdict_ids), micro_batches),
+        Arm("published", *padded(ours.verdict_ids), micro_batches),
         Arm("ours", ours, lambda rollouts: (our_loss(ours, row, device) for row in packed(rollouts)), packed),
     ]
 
@@ -183,7 +183,7 @@ def one_step(arm: Arm, optimizer: torch.optim.Optimizer, rollouts: list[Example]
 
 def show(arms: list[Arm], batches: list[list[Example]], device: str, title: str) -> None:
     model = arms[-1].model
-    assert isinstance(model, StepModel)
+    assert isinstance(model, ChatModel)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     peak = next((flops for card, flops in FLOPS_PER_SECOND.items() if card in name), None) or measured_flops(device)
     n_rollouts = statistics.mean(len(rollouts) for rollouts in batches)
@@ -240,12 +240,12 @@ def main() -> None:
                 model_class = type(BACKBONES[family](path=str(WEIGHTS / family)).load()[1].hf)
                 load = lambda m=model_class, f=family: m.from_pretrained(WEIGHTS / f, dtype=torch.float32)  # noqa: E731
                 for order, batches in chartworld_batches(family, given.steps, Path(folder)).items():
-                    arms = make_arms(load, family, Backbone(), "cpu", given.micro_batch, given.max_tokens)
+                    arms = make_arms(load, family, ChatBackbone(), "cpu", given.micro_batch, given.max_tokens)
                     time_arms(arms, batches, "cpu")
                     show(arms, batches, "cpu", f"{family} tiny, {order}")
         return
     for family in given.family:
-        options = replace(Backbone(gradient_checkpointing=True), language_model="lora" if given.lora else "trained")
+        options = replace(ChatBackbone(gradient_checkpointing=True), language_model="lora" if given.lora else "trained")
         load = lambda f=family: SHAPES[given.size](f)  # noqa: E731
         batches = [random_rollouts(family, given.micro_batch, seed) for seed in range(given.steps)]
         arms = make_arms(load, family, options, "cuda", given.micro_batch, given.max_tokens)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from mprm.backbones.base import encode_text
+from mprm.backbones.chat import encode_text
 from mprm.data.questions import Question
 from mprm.inference import decoding
 from mprm.inference.local import LocalPolicy

@@ -19,9 +19,10 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from mprm.backbones.base import Backbone, Processor, StepModel, encode
-from mprm.backbones.heads import KAPPA
+from mprm.backbones.base import KAPPA, encode
+from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.internvl import InternVL
+from mprm.backbones.loading import ChatBackbone
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
 from mprm.training.export import export
@@ -33,7 +34,7 @@ WEIGHTS = REPOSITORY / "mprm" / "chartworld" / "weights"
 PICTURE = Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB")
 QUESTION, STEPS = "What is red plus blue?", ["red is 4.", "blue is 7.", "The answer is 11."]
 
-BACKBONES: dict[str, Callable[[], Backbone]] = {
+BACKBONES: dict[str, Callable[[], ChatBackbone]] = {
     "internvl": lambda: InternVL(path=str(WEIGHTS / "internvl")),
     "internvl lora": lambda: InternVL(path=str(WEIGHTS / "internvl"), language_model="lora", vision="lora"),
     "original": lambda: InternVL(path=str(ORIGINAL)),
@@ -42,13 +43,13 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 }
 
 
-def scores(processor: Processor, model: StepModel) -> torch.Tensor:
+def scores(processor: ChatProcessor, model: ChatModel) -> torch.Tensor:
     with torch.inference_mode():
         batch = collate([encode(processor, [PICTURE], QUESTION, STEPS)])
         return model.eval().step_logits(batch).softmax(-1)[:, 1]
 
 
-def trained(component: Backbone) -> tuple[Processor, StepModel, torch.Tensor]:
+def trained(component: ChatBackbone) -> tuple[ChatProcessor, ChatModel, torch.Tensor]:
     """The backbone after five large steps, and its scores."""
     torch.manual_seed(0)
     processor, model = component.load()

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from mprm.backbones.base import Backbone
 from mprm.backbones.internvl import InternVL
+from mprm.backbones.loading import ChatBackbone
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.examples import Examples
 from mprm.batching.order import Shuffled
@@ -33,7 +33,7 @@ from mprm.training.recipe import Machine, Recipe
 
 GOLDEN = Path(__file__).parent / "golden"
 WEIGHTS = Path(__file__).resolve().parents[2] / "mprm" / "chartworld" / "weights"
-BACKBONES: dict[str, Backbone] = {
+BACKBONES: dict[str, ChatBackbone] = {
     "internvl": InternVL(path=str(WEIGHTS / "internvl"), max_tiles=1),
     "qwen2_5_vl": Qwen2_5_VL(path=str(WEIGHTS / "qwen2_5_vl")),
 }

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mprm.backbones.heads import StepOutput
+from mprm.backbones.base import StepOutput
 from mprm.training.objectives import BetaBinomial, Hard, Soft, beta_binomial_losses, step_losses
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mprm.backbones.folder import backbone_class
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
+from mprm.inference.local import backbone_class
 
 
 def folder(path: Path, model_type: str) -> Path:

@@ -8,27 +8,28 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from mprm.backbones.base import StepModel, encode
-from mprm.backbones.parts import merge_adapters, set_trained
+from mprm.backbones.base import encode
+from mprm.backbones.chat import ChatModel
+from mprm.backbones.loading import merge_adapters, set_trained
 from mprm.batching.collate import Batch, collate
 
 FAMILIES = pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
 STEPS = ["red is 4.", "blue is 7.", "The answer is 11."]
 
 
-def loaded(component: Any, picture: Any, family: str, **options: Any) -> tuple[StepModel, Batch]:
+def loaded(component: Any, picture: Any, family: str, **options: Any) -> tuple[ChatModel, Batch]:
     torch.manual_seed(0)
     processor, model = component(family, **options).load()
     images = [picture(100, 60), picture(60, 120)]
     return model, collate([encode(processor, images, "What is red plus blue?", STEPS)])
 
 
-def logits(model: StepModel, batch: Batch) -> torch.Tensor:
+def logits(model: ChatModel, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
         return model.eval().step_logits(batch)
 
 
-def disturb(model: StepModel) -> None:
+def disturb(model: ChatModel) -> None:
     """Adapters as if they had been trained."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -36,7 +37,7 @@ def disturb(model: StepModel) -> None:
                 parameter.normal_(std=0.1)
 
 
-def parts(model: StepModel) -> dict[str, dict[str, nn.Parameter]]:
+def parts(model: ChatModel) -> dict[str, dict[str, nn.Parameter]]:
     """Every parameter, by the part it belongs to, adapters apart."""
     projector, vision = set(model.projector().parameters()), set(model.vision_tower().parameters())
     language = set(model.hf.model.language_model.parameters())
