@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from mprm.data.preferences import Pair
 from mprm.inference.policy import key_hash
-from mprm.judge.accuracy import BINS
 from mprm.judge.judge import Shown, shown
-from mprm.metrics.estimate import Resamples
+from mprm.metrics.estimate import TAILS, Estimate
+from mprm.metrics.pairwise import entropy_bins
+from mprm.metrics.results import Curation, WrongLabels, as_json
 from mprm.runs.artifacts import atomic_folder, reading, write_json
 
 DRAWS = 10_000  # random subsets that a curated one is compared with
@@ -60,56 +61,27 @@ def signals_of(pairs: Sequence[Pair], unusable: Mapping[str, str], records: Sequ
     ).take(order)
 
 
-def summarise(signals: pa.Table, kept: pa.Table, selector: Any, seed: int) -> dict[str, Any]:
-    """What is said of a curation: eligible and kept pairs, selector and its settings, dropped by reason, mean
-    entropies, bins of entropy, and, where the wrong labels are known, their share."""
+def summarise(signals: pa.Table, kept: pa.Table, selector: Any, traced: int, seed: int) -> Curation:
+    """What is said of a curation. traced: pairs that have a trace, which stage 1 learns from."""
     eligible = signals.filter(signals["ranked"])
     is_kept_P = np.isin(eligible["id"].to_pylist(), kept["id"].to_pylist())
-    entropy_P = eligible["entropy"].to_numpy()
-    left_out = float(entropy_P[~is_kept_P].mean()) if not is_kept_P.all() else None
-    return {
-        "eligible": eligible.num_rows,
-        "kept": kept.num_rows,
-        "selector": type(selector).__name__,
-        "settings": asdict(selector),
-        "dropped": dict(Counter(signals["drop_reason"].drop_null().to_pylist())),
-        "entropy": {"kept": float(entropy_P[is_kept_P].mean()), "left_out": left_out},
-        "bins": bins(eligible, seed),
-        "flipped": wrong_labels(eligible, is_kept_P, seed),
-    }
-
-
-def bins(eligible: pa.Table, seed: int, number: int = BINS) -> list[dict[str, Any]]:
-    """Pairs cut by entropy into bins of as many each, lowest first: from, to and mean entropy (nats), pairs, accuracy
-    (agreement with the labels as they are given), flipped (share of wrong ones, null where unknown)."""
     entropy_P, agrees_P = (eligible[name].to_numpy() for name in ("entropy", "agrees"))
     flipped_P = known_flips(eligible)
-    found = []
-    for rows in np.array_split(np.argsort(entropy_P, kind="stable"), number):
-        if len(rows):
-            resamples = Resamples(len(rows), seed)
-            found.append(
-                {
-                    "from": float(entropy_P[rows[0]]),
-                    "to": float(entropy_P[rows[-1]]),
-                    "entropy": float(entropy_P[rows].mean()),
-                    "pairs": len(rows),
-                    "accuracy": resamples.mean(agrees_P[rows]),
-                    "flipped": None if flipped_P is None else resamples.mean(flipped_P[rows]),
-                }
-            )
-    return found
+    left_out = float(entropy_P[~is_kept_P].mean()) if not is_kept_P.all() else None
+    return Curation(
+        eligible=eligible.num_rows,
+        kept=kept.num_rows,
+        selector=type(selector).__name__,
+        settings=asdict(selector),
+        dropped={**Counter(signals["drop_reason"].drop_null().to_pylist()), "traced": traced},
+        entropy={"kept": float(entropy_P[is_kept_P].mean()), "left_out": left_out},
+        bins=entropy_bins(agrees_P, entropy_P, seed, flipped_P=flipped_P),
+        flipped=None if flipped_P is None else wrong_labels(eligible, is_kept_P, flipped_P, seed),
+    )
 
 
-def wrong_labels(eligible: pa.Table, is_kept_P: np.ndarray, seed: int) -> dict[str, Any] | None:
-    """Share of wrong labels among the kept pairs, and in random subsets with as many pairs of every source.
-
-    kept, random (the mean over the subsets), difference (kept - random) with the interval that holds 95 % of the
-    subsets. None where the wrong labels are not known.
-    """
-    flipped_P = known_flips(eligible)
-    if flipped_P is None:
-        return None
+def wrong_labels(eligible: pa.Table, is_kept_P: np.ndarray, flipped_P: np.ndarray, seed: int) -> WrongLabels:
+    """Share of wrong labels among the kept pairs, and in random subsets with as many pairs of every source."""
     source_P = np.array(eligible["source"].to_pylist())
     rng = np.random.default_rng(seed)
     drawn_D = np.zeros(DRAWS)
@@ -119,12 +91,8 @@ def wrong_labels(eligible: pa.Table, is_kept_P: np.ndarray, seed: int) -> dict[s
         drawn_D += rng.hypergeometric(wrong, int(rows.sum()) - wrong, int(is_kept_P[rows].sum()), size=DRAWS)
     random_D = drawn_D / is_kept_P.sum()
     kept, random = float(flipped_P[is_kept_P].mean()), float(random_D.mean())
-    low, high = np.quantile(kept - random_D, [0.025, 0.975])
-    return {
-        "kept": kept,
-        "random": random,
-        "difference": {"value": kept - random, "low": float(low), "high": float(high)},
-    }
+    low, high = map(float, np.quantile(kept - random_D, TAILS))
+    return WrongLabels(kept=kept, random=random, difference=Estimate(kept - random, low, high))
 
 
 def known_flips(eligible: pa.Table) -> np.ndarray | None:
@@ -134,12 +102,12 @@ def known_flips(eligible: pa.Table) -> np.ndarray | None:
     return eligible["flipped"].to_numpy().astype(float)
 
 
-def write_curated(folder: Path, signals: pa.Table, kept: pa.Table, summary: dict[str, Any]) -> None:
+def write_curated(folder: Path, signals: pa.Table, kept: pa.Table, summary: Curation) -> None:
     """manifest.json: the summary; signals.parquet: of all pairs; kept.parquet: of the kept, with score and rank."""
     with atomic_folder(folder) as temporary:
         pq.write_table(signals, temporary / "signals.parquet")
         pq.write_table(kept, temporary / "kept.parquet")
-        write_json(temporary / "manifest.json", summary)
+        write_json(temporary / "manifest.json", as_json(summary))
 
 
 def read_kept(folder: Path) -> tuple[list[str], np.ndarray]:

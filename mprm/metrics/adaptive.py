@@ -6,15 +6,15 @@ Shape suffixes: M candidates of a question, O orders, N the candidates of an ord
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mprm.data.candidates import CandidateSet
 from mprm.metrics.best_of_n import Scores, candidate_scores
-from mprm.metrics.curves import Floats, Ints, orders
-from mprm.metrics.estimate import Resamples
+from mprm.metrics.curves import orders
+from mprm.metrics.estimate import Floats, Ints, Resamples
+from mprm.metrics.results import AdaptiveResults, Draws
 from mprm.metrics.step_scores import StepScores
 
 # As published (arXiv 2605.15529).
@@ -26,8 +26,8 @@ WIDTH = 0.3  # of the bounds, in mean standard deviations
 Values = dict[str, list[float]]  # per question
 
 
-def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: int = 64) -> dict[str, Any]:
-    """Accuracy and cost of drawing candidates until the best is sure, beside all N and fixed numbers of them, as JSON.
+def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: int = 64) -> AdaptiveResults:
+    """Accuracy and cost of drawing candidates until the best is sure, beside all N and fixed numbers of them.
 
     A question's candidates come in `n_orders` random orders, of which the first N = min(LIMIT, M) are used; all numbers
     are means over orders and questions, with 95 % intervals over questions. `all` and `fixed` choose by the same score
@@ -48,33 +48,34 @@ def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: 
             values.setdefault(name, []).append(value)
     resamples = Resamples(len(sets), seed)
     value_Q = {name: np.array(column) for name, column in values.items()}
-    if any(candidate.n_tokens is None for question in sets for candidate in question.candidates):
-        value_Q = {name: column for name, column in value_Q.items() if not name.endswith("tokens")}
+    tokens_known = all(candidate.n_tokens is not None for question in sets for candidate in question.candidates)
 
-    def of(name: str) -> dict[str, Any]:
-        kinds = ("accuracy", "candidates", "tokens")
-        found = {kind: value_Q.get(f"{name} {kind}") for kind in kinds}
-        return {kind: None if column is None else resamples.mean(column) for kind, column in found.items()}
-
-    def saved(kind: str) -> dict[str, float] | None:
-        used_Q, all_Q = value_Q.get(f"adaptive {kind}"), value_Q.get(f"all {kind}")
-        return None if used_Q is None or all_Q is None or not all_Q.any() else resamples.saved(used_Q, all_Q)
+    def draws(way: str) -> Draws:
+        return Draws(
+            accuracy=resamples.mean(value_Q[f"{way} accuracy"]),
+            candidates=resamples.mean(value_Q[f"{way} candidates"]),
+            tokens=resamples.mean(value_Q[f"{way} tokens"]) if tokens_known else None,
+        )
 
     accuracy_Q = value_Q["adaptive accuracy"]
-    return {
-        "questions": len(sets),
-        "orders": n_orders,
-        "seed": seed,
-        "at_once": AT_ONCE,
-        "limit": LIMIT,
-        "adaptive": of("adaptive"),
-        "all": of("all"),
-        "all_mean": of("all_mean"),
-        "saved": {kind: saved(kind) for kind in ("candidates", "tokens")},
-        "minus_all": resamples.mean(accuracy_Q - value_Q["all accuracy"]),
-        "minus_all_mean": resamples.mean(accuracy_Q - value_Q["all_mean accuracy"]),
-        "fixed": [{"n": n, **of(f"fixed {n}")} for n in fixed],
-    }
+    return AdaptiveResults(
+        questions=len(sets),
+        orders=n_orders,
+        seed=seed,
+        at_once=AT_ONCE,
+        limit=LIMIT,
+        adaptive=draws("adaptive"),
+        all=draws("all"),
+        all_mean=draws("all_mean"),
+        saved={
+            cost: resamples.saved(value_Q[f"adaptive {cost}"], value_Q[f"all {cost}"])
+            for cost in ("candidates", *(["tokens"] if tokens_known else []))
+            if value_Q[f"all {cost}"].any()
+        },
+        minus_all=resamples.mean(accuracy_Q - value_Q["all accuracy"]),
+        minus_all_mean=resamples.mean(accuracy_Q - value_Q["all_mean accuracy"]),
+        fixed={n: draws(f"fixed {n}") for n in fixed},
+    )
 
 
 def candidates_needed(score_N: Floats, spread_N: Floats) -> int:

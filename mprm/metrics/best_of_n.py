@@ -14,8 +14,9 @@ import numpy as np
 from mprm.data.answers import answer_classes
 from mprm.data.candidates import CandidateSet
 from mprm.metrics.aggregate import AGGREGATORS
-from mprm.metrics.curves import DRAWS, Floats, best_of_n, orders, pass_at_n, vote
-from mprm.metrics.estimate import Resamples
+from mprm.metrics.curves import DRAWS, best_of_n, orders, pass_at_n, vote
+from mprm.metrics.estimate import Floats, Resamples
+from mprm.metrics.results import BestOfNBenchmark, BestOfNResults, Between, Method
 from mprm.metrics.step_scores import StepScores
 
 Scores = Sequence[Sequence[StepScores | None]]  # by question and candidate; None: could not be scored
@@ -26,8 +27,8 @@ POLICY = ""
 
 def rerank(
     sets: Sequence[CandidateSet], scores_by_model: Mapping[str, Scores], aggregate: str, seed: int
-) -> dict[str, Any]:
-    """Accuracy for n = 1..n_max candidates, n_max being the least number that a question has, as JSON.
+) -> BestOfNResults:
+    """Accuracy for n = 1..n_max candidates, n_max being the least number that a question has.
 
     Args:
         sets: the questions.
@@ -55,12 +56,12 @@ def rerank(
     }
     source_Q = np.array([question.source for question in sets])
     rows = {source: source_Q == source for source in sorted(set(source_Q.tolist()))}
-    return {
-        "aggregate": aggregate,
-        "n_max": n_max,
-        "questions": len(sets),
-        "seed": seed,
-        "benchmarks": {
+    return BestOfNResults(
+        aggregate=aggregate,
+        n_max=n_max,
+        questions=len(sets),
+        seed=seed,
+        benchmarks={
             name: _benchmark(
                 {key: values_QN[chosen_Q] for key, values_QN in curves.items()},
                 {model: int(tied_Q[chosen_Q].sum()) for model, tied_Q in ties.items()},
@@ -69,7 +70,7 @@ def rerank(
             )
             for name, chosen_Q in (rows | {"all": np.ones(len(sets), dtype=bool)}).items()
         },
-    }
+    )
 
 
 def choices(sets: Sequence[CandidateSet], scores: Scores, aggregate: str) -> list[dict[str, Any]]:
@@ -118,25 +119,24 @@ def _curves(
     return curves
 
 
-def _benchmark(curves: Curves, ties: dict[str, int], aggregate: str, resamples: Resamples) -> dict[str, Any]:
-    at_n_max = {key: values_QN[:, -1] for key, values_QN in curves.items()}
-    report: dict[str, dict[str, Any]] = {POLICY: {}, **{model: {} for model in ties}}
+def _benchmark(curves: Curves, ties: dict[str, int], aggregate: str, resamples: Resamples) -> BestOfNBenchmark:
+    last = {key: values_QN[:, -1] for key, values_QN in curves.items()}
+    methods: dict[str, dict[str, Method]] = {POLICY: {}, **{model: {} for model in ties}}
     for (owner, name), values_QN in curves.items():
-        report[owner][name] = resamples.curve(values_QN)
-        if (owner, name) not in ((POLICY, "pass@1"), (POLICY, "majority")):
-            for other in ("pass@1", "majority"):
-                difference_Q = at_n_max[owner, name] - at_n_max[POLICY, other]
-                report[owner][name][f"minus_{other}"] = resamples.mean(difference_Q)
+        others = () if owner == POLICY and name != "pass@N" else ("pass@1", "majority")
+        minus = {other: resamples.mean(last[owner, name] - last[POLICY, other]) for other in others}
+        methods[owner][name] = Method(accuracy=resamples.means(values_QN), minus=minus)
     between = [
-        {"a": a, "b": b, **resamples.mean(at_n_max[a, aggregate] - at_n_max[b, aggregate])}
+        Between(a=a, b=b, difference=resamples.mean(last[a, aggregate] - last[b, aggregate]))
         for a, b in combinations(ties, 2)
     ]
-    return {
-        "questions": len(at_n_max[POLICY, "pass@1"]),
-        "policy": report[POLICY],
-        "models": {model: report[model] | {"ties": count} for model, count in ties.items()},
-        "between": between,
-    }
+    return BestOfNBenchmark(
+        questions=len(last[POLICY, "pass@1"]),
+        policy=methods.pop(POLICY),
+        models=methods,
+        ties=ties,
+        between=tuple(between),
+    )
 
 
 def _choice(question: CandidateSet, scores_M: Sequence[StepScores | None], aggregate: str) -> dict[str, Any]:

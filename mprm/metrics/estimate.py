@@ -1,40 +1,188 @@
-"""Means over questions with 95 % bootstrap intervals: questions are drawn with replacement, whatever is compared is
-drawn alike. Shape suffixes: B resamples, Q questions, N numbers of candidates."""
+"""A measured number and its 95 % interval: of a bootstrap over what was measured, of Student's t over trainings.
 
-from typing import Any
+Shape suffixes: B resamples, Q what is drawn with replacement (solutions, pairs of answers, questions), N any columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mprm.metrics.intervals import LEVEL, resample_weights
-
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2)
+NORMAL_QUANTILE = 1.96
 RESAMPLES = 1000
+FEWEST = 3  # trainings with an interval: of two Student's t is 12.7, which says nothing, so the two are shown
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and, where known, its 95 % interval; the mean of two seeds has none, but both values in `each`."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    each: tuple[float, ...] = ()
+
+    def points(self) -> str:
+        """As percentage points: 81.5 [79.8, 83.1], of two seeds 81.5 (80.9, 82.1)."""
+        return self._text(100, ".1f")
+
+    def fraction(self) -> str:
+        """As a fraction: 0.893 [0.880, 0.905]."""
+        return self._text(1, ".3f")
+
+    def _text(self, scale: float, form: str) -> str:
+        text = format(self.value * scale, form)
+        if self.each:
+            return f"{text} ({', '.join(format(value * scale, form) for value in self.each)})"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} [{self.low * scale:{form}}, {self.high * scale:{form}}]"
+
+
+# ---- the bootstrap
+
+
+@lru_cache(maxsize=1)  # everything that is measured of one benchmark draws the same
+def resample_weights(n: int, seed: int, resamples: int = RESAMPLES) -> Floats:
+    """How often each of n things was drawn in each resample, (B, Q); every row sums to n.
+
+    The same n and the same seed give the same draws: two runs on one benchmark are resampled alike.
+    """
+    drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    weights_BQ = np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(np.float64)
+    weights_BQ.flags.writeable = False
+    return weights_BQ
+
+
+def percentile(value: float, values_B: Floats) -> Estimate:
+    """A number with the percentile interval of its resamples; those in which it is undefined (NaN) are left out."""
+    defined = values_B[~np.isnan(values_B)]
+    if len(defined) == 0:
+        return Estimate(float(value))
+    low, high = np.quantile(defined, TAILS)
+    return Estimate(float(value), float(low), float(high))
 
 
 class Resamples:
-    """The resamples of `n_questions`, the same for the same seed."""
+    """Means over n things, the same resamples for the same seed. Of a - b the mean is a paired difference."""
 
-    def __init__(self, n_questions: int, seed: int) -> None:
-        self.weights_BQ = resample_weights(n_questions, RESAMPLES, seed)
+    def __init__(self, n: int, seed: int) -> None:
+        self.weights_BQ = resample_weights(n, seed)
 
-    def curve(self, values_QN: Floats) -> dict[str, Any]:
-        """Accuracy and interval for every n."""
-        low_N, high_N = _interval(self.weights_BQ @ values_QN / len(values_QN))
-        interval = np.stack([low_N, high_N], axis=1).tolist()
-        return {"accuracy": values_QN.mean(axis=0).tolist(), "interval": interval}
+    def mean(self, values_Q: Floats) -> Estimate:
+        return percentile(values_Q.mean(), self.weights_BQ @ values_Q / len(values_Q))
 
-    def mean(self, values_Q: Floats) -> dict[str, float]:
-        """Mean and interval; of a - b for a paired difference."""
-        low, high = _interval(self.weights_BQ @ values_Q / len(values_Q))
-        return {"value": float(values_Q.mean()), "low": float(low), "high": float(high)}
+    def means(self, values_QN: Floats) -> tuple[Estimate, ...]:
+        """The mean of every column."""
+        means_NB = (self.weights_BQ @ values_QN / len(values_QN)).T
+        return tuple(percentile(*column) for column in zip(values_QN.mean(axis=0), means_NB, strict=True))
 
-    def saved(self, used_Q: Floats, all_Q: Floats) -> dict[str, float]:
-        """1 - sum(used) / sum(all), and interval."""
-        low, high = _interval(1 - (self.weights_BQ @ used_Q) / (self.weights_BQ @ all_Q))
-        return {"value": float(1 - used_Q.sum() / all_Q.sum()), "low": float(low), "high": float(high)}
+    def saved(self, used_Q: Floats, all_Q: Floats) -> Estimate:
+        """1 - sum(used) / sum(all)."""
+        saved_B = 1 - (self.weights_BQ @ used_Q) / (self.weights_BQ @ all_Q)
+        return percentile(1 - used_Q.sum() / all_Q.sum(), saved_B)
 
 
-def _interval(values_B: Floats) -> Floats:
-    tail = (1 - LEVEL) / 2
-    return np.asarray(np.quantile(values_B, [tail, 1 - tail], axis=0))
+# ---- over seeds
+
+
+def mean_over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean and interval mean -/+ t sd / sqrt(n) over n seeds; of two seeds the two values, of one nothing more."""
+    mean = float(np.mean(values))
+    if len(values) < FEWEST:
+        return Estimate(mean, each=tuple(values) if len(values) > 1 else ())
+    half = half_width(values)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def half_width(values: Sequence[float]) -> float:
+    """t sd / sqrt(n): half the 95 % interval of the mean of n >= FEWEST numbers.
+
+    78, 80, 82: the standard deviation is 2, t with 2 degrees of freedom 4.3027, so 4.3027 * 2 / sqrt(3) = 4.9683.
+    """
+    from scipy.special import stdtrit  # only comparisons need it
+
+    n = len(values)
+    assert n >= FEWEST, values
+    return float(stdtrit(n - 1, TAILS[1])) * float(np.std(values, ddof=1)) / math.sqrt(n)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A measure of one run: of the benchmark, and of every resample of it (NaN where it is undefined)."""
+
+    items: tuple[tuple[str, object], ...]  # what was measured: id and label, sorted by id
+    value: float
+    values_B: Floats
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Setting A minus setting B with its 95 % interval."""
+
+    measure: str
+    value: float
+    low: float
+    high: float
+    seeds: tuple[int, ...]  # those that both have
+    resamples: int  # of the bootstrap
+    each: tuple[float, ...] = ()  # the differences of the seeds
+
+
+def difference(measure: str, a: Mapping[int, Resampled], b: Mapping[int, Resampled]) -> Difference:
+    """Mean of A - B over the seeds that both have, with a 95 % interval for other trainings and other items.
+
+    Two parts make the half width sqrt(seed^2 + benchmark^2): Student's t over the seeds' differences, and 1.96 standard
+    deviations of the mean difference over resamples that draw the same items for A and B. What a training does to
+    single items by chance shows in both, so the interval is rather too wide than too narrow (simulated: 96 to 99 %
+    hold the truth with three to five seeds). With fewer than three seeds it is the percentile interval of the
+    resamples, and holds for these trainings only. Resamples in which the measure is undefined are left out.
+
+    Args:
+        measure: its name, handed through.
+        a: the runs of setting A by seed.
+        b: those of setting B.
+
+    Raises:
+        ValueError: no seed in common, other items or labels in one of the runs, or the measure is undefined.
+    """
+    seeds = tuple(sorted(a.keys() & b.keys()))
+    if not seeds:
+        raise ValueError(f"no seed in common: {_listed(a)} and {_listed(b)}; run both settings with the same seeds")
+    items = a[seeds[0]].items
+    for run in (run for seed in seeds for run in (a[seed], b[seed])):
+        if run.items != items:
+            apart = sorted({name for name, _ in set(run.items) ^ set(items)})
+            raise ValueError(
+                f"the solutions of the two, or their labels, differ ({len(apart)}, e.g. {apart[0]!r}); evaluate both "
+                "settings on the same benchmark"
+            )
+    differences = [a[seed].value - b[seed].value for seed in seeds]
+    resampled_B = np.mean([a[seed].values_B - b[seed].values_B for seed in seeds], axis=0)
+    resampled_B = resampled_B[~np.isnan(resampled_B)]
+    value = float(np.mean(differences))
+    if math.isnan(value) or len(resampled_B) == 0:
+        raise ValueError(
+            f"{measure} is undefined: all labelled steps are alike; take a benchmark with both kinds of steps"
+        )
+    if len(seeds) < FEWEST:
+        low, high = (float(end) for end in np.quantile(resampled_B, TAILS))
+    else:
+        half = math.hypot(half_width(differences), NORMAL_QUANTILE * float(np.std(resampled_B, ddof=1)))
+        low, high = value - half, value + half
+    return Difference(measure, value, low, high, seeds, len(resampled_B), tuple(differences))
+
+
+def _listed(runs: Mapping[int, Resampled]) -> str:
+    return f"seeds {', '.join(map(str, sorted(runs)))}" if runs else "no seed"

@@ -12,48 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
+from mprm.metrics.estimate import Estimate as Estimate
 from mprm.runs.artifacts import reading, write_json
 
 VERSION = 2  # of the layout of results.json
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number and, where known, its 95 % interval; the mean of two seeds has none, but both values in `each`."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    each: tuple[float, ...] = ()
-
-    def points(self) -> str:
-        """As percentage points: 81.5 [79.8, 83.1], of two seeds 81.5 (80.9, 82.1)."""
-        return self._text(100, ".1f")
-
-    def fraction(self) -> str:
-        """As a fraction: 0.893 [0.880, 0.905]."""
-        return self._text(1, ".3f")
-
-    def _text(self, scale: float, form: str) -> str:
-        text = format(self.value * scale, form)
-        if self.each:
-            return f"{text} ({', '.join(format(value * scale, form) for value in self.each)})"
-        if self.low is None or self.high is None:
-            return text
-        return f"{text} [{self.low * scale:{form}}, {self.high * scale:{form}}]"
-
-
 # ---- step scorers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confusion:
-    """Labelled steps: a step is accepted when its score is at least the threshold."""
-
-    tp: int  # right and accepted
-    fp: int  # wrong and accepted
-    fn: int  # right and rejected
-    tn: int  # wrong and rejected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +46,7 @@ class ThresholdResults:
     classical_micro_f1: float  # which is the step accuracy
     first_error_accuracy: Estimate
     first_error_f1: float | None  # None when all solutions have a wrong step, or none has
-    confusion: Confusion
+    confusion: dict[str, int]  # tp: right steps accepted, fp: wrong ones accepted, fn: right ones rejected, tn
     total_steps: int
     per_source: dict[str, SourceResults]
     fitted_on: str | None = None  # of a baseline: "benchmark" or "held_out"
@@ -90,18 +55,8 @@ class ThresholdResults:
         """The AUC with its interval, or '-' and why there is none: a ranking needs right and wrong steps."""
         if self.auc:
             return self.auc.fraction()
-        kind = "correct" if self.confusion.tp + self.confusion.fn else "incorrect"
+        kind = "correct" if self.confusion["tp"] + self.confusion["fn"] else "incorrect"
         return f"- (all {self.total_steps:,} labelled steps are {kind})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bootstrap:
-    """How the intervals came about."""
-
-    unit: str
-    resamples: int
-    seed: int
-    level: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +72,8 @@ class StepResults:
     ece: float | None  # None when a score is outside [0, 1], and so no probability
     ece_bins: int
     brier: float | None
-    bootstrap: Bootstrap
+    resamples: int  # of the solutions: intervals are 95 % percentiles of a bootstrap
+    seed: int  # of the bootstrap
     # fixed: given in advance, 0.5 unless asked for otherwise; calibrated: on held-out solutions, not there without any;
     # oracle: searched on the benchmark itself, and so optimistic
     thresholds: dict[str, ThresholdResults]
@@ -143,20 +99,13 @@ class EntropyBin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemAccuracy:
-    """Items all of whose pairs are judged right."""
-
-    items: int
-    accuracy: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
 class PairSource:
     """A judge on one source of the reward benchmark."""
 
     pairs: int
     accuracy: Estimate
-    acc_plus: ItemAccuracy | None  # None where pairs stand alone
+    items: int = 0  # that several pairs belong to
+    acc_plus: Estimate | None = None  # items all of whose pairs are judged right; None where pairs stand alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +116,8 @@ class JudgeAccuracy:
     accuracy: Estimate  # no verdict counts as wrong
     macro_accuracy: float  # mean over sources
     sources: dict[str, PairSource]
-    acc_plus: ItemAccuracy | None  # as of a source
+    items: int = 0  # as of a source
+    acc_plus: Estimate | None = None
     consistent: Estimate  # pairs of which the same answer wins in both orders
     first: Estimate | None  # verdicts for the answer that is shown first, 0.5 without position bias; None: no verdict
     without_verdict: float
@@ -308,6 +258,7 @@ class BestOfNResults:
 
 Results = StepResults | JudgeResults | BestOfNResults
 Some = TypeVar("Some", bound=Results)
+Part = TypeVar("Part")
 KINDS: Mapping[str, type[Results]] = {"steps": StepResults, "judge": JudgeResults, "best_of_n": BestOfNResults}
 TASKS = {"steps": "task=evaluate", "judge": "task=judge", "best_of_n": "task=rerank"}
 AGAIN = "write it again: the command that wrote it, with overwrite=true"
@@ -323,8 +274,6 @@ def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
     Raises:
         ValueError: no such file, an earlier version's, of another kind, or damaged.
     """
-    from pydantic import TypeAdapter, ValidationError  # takes longer than all else that this room imports
-
     with reading(path, AGAIN):
         content = json.loads(Path(path).read_bytes())
         found = KINDS.get(str(content.get("kind"))) if isinstance(content, dict) else None
@@ -333,12 +282,24 @@ def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
         if kind is not None and found is not kind:
             wanted = next(name for name, one in KINDS.items() if one is kind)
             raise ValueError(f"it holds results of {TASKS[content['kind']]}, not of {TASKS[wanted]}")
-        try:
-            results: Results = TypeAdapter(found).validate_python(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        results: Results = _checked(content, found)
         return results
+
+
+def read_part(path: str | Path, kind: type[Part]) -> Part:
+    """A part of results that lies in a file of its own. Raises ValueError as read_results."""
+    with reading(path, AGAIN):
+        return _checked(json.loads(Path(path).read_bytes()), kind)
+
+
+def _checked(content: Any, kind: type[Part]) -> Part:
+    from pydantic import TypeAdapter, ValidationError  # takes longer than all else that this room imports
+
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def write_results(path: str | Path, results: Results) -> None:

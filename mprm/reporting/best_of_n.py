@@ -7,14 +7,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from mprm.metrics.results import AGAIN
 from mprm.reporting import choice_tables as tables
 from mprm.reporting import markup
 from mprm.reporting.choice_figures import adaptive_exhibit, curves_exhibit, sources_exhibit
 from mprm.reporting.choice_tables import ALL, Results
 from mprm.reporting.console import print_table
 from mprm.reporting.exhibit import Exhibit, save
+from mprm.reporting.old_layout import read_before
 from mprm.reporting.tables import Table
-from mprm.runs.artifacts import read_json, write_text
+from mprm.runs.artifacts import write_text
 
 MANY = 20  # rows from which a table is folded
 
@@ -25,7 +27,7 @@ def write_best_of_n(folder: Path) -> Path:
     Raises ValueError when there is no results.json of task=rerank in the folder.
     """
     source = folder / "results.json"
-    results = read_json(source) if source.is_file() else {}
+    results = read_before(source, AGAIN) if source.is_file() else {}
     if "benchmarks" not in results:
         raise ValueError(f"{source} is not there or not of task=rerank; run task=rerank input=FILE output={folder}")
     exhibits = [one for one in (curves_exhibit(results), sources_exhibit(results), adaptive_exhibit(results)) if one]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
+from mprm.reporting.old_layout import read_before
 from mprm.runs.artifacts import STAGES, reading, redo_remedy
 
 REPEAT = "restore it, or run the run's command again"
@@ -88,7 +89,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def read_results(folder: Path) -> dict[str, Any] | None:
     """The metrics of the evaluation, or None."""
-    return read_json_object(folder / "results.json", "evaluate")
+    path = folder / "results.json"
+    return read_before(path, redo_remedy("evaluate")) if path.exists() else None
 
 
 def read_json_object(path: Path, stage: str | None = None) -> dict[str, Any] | None:

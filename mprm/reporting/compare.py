@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mprm.metrics.student_t import FEWEST, half_width
+from mprm.metrics.estimate import FEWEST, half_width
 from mprm.reporting import tables
 from mprm.reporting.collect import damage, read_config, read_manifest, read_results
 from mprm.reporting.published import published_f1

@@ -10,12 +10,13 @@ from rich.text import Text
 
 from mprm.reporting import judge_tables as tables
 from mprm.reporting import markup
-from mprm.reporting.collect import read_json_lines, read_json_object
+from mprm.reporting.collect import read_json_lines
 from mprm.reporting.console import print_table
 from mprm.reporting.exhibit import Exhibit, save
 from mprm.reporting.judge_figures import RL_CURVES, SFT_CURVES, curves_exhibit, entropy_exhibit, pairs_exhibit
 from mprm.reporting.judge_words import STAGES, Results, headline, judges, percent, sentences
-from mprm.runs.artifacts import write_text
+from mprm.reporting.old_layout import read_before
+from mprm.runs.artifacts import redo_remedy, write_text
 
 
 def write_judge(folder: Path) -> Path:
@@ -26,7 +27,7 @@ def write_judge(folder: Path) -> Path:
     Raises ValueError when there is no results.json of a judge in the folder, or a file can not be read.
     """
     source = folder / "results.json"
-    results = read_json_object(source, "judge") or {}
+    results = read_before(source, redo_remedy("judge")) if source.exists() else {}
     if "preferences" not in results:
         raise ValueError(f"{source} is not there or not of a judge; run task=egt runs={folder.parent}")
     exhibits = _exhibits(folder, results)

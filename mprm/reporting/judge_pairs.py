@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from itertools import combinations
 
-from mprm.metrics.student_t import FEWEST
+from mprm.metrics.estimate import FEWEST
 from mprm.reporting.choice_tables import points
 from mprm.reporting.judge_runs import JudgeComparison, JudgeRow, JudgeRun, Number, mean_of
 from mprm.reporting.judge_words import STAGES, percent

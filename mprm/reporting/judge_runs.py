@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mprm.reporting.collect import damage, read_config, read_json_object
+from mprm.reporting.collect import damage, read_config
 from mprm.reporting.compare import NOT_FINISHED, mean_over_seeds, run_folders
 from mprm.reporting.judge_words import STAGES, Results, judges
+from mprm.reporting.old_layout import read_before
 from mprm.reporting.settings import others, setting_of
 from mprm.reporting.tables import component
+from mprm.runs.artifacts import redo_remedy
 from mprm.runs.sweep_folder import Point, read_points
 from mprm.tasks import JUDGE_TASKS
 
@@ -151,7 +153,8 @@ def compare_judges(runs: Path, folders: list[Path] | None = None) -> JudgeCompar
     groups: dict[str, dict[str, dict[int, JudgeRun]]] = {}
     left_out: dict[str, str] = {}
     for folder, config in ours.items():
-        results = read_json_object(folder / "results.json", "judge")
+        path = folder / "results.json"
+        results = read_before(path, redo_remedy("judge")) if path.exists() else None
         if results is None:
             if folder.name not in explained:
                 left_out[folder.name] = NOT_FINISHED

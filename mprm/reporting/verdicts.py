@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mprm.metrics.student_t import FEWEST
+from mprm.metrics.estimate import FEWEST
 from mprm.reporting.compare import MEASURES, Comparison, Row
 from mprm.reporting.tables import Table
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from mprm.metrics.measure import FIXED_THRESHOLD
-from mprm.metrics.paired import Resampled, difference, resampled_auc, resampled_f1
+from mprm.metrics.estimate import Resampled, difference
+from mprm.metrics.evaluate import FIXED_THRESHOLD, resampled_auc, resampled_f1
 from mprm.metrics.predictions import read_predictions
+from mprm.metrics.results import StepResults, read_results
 from mprm.reporting.compare import MEASURES, Comparison, Row, compare, run_folders
 from mprm.reporting.compare_page import print_comparison, write_comparison
 from mprm.reporting.judge_compare import print_judge_comparison, write_judge_comparison
 from mprm.reporting.judge_runs import compare_judges
 from mprm.reporting.verdicts import Verdict, questions, verdict
-from mprm.runs.artifacts import read_json
 from mprm.runs.sweep_folder import read_points
 from mprm.terminal import console, say
 
@@ -68,8 +68,8 @@ def compare_pairs(comparison: Comparison) -> list[Verdict]:
 def _resampled(folder: Path) -> dict[str, Resampled]:
     """The measures of one run by their name in MEASURES."""
     predictions = read_predictions(folder / "predictions.jsonl")
-    calibrated = read_json(folder / "results.json")["thresholds"].get("calibrated")
+    calibrated = read_results(folder / "results.json", StepResults).thresholds.get("calibrated")
     found = {"auc": resampled_auc(predictions), "f1_fixed": resampled_f1(predictions, FIXED_THRESHOLD)}
     if calibrated:
-        found["f1_calibrated"] = resampled_f1(predictions, calibrated["threshold"])
+        found["f1_calibrated"] = resampled_f1(predictions, calibrated.threshold)
     return found

@@ -11,7 +11,8 @@ from time import monotonic
 from typing import Any
 
 from mprm.config import Config
-from mprm.runs.artifacts import file_states, is_rank_zero, read_json, write_json
+from mprm.metrics.results import JudgeTraining
+from mprm.runs.artifacts import file_states, is_rank_zero
 from mprm.runs.run_folder import config_hash, open_run, wait_for_rank_zero
 from mprm.runs.stage_records import RunFolder
 from mprm.stages.devices import check_before_selection, load_backbone
@@ -162,15 +163,14 @@ def _curate(cfg: Config, run: RunFolder) -> None:
     )
     signals = signals_of(pool, unusable, records)
     kept = keep(signals, cfg.selector)
-    summary = summarise(signals, kept, cfg.selector, cfg.seed)
-    summary["dropped"]["traced"] = len(pairs) - len(pool)
+    summary = summarise(signals, kept, cfg.selector, len(pairs) - len(pool), cfg.seed)
     write_curated(run.path / "curated", signals, kept, summary)
     # Before the stage is finished, for which further ranks wait: they find the next one done.
     if cfg.redo is None and take_stage(run, RL, inputs_of(cfg, BENCHMARK), files(RL)):
         say(f"RL: the same as that of {run.summary(RL)['shared_with']}, taken from there")
-    counts = {"kept": summary["kept"], "eligible": summary["eligible"]}
+    counts = {"kept": summary.kept, "eligible": summary.eligible}
     run.finish("curate", counts, file_states(run.path, ["curated"]), inputs)
-    kept_of = f"kept {summary['kept']:,} of {summary['eligible']:,} pairs in {monotonic() - started:.0f} s"
+    kept_of = f"kept {summary.kept:,} of {summary.eligible:,} pairs in {monotonic() - started:.0f} s"
     say(f"curation: {kept_of} -> {run.path / 'curated'}")
 
 
@@ -216,9 +216,11 @@ def _rl(cfg: Config, run: RunFolder) -> None:
 def _judge(cfg: Config, run: RunFolder) -> None:
     if not is_rank_zero():
         return
-    from mprm.judge.accuracy import difference, judged, measure
     from mprm.judge.judge import shown
+    from mprm.metrics.pairwise import accuracy_difference, judgements, measure_judge
+    from mprm.metrics.results import Curation, JudgeResults, read_part, write_results
     from mprm.reporting.judge import print_judge, write_judge
+    from mprm.reporting.old_layout import as_before
 
     started = monotonic()
     pairs, unusable = read_pairs(cfg.reward_benchmark)
@@ -241,30 +243,41 @@ def _judge(cfg: Config, run: RunFolder) -> None:
             lambda one: [shown(one.pair, one.images, swapped) for swapped in (False, True)],
         )
         sources = {pair.id: pair.source for pair in pairs if pair.id not in refused}
-        found[stage] = judged(records, sources, cfg.reward_benchmark.items(pairs))
-    results: dict[str, Any] = {
-        "preferences": cfg.preferences.path,
-        "reward_benchmark": cfg.reward_benchmark.path,
-        "reward_benchmark_hash": benchmark["the reward benchmark"],
-        "unusable": dict(unusable + Counter(refused.values())),
-        "judges": {stage: measure(one, cfg.seed) for stage, one in found.items()},
-        "differences": {
-            f"{later} - {earlier}": difference(found[later], found[earlier], cfg.seed)
+        found[stage] = judgements(records, sources, cfg.reward_benchmark.items(pairs))
+    curated = run.path / "curated" / "manifest.json"
+    results = JudgeResults(
+        preferences=cfg.preferences.path,
+        reward_benchmark=cfg.reward_benchmark.path,
+        reward_benchmark_hash=benchmark["the reward benchmark"],
+        unusable=dict(unusable + Counter(refused.values())),
+        judges={stage: measure_judge(one, cfg.seed) for stage, one in found.items()},
+        differences={
+            f"{later} - {earlier}": accuracy_difference(found[later], found[earlier], cfg.seed)
             for earlier, later in pairwise(stages)
         },
-        **{stage: run.summary(stage) for stage in stages if stage != UNTRAINED},
-    }
-    if run.finished("curate"):
-        results["curation"] = read_json(run.path / "curated" / "manifest.json")
-    write_json(run.path / "results.json", results)
-    accuracies = {f"accuracy_{stage}": one["accuracy"]["value"] for stage, one in results["judges"].items()}
+        training={stage: _training(run.summary(stage)) for stage in stages if stage != UNTRAINED},
+        curation=read_part(curated, Curation) if run.finished("curate") else None,
+    )
+    write_results(run.path / "results.json", results)
+    accuracies = {f"accuracy_{stage}": one.accuracy.value for stage, one in results.judges.items()}
     run.finish("judge", accuracies, file_states(run.path, ["results.json"]))
     page = write_judge(run.path)
     start_tracker(cfg, run).finish(accuracies)
-    print_judge(results, console())
+    print_judge(as_before(results), console())
     say(f"judged {len(pairs):,} pairs in {monotonic() - started:.1f} s; wrote {page}")
     trained = ["task=export", f"run={run.path}", f"output=exported/{run.path.name}"]
     say_next(*(trained if stages[1:] else retyped("egt")))
+
+
+def _training(summary: dict[str, Any]) -> JudgeTraining:
+    """Of what a stage says of itself when it is finished."""
+    return JudgeTraining(
+        examples=summary.get("traces", summary.get("pairs", 0)),
+        optimizer_steps=summary["optimizer_steps"],
+        seconds=summary["seconds"],
+        left_out=summary.get("left_out", {"too_long": summary.get("too_long", 0)}),
+        order=summary.get("order"),
+    )
 
 
 def inputs_of(cfg: Config, leave_out: tuple[str, ...]) -> dict[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
-from mprm.runs.artifacts import weights_written, write_json, write_json_lines
+from mprm.runs.artifacts import weights_written, write_json_lines
 from mprm.stages.devices import check_devices, load_backbone
 from mprm.stages.outputs import content, is_made, remember
 from mprm.terminal import console, say, say_next, tracked
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mprm.data.candidates import CandidateSet
     from mprm.inference.predict import OpenImages, Scorable
     from mprm.inference.score_file import Score
+    from mprm.metrics.results import BestOfNResults
     from mprm.metrics.step_scores import NotScored, StepScores
 
 Found = dict[str, "StepScores | NotScored"]
@@ -50,7 +51,9 @@ def rerank(cfg: Config) -> None:
     from mprm.data.candidates import read_candidates
     from mprm.inference.score_file import open_beside, score_kept
     from mprm.metrics.best_of_n import check_aggregate
+    from mprm.metrics.results import write_results
     from mprm.reporting.best_of_n import print_best_of_n, write_best_of_n
+    from mprm.reporting.old_layout import as_before
     from mprm.runs.journal import journal
 
     if cfg.input is None or cfg.output is None:
@@ -70,12 +73,12 @@ def rerank(cfg: Config) -> None:
             found |= score_kept(
                 kept, candidates(name, sets), load_scorer(cfg, run, f"candidates by {name}", open_images)
             )
-        results = measured(cfg, folder, list(models), sets, found) | {"unusable": unusable}
-        write_json(folder / "results.json", results)
+        results = replace(measured(cfg, folder, list(models), sets, found), unusable=dict(unusable))
+        write_results(folder / "results.json", results)
         page = write_best_of_n(folder)
         kept.finish({"candidate": key, **result} for key, result in kept.done.items())
     remember(cfg, "output", asked)
-    print_best_of_n(results, console())
+    print_best_of_n(as_before(results), console())
     say(f"wrote {page} in {monotonic() - started:.1f} s")
     say_next(*after_use(cfg.run))
 
@@ -88,8 +91,9 @@ def evaluate_model(cfg: Config) -> None:
     from mprm.batching.examples import open_images
     from mprm.inference.predict import Scorable
     from mprm.inference.score_file import score_kept
-    from mprm.metrics.measure import evaluate
+    from mprm.metrics.evaluate import evaluate
     from mprm.metrics.predictions import read_predictions, with_labels
+    from mprm.metrics.results import write_results
     from mprm.runs.journal import journal
     from mprm.stages.shared import content_hash
 
@@ -112,11 +116,14 @@ def evaluate_model(cfg: Config) -> None:
         found = score_kept(kept, [Scorable(s.id, s.images, s.question, s.steps) for s in solutions], scorer)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
         held_out = read_predictions(calibration) if calibration.is_file() else None
-        results = evaluate(predictions, held_out, cfg.seed)
-        results |= {"skipped": dict(Counter(skipped) + Counter(dropped)), "benchmark_hash": benchmark}
-        write_json(folder / "results.json", results)
+        results = replace(
+            evaluate(predictions, held_out, cfg.seed),
+            skipped=dict(Counter(skipped) + Counter(dropped)),
+            benchmark_hash=benchmark,
+        )
+        write_results(folder / "results.json", results)
         kept.finish(asdict(prediction) for prediction in predictions)
-    say_skipped("benchmark solutions", results["skipped"])
+    say_skipped("benchmark solutions", results.skipped)
     say(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
     report(folder)
     remember(cfg, "output", asked)
@@ -149,7 +156,7 @@ def report(folder: Path) -> None:
     say(f"wrote {page} in {monotonic() - started:.1f} s")
 
 
-def measured(cfg: Config, folder: Path, models: list[str], sets: list[CandidateSet], found: Found) -> dict[str, Any]:
+def measured(cfg: Config, folder: Path, models: list[str], sets: list[CandidateSet], found: Found) -> BestOfNResults:
     """All that is said of the models' choices; the choices themselves are written into the folder."""
     from mprm.metrics.adaptive import adaptive
     from mprm.metrics.best_of_n import choices, rerank
@@ -166,11 +173,12 @@ def measured(cfg: Config, folder: Path, models: list[str], sets: list[CandidateS
     for name, one in found.items():
         if isinstance(one, NotScored):
             reasons[name.rsplit("/", 2)[0]][one.reason] += 1
-    return rerank(sets, scores, cfg.aggregate, cfg.seed) | {
-        "candidates_file": cfg.input,
-        "unscored": {model: dict(counts) for model, counts in reasons.items()},
-        "adaptive": {model: adaptive(sets, scores[model], cfg.seed) for model in sure},
-    }
+    return replace(
+        rerank(sets, scores, cfg.aggregate, cfg.seed),
+        candidates_file=str(cfg.input),
+        unscored={model: dict(counts) for model, counts in reasons.items()},
+        adaptive={model: adaptive(sets, scores[model], cfg.seed) for model in sure},
+    )
 
 
 def candidates(model: str, sets: list[CandidateSet]) -> list[Scorable]:

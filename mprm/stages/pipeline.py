@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from mprm.config import Config
-from mprm.runs.artifacts import file_hash, file_states, is_rank_zero, reading, write_json
+from mprm.runs.artifacts import file_hash, file_states, is_rank_zero, reading
 from mprm.runs.run_folder import open_run, wait_for_rank_zero
 from mprm.runs.stage_records import RunFolder
 from mprm.stages.check import read_benchmark, tell_benchmark, tell_training
@@ -233,8 +234,9 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
         start_tracker(cfg, run).finish({}, run.path)
         return
     from mprm.inference.predict import Scorable
-    from mprm.metrics.measure import evaluate as evaluate_predictions
+    from mprm.metrics.evaluate import evaluate as evaluate_predictions
     from mprm.metrics.predictions import with_labels, write_predictions
+    from mprm.metrics.results import write_results
     from mprm.training.checkpoint import load_weights
 
     check_devices(cfg)
@@ -254,15 +256,18 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     )
     write_predictions(run.path / "predictions.jsonl", predictions)
     write_predictions(run.path / "validation_predictions.jsonl", calibration)
-    results = evaluate_predictions(predictions, calibration, cfg.seed)
-    results |= {"skipped": dict(Counter(skipped) + Counter(dropped)), "benchmark_hash": inputs["the benchmark"]}
-    results["skipped_held_out"] = unscored
-    write_json(run.path / "results.json", results)
-    say_skipped("benchmark solutions", results["skipped"])
+    results = replace(
+        evaluate_predictions(predictions, calibration, cfg.seed),
+        skipped=dict(Counter(skipped) + Counter(dropped)),
+        skipped_held_out=unscored,
+        benchmark_hash=inputs["the benchmark"],
+    )
+    write_results(run.path / "results.json", results)
+    say_skipped("benchmark solutions", results.skipped)
     say_skipped("held-out rollouts", unscored)
     say(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
-    fixed = results["thresholds"]["fixed"]
-    numbers = {"auc": results["auc"], "overall_at_0.5": fixed["overall_step_weighted_macro_f1"]}
+    fixed = results.thresholds["fixed"].overall_step_weighted_macro_f1.value
+    numbers = {"auc": results.auc and results.auc.value, "overall_at_0.5": fixed}
     summary = numbers | {"seconds": round(monotonic() - started, 1)}
     run.finish("evaluate", summary, file_states(run.path, EVALUATION), inputs)
     start_tracker(cfg, run).finish({}, run.path)

@@ -79,18 +79,21 @@ def report(cfg: Config) -> None:
 
 def measure(cfg: Config) -> None:
     """Metrics of anybody's predictions."""
-    from mprm.metrics.measure import measure_file
-    from mprm.reporting.tables import auc_words
+    from mprm.metrics.evaluate import measure as measured
+    from mprm.metrics.predictions import read_predictions
+    from mprm.metrics.results import write_results
 
     if cfg.predictions is None or cfg.output is None:
         raise ValueError("task=measure needs predictions=FILE and output=FILE.json; threshold=0.5 or searched")
     settings = [content(cfg.predictions), cfg.threshold]
     if is_made(cfg, "output", settings, [cfg.predictions]):
         return
-    result = measure_file(cfg.predictions, cfg.threshold, cfg.output)
+    results = measured(read_predictions(cfg.predictions), cfg.threshold)
+    write_results(cfg.output, results)
     remember(cfg, "output", settings)
-    f1 = ", ".join(f"{name} {result[name]:.4f}" for name in ("overall_step_weighted_macro_f1", "pooled_macro_f1"))
+    (at,) = results.thresholds.values()
     say(
-        f"{result['n_solutions']} solutions at threshold {result['threshold']:.4f}: {f1}, auc {auc_words(result)}; "
-        f"wrote {cfg.output}"
+        f"{results.n_solutions} solutions at threshold {at.threshold:.4f}: overall_step_weighted_macro_f1 "
+        f"{at.overall_step_weighted_macro_f1.value:.4f}, pooled_macro_f1 {at.pooled_macro_f1.value:.4f}, "
+        f"auc {at.auc_words()}; wrote {cfg.output}"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mprm.metrics.paired import Difference
+from mprm.metrics.estimate import Difference
 from mprm.reporting.compare import Comparison, compare, run_folders
 from mprm.reporting.compare_page import print_comparison, write_comparison
 from mprm.reporting.verdicts import Verdict, questions, verdict

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 import mprm.reporting
-from mprm.metrics.measure import evaluate
+from mprm.metrics.evaluate import evaluate
 from mprm.metrics.predictions import read_predictions
+from mprm.metrics.results import write_results
 from mprm.reporting.collect import read_run
 from mprm.reporting.page import write_report
 from mprm.reporting.plots import calibration_bins
@@ -134,15 +135,14 @@ def test_without_a_calibrated_threshold_it_is_not_spoken_of(run: Path) -> None:
 def test_results_as_the_evaluation_writes_them(run: Path) -> None:
     predictions = read_predictions(run / "predictions.jsonl")
     results = evaluate(predictions, predictions[:30], seed=0, resamples=50)
-    (run / "results.json").write_text(json.dumps(results))
+    write_results(run / "results.json", results)
     page = parse(write_report(run))
     assert page.tags.count("svg") == 5
     for name in ("fixed", "calibrated", "oracle"):
-        part = results["thresholds"][name]
-        low, high = part["intervals"]["pooled_macro_f1"]
-        assert f"{100 * part['pooled_macro_f1']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in page.text
-    assert f"{results['auc']:.3f}" in page.text
-    assert f"{100 * results['baselines']['position_only']['overall_step_weighted_macro_f1']:.1f}" in page.text
+        assert results.thresholds[name].pooled_macro_f1.points() in page.text
+    assert results.auc
+    assert results.auc.fraction() in page.text
+    assert f"{100 * results.baselines['position_only'].overall_step_weighted_macro_f1.value:.1f}" in page.text
 
 
 def test_the_bins_shown_are_those_of_the_calibration_error(run: Path) -> None:
@@ -150,8 +150,8 @@ def test_the_bins_shown_are_those_of_the_calibration_error(run: Path) -> None:
     results = evaluate(predictions, None, seed=0, resamples=2)
     scored = read_run(run).scored
     assert scored is not None
-    score, share, count = calibration_bins(*scored, results["ece_bins"])
-    assert float(np.abs(score - share) @ count / count.sum()) == pytest.approx(results["ece"])
+    score, share, count = calibration_bins(*scored, results.ece_bins)
+    assert float(np.abs(score - share) @ count / count.sum()) == pytest.approx(results.ece)
 
 
 def test_an_untrained_run_claims_no_training(run: Path) -> None:

@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 
-from mprm.metrics.paired import Difference
+from mprm.metrics.estimate import Difference
 from mprm.reporting.compare import Comparison, Row
 from mprm.reporting.tables import Estimate
 from mprm.reporting.verdicts import Question, questions, verdict, verdicts_table

@@ -1,6 +1,7 @@
 """Metrics of step scores, in numpy.
 
-Shape suffixes: N labelled steps, S solutions with at least one of them, G sources, B resamples. Confusion counts are
+Shape suffixes: N labelled steps, S solutions with at least one of them, G sources, B resamples, C candidates for the
+threshold. Confusion counts are
 the last axis, of size 4: right steps accepted (tp), wrong steps accepted (fp), right steps rejected (fn), wrong steps
 rejected (tn). A step is accepted when its score >= threshold. Neutral steps (label 0) are dropped first.
 """
@@ -11,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mprm.metrics.estimate import Bools, Floats, Ints
 from mprm.metrics.predictions import Prediction
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
 ECE_BINS = 15
+DECIMALS = 4  # of the thresholds that are searched
+MAX_CANDIDATES = 1000
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,12 @@ def per_source(steps: LabelledSteps, counts_S4: Ints) -> Ints:
     counts_G4 = np.zeros((len(steps.sources), 4), dtype=np.int64)
     np.add.at(counts_G4, steps.source_S, counts_S4)
     return counts_G4
+
+
+def per_source_resampled(steps: LabelledSteps, counts_S4: Ints, weights_BS: Floats) -> Floats:
+    """per_source of every resample, (B, G, 4)."""
+    of_source = [steps.source_S == source for source in range(len(steps.sources))]
+    return np.stack([weights_BS[:, chosen] @ counts_S4[chosen] for chosen in of_source], axis=1)
 
 
 def f1_right(counts: NDArray[np.number]) -> Floats:
@@ -197,6 +203,45 @@ def first_error_f1(found_S: Bools, erroneous_S: Bools) -> float:
         return float("nan")
     with_error, without = found_S[erroneous_S].mean(), found_S[~erroneous_S].mean()
     return float(_ratio(2 * with_error * without, with_error + without))
+
+
+def candidates(scores_N: Floats) -> Floats:
+    """Thresholds to try (C,): the sorted unique scores, rounded to 4 decimals.
+
+    Of more than 1,000 every (number // 1,000)-th. Scores .12344, .12341, .9: .1234, .9.
+    """
+    rounded = np.unique(np.round(scores_N, DECIMALS))
+    return rounded[:: max(1, len(rounded) // MAX_CANDIDATES)]
+
+
+def confusion_at(steps: LabelledSteps, thresholds_C: Floats) -> Ints:
+    """Confusion counts (C, G, 4) at every threshold, from the sorted scores of every source."""
+    source_N = steps.source_S[steps.solution_N]
+    counts = np.empty((len(thresholds_C), len(steps.sources), 4), dtype=np.int64)
+    for source in range(len(steps.sources)):
+        for right, accepted, rejected in ((True, 0, 2), (False, 1, 3)):
+            scores = np.sort(steps.scores_N[(source_N == source) & (steps.right_N == right)])
+            counts[:, source, rejected] = np.searchsorted(scores, thresholds_C, side="left")
+            counts[:, source, accepted] = len(scores) - counts[:, source, rejected]
+    return counts
+
+
+def searched_threshold(steps: LabelledSteps) -> float:
+    """The candidate with the largest step-weighted macro-F1 on these very steps, the smallest of equals.
+
+    Its figures on the same steps are optimistic, and are reported under a name that says so.
+    """
+    thresholds = candidates(steps.scores_N)
+    return float(thresholds[np.argmax(step_weighted_macro_f1(confusion_at(steps, thresholds)))])
+
+
+def calibrated_threshold(held_out: LabelledSteps) -> float:
+    """The candidate with the largest pooled macro-F1 on training-side steps, the smallest of equals.
+
+    Pooled, because the sources of the training data are not those of the benchmark, and one may hold no wrong step.
+    """
+    thresholds = candidates(held_out.scores_N)
+    return float(thresholds[np.argmax(pooled_macro_f1(confusion_at(held_out, thresholds)))])
 
 
 def _probabilities(steps: LabelledSteps) -> bool:

@@ -1,0 +1,150 @@
+"""How often a judge is right, and whether its entropy tells: pairwise accuracy, position bias, accuracy by entropy.
+
+A pair is judged once in either order. Both judgements count; intervals are bootstrapped over pairs.
+
+Shape suffixes: P pairs, 2 orders (as in the record, swapped), R some of the pairs, I items of several pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mprm.metrics.estimate import Bools, Estimate, Floats, Ints, Resamples
+from mprm.metrics.results import EntropyBin, JudgeAccuracy, PairSource
+
+FIRST = "A"  # the verdict for the answer that is presented first
+BINS = 5
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """The verdicts on pairs."""
+
+    source_P: np.ndarray  # names
+    first_P2: Bools  # the verdict is for the answer that is presented first
+    valid_P2: Bools  # there is a verdict
+    right_P2: Bools  # it is that of the label
+    entropy_P2: Floats  # of the response, nats
+    tokens_P2: Ints  # its length
+    in_format_P2: Bools  # the verdict is in the words that judge.verdict wants
+    item_P: np.ndarray | None = None  # names of the items that pairs belong to, None where they stand alone
+
+
+def judgements(
+    records: Sequence[dict[str, Any]], sources: Mapping[str, str], items: Mapping[str, str] | None = None
+) -> Judgements:
+    """Of the records of responses to both orders of every pair.
+
+    sources: of the pairs by id, which also gives their order; items: of the pairs by id, where several belong to one.
+    """
+    of = {(record["id"], record["swapped"]): record for record in records}
+    both = [[of[name, swapped] for swapped in (False, True)] for name in sources]
+
+    def each(key: str) -> np.ndarray:
+        return np.array([[record["responses"][0][key] for record in orders] for orders in both])
+
+    verdict_P2 = np.array([[record["responses"][0]["verdict"] or "" for record in orders] for orders in both])
+    return Judgements(
+        source_P=np.array(list(sources.values())),
+        first_P2=verdict_P2 == FIRST,
+        valid_P2=verdict_P2 != "",
+        right_P2=verdict_P2 == np.array([[record["better"] for record in orders] for orders in both]),
+        entropy_P2=each("entropy"),
+        tokens_P2=each("n_tokens"),
+        in_format_P2=each("in_format"),
+        item_P=np.array([items[name] for name in sources]) if items else None,
+    )
+
+
+def measure_judge(judged: Judgements, seed: int) -> JudgeAccuracy:
+    """All that is said of one judge."""
+    right_P, entropy_P = judged.right_P2.mean(axis=1), judged.entropy_P2.mean(axis=1)
+    resamples = Resamples(len(right_P), seed)
+    consistent_P = judged.valid_P2.all(axis=1) & (judged.first_P2.sum(axis=1) == 1)
+    rows = {name: np.flatnonzero(judged.source_P == name) for name in dict.fromkeys(judged.source_P.tolist())}
+    return JudgeAccuracy(
+        pairs=len(right_P),
+        accuracy=resamples.mean(right_P),
+        macro_accuracy=float(np.mean([right_P[rows_R].mean() for rows_R in rows.values()])),
+        consistent=resamples.mean(consistent_P.astype(float)),
+        first=first_share(judged, seed),
+        without_verdict=float(1 - judged.valid_P2.mean()),
+        in_format=float(judged.in_format_P2.mean()),
+        accuracy_in_format=float((judged.right_P2 & judged.in_format_P2).mean()),
+        entropy=float(entropy_P.mean()),
+        tokens=float(judged.tokens_P2.mean()),
+        bins=entropy_bins(right_P, entropy_P, seed),
+        tells=told_apart(judged.entropy_P2.ravel(), judged.right_P2.ravel()),
+        sources={
+            name: PairSource(
+                pairs=len(rows_R),
+                accuracy=Resamples(len(rows_R), seed).mean(right_P[rows_R]),
+                **acc_plus(judged, rows_R, seed),
+            )
+            for name, rows_R in rows.items()
+        },
+        **acc_plus(judged, np.arange(len(right_P)), seed),
+    )
+
+
+def accuracy_difference(one: Judgements, other: Judgements, seed: int) -> Estimate:
+    """Accuracy of `one` minus that of `other` on the same pairs, paired."""
+    return Resamples(len(one.right_P2), seed).mean(one.right_P2.mean(axis=1) - other.right_P2.mean(axis=1))
+
+
+def acc_plus(judged: Judgements, rows_R: Ints, seed: int) -> dict[str, Any]:
+    """MM-RLHF-RewardBench's ACC+ (arXiv 2502.10391): the share of items all of whose pairs are judged right, the mean
+    over both orders of the answers, with the interval over items; nothing where pairs stand alone."""
+    if judged.item_P is None:
+        return {}
+    item_R = judged.item_P[rows_R]
+    right_I = [judged.right_P2[rows_R[item_R == item]].all(axis=0).mean() for item in dict.fromkeys(item_R)]
+    return {"items": len(right_I), "acc_plus": Resamples(len(right_I), seed).mean(np.array(right_I))}
+
+
+def first_share(judged: Judgements, seed: int) -> Estimate | None:
+    """Share of the first answer among the verdicts, None without any; the pairs that have one are resampled."""
+    valid_P = judged.valid_P2.sum(axis=1).astype(float)
+    rows_R = np.flatnonzero(valid_P)
+    if not len(rows_R):
+        return None
+    others_P = valid_P - judged.first_P2.sum(axis=1)
+    return Resamples(len(rows_R), seed).saved(others_P[rows_R], valid_P[rows_R])  # 1 - (share of the others)
+
+
+def entropy_bins(
+    right_P: Floats, entropy_P: Floats, seed: int, bins: int = BINS, flipped_P: Floats | None = None
+) -> tuple[EntropyBin, ...]:
+    """Pairs cut by entropy into bins of as many each, lowest first. flipped_P: 1 for a wrong label, else 0."""
+    found = []
+    for rows_R in np.array_split(np.argsort(entropy_P, kind="stable"), bins):
+        if not len(rows_R):
+            continue
+        resamples = Resamples(len(rows_R), seed)
+        found.append(
+            EntropyBin(
+                lowest=float(entropy_P[rows_R[0]]),
+                highest=float(entropy_P[rows_R[-1]]),
+                entropy=float(entropy_P[rows_R].mean()),
+                pairs=len(rows_R),
+                accuracy=resamples.mean(right_P[rows_R]),
+                flipped=None if flipped_P is None else resamples.mean(flipped_P[rows_R]),
+            )
+        )
+    return tuple(found)
+
+
+def told_apart(entropy_N: Floats, right_N: Bools) -> float | None:
+    """P(entropy of a wrong one > entropy of a right one), ties count a half; None where all are right or all wrong.
+
+    Example: right ones at 0.1 and 0.3, a wrong one at 0.2: 0.5.
+    """
+    right_R, wrong_W = np.sort(entropy_N[right_N]), entropy_N[~right_N]
+    if not len(right_R) or not len(wrong_W):
+        return None
+    below_W = np.searchsorted(right_R, wrong_W, side="left") + np.searchsorted(right_R, wrong_W, side="right")
+    return float(below_W.mean() / 2 / len(right_R))
