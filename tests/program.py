@@ -178,6 +178,8 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     random.seed()
+    added = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
+    sys.path[1:1] = added
     words = request["words"]
     if words[0] == "-c":
         sys.argv, sys.path[0] = ["-c", *words[2:]], ""

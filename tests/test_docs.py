@@ -1,24 +1,38 @@
-"""Every command of the README is run: on a small world, with the reader's own folders replaced by test data."""
+"""Every command of README.md and docs/ is run: on a small world, with the reader's own folders replaced by test data.
+
+docs/add_your_own.md has a test of its own, and docs/chartworld.md's making of weights, too.
+"""
 
 import json
 import os
 import re
 import shlex
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from program import run_program
 
+from mprm.config import Config
 from mprm.runs.artifacts import remove
 from mprm.tasks import OF_A_RUN, TASKS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
-RUNS = [command for command in COMMANDS if command.startswith("python run.py ")]
-SET_UP = [command for command in COMMANDS if command not in RUNS]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "add_your_own.md")
+
+
+def commands(language: str) -> list[str]:
+    """The lines of all blocks in that language, each once, without their comments; a \\ joins two lines."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", TEXT.replace("\\\n", " "), re.MULTILINE | re.DOTALL)
+    lines = (line.split("  #")[0].strip() for block in blocks for line in block.splitlines())
+    return list(dict.fromkeys(" ".join(line.split()) for line in lines if line))
+
+
+RUNS = [command for command in commands("bash") if command.startswith("python run.py ")]
+SET_UP = [command for command in commands("bash") if not command.startswith(("python run.py ", "python -m tools."))]
 SELECTION = REPOSITORY / "tests" / "oracle_data" / "selection" / "annotations"
 ORIGINAL = REPOSITORY / "tests" / "oracle_data" / "internvl" / "checkpoint"
 PREDICTIONS = REPOSITORY / "tests" / "oracle_data" / "metrics" / "predictions.json"
@@ -32,14 +46,15 @@ SMALL = (
 )
 
 
-def test_the_readme_has_commands() -> None:
-    assert len(RUNS) >= 10
+def test_the_readme_is_short_and_there_are_commands() -> None:
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 150
+    assert len(RUNS) >= 30
     assert "make demo" in SET_UP
     assert "make test" in SET_UP
 
 
 def test_no_figure_is_still_to_be_filled_in() -> None:
-    for path in [REPOSITORY / "README.md", REPOSITORY / "LOG.md", *REPOSITORY.glob("conf/**/*.yaml")]:
+    for path in [*PAGES, REPOSITORY / "LOG.md", *REPOSITORY.glob("conf/**/*.yaml")]:
         assert not re.search(r"RESULT|TODO|@@|^[A-Z]{4,}$", path.read_text(), re.MULTILINE), path
 
 
@@ -106,6 +121,17 @@ def exported(place: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def latest(place: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same place, where the trained run is the only one."""
+    folder = tmp_path_factory.mktemp("latest")
+    for entry in place.iterdir():
+        if entry.name not in ("runs", "exported"):
+            os.symlink(entry.resolve(), folder / entry.name)
+    shutil.copytree(place / "runs" / "NAME", folder / "runs" / "NAME")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def candidates(place: Path) -> Path:
     execute(place, "run.py", "task=sample", "output=candidates.jsonl", *FEW)
     return place / "candidates.jsonl"
@@ -126,8 +152,10 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
     if "experiment=" in command and "internvl2_5_8b" in command:
         pytest.skip("needs 16 GB of weights and CUDA; composed and bound in test_recipes.py")
     words = [word.replace("backbone.path=DIR", f"backbone.path={ORIGINAL}") for word in words]
-    if any(name in command for name in ("runs/NAME", "run=latest", "exported")):
+    if any(name in command for name in ("runs/NAME", "exported")):
         request.getfixturevalue("exported")
+    if "run=latest" in words:
+        place = request.getfixturevalue("latest")
     if "candidates.jsonl" in command:
         request.getfixturevalue("candidates")
     if "best_of_n" in words:
@@ -152,12 +180,25 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
     small = [word for word in SMALL if on_chartworld and word.split("=")[0] not in typed and used(task, word, words)]
     if "bis_grid" in words:
         small += [word for word in NARROW if not any(typed.startswith(word.split("=")[0]) for typed in words)]
+    if task == "evaluate" and not any(word.startswith("run=") for word in words):
+        execute(place, *("task=train" if word == "task=evaluate" else word for word in words), *small)
     execute(place, *words, *small)
+
+
+@pytest.mark.parametrize("command", [line for line in commands("text") if " run.py " in line])
+def test_a_command_for_other_machines_composes(command: str, load: Callable[..., Config], tmp_path: Path) -> None:
+    """torchrun, SLURM and real backbones: the overrides are bound; ... stands for the reader's own."""
+    words = shlex.split(command)
+    words = [word for word in words[words.index("run.py") + 1 :] if word not in ("-m", "...")]
+    given = [
+        word.replace("=DIR", f"={tmp_path}") for word in words if not word.startswith(("hydra", "selector=random,"))
+    ]
+    assert load(*given).task
 
 
 @pytest.mark.slow
 def test_the_python_api_as_shown(place: Path, exported: Path) -> None:
-    (code,) = re.findall(r"^```python\n(from mprm import StepScorer\n.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (code,) = re.findall(r"^```python\n(from mprm import StepScorer\n.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     assert len(code.strip().splitlines()) <= 10
     wanted = "[scores.tolist(), [len(s) for s in per_candidate], best, len(mixed), sure]"
     (place / "api.py").write_text(f"{code}\nimport json\nopen('api.json', 'w').write(json.dumps({wanted}))\n")
@@ -172,7 +213,7 @@ def test_the_python_api_as_shown(place: Path, exported: Path) -> None:
 
 @pytest.mark.slow
 def test_the_code_for_plain_transformers_gives_the_same_scores(place: Path, exported: Path) -> None:
-    (code,) = re.findall(r"^```python\n(import torch\n.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (code,) = re.findall(r"^```python\n(import torch\n.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     (place / "plain.py").write_text(f"{code}\nimport json\nopen('plain.json', 'w').write(json.dumps(scores))\n")
     execute(place, "plain.py")
     assert QUESTION in code
