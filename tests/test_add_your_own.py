@@ -12,7 +12,7 @@ from program import REPOSITORY, RUN, run_program
 from mprm.tasks import TASKS
 
 PAGE = (REPOSITORY / "docs" / "add_your_own.md").read_text(encoding="utf-8")
-SECTIONS = {title: text for title, text in re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", PAGE, re.MULTILINE)}
+SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", PAGE, re.MULTILINE))
 SMALL = {
     "dataset.rollouts": "96",
     "held_out": "8",
@@ -28,6 +28,9 @@ SMALL = {
     "sft.epochs": "1",
     "grpo.group_size": "2",
     "judge.max_new_tokens": "12",
+}
+SEEN = {  # section -> the file that shows the component at work, and its words there
+    "A logger": ("log.txt", "results in "),
 }
 OWN_SIZE = ("dataset", "benchmark", "questions", "preferences", "reward_benchmark")  # of a component of one's own
 
@@ -55,7 +58,7 @@ def test_every_group_has_a_section() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("title", SECTIONS)
+@pytest.mark.parametrize("title", SEEN)
 def test_a_component_of_ones_own(title: str, tmp_path: Path) -> None:
     files = [block for language in ("python", "yaml", "json") for block in blocks(SECTIONS[title], language)]
     for block in files:
@@ -73,3 +76,6 @@ def test_a_component_of_ones_own(title: str, tmp_path: Path) -> None:
             RUN, *words[3:], *small(words[3:]), cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}
         )
         assert done.returncode == 0, (command, done.stderr)
+    pattern, words_there = SEEN[title]
+    found = [path.read_text(encoding="utf-8") for path in tmp_path.glob(pattern)]
+    assert any(words_there in text for text in found), (pattern, len(found))
