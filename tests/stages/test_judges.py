@@ -13,7 +13,7 @@ from mprm.config import Config, config_of_run
 from mprm.reporting.collect import read_json_lines
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
-from mprm.stages.judgements import judge_after
+from mprm.stages.responses import JudgeWork
 
 Load = Callable[..., Config]
 SHORT = (
@@ -76,7 +76,7 @@ def test_all_stages_and_what_a_second_run_shares(
     other = folder_of(second)
     for name in ("sft/weights.safetensors", "responses.jsonl", "judged_untrained.jsonl", "judged_sft.jsonl"):
         assert (other / name).read_bytes() == (run / name).read_bytes(), name
-    assert read_json(other / "stages.json")["stages"]["judged_rl"].get("shared_with") is None
+    assert read_json(other / "stages.json")["stages"]["judge/judged_rl"].get("shared_with") is None
 
     third = judging("reward_benchmark.size=3", f"reward_benchmark.path={tmp_path / 'other' / 'pairs.jsonl'}")
     stages.egt(third)
@@ -95,7 +95,7 @@ def test_all_stages_and_what_a_second_run_shares(
     exported = tmp_path / "exported"
     stages.export(judging("task=export", f"run={run}", f"output={exported}"))
     with open_run(first.raw) as opened:
-        _, model = judge_after(config_of_run(run), opened, "rl")
+        _, model = JudgeWork(config_of_run(run), opened).judge_after("rl")
     model.hf.set_attn_implementation("sdpa")
     ids = torch.arange(10, 40)[None]
     theirs = AutoModelForImageTextToText.from_pretrained(exported, dtype=torch.float32).eval()
