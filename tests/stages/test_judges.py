@@ -54,10 +54,10 @@ def test_all_stages_and_what_a_second_run_shares(
     assert list(results["judges"]) == ["untrained", "sft", "rl"]
     assert results["judges"]["rl"]["pairs"] == 4
     assert list(results["differences"]) == ["sft - untrained", "rl - sft"]
-    assert results["rl"]["order"] == "LowToHigh"
+    assert results["training"]["rl"]["order"] == "LowToHigh"
     curation = results["curation"]
     assert curation["eligible"] + curation["dropped"]["traced"] == 40
-    assert results["sft"]["traces"] + sum(results["sft"]["left_out"].values()) == 40
+    assert results["training"]["sft"]["examples"] + sum(results["training"]["sft"]["left_out"].values()) == 40
     assert "training_pairs" in (run / "report.html").read_text()
     # Per source the lower half by entropy, none of them with a trace.
     signals, kept = (pq.read_table(run / "curated" / f"{name}.parquet").to_pylist() for name in ("signals", "kept"))
@@ -67,7 +67,7 @@ def test_all_stages_and_what_a_second_run_shares(
         assert chosen == of_source[: max(1, len(of_source) // 2)]
     traced = {record["id"] for record in read_json_lines(Path(str(first.preferences.path))) or [] if "trace" in record}
     assert not traced & {row["id"] for row in signals}
-    assert results["rl"]["pairs"] == len(kept) == curation["kept"]
+    assert results["training"]["rl"]["examples"] == len(kept) == curation["kept"]
 
     capsys.readouterr()
     second = judging("selector=random", "selector.ratio=0.5", "order=shuffled")

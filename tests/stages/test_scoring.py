@@ -93,7 +93,7 @@ def test_a_run_is_evaluated_on_another_benchmark_without_training(
     assert sorted(trained.iterdir()) == before
     assert "Benchmark by source" in capsys.readouterr().out
     results = read_json(folder / "results.json")
-    assert (results["n_solutions"], results["thresholds"]["calibrated"]) == (6, None)
+    assert (results["n_solutions"], list(results["thresholds"])) == (6, ["fixed", "oracle"])
     predictions = lines(folder / "predictions.jsonl")
     stages.evaluate(load(*given))
     assert "was written by this very command" in capsys.readouterr().out
@@ -120,7 +120,7 @@ def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidate
     assert results["unusable"] == {"no_image": 1}
     assert results["unscored"] == {"sure": {"missing_image_file": 3}}
     assert results["adaptive"].keys() == {"sure"}
-    assert results["benchmarks"]["all"]["policy"]["pass@1"]["accuracy"][0] == 0.25
+    assert results["benchmarks"]["all"]["policy"]["pass@1"]["accuracy"][0]["value"] == 0.25
     chosen = lines(folder / "choices.jsonl")
     assert [choice["id"] for choice in chosen] == [f"q{number}" for number in range(5)]
     scores = {line["candidate"]: line for line in lines(folder / "scores.jsonl")}
