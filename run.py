@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to report() below, which says them in one line
@@ -48,7 +49,8 @@ def attempt(raw: DictConfig) -> tuple[int, str]:
         if raw.run == "latest" and is_rank_zero():
             print(f"run=latest is {config.run}")
         if is_rank_zero() or TASKS[config.task].every_rank:
-            exit_code = TASKS[config.task].load()(config) or 0
+            module, _, name = TASKS[config.task].function.partition(".")
+            exit_code = getattr(import_module(f"mprm.stages.{module}"), name)(config) or 0
             return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""
     except Exception as error:
         return report(error, debug=raw.get("debug") is True)

@@ -18,18 +18,18 @@ from omegaconf.errors import (
 )
 
 from mprm.messages import PRETRAINING, did_you_mean, type_name, unknown_key
-from mprm.runs.artifacts import STAGES, reading
-from mprm.runs.config_hash import CHECKOUT, SHIPPED, config_hash
-from mprm.runs.run_folder import latest_run, read_record
-from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, OF_A_RUN, STEP_STAGES, TASKS
+from mprm.runs.artifacts import reading
+from mprm.runs.run_folder import CHECKOUT, SHIPPED, config_hash, latest_run
+from mprm.runs.stage_records import LINES
+from mprm.tasks import ALWAYS, GROUPS, JUDGE_TASKS, OF_A_RUN, TASKS
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
     from mprm.batching.order import Order
     from mprm.data.preferences import Preferences
     from mprm.data.questions import Questions
-    from mprm.data.visualprm400k import VisualPRM400K
-    from mprm.data.visualprocessbench import VisualProcessBench
+    from mprm.data.rollouts import Dataset
+    from mprm.data.visualprocessbench import Benchmark
     from mprm.inference.policy import Policy
     from mprm.judge.grpo import GRPO
     from mprm.judge.judge import Judge
@@ -78,7 +78,7 @@ class RunConfig:
         for name in ("solutions", "continuations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not positive; give e.g. 16")
-        stages = JUDGE_STAGES if self.task in JUDGE_TASKS else STEP_STAGES
+        stages = LINES[self.task in JUDGE_TASKS]
         if self.redo is not None and self.redo not in stages:
             raise ValueError(f"redo={self.redo} is no stage of task={self.task}; choose one of {', '.join(stages)}")
         if self.task == "evaluate" and self.redo not in (None, "evaluate"):
@@ -114,14 +114,14 @@ class Config(RunConfig):
 
     raw: DictConfig
 
-    dataset: "ClassVar[Component[VisualPRM400K]]" = Component()
+    dataset: "ClassVar[Component[Dataset]]" = Component()
     selector: "ClassVar[Component[Selector]]" = Component()
     objective: "ClassVar[Component[Objective]]" = Component()
     order: "ClassVar[Component[Order]]" = Component()
     backbone: "ClassVar[Component[Backbone]]" = Component()
     recipe: "ClassVar[Component[Recipe]]" = Component()
     trainer: "ClassVar[Component[Machine]]" = Component()
-    benchmark: "ClassVar[Component[VisualProcessBench]]" = Component()
+    benchmark: "ClassVar[Component[Benchmark]]" = Component()
     logger: "ClassVar[Component[Logger]]" = Component()
     questions: "ClassVar[Component[Questions]]" = Component()
     policy: "ClassVar[Component[Policy]]" = Component()
@@ -150,9 +150,6 @@ def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence
     raw = raw.copy()
     raw.name = run.name or run_name(raw, choices)
     _refuse_unused(run, typed)
-    needs = TASKS[run.task].needs
-    if any(getattr(run, need.partition("=")[0]) is None for need in needs):
-        raise ValueError(f"task={run.task} needs {' and '.join(needs)}")
     config = Config(**{**vars(run), "name": raw.name}, raw=raw)
     task = TASKS[run.task]
     for group in task.groups if task.bound is None else task.bound:
@@ -164,8 +161,6 @@ def config_of_run(folder: Path) -> Config:
     """The configuration that a run was made with. Raises ValueError if the folder is no run."""
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"run={folder} has no config.yaml; give the folder of a run, runs/NAME")
-    if (folder / STAGES).is_file():
-        read_record(folder)
     with reading(folder / "config.yaml", "restore it, or run the run's command again"):
         raw = OmegaConf.load(folder / "config.yaml")
         if not isinstance(raw, DictConfig):

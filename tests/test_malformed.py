@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mprm.data import rollouts
+from mprm.data import lines as reader
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.selection.baselines import Full
+from mprm.selection.examples import read_examples
+from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import read_examples, write_subset
+from mprm.selection.subset import write_subset
 
 Pairs = list[tuple[str, str]]  # an object as keys and JSON literals, so that a key can be there twice
 Reading = tuple[list[str], str, list[tuple[str, float | None, int | None, int | None]]]  # images, question, steps
@@ -229,18 +230,20 @@ def check(folder: Path, records: int, seed: int) -> Counter[str]:
     for cleaning in ("published", "strict"):
         dataset = VisualPRM400K(root=str(folder), cleaning=cleaning)
         signals = build_signals(dataset, folder / "cache")
-        manifest = write_subset(folder / cleaning, dataset, signals, Full(), {})
+        manifest = write_subset(folder / cleaning, dataset, signals, Full(), seed=0)
         places = list(zip(signals["source"].to_pylist(), signals["line"].to_pylist(), strict=True))
         assert sorted(places) == sorted(written)
         dropped = [json.loads(one) for one in (folder / cleaning / "dropped.jsonl").read_text().splitlines()]
         reasons = {(one["source"], one["line"]): one["reason"] for one in dropped}
-        assert len(reasons) == len(dropped) == sum(manifest["dropped"].values())
+        assert len(reasons) == len(dropped) == sum(manifest.dropped.values())
         kept = pq.read_table(folder / cleaning / "kept.parquet")
-        assert sum(source["records"] for source in manifest["sources"].values()) == len(written)
+        assert sum(source.records for source in manifest.sources.values()) == len(written)
         assert len(kept) + len(dropped) == len(written)
-        assert all(f"    {reason} " in str(rollouts.__doc__) for reason in reasons.values())
+        assert all(f"    {reason} " in str(reader.__doc__) for reason in reasons.values())
     examples = pa.Table.from_batches(read_examples(dataset, kept)).to_pylist()
-    found = {(one["source"], int(one["id"].rpartition(":")[2])): reading(one, dataset.image_path) for one in examples}
+    found = {
+        (one["source"], int(one["id"].rpartition(":")[2])): reading(one, dataset.image_folder.path) for one in examples
+    }
     assert found.keys().isdisjoint(reasons)
     for place, content in written.items():
         assert found.get(place) == judge(content), (place, reasons.get(place), content[:2000])

@@ -72,7 +72,7 @@ def moved(world: ChartWorld, record: dict[str, Any], source: str, root: Path) ->
         record["image"] = f"VisualPRM400K-v1.1-Raw/{folder}/train/{solver}-{name}"
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(world.image_path(f"images/{solver}/{name}"), file)
+        shutil.copyfile(world.image_folder.path(f"images/{solver}/{name}"), file)
     return record
 
 

@@ -82,7 +82,7 @@ WRONG = {
     "benchmark=visualprocessbench benchmark.path=nowhere.jsonl": "nowhere.jsonl",
     # components
     "selector._target_=mprm.selection.bsi.BIS": "names no component (No module named 'mprm.selection.bsi')",
-    "selector._target_=mprm.selection.bis.BSI": "names no component",
+    "selector._target_=mprm.selection.selectors.BSI": "names no component",
     "selector._target_=BIS": "names no component",
     "selector._target_=": "names no component",
     "selector._target_=null": "selector._target_=None names no component",
@@ -119,7 +119,7 @@ WRONG = {
     "task=evaluate run=nowhere output=o": "nowhere",
     "task=evaluate output=o": "output=o goes with run=",
     "task=report": "runs holds no run folder",
-    "task=egt": "selector=bis needs p_pos, which pairs do not have; choose entropy, random or full",
+    "task=egt": "selector: BIS (alpha 0.2) needs p_pos, which pairs do not have; choose entropy, random or full",
     "redo=selection": "redo=selection is no stage",
     "task=sample questions=jsonl output=o.jsonl": "questions.path",
     "task=sample policy=server output=o.jsonl": "policy.model",

@@ -13,9 +13,9 @@ from PIL import Image
 
 from mprm.chartworld.solver import REMARK, Skill, Solver, Trace, annotate, step_texts
 from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_problems
-from mprm.data.rollouts import Dropped, Solution
+from mprm.data.lines import Dropped
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.data.visualprocessbench import VisualProcessBench
+from mprm.data.visualprocessbench import Solution, VisualProcessBench
 from mprm.runs.artifacts import atomic_folder, read_json, write_json, write_json_lines
 from mprm.terminal import say
 
@@ -103,12 +103,12 @@ class ChartWorldBenchmark(VisualProcessBench):
         if self.size < 1:
             raise ValueError(f"benchmark.size={self.size} is not positive; try 1000")
 
-    def solutions(self) -> Iterator[Solution | Dropped]:
+    def records(self) -> Iterator[Solution | Dropped]:
         """Solutions, written now if they are not there yet."""
         if self.path is None:
             raise ValueError("benchmark.path is not set; give the file to write, e.g. data/benchmark/test.jsonl")
         make(Path(self.path).parent, _settings(self), self._write)
-        return super().solutions()
+        return super().records()
 
     def _write(self, folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng(self.world_seed)

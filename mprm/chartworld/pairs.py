@@ -19,8 +19,8 @@ from mprm.chartworld.corpus import ChartWorldBenchmark, make, write_images
 from mprm.chartworld.questions import charts, held_out_charts
 from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
 from mprm.chartworld.world import BAR_SLOTS, KINDS, Problems, draw, question_text, sample_problems, true_items
-from mprm.data.preferences import Pair, Preferences
-from mprm.data.rollouts import Dropped
+from mprm.data.lines import Dropped
+from mprm.data.preferences import Pair, PairFile
 from mprm.runs.artifacts import write_json_lines
 
 SLOPPY = 5  # pixels
@@ -32,7 +32,7 @@ ATTEMPTS = 6  # at a problem in one go; problems without a wrong answer are atte
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChartWorldPairs(Preferences):
+class ChartWorldPairs(PairFile):
     """Component `preferences`: `size` pairs, written on first use; world_seed: of the world.
 
     Shares: hard pairs; flipped, flipped_hard: wrong labels among the ordinary and the hard pairs; traced: pairs with a
@@ -50,19 +50,19 @@ class ChartWorldPairs(Preferences):
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.MOST:
-            raise ValueError(f"{self.GROUP}.size={self.size} is not in 1 to {self.MOST}")
+            raise ValueError(f"{self.group}.size={self.size} is not in 1 to {self.MOST}")
         for name in ("hard", "flipped", "flipped_hard", "traced"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{self.GROUP}.{name}={getattr(self, name)} is not a share, 0 to 1")
+                raise ValueError(f"{self.group}.{name}={getattr(self, name)} is not a share, 0 to 1")
 
-    def pairs(self) -> Iterator[Pair | Dropped]:
+    def records(self) -> Iterator[Pair | Dropped]:
         """Pairs, written now if they are not there yet."""
         if self.path is None:
-            raise ValueError(f"{self.GROUP}.path is not set; give the file to write, e.g. data/pairs/pairs.jsonl")
+            raise ValueError(f"{self.group}.path is not set; give the file to write, e.g. data/pairs/pairs.jsonl")
         settings = {name: value for name, value in asdict(self).items() if name not in ("path", "images")}
         skills = {"ordinary": asdict(ORDINARY), "misreading": asdict(MISREADING), "sloppy": SLOPPY}
         make(Path(self.path).parent, settings | skills, self._write)
-        return super().pairs()
+        return super().records()
 
     def _write(self, folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng([self.world_seed, self.size])
@@ -110,7 +110,7 @@ class ChartWorldPairs(Preferences):
 class ChartWorldRewardBenchmark(ChartWorldPairs):
     """Component `reward_benchmark`: pairs with right labels, of charts that pretraining has not shown."""
 
-    GROUP: ClassVar[str] = "reward_benchmark"
+    group = "reward_benchmark"
     MOST: ClassVar[int] = 1_000
 
     size: int = 1_000

@@ -16,8 +16,8 @@ from mprm.chartworld.corpus import (
     write_images,
 )
 from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_problems, true_items
-from mprm.data.questions import Question, Questions
-from mprm.data.rollouts import Dropped
+from mprm.data.lines import Dropped
+from mprm.data.questions import Question, QuestionFile
 from mprm.runs.artifacts import write_json_lines
 
 HELD_OUT_SEED = 2_000
@@ -25,7 +25,7 @@ Chart = tuple[int, ...]  # colours and heights of all bars, from left to right
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChartWorldQuestions(Questions):
+class ChartWorldQuestions(QuestionFile):
     """Component `questions`: `size` of them, written on first use; world_seed: of the world. The charts of another seed
     than the default one are none of the default questions' either."""
 
@@ -36,12 +36,12 @@ class ChartWorldQuestions(Questions):
         if self.size < 1:
             raise ValueError(f"questions.size={self.size} is not positive; try 500")
 
-    def questions(self) -> Iterator[Question | Dropped]:
+    def records(self) -> Iterator[Question | Dropped]:
         """Questions, written now if they are not there yet."""
         if self.path is None:
             raise ValueError("questions.path is not set; give the file to write, e.g. data/questions/questions.jsonl")
         make(Path(self.path).parent, {"size": self.size, "world_seed": self.world_seed}, self._write)
-        return super().questions()
+        return super().records()
 
     def _write(self, folder: Path) -> dict[str, Any]:
         problems = self.problems()

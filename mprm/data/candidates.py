@@ -2,12 +2,7 @@
 
 {"id"?, "source"?, "image", "question", "answer",
  "candidates": [{"steps": [...], "final_answer"?, "correct"?, "n_tokens"?}, ...]}
-
-Besides the reasons of mprm/data/rollouts.py a record is dropped for `no_candidates` (no list of them, or an empty one)
-and `bad_candidate` (one that is no object, or has a field of the wrong type).
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,40 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from mprm.data.answers import final_answer, same_answer
+from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
 from mprm.data.questions import answer_text, question_of
-from mprm.data.records import check_json_lines, first_keys
-from mprm.data.rollouts import Unusable, check_text, is_blank, json_object, numbered_lines
 
 FIELDS = "image, question, answer and candidates"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One solution. final_answer: None when it states none; n_tokens: what it cost to write, None when not known."""
-
     steps: tuple[str, ...]
-    final_answer: str | None
+    final_answer: str | None  # None when it states none
     correct: bool
-    n_tokens: int | None
+    n_tokens: int | None  # what it cost to write, None when not known
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateSet:
-    """A question and its candidates, at least one. answer: None where every candidate says whether it is correct."""
-
     id: str
     source: str
     images: tuple[str, ...]
     question: str
-    answer: str | None
-    candidates: tuple[Candidate, ...]
+    answer: str | None  # None where every candidate says whether it is correct
+    candidates: tuple[Candidate, ...]  # at least one
 
 
 def read_candidates(path: str | Path) -> tuple[list[CandidateSet], dict[str, int]]:
     """Read a file of candidates: the sets in file order, and the number of unusable records by reason.
 
     A missing `final_answer` is taken from the steps, a missing `correct` found by comparing it with the question's
-    answer. A candidate without steps can not be scored, and is wrong unless `correct` says otherwise. Image paths are
+    answer. A candidate without steps cannot be scored, and is wrong unless `correct` says otherwise. Image paths are
     given as they stand, and not looked for.
 
     Raises:
@@ -57,26 +47,15 @@ def read_candidates(path: str | Path) -> tuple[list[CandidateSet], dict[str, int
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"input={path} is not a file; give JSON lines with {FIELDS}")
-    check_json_lines(path, "input")
-    sets: dict[str, CandidateSet] = {}
-    unusable = Counter[str]()
-    with open(path, "rb") as stream:
-        for number, _, _, line in numbered_lines(stream):
-            if is_blank(line):
-                continue
-            try:
-                read = _candidate_set(json_object(line), path.stem, number)
-                if read.id in sets:
-                    raise Unusable("duplicate_id")
-                sets[read.id] = read
-            except Unusable as dropped:
-                unusable[dropped.reason] += 1
+    read = list(read_json_lines(path, "input", lambda number, record: _candidate_set(record, path.stem, number)))
+    sets = [one for one in read if not isinstance(one, Dropped)]
+    unusable = Counter(one.reason for one in read if isinstance(one, Dropped))
     if not sets:
         reasons = ", ".join(f"{reason} {count}" for reason, count in unusable.items()) or "it is empty"
         raise ValueError(
             f"input={path} has no usable record ({reasons}): {first_keys(path)}; give JSON lines with {FIELDS}"
         )
-    return list(sets.values()), dict(unusable)
+    return sets, dict(unusable)
 
 
 def _candidate_set(record: dict[str, Any], stem: str, number: int) -> CandidateSet:

@@ -4,9 +4,10 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from mprm.data.rollouts import Unusable
+from mprm.data.lines import Unusable
 
 ARCHIVE = "VisualPRM400K-v1.1-Raw"  # the folder that published image paths begin with
 BASES = ("", "images", ARCHIVE, f"images/{ARCHIVE}")  # folders below the root that image paths may start from
@@ -27,12 +28,15 @@ class ImageFolder:
     folders of these after which the source is named (nlvr2 for nlvr2_en). In every place it is tried as it stands and
     without its first folder, which may be the archive's name. The first file found is the one. Links are followed;
     what leads out of the root by its spelling (`..`, an absolute path, a URL) is never looked for.
+
+    Without a root the paths are taken as they stand, and no file is looked for.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = str(root)
+    def __init__(self, root: str | Path | None, remedy: str = "restore it") -> None:
+        self.root = None if root is None else str(root)
+        self.remedy = remedy  # what to do about an image that is not there
         self.modified: dict[str, int | None] = {}  # every folder listed -> its mtime in ns, None when it is not there
-        self._absolute = os.path.join(os.path.abspath(self.root), "")
+        self._absolute = os.path.join(os.path.abspath(self.root or ""), "")
         self._listed: dict[str, tuple[frozenset[str], frozenset[str]]] = {}  # folder below the root -> files, folders
         self._named: dict[str, list[str]] = {}  # source -> folders that it is named after
         self._places: dict[tuple[str, str], list[tuple[str, frozenset[str]]]] = {}  # ready for the file's name
@@ -42,6 +46,8 @@ class ImageFolder:
 
         Raises Unusable: image_outside, or missing_image_file.
         """
+        if self.root is None:
+            return tuple(map(plain_path, images))
         found = tuple([self.find(image, source) for image in images])
         if None in found:
             image = images[found.index(None)]
@@ -60,18 +66,20 @@ class ImageFolder:
             existing = [place for place in self._candidates(folder, source) if self._is_folder(place)]
             places = [(f"{place}/" if place else "", self._listing(place)[0]) for place in existing]
             self._places[folder, source] = places
-        for place, files in places:
-            if file in files:
-                return place + file
-        return None
+        return next((place + file for place, files in places if file in files), None)
 
-    def path(self, image: str) -> Path | None:
-        """The file itself, or None."""
+    def path(self, image: str) -> Path:
+        """The file itself. Raises ValueError when it is not there, or there is no root."""
+        if self.root is None:
+            raise ValueError("dataset.images is not set; give the folder that image paths start from")
         name = self.find(image)
-        return None if name is None else Path(self.root, name)
+        if name is None:
+            raise ValueError(f"image {image} is not under {self.root}; {self.remedy}")
+        return Path(self.root, name)
 
-    def tried(self, image: str, source: str = "") -> str:
-        """In words, where an image that is not there was looked for."""
+    def tried(self, images: Sequence[str], source: str = "") -> str:
+        """In words, where the first of the images that is not there was looked for."""
+        image = next(image for image in images if self.find(image, source) is None)
         folder = self._from_root(image).rpartition("/")[0]
         places = ", ".join(place[:200] or "." for place in self._candidates(folder, source))
         name = image if len(image) <= 200 else f"{image[:200]}..."
@@ -111,21 +119,16 @@ class ImageFolder:
     def _listing(self, folder: str) -> tuple[frozenset[str], frozenset[str]]:
         """Names of the files and of the folders in a folder that exists."""
         if folder not in self._listed:
-            path = os.path.join(self.root, folder) if folder else self.root
+            path = os.path.join(str(self.root), folder) if folder else str(self.root)
             self.modified[path] = modified_ns(path)
             files, folders = set(), set()
-            try:
-                with os.scandir(path) as entries:
-                    for entry in entries:
-                        try:
-                            if entry.is_file():
-                                files.add(entry.name)
-                            elif entry.is_dir():
-                                folders.add(entry.name)
-                        except OSError:  # e.g. a link to itself: no image, and no fault of its neighbours
-                            continue
-            except OSError:
-                pass
+            with suppress(OSError), os.scandir(path) as entries:
+                for entry in entries:
+                    with suppress(OSError):  # e.g. a link to itself: no image, and no fault of its neighbours
+                        if entry.is_file():
+                            files.add(entry.name)
+                        elif entry.is_dir():
+                            folders.add(entry.name)
             self._listed[folder] = frozenset(files), frozenset(folders)
         return self._listed[folder]
 

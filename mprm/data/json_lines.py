@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mprm.data.image_folder import ImageFolder
-from mprm.data.records import check_json_lines, source_files
-from mprm.data.rollouts import LAST_KEY, UNIQUE_KEYS, Unusable, json_object
-from mprm.data.visualprm400k import VisualPRM400K
+from mprm.data.lines import Unusable, check_json_lines
+from mprm.data.visualprm400k import Annotations, source_files
 
 
 @dataclass(kw_only=True)  # not frozen: OmegaConf could not fill it inside another one
@@ -29,56 +28,46 @@ class Fields:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JsonLines(VisualPRM400K):
-    """Component `dataset`: rollouts of `path`, a file or a folder of *.jsonl, read and cleaned as VisualPRM400K's.
+class JsonLines(Annotations):
+    """Rollouts of a file or a folder of *.jsonl, cleaned as VisualPRM400K's."""
 
-    Image paths start from `images`, by default the folder of `path`.
-    """
-
-    path: str | None = None
+    path: str | None = None  # image paths start from its folder where `images` is not set
     fields: Fields = field(default_factory=Fields)
 
-    def files(self) -> list[Path]:
-        """The file, or those of the folder in name order; each is a source, which is the file's stem.
+    @property
+    def wanted(self) -> str:
+        named = [f"{key} ({part})" if key != part else key for part, key in asdict(self.fields).items()]
+        return f"{', '.join(named[:3])}, with {', '.join(named[3:])} of every step (dataset.fields)"
 
-        Raises:
-            ValueError: `path` is not set or not there, or one of the files can not be used.
-        """
-        if not Path(self._path()).exists():
-            raise ValueError(f"dataset.path={self.path} is not there; give JSON lines with {self.wanted()}")
+    def files(self) -> list[Path]:
+        path = self._path()
+        if not path.exists():
+            raise ValueError(f"dataset.path={path} is not there; give JSON lines with {self.wanted}")
         if self.images is not None and not Path(self.images).is_dir():
             raise ValueError(f"dataset.images={self.images} is not a folder; give the one that image paths start from")
-        if Path(self._path()).is_dir():
-            return source_files(Path(self._path()), "dataset.path", self.sources, self.exclude_sources)
+        if path.is_dir():
+            return source_files(path, "dataset.path", self.sources, self.exclude_sources)
         if self.sources is not None or self.exclude_sources is not None:
             raise ValueError(
-                f"dataset.path={self.path} is one source; leave dataset.sources and dataset.exclude_sources out"
+                f"dataset.path={path} is one source; leave dataset.sources and dataset.exclude_sources out"
             )
-        return [check_json_lines(Path(self._path()), "dataset.path")]
+        return [check_json_lines(path, "dataset.path")]
 
     @cached_property
     def image_folder(self) -> ImageFolder:
-        """Where images are looked for."""
-        path = Path(self._path())
-        return ImageFolder(self.images or (path if path.is_dir() else path.parent))
+        path = self._path()
+        return ImageFolder(self.images or (path if path.is_dir() else path.parent), "restore it, or select again")
 
-    @property
-    def _images_key(self) -> str:
-        return "dataset.images"
-
-    def _path(self) -> str:
+    def _path(self) -> Path:
         if self.path is None:
-            raise ValueError(f"dataset.path is not set; give JSON lines with {self.wanted()}")
-        return self.path
+            raise ValueError(f"dataset.path is not set; give JSON lines with {self.wanted}")
+        return Path(self.path)
 
-    def parse(self, line: bytes | str) -> dict[str, Any]:
-        """A record in the layout of VisualPRM400K-v1.1-Raw."""
-        record = json_object(line, LAST_KEY if self.cleaning == "published" else UNIQUE_KEYS)
+    def layout(self, record: dict[str, Any]) -> dict[str, Any]:
         names, steps = self.fields, _at(record, self.fields.steps)
         if isinstance(steps, list):
-            columns = [_at(record, key) for key in (names.score, names.n_correct, names.n_total)]
             if any(isinstance(step, str) for step in steps):
-                steps = _rows(steps, columns)
+                steps = _rows(steps, [_at(record, key) for key in (names.score, names.n_correct, names.n_total)])
             else:
                 steps = [_step(step, names) for step in steps]
         return {
@@ -86,15 +75,6 @@ class JsonLines(VisualPRM400K):
             "question": _at(record, names.question),
             "steps_with_score": steps,
         }
-
-    def reading(self) -> list[Any]:
-        """The settings that what is read of a line depends on, images apart."""
-        return [*super().reading(), asdict(self.fields)]
-
-    def wanted(self) -> str:
-        """The keys that a record should have."""
-        named = [f"{key} ({part})" if key != part else key for part, key in asdict(self.fields).items()]
-        return f"{', '.join(named[:3])}, with {', '.join(named[3:])} of every step (dataset.fields)"
 
 
 def _at(record: Any, key: str) -> Any:

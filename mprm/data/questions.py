@@ -1,18 +1,15 @@
 """Questions with known answers: what a policy is asked, and what its solutions are checked against."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from mprm.data.records import RecordFile
-from mprm.data.rollouts import Dropped, Unusable, check_text, image_names, json_object
+from mprm.data.lines import Unusable, check_text
+from mprm.data.records import RecordFile, Records, image_names
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question about images, and its answer."""
-
     id: str
     source: str
     images: tuple[str, ...]
@@ -20,36 +17,22 @@ class Question:
     answer: str
 
 
+Questions: TypeAlias = Records[Question]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Questions(RecordFile):
-    """Component `questions`: JSON lines with image (a path or a list of them), question and answer (text or a number).
+class QuestionFile(RecordFile):
+    """JSON lines with image (a path or a list of them), question and answer (text or a number).
 
     `id` is optional, by default FILE_STEM:LINE with lines counted from 0, and so is `source` (or data_source), by
-    default the file's stem. VisualProcessBench's test.jsonl can be read, too. Image paths start from `images`, by
-    default the folder of `path`.
+    default the file's stem. VisualProcessBench's test.jsonl can be read, too.
     """
 
-    GROUP: ClassVar[str] = "questions"
-    WANTED: ClassVar[str] = "JSON lines with image, question and answer"
+    group = "questions"
+    wanted = "JSON lines with image, question and answer"
 
-    def questions(self) -> Iterator[Question | Dropped]:
-        """Every record in file order, as a Question or as the reason why it can not be one.
-
-        Raises:
-            ValueError: no file is set, or it is not there.
-        """
-        seen: set[str] = set()
-
-        def read(stem: str, number: int, line: bytes) -> Question:
-            record = json_object(line)
-            question = question_of(record, stem, number, answer=answer_text(record.get("answer")))
-            question = replace(question, images=self.image_folder.names(question.images))
-            if question.id in seen:
-                raise Unusable("duplicate_id")
-            seen.add(question.id)
-            return question
-
-        return self.each(read)
+    def read(self, record: dict[str, Any], stem: str, number: int) -> Question:
+        return question_of(record, stem, number, answer=answer_text(record.get("answer")))
 
 
 def question_of(record: dict[str, Any], stem: str, number: int, answer: str | None) -> Question:

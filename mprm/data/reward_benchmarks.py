@@ -7,27 +7,32 @@ where the better one always comes first: in which order a judge sees them is dec
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mprm.data.image_folder import ImageFolder
-from mprm.data.preferences import Pair, Preferences, checked_pair, named_images
-from mprm.data.rollouts import Dropped, Unusable, image_names, json_object
+from mprm.data.lines import Unusable
+from mprm.data.preferences import Pair, PairFile
+from mprm.data.records import image_names
 from mprm.runs.artifacts import atomic_file
+
+COLUMNS = ("id", "query", "response", "human_ranking")  # of VL-RewardBench's parquet files
+IMAGES = ("image", "images")
+RANKED = {(0, 1): "a", (1, 0): "b", (0, 0): "tie", (1, 1): "tie"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardBenchmark(Preferences):
-    """Component `reward_benchmark`: pairs that judges are measured on, in the layout of `preferences`."""
+class RewardBenchmark(PairFile):
+    """Your own pairs, in the layout of `preferences`."""
 
-    GROUP: ClassVar[str] = "reward_benchmark"
+    group = "reward_benchmark"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,48 +51,65 @@ class VLRewardBench(RewardBenchmark):
     our reading of a tie.
     """
 
-    WANTED: ClassVar[str] = "the test parquet file of VL-RewardBench"
-    COLUMNS: ClassVar[tuple[str, ...]] = ("id", "query", "response", "human_ranking")
-    IMAGES: ClassVar[tuple[str, ...]] = ("image", "images")
+    wanted = "the test parquet file of VL-RewardBench"
 
-    def pairs(self) -> Iterator[Pair | Dropped]:
-        """Every row, as a Pair or as the reason why it can not be one.
-
-        Raises:
-            ValueError: `path` is no such file, or the images can not be written.
-        """
+    def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+        name = str(record.get("id"))
+        source = "general"
+        if name.startswith(("RLAIF", "RLHF", "hallucination")):
+            source = "hallucination"
+        elif name.startswith(("mathverse", "mmmu")):
+            source = "reasoning"
         if self._is_json:
-            return self.each(lambda _, n, line: self.with_images(_chosen_first(n, json_object(line), _vl_group_of)))
-        return _each(self.files()[0].stem, self._rows(*self.COLUMNS), self._pair)
+            return _chosen_first(record, number, source)
+        answers, ranks = record["response"], record["human_ranking"]
+        if not isinstance(answers, list) or len(answers) != 2:
+            raise Unusable("no_answer")
+        return {
+            "id": _numbered(record["id"], number),
+            "source": source,
+            "image": [name for image in _images_in(record) for name in _stored_name(image)],
+            "prompt": record["query"],
+            "answer_a": answers[0],
+            "answer_b": answers[1],
+            "label": RANKED.get(tuple(ranks)) if isinstance(ranks, list) else None,
+        }
+
+    def items(self) -> Iterable[tuple[int, Any]]:
+        return super().items() if self._is_json else enumerate(self._rows(*COLUMNS))
 
     @property
     def _is_json(self) -> bool:
         return (self.path or "").lower().endswith(".jsonl")
 
-    def files(self) -> list[Path]:
-        """The shards in name order. Raises ValueError when there is none."""
+    def file(self) -> Path:
+        return super().file() if self._is_json else self._shards()[0]
+
+    def _shards(self) -> list[Path]:
+        """In name order. Raises ValueError when there is none."""
         if self.path is not None and Path(self.path).is_dir():
             found = sorted(Path(self.path).glob("*.parquet"))
         elif self.path is not None and not Path(self.path).is_file():
             found = sorted(Path(name) for name in glob(self.path, recursive=True))
         else:
-            found = [self.file()]
+            found = [super().file()]
         if not found:
-            raise ValueError(f"{self.GROUP}.path={self.path} is and holds no parquet file; give {self.WANTED}")
+            raise ValueError(f"{self.group}.path={self.path} is and holds no parquet file; give {self.wanted}")
         return found
 
     @cached_property
     def image_folder(self) -> ImageFolder:
         """Where images are looked for, those of the file written there first."""
+        remedy = f"restore it, or give {self.group}.images"
         if self._is_json:
-            return ImageFolder(self.images or self.file().parent)
-        files, path = self.files(), Path(str(self.path))
-        folder = Path(self.images or f"{path if path.exists() else files[0].parent}.images")
+            return ImageFolder(self.images or self.file().parent, remedy)
+        path = Path(str(self.path))
+        folder = Path(self.images or f"{path if path.exists() else self.file().parent}.images")
         for row in self._rows():
             for image in _images_in(row):
                 for name in _stored_name(image):
                     self._store(folder / name, image["bytes"])
-        return ImageFolder(folder)
+        return ImageFolder(folder, remedy)
 
     def _store(self, path: Path, image: bytes) -> None:
         try:
@@ -96,38 +118,23 @@ class VLRewardBench(RewardBenchmark):
                     temporary.write_bytes(image)
         except OSError as error:
             raise ValueError(
-                f"{self.GROUP}.images={path.parent} can not be written ({error.strerror}); give a folder that can"
+                f"{self.group}.images={path.parent} cannot be written ({error.strerror}); give a folder that can"
             ) from None
 
     def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
         """Every row with these columns and its images."""
-        for path in self.files():
+        for path in self._shards():
             try:
                 with pq.ParquetFile(path) as file:
                     names = file.schema_arrow.names
-                    images = [name for name in self.IMAGES if name in names]
-                    if missing := {*self.COLUMNS, *(images or ["image"])}.difference(names):
+                    images = [name for name in IMAGES if name in names]
+                    if missing := {*COLUMNS, *(images or ["image"])}.difference(names):
                         raise pa.ArrowInvalid(f"no column {min(missing)}")
                     for batch in file.iter_batches(batch_size=64, columns=[*columns, *images]):
                         yield from batch.to_pylist()
             except (pa.ArrowException, OSError) as error:
                 reason = str(error).partition("\n")[0]
-                raise ValueError(f"{self.GROUP}.path={path} can not be read ({reason}); give {self.WANTED}") from None
-
-    def _pair(self, number: int, row: dict[str, Any]) -> Pair:
-        ranks, answers, name = row["human_ranking"], row["response"], row["id"]
-        if not isinstance(answers, list) or len(answers) != 2:
-            raise Unusable("no_answer")
-        labels = {(0, 1): "a", (1, 0): "b", (0, 0): "tie", (1, 1): "tie"}
-        pair = checked_pair(
-            id=_numbered(name, number),
-            source=_vl_group(str(name)),
-            images=tuple(name for image in _images_in(row) for name in _stored_name(image)),
-            prompt=row["query"],
-            answers=(answers[0], answers[1]),
-            label=labels.get(tuple(ranks)) if isinstance(ranks, list) else None,
-        )
-        return self.with_images(pair)
+                raise ValueError(f"{self.group}.path={path} cannot be read ({reason}); give {self.wanted}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,40 +148,33 @@ class MultimodalRewardBench(RewardBenchmark):
     Output1; here a third value is no label. The repository leaves out the 500 toxicity pairs of the paper's 5,211.
     """
 
-    WANTED: ClassVar[str] = "the all_data.json of Multimodal RewardBench"
+    wanted = "the all_data.json of Multimodal RewardBench"
 
-    def pairs(self) -> Iterator[Pair | Dropped]:
-        """Every element of the list, as a Pair or as the reason why it can not be one.
-
-        Raises:
-            ValueError: `path` is no such file.
-        """
-        path = self.file()
+    def items(self) -> Iterable[tuple[int, Any]]:
+        content = self.file().read_bytes()
         try:
-            records = json.loads(path.read_bytes())
+            records = json.loads(content)
         except (ValueError, RecursionError):
             records = None
         if not isinstance(records, list):
-            raise ValueError(f"{self.GROUP}.path={path} is no JSON list; give {self.WANTED}")
-        return _each(path.stem, records, self._pair)
+            raise ValueError(f"{self.group}.path={self.path} is no JSON list; give {self.wanted}")
+        return enumerate(records)
 
-    def _pair(self, number: int, record: object) -> Pair:
-        if not isinstance(record, dict):
-            raise Unusable("not_an_object")
+    def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         name, category, better = record.get("ID"), record.get("Category"), record.get("Better")
         if category == "safety":
             category = "safety/bias" if str(name).lower().startswith("pairs") else "safety/toxicity"
         elif category == "reasoning":
             category = "reasoning/math" if str(name).lower().startswith("math") else "reasoning/coding"
-        pair = checked_pair(
-            id=_numbered(name, number),
-            source=category,
-            images=image_names(record.get("Image") or record.get("Images")),
-            prompt=record.get("Text"),
-            answers=(record.get("Output1"), record.get("Output2")),
-            label="a" if better == "Output1" else "b" if better == "Output2" else None,
-        )
-        return self.with_images(pair)
+        return {
+            "id": _numbered(name, number),
+            "source": category,
+            "image": record.get("Image") or record.get("Images"),
+            "prompt": record.get("Text"),
+            "answer_a": record.get("Output1"),
+            "answer_b": record.get("Output2"),
+            "label": "a" if better == "Output1" else "b" if better == "Output2" else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,53 +185,37 @@ class MMRLHFRewardBench(RewardBenchmark):
     itself and the scripts beside it in the repository yfzhang114/r1_reward, and from a copy of MM-RLHF
     (julyanghar/MM-RLHF), which agree. A group is the folder of the image: `mcq`, `long`, `short` or `safety` (the
     scripts look for these words anywhere in the path). The fifth group, video, is dropped as no_image. All pairs of one
-    question share the record's id: it is an item, and ACC+ counts the items whose pairs are all judged right.
+    question share the record's id: it is their item, and ACC+ counts the items whose pairs are all judged right.
     """
 
-    WANTED: ClassVar[str] = "the mm_reward_bench.jsonl of MM-RLHF-RewardBench"
+    wanted = "the mm_reward_bench.jsonl of MM-RLHF-RewardBench"
 
-    def pairs(self) -> Iterator[Pair | Dropped]:
-        """Every record in file order, as a Pair or as the reason why it can not be one.
+    def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+        images = image_names(record.get("image") or record.get("images"))
+        folders = {folder for image in images for folder in PurePosixPath(image).parts[:-1]}
+        group = next((group for group in ("mcq", "long", "short", "safety") if group in folders), None)
+        return _chosen_first(record, number, group)
 
-        Raises:
-            ValueError: no file is set, or it is not there.
-        """
-        return self.each(lambda _, number, line: self.with_images(_chosen_first(number, json_object(line), _folder_of)))
-
-    def items(self, pairs: Sequence[Pair]) -> dict[str, str] | None:
-        """The record's id, which all pairs of one question share."""
-        return {pair.id: pair.id.rpartition(":")[0] for pair in pairs}
+    def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
+        pair = super().read(record, stem, number)
+        return replace(pair, item=pair.id.rpartition(":")[0])
 
 
-def _chosen_first(number: int, record: dict[str, Any], group: Callable[[dict[str, Any]], str | None]) -> Pair:
-    return checked_pair(
-        id=_numbered(record.get("id"), number),
-        source=group(record),
-        images=named_images(record),
-        prompt=record.get("prompt"),
-        answers=(record.get("chosen"), record.get("rejected")),
-        label="a",
-    )
-
-
-def _folder_of(record: dict[str, Any]) -> str | None:
-    folders = {folder for image in named_images(record) for folder in PurePosixPath(image).parts[:-1]}
-    return next((group for group in ("mcq", "long", "short", "safety") if group in folders), None)
-
-
-def _vl_group_of(record: dict[str, Any]) -> str:
-    return _vl_group(str(record.get("id")))
+def _chosen_first(record: dict[str, Any], number: int, source: str | None) -> dict[str, Any]:
+    return {
+        "id": _numbered(record.get("id"), number),
+        "source": source,
+        "image": record.get("image") or record.get("images"),
+        "prompt": record.get("prompt"),
+        "answer_a": record.get("chosen"),
+        "answer_b": record.get("rejected"),
+        "label": "a",
+    }
 
 
 def _numbered(name: object, number: int) -> str | None:
     """The id of a pair; None when the record's is neither text nor an integer."""
     return f"{name}:{number}" if type(name) in (str, int) and name != "" else None
-
-
-def _vl_group(name: str) -> str:
-    if name.startswith(("RLAIF", "RLHF", "hallucination")):
-        return "hallucination"
-    return "reasoning" if name.startswith(("mathverse", "mmmu")) else "general"
 
 
 def _images_in(row: dict[str, Any]) -> list[Any]:
@@ -248,12 +232,3 @@ def _stored_name(image: Any) -> tuple[str, ...]:
         return ()
     digest = hashlib.blake2b(image["bytes"], digest_size=16).hexdigest()
     return (digest + PurePosixPath(image.get("path") or "").suffix,)
-
-
-def _each(stem: str, records: Iterable[Any], read: Callable[[int, Any], Pair]) -> Iterator[Pair | Dropped]:
-    """What `read` makes of every record, given its number; a Dropped where it raises Unusable."""
-    for number, record in enumerate(records):
-        try:
-            yield read(number, record)
-        except Unusable as unusable:
-            yield Dropped(stem, number, unusable.reason)

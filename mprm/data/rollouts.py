@@ -1,191 +1,142 @@
-"""Types that all readers share, and the reading of JSON lines that may be malformed.
-
-A record is either used whole or dropped with one reason; nothing is repaired or replaced. Reasons:
-
-    line_too_long       longer than MAX_LINE_BYTES
-    not_utf8            bytes that are no UTF-8, or text that can not be written as UTF-8 (half a surrogate pair)
-    not_json            cut off or otherwise unparsable
-    not_an_object       JSON, but no object
-    duplicate_key       a key that an object has twice
-    no_image            no image path
-    excluded            in the list of dataset.exclude
-    missing_image_file  an image path without a file
-    image_outside       an image path that leads out of the folder of images: .., an absolute path, a URL
-    no_question         no question text; preferences: no prompt
-    no_steps            no list of steps, or an empty one
-    bad_step            a step of the wrong type
-    empty_step          a step without text
-    bad_counts          num_mc_correct and num_mc_total are no whole numbers with 0 <= correct <= total
-    bad_score           a score that is no finite number in [0, 1]
-    score_contradicts_counts  a score that is not num_mc_correct / num_mc_total
-    no_usable_score     no step has a score
-    no_source           benchmark: no data_source; questions and preferences: one that is no text
-    no_answer           questions and preferences: no answer, or neither text nor a number
-    bad_id              questions and preferences: an id that is neither text nor an integer
-    duplicate_id        questions and preferences: an earlier record has the id
-    bad_label           benchmark: a step label other than 1, -1, 0; conversations: one other than + and -;
-                        preferences: a label other than a, b, a tie, or flipped is no boolean
-    length_mismatch     not as many labels, scores or counts as steps
-    bad_conversation    turns that do not alternate, or no question or no mark where one belongs
-    same_answers        preferences: both answers are the same
-    tie                 preferences: neither answer is better
-    bad_trace           preferences: a trace that is blank or no text
-"""
-
-from __future__ import annotations
+"""Annotated rollouts: what a data set gives, and what makes a rollout fit to train on."""
 
 import hashlib
-import json
-from codecs import BOM_UTF8
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import xxhash
 
-MAX_LINE_BYTES = 16 * 2**20
+from mprm.data.image_folder import ImageFolder
+from mprm.data.lines import Dropped, Unusable, check_text, read_json_lines
+from mprm.runs.artifacts import file_hash
+
+PACKAGE = Path(__file__).resolve().parents[1]
+NUMBER = re.compile(r"[0-9.eE+-]+")
+MAX_COUNT = 2**31 - 1
+ROUNDING = 0.005  # a score may be written with two decimals
+
+Measurement = tuple[float | None, int | None, int | None]  # score, num_mc_correct, num_mc_total
+
+PLACES = {"root", "path", "annotations", "images", "exclude", "sources", "exclude_sources"}  # say where, not how
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step. `score` is the Monte-Carlo score in [0, 1], None when it was never measured; K of N continuations."""
+class Rollout(NamedTuple):
+    """One annotated solution as it stands in its record: one step text, score and pair of counts per step."""
 
-    text: str
-    score: float | None
-    n_correct: int | None
-    n_total: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """One annotated solution. `line` counts the lines of its file from 0, blank ones included."""
-
-    source: str
-    line: int
-    images: tuple[str, ...]
+    images: Sequence[str]  # paths that start from the folder of images
     question: str
-    steps: tuple[Step, ...]
+    steps: Sequence[str]
+    scores: Sequence[float | None]  # P(correct) in [0, 1]; None: never measured, no evidence for either label
+    n_correct: Sequence[int | None] = ()  # K of N continuations that are right; empty: nothing was counted
+    n_total: Sequence[int | None] = ()
+    # As the published subset builder cleans: a rollout with one score is ranked even if it cannot be trained on.
+    published: bool = False
+
+
+class Dataset(Protocol):
+    """A component of the group `dataset`: text files of annotations, one record a line."""
 
     @property
-    def id(self) -> str:
-        return f"{self.source}:{self.line}"
+    def image_folder(self) -> ImageFolder:
+        """Where images are looked for; ImageFolder(None) does not look for the files."""
+
+    @property
+    def exclude(self) -> str | None:
+        """JSON lines with `source` and `line` of records that are not used, such as a left_out.jsonl; None: all are."""
+
+    @property
+    def wanted(self) -> str:
+        """What a record should have, for messages."""
+
+    def files(self) -> list[Path]:
+        """The annotation files. Each is a source, named by its stem. Raises ValueError if one cannot be used."""
+
+    def read(self, line: bytes) -> Rollout:
+        """The rollout of a line; raises Unusable(reason) for a line that holds none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A record that can not be used, and why. image: the one that is missing or outside, as it stands in the record."""
-
-    source: str
-    line: int
-    reason: str
-    image: str = field(default="", compare=False)
+class CheckedRollout(NamedTuple):
+    rollout: Rollout
+    images: Sequence[str]  # the files, as paths from the folder of images
+    n_words: int  # blanks and line breaks + 1: str.split is exact for doubled white space, and five times slower
+    fault: str | None  # why it cannot be trained on although it is ranked, under published cleaning
 
 
-@dataclass(frozen=True, slots=True)
-class Solution:
-    """One benchmark solution with a label per step: 1 correct, -1 incorrect, 0 neutral (not evaluated)."""
-
-    id: str
-    source: str
-    images: tuple[str, ...]
-    question: str
-    steps: tuple[str, ...]
-    labels: tuple[int, ...]
-
-
-class Unusable(Exception):
-    """Raised inside the readers with the reason for which a record is dropped, and the image that is at fault."""
-
-    def __init__(self, reason: str, image: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.image = image
+def read_rollout(dataset: Dataset, line: bytes, source: str) -> CheckedRollout:
+    """Read one line and look whether it can be trained on. Raises Unusable if not, unless it is ranked all the same."""
+    rollout = dataset.read(line)
+    joined = " ".join(rollout.steps)
+    check_text(rollout.question, joined, *rollout.images)
+    images, fault = rollout.images, None
+    try:
+        images = dataset.image_folder.names(rollout.images, source)
+    except Unusable as unusable:
+        fault = unusable.reason
+    fault = fault or _fault(rollout)
+    if fault is not None and not (rollout.published and any(score is not None for score in rollout.scores)):
+        raise Unusable(fault)
+    return CheckedRollout(rollout, images, joined.count(" ") + joined.count("\n") + 1, fault)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise Unusable("duplicate_key")
-    return found
+def _fault(rollout: Rollout) -> str | None:
+    if not rollout.images:
+        return "no_image"
+    if not rollout.question and not rollout.published:
+        return "no_question"
+    if not rollout.steps:
+        return "no_steps"
+    if "" in rollout.steps:
+        return "empty_step"
+    unmeasured = rollout.scores.count(None)
+    if unmeasured == len(rollout.scores):
+        return "no_usable_score"
+    if unmeasured and rollout.published:
+        return "bad_score"
+    return None
 
 
-UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_object)
-LAST_KEY = json.JSONDecoder()  # of a key that is there twice the last value counts, as everywhere in Python
+def reading_of(dataset: Dataset) -> list[Any]:
+    """What is made of a line depends on these besides the line and the images: for the keys of caches."""
+    settings = asdict(dataset)  # type: ignore[call-overload]  # a component is a dataclass
+    how = {name: value for name, value in settings.items() if name not in PLACES}
+    return [type(dataset).__qualname__, how, code_of(dataset)]
 
 
-def numbered_lines(stream: BinaryIO, end: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield (number, byte offset, length in bytes, line) of every line from here on that begins before `end`.
+def code_of(component: object) -> str | None:
+    """Hash of the file that a component from elsewhere is written in; None for one of ours."""
+    file = sys.modules[type(component).__module__].__file__
+    return None if file is None or Path(file).is_relative_to(PACKAGE) else file_hash(file)
 
-    Numbers count from 0. Of a line longer than MAX_LINE_BYTES only the first MAX_LINE_BYTES + 1 bytes are held, which
-    `json_object` then refuses; the length is that of the whole line, newline included. The byte order mark that a file
-    may begin with belongs to no line.
+
+def excluded_lines(path: str | None) -> dict[str, set[int]]:
+    """Lines by source of the records that a list excludes.
+
+    Raises ValueError if the file cannot be read (check_json_lines) or a line of it names no record.
     """
-    number, offset = 0, stream.tell()
-    while (end is None or offset < end) and (line := stream.readline(MAX_LINE_BYTES + 1)):
-        length = len(line)
-        if length > MAX_LINE_BYTES and not line.endswith(b"\n"):
-            length += rest_of_line(stream)
-        mark = len(BOM_UTF8) if offset == 0 and line.startswith(BOM_UTF8) else 0
-        yield number, offset + mark, length - mark, line[mark:]
-        number += 1
-        offset += length
+    lines: dict[str, set[int]] = {}
+    for place in read_json_lines(Path(path), "dataset.exclude", _place) if path is not None else ():
+        if isinstance(place, Dropped):
+            raise ValueError(
+                f'dataset.exclude: line {place.line} (from 0) of {path} names no record; write {{"source": "NAME", '
+                '"line": 3}, lines counted from 0'
+            )
+        lines.setdefault(place[0], set()).add(place[1])
+    return lines
 
 
-def is_blank(line: bytes) -> bool:
-    """Is there nothing in the line? Of a very long one the end is not known, which is no blank line but a record."""
-    return (line.isspace() or not line) and len(line) <= MAX_LINE_BYTES
+def _place(number: int, record: dict[str, Any]) -> tuple[str, int]:
+    source, line = record.get("source"), record.get("line")
+    if not isinstance(source, str) or type(line) is not int:
+        raise Unusable("no_place")
+    return source, line
 
 
-def rest_of_line(stream: BinaryIO) -> int:
-    """Read on to the end of the line without holding it; returns how many bytes that were."""
-    length = 0
-    while part := stream.readline(2**20):
-        length += len(part)
-        if part.endswith(b"\n"):
-            break
-    return length
-
-
-def json_object(line: bytes | str, decoder: json.JSONDecoder = UNIQUE_KEYS) -> dict[str, Any]:
-    """Parse one line into an object, or raise Unusable."""
-    if len(line) > MAX_LINE_BYTES:
-        raise Unusable("line_too_long")
-    try:
-        text = (line.decode() if isinstance(line, bytes) else line).strip(" \t\r\n")
-        record, end = decoder.raw_decode(
-            text
-        )  # json.loads without its checks of options: every microsecond counts here
-    except UnicodeDecodeError:
-        raise Unusable("not_utf8") from None
-    except (ValueError, RecursionError):
-        raise Unusable("not_json") from None
-    if end != len(text):
-        raise Unusable("not_json")
-    if not isinstance(record, dict):
-        raise Unusable("not_an_object")
-    return record
-
-
-def image_names(value: object) -> tuple[str, ...]:
-    """Image paths of a record, given as a string or a list of strings; () when there is none or one is not a path."""
-    if isinstance(value, str):
-        return (value,) if value.strip() else ()
-    if isinstance(value, list) and all(isinstance(name, str) and name.strip() for name in value):
-        return tuple(value)
-    return ()
-
-
-def check_text(*texts: str) -> None:
-    """Raise Unusable for text that UTF-8 can not hold: JSON may spell half a surrogate pair."""
-    text = "".join(texts)
-    try:
-        if not text.isascii():
-            text.encode()
-    except UnicodeEncodeError:
-        raise Unusable("not_utf8") from None
-
-
-def question_hash(question: str, images: tuple[str, ...] | list[str]) -> int:
+def question_hash(question: str, images: Sequence[str]) -> int:
     """Signed 64-bit hash of question and image files, as paths from the folder of images: rollouts that share it share
     both, and the same folder gives the same hash on every machine."""
     digest = hashlib.blake2b("\0".join((question, *images)).encode(), digest_size=8).digest()
@@ -195,3 +146,72 @@ def question_hash(question: str, images: tuple[str, ...] | list[str]) -> int:
 def record_hash(line: bytes) -> int:
     """Signed 64-bit hash of a record as it stands in its file, the same on every machine."""
     return int.from_bytes(xxhash.xxh3_64_digest(line), "little", signed=True)  # a sixth of the scan with blake2b
+
+
+def measurement(raw: object) -> Measurement:
+    """Score, K and N of a step under strict cleaning, no score for 0 of 0; or Unusable."""
+    if not isinstance(raw, dict):
+        raise Unusable("bad_step")
+    score, correct, total = raw.get("score"), raw.get("num_mc_correct"), raw.get("num_mc_total")
+    if type(correct) is not int or type(total) is not int or not 0 <= correct <= total <= MAX_COUNT:
+        correct, total = _odd_counts(correct, total)
+    if score is not None:
+        score = score if type(score) is float else _number(score)
+        if score is None or not 0 <= score <= 1:
+            raise Unusable("bad_score")
+    if total is None or correct is None:
+        return score, None, None
+    if total == 0:
+        if score:
+            raise Unusable("score_contradicts_counts")
+        return None, 0, 0
+    measured = correct / total
+    if score is None or score == measured:
+        return measured, correct, total
+    if (score > 0) != (correct > 0) or abs(score - measured) > min(ROUNDING, 0.5 / total):
+        raise Unusable("score_contradicts_counts")
+    return score, correct, total
+
+
+def _odd_counts(correct: object, total: object) -> tuple[int | None, int | None]:
+    """K and N that are not plainly 0 <= K <= N: (0, 0) for a step without continuations, None twice for no counts."""
+    k, n = _count(correct), _count(total)
+    if k is None:
+        return (0, 0) if n == 0 else (None, None)
+    if n is not None and k > n:
+        raise Unusable("bad_counts")
+    return (None, None) if n is None else (k, n)
+
+
+def _count(value: object) -> int | None:
+    """A count that may be written as 8.0 or "8", None where there is none; or Unusable."""
+    if value is None:
+        return None
+    count = _number(value)
+    if count is None or not 0 <= count <= MAX_COUNT or count != int(count):
+        raise Unusable("bad_counts")
+    return int(count)
+
+
+def _number(value: object) -> float | None:
+    """A JSON number, or one that is written as text; None for anything else."""
+    if type(value) is not int and type(value) is not float and not (isinstance(value, str) and NUMBER.fullmatch(value)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def published_measurement(raw: object) -> Measurement:
+    """The same as the published subset builder takes it: whatever `float` takes, counts or none."""
+    if not isinstance(raw, dict):
+        raise Unusable("bad_step")
+    try:
+        score = float(raw.get("score"))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        score = math.nan
+    correct, total = raw.get("num_mc_correct"), raw.get("num_mc_total")
+    if type(correct) is not int or type(total) is not int or not 0 <= correct <= total <= MAX_COUNT:
+        correct, total = None, None
+    return score if 0 <= score <= 1 else None, correct, total

@@ -1,74 +1,58 @@
-"""Reader of VisualPRM400K-v1.1-Raw: a folder of JSON lines files, one per source, and the images they name."""
+"""Readers of annotated rollouts: VisualPRM400K-v1.1-Raw, the public layouts like it, and their common base.
+
+Two public layouts are conversations and brought into that of VisualPRM400K-v1.1-Raw:
+
+VisualPRM400K(-v1.1), a turn per step, each answered by + (score 1) or - (score 0):
+    {"image": ..., "conversations": [{"from": "system", ...}, {"from": "human", "value": "### Question:\\n...\\n\\n###
+     Solution Process:\\nfirst step"}, {"from": "gpt", "value": "+"}, {"from": "human", "value": "second step"}, ...]}
+
+the published training format, with a label per mark, and with the counts K and N where BetaPRM wrote them:
+    {"image": ..., "conversations": [{"from": "human", "value": "Question: ...\\nProcess: first step<prm>\\n\\nsecond
+     step<prm>"}, {"from": "gpt", "value": [1.0, 0.25]}], "prm_counts": {"k": [16, 4], "n": [16, 16]}}
+"""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mprm.data.conversations import from_conversation
-from mprm.data.image_folder import ImageFolder, plain_path
-from mprm.data.measurement import measurement, published_measurement
-from mprm.data.records import excluded_lines, source_files
-from mprm.data.rollouts import (
-    LAST_KEY,
-    UNIQUE_KEYS,
-    Dropped,
-    Rollout,
-    Step,
-    Unusable,
-    check_text,
-    image_names,
-    json_object,
-)
+from mprm.data.image_folder import ImageFolder
+from mprm.data.lines import LAST_KEY, UNIQUE_KEYS, Unusable, check_json_lines, json_object
+from mprm.data.records import image_names
+from mprm.data.rollouts import Rollout, measurement, published_measurement
+from mprm.runs.artifacts import TEMPORARY
 
+SOURCE_FILE = re.compile(r".*\.jsonl(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE | re.DOTALL)
 LEADING_IMAGES = re.compile(r"\A(<image>\s*)+")
-
-
-class Record(NamedTuple):
-    """A record in columns, one entry per step; `reason` is set when it is ranked but can not be trained on.
-
-    images: the files, as paths from the folder of images; image_names: as they stand in the record.
-    """
-
-    images: tuple[str, ...]
-    image_names: tuple[str, ...]
-    question: str
-    texts: list[str]
-    scores: tuple[float | None, ...]
-    correct: tuple[int | None, ...]
-    total: tuple[int | None, ...]
-    n_words: int
-    reason: str | None
+QUESTION = re.compile(r"(?:<image>\s*)*### Question:\s*(.*?)\s*### Solution Process:\s*(.*)", re.DOTALL)
+MARKED = re.compile(r"(?:<image>\s*)*Question: (.*?)\nProcess: (.*)<prm>\s*", re.DOTALL)
+SCORES = {"+": 1.0, "-": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisualPRM400K:
-    """Rollouts with Monte-Carlo scores; records of other public layouts are recognised, see mprm.data.conversations.
+class Annotations:
+    """Base of the readers: cleaning, and which sources and records are used. A subclass says where the files and the
+    images are, and brings a record into the layout of VisualPRM400K-v1.1-Raw."""
 
-    cleaning="strict": a rollout that can not be trained on is dropped before ranking. A step's score is its `score`, or
-    num_mc_correct / num_mc_total where that is absent or null; a step with neither was never measured and has None.
-    A number may be written as text. Scores outside [0, 1], impossible counts, a score that is not that of the counts
-    (but for rounding to two decimals) and a key that is there twice drop the rollout.
-
-    cleaning="published": as the published subset builder does. Scores are whatever `float` takes, counts are not
-    looked at, and a rollout with one usable score is ranked even if it lacks an image, a step's text or another score:
-    it takes a place in the top-k and is dropped afterwards. A missing question is the empty string.
-
-    unsampled: what a step of 0 continuations is. Annotators stop behind the first step that no continuation leads right
-    from: "implied" takes 0 of 0 behind a step with score 0 for a negative, and any other for no evidence; "negative"
-    takes all for negatives, as the published work does; "ignore" none. The published cleaning takes the score that the
-    record gives them, whatever this says.
-    """
-
-    root: str | None = None
-    annotations: str | None = None
-    images: str | None = None
+    images: str | None = None  # folder that image paths start from
+    # strict: a rollout that cannot be trained on is dropped before ranking. A step's score is its `score`, or
+    # num_mc_correct / num_mc_total where that is absent or null; a step with neither was never measured and has None. A
+    # number may be written as text. Scores outside [0, 1], impossible counts, a score that is not that of the counts
+    # (but for rounding to two decimals) and a key that is there twice drop the rollout.
+    # published: as the published subset builder does. Scores are whatever `float` takes, counts are not looked at, and
+    # a rollout with one usable score is ranked even if it lacks an image, a step's text or another score: it takes a
+    # place in the top-k and is dropped afterwards. A missing question is the empty string.
     cleaning: str = "strict"
+    # What a step of 0 continuations is. Annotators stop behind the first step that no continuation leads right from:
+    # "implied" takes 0 of 0 behind a step with score 0 for a negative, and any other for no evidence; "negative" takes
+    # all for negatives, as the published work does; "ignore" none. The published cleaning takes the score that the
+    # record gives them, whatever this says.
     unsampled: str = "implied"
-    sources: list[str] | None = None
+    sources: list[str] | None = None  # only these
     exclude_sources: list[str] | None = None
-    exclude: str | None = None
+    exclude: str | None = None  # JSON lines with source and line of records to drop
 
     def __post_init__(self) -> None:
         if self.cleaning not in ("strict", "published"):
@@ -76,81 +60,13 @@ class VisualPRM400K:
         if self.unsampled not in ("implied", "negative", "ignore"):
             raise ValueError(f"dataset.unsampled={self.unsampled} is unknown; choose implied, negative or ignore")
 
-    def files(self) -> list[Path]:
-        """Annotation files in name order, one per source, which is the file's stem.
+    def layout(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record in the layout of VisualPRM400K-v1.1-Raw; or Unusable."""
+        raise NotImplementedError
 
-        Raises:
-            ValueError: a folder that was named is not there, or one of its files can not be used (source_files).
-        """
-        if self.annotations is None and self.root is None:
-            raise ValueError(
-                "dataset.root is not set; give the folder of annotations/ and images, or dataset.annotations=DIR"
-            )
-        if self.image_folder is not None and not Path(self.image_folder.root).is_dir():
-            where = f"{self._images_key}={self.image_folder.root}"
-            raise ValueError(f"{where} is not a folder; give the one that image paths start from")
-        key, folder = "dataset.annotations", self.annotations
-        if folder is None:
-            key, folder = "dataset.root", f"{self.root}/annotations"
-        if not Path(folder).is_dir():
-            raise ValueError(f"{key}: {folder} is not a folder; give the one that holds the annotations as *.jsonl")
-        return source_files(Path(folder), key, self.sources, self.exclude_sources)
-
-    def excluded(self) -> dict[str, set[int]]:
-        """Lines by source of the records that are not to be used, whatever is in them.
-
-        Raises ValueError if the list of them can not be read.
-        """
-        return {} if self.exclude is None else excluded_lines(Path(self.exclude), "dataset.exclude")
-
-    @cached_property
-    def image_folder(self) -> ImageFolder | None:
-        """Where images are looked for; None, and their files are not checked, when neither images nor root is set."""
-        folder = self.images or self.root
-        return None if folder is None else ImageFolder(folder)
-
-    @property
-    def _images_key(self) -> str:
-        return "dataset.images" if self.images else "dataset.root"
-
-    def image_path(self, image: str) -> Path:
-        """The file of an image path.
-
-        Raises:
-            ValueError: no folder is set, or the file is not there.
-        """
-        if self.image_folder is None:
-            raise ValueError("dataset.images is not set; give the folder that image paths start from")
-        path = self.image_folder.path(image)
-        if path is None:
-            where = f"{self._images_key}={self.image_folder.root}"
-            raise ValueError(f"image {image} is not under {where}; restore it, or select again")
-        return path
-
-    def rollout(self, source: str, line_number: int, line: bytes | str) -> Rollout | Dropped:
-        """Parse and clean one record."""
-        try:
-            record = self.read(line, source)
-        except Unusable as unusable:
-            return Dropped(source, line_number, unusable.reason)
-        if record.reason is not None:
-            return Dropped(source, line_number, record.reason)
-        columns = zip(record.texts, record.scores, record.correct, record.total, strict=True)
-        return Rollout(source, line_number, record.images, record.question, tuple([Step(*step) for step in columns]))
-
-    def read(self, line: bytes | str, source: str = "") -> Record:
-        """Parse and clean one record into columns, which is what the signals of half a million records are made from.
-
-        source: that of the file, which helps to find its images.
-
-        Raises:
-            Unusable: nothing can be made of it. A record that can not be trained on but is ranked all the same, as the
-                published cleaning does, is returned with a `reason`.
-        """
+    def read(self, line: bytes) -> Rollout:
         published = self.cleaning == "published"
-        fields = self.parse(line)
-        names = image_names(fields.get("image"))
-        question = _published_question(fields) if published else question_text(fields)
+        fields = self.layout(json_object(line, LAST_KEY if published else UNIQUE_KEYS))
         raw_steps = fields.get("steps_with_score")
         if not isinstance(raw_steps, list) or not raw_steps:
             raise Unusable("no_steps")
@@ -158,24 +74,9 @@ class VisualPRM400K:
         scores, correct, total = zip(*[measure(raw) for raw in raw_steps], strict=True)
         if 0 in total and not published:
             scores = self._with_unsampled(scores, total)
-        texts = [text.strip() if isinstance(text := raw.get("step"), str) else "" for raw in raw_steps]
-        joined = " ".join(texts)
-        check_text(question, joined, *names)
-        images, reason = self._found(names, source)
-        reason = reason or self._defect(question, texts, scores)
-        ranked = published and any(score is not None for score in scores)
-        if reason is not None and not ranked:
-            raise Unusable(reason)
-        return Record(images, names, question, texts, scores, correct, total, _count_words(joined), reason)
-
-    def parse(self, line: bytes | str) -> dict[str, Any]:
-        """A record in the layout of VisualPRM400K-v1.1-Raw, whichever it is in; or Unusable."""
-        fields = json_object(line, LAST_KEY if self.cleaning == "published" else UNIQUE_KEYS)
-        return from_conversation(fields) if "conversations" in fields and "steps_with_score" not in fields else fields
-
-    def reading(self) -> list[Any]:
-        """The settings that what is read of a line depends on, images apart."""
-        return [self.cleaning, self.unsampled]
+        steps = [text.strip() if isinstance(text := raw.get("step"), str) else "" for raw in raw_steps]
+        question = _published_question(fields) if published else question_text(fields)
+        return Rollout(image_names(fields.get("image")), question, steps, scores, correct, total, published)
 
     def _with_unsampled(
         self, scores: tuple[float | None, ...], total: tuple[int | None, ...]
@@ -190,51 +91,78 @@ class VisualPRM400K:
             decided.append(score)
         return tuple(decided)
 
-    def _found(self, names: tuple[str, ...], source: str) -> tuple[tuple[str, ...], str | None]:
-        """The image files of a record, or why it has none."""
-        if not names or self.image_folder is None:
-            return tuple(map(plain_path, names)), None if names else "no_image"
-        try:
-            return self.image_folder.names(names, source), None
-        except Unusable as unusable:
-            return names, unusable.reason
 
-    def tried(self, line: bytes, source: str) -> str:
-        """In words, where the first image that a record lacks was looked for."""
-        assert self.image_folder is not None
-        for name in image_names(self.parse(line).get("image")):
-            if self.image_folder.find(name, source) is None:
-                return self.image_folder.tried(name, source)
-        raise AssertionError("no image is missing")
+@dataclass(frozen=True, kw_only=True)
+class VisualPRM400K(Annotations):
+    """A folder of JSON lines files, one per source, and the images that they name."""
 
-    def wanted(self) -> str:
-        """The keys that a record should have."""
-        return "image, question_orig or question, and steps_with_score"
+    root: str | None = None  # holds annotations/ and the images
+    annotations: str | None = None  # in place of ROOT/annotations
+    wanted = "image, question_orig or question, and steps_with_score"
 
-    def _defect(self, question: str, texts: list[str], scores: tuple[float | None, ...]) -> str | None:
-        """Why a record with images that could be read can not be trained on."""
-        if not question and self.cleaning == "strict":
-            return "no_question"
-        if "" in texts:
-            return "empty_step"
-        unmeasured = scores.count(None)
-        if unmeasured == len(scores):
-            return "no_usable_score"
-        if unmeasured and self.cleaning == "published":
-            return "bad_score"
-        return None
+    def files(self) -> list[Path]:
+        if self.annotations is None and self.root is None:
+            raise ValueError(
+                "dataset.root is not set; give the folder of annotations/ and images, or dataset.annotations=DIR"
+            )
+        if self.image_folder.root is not None and not Path(self.image_folder.root).is_dir():
+            key = "dataset.images" if self.images else "dataset.root"
+            raise ValueError(
+                f"{key}={self.image_folder.root} is not a folder; give the one that image paths start from"
+            )
+        key, folder = "dataset.annotations", self.annotations
+        if folder is None:
+            key, folder = "dataset.root", f"{self.root}/annotations"
+        if not Path(folder).is_dir():
+            raise ValueError(f"{key}: {folder} is not a folder; give the one that holds the annotations as *.jsonl")
+        return source_files(Path(folder), key, self.sources, self.exclude_sources)
+
+    @cached_property
+    def image_folder(self) -> ImageFolder:
+        return ImageFolder(self.images or self.root, "restore it, or select again")
+
+    def layout(self, record: dict[str, Any]) -> dict[str, Any]:
+        return _from_conversation(record) if "conversations" in record and "steps_with_score" not in record else record
 
 
-def _count_words(text: str) -> int:
-    """Blanks and line breaks + 1: str.split is exact where white space is doubled, and five times slower."""
-    return text.count(" ") + text.count("\n") + 1
+def source_files(
+    folder: Path, key: str, only: Collection[str] | None = None, without: Collection[str] | None = None
+) -> list[Path]:
+    """The *.jsonl files of a folder in name order, each a source, which is the file's stem.
+
+    only, without: the sources to take, and those to leave out; None: all, and none.
+
+    Raises:
+        ValueError: there is none, one cannot be read (check_json_lines) or is there compressed, two are the same
+            source, or `only` or `without` name one that is not there.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if SOURCE_FILE.fullmatch(path.name) and not path.name.startswith(TEMPORARY):
+            files.setdefault(path.stem if path.suffix.lower() == ".jsonl" else Path(path.stem).stem, []).append(path)
+    if not files:
+        raise ValueError(f"{key}: {folder} holds no *.jsonl file; unpack the annotations there")
+    for setting, names in (("sources", only), ("exclude_sources", without)):
+        if unknown := sorted(set(names or ()).difference(files)):
+            raise ValueError(f"dataset.{setting}: {unknown[0]} is not one of the sources {', '.join(files)}")
+    chosen = {s: paths for s, paths in files.items() if (only is None or s in only) and s not in (without or ())}
+    if not chosen:
+        raise ValueError("dataset.sources and dataset.exclude_sources leave no source; leave one of them out")
+    for source, paths in chosen.items():
+        names = " and ".join(path.name for path in paths)
+        if len(paths) > 1:
+            raise ValueError(f"{key}: {names} in {folder} are the same source {source}; move one of them away")
+        if paths[0].suffix.lower() != ".jsonl":
+            raise ValueError(f"{key}: {paths[0]} is compressed and not read; unpack it, or move it out of the folder")
+        check_json_lines(paths[0], key)
+    return [path for paths in chosen.values() for path in paths]
 
 
 def question_text(record: dict[str, Any]) -> str:
     """The question of a record, without the <image> that it may begin with; "" when there is none."""
     original = record.get("question_orig")
     if original is not None and not isinstance(original, str):
-        return ""  # nothing else takes the place of what can not be read
+        return ""  # nothing else takes the place of what cannot be read
     return _text(original) or LEADING_IMAGES.sub("", _text(record.get("question")))
 
 
@@ -245,3 +173,49 @@ def _published_question(record: dict[str, Any]) -> str:
 
 def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
+
+
+def _from_conversation(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with question and steps_with_score; Unusable when it is in neither form."""
+    turns = record["conversations"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise Unusable("bad_conversation")
+    turns = [turn for turn in turns if turn.get("from") != "system"]
+    asked, answers = turns[::2], [turn.get("value") for turn in turns[1::2]]
+    if [turn.get("from") for turn in turns] != ["human", "gpt"] * len(answers) or not answers:
+        raise Unusable("bad_conversation")
+    texts = [turn.get("value") for turn in asked]
+    first = texts[0] if isinstance(texts[0], str) else ""
+    marked = isinstance(answers[0], list) and len(turns) == 2
+    found = (MARKED if marked else QUESTION).fullmatch(first)
+    if found is None:
+        raise Unusable("bad_conversation")
+    if marked:
+        steps = _marked_steps(found[2].split("<prm>"), answers[0], record.get("prm_counts"))
+    else:
+        if any(answer not in ("+", "-") for answer in answers):
+            raise Unusable("bad_label")
+        steps = [
+            {"step": text, "score": SCORES[answer]}
+            for text, answer in zip([found[2], *texts[1:]], answers, strict=True)
+        ]
+    return {"image": record.get("image"), "question": found[1], "steps_with_score": steps}
+
+
+def _marked_steps(texts: list[str], labels: list[Any], counts: Any) -> list[dict[str, Any]]:
+    columns: list[Any] = [labels, *([counts.get("k"), counts.get("n")] if isinstance(counts, dict) else [])]
+    if not all(isinstance(column, list) and len(column) == len(texts) for column in columns):
+        raise Unusable("length_mismatch")
+    if len(columns) == 1:
+        return [{"step": text, "score": label} for text, label in zip(texts, labels, strict=True)]
+    return [
+        {"step": text, "score": None if _is_hard_label(label, k, n) else label, "num_mc_correct": k, "num_mc_total": n}
+        for text, label, k, n in zip(texts, *columns, strict=True)
+    ]
+
+
+def _is_hard_label(label: object, k: object, n: object) -> bool:
+    """Is the label no score but one that K of N were reduced to, s > tau?"""
+    if type(k) is not int or type(n) is not int:
+        return False
+    return k > 0 if label == 1 else label == 0 and (k < n or n == 0)

@@ -1,39 +1,37 @@
-"""Reader of VisualProcessBench: one JSON lines file of solutions whose steps people labelled."""
+"""The benchmark, VisualProcessBench: one JSON lines file of solutions whose steps people labelled."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, TypeAlias
 
-from mprm.data.records import RecordFile
-from mprm.data.rollouts import Dropped, Solution, Unusable, check_text, image_names, json_object
+from mprm.data.lines import Unusable, check_text
+from mprm.data.records import RecordFile, Records, image_names
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    id: str
+    source: str
+    images: tuple[str, ...]
+    question: str
+    steps: tuple[str, ...]
+    labels: tuple[int, ...]  # per step: 1 correct, -1 incorrect, 0 neutral (not evaluated)
+
+
+Benchmark: TypeAlias = Records[Solution]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisualProcessBench(RecordFile):
-    """Solutions of `path` (test.jsonl); their image paths start from `images`, by default the folder of `path`.
+    """Texts are given as they stand: placeholders such as <image1> are left to the prompt renderer. A solution is never
+    shortened or repaired, so that a score is always over the steps that were labelled."""
 
-    Texts are given as they stand: placeholders such as <image1> are left to the prompt renderer. A solution is never
-    shortened or repaired, so that a score is always over the steps that were labelled.
-    """
+    group = "benchmark"
+    wanted = "the test.jsonl of VisualProcessBench"
 
-    GROUP: ClassVar[str] = "benchmark"
-    WANTED: ClassVar[str] = "the test.jsonl of VisualProcessBench"
-
-    def solutions(self) -> Iterator[Solution | Dropped]:
-        """Every record in file order, as a Solution or as the reason why it can not be one.
-
-        Raises:
-            ValueError: no file is set, or it is not there.
-        """
-        return self.each(self._solution)
-
-    def _solution(self, stem: str, number: int, line: bytes) -> Solution:
-        record = json_object(line)
-        images = image_names(record.get("image"))
+    def read(self, record: dict[str, Any], stem: str, number: int) -> Solution:
+        images, question, source = image_names(record.get("image")), record.get("question"), record.get("data_source")
         if not images:
             raise Unusable("no_image")
-        images = self.image_folder.names(images)
-        question, source = record.get("question"), record.get("data_source")
         if not isinstance(question, str) or not question.strip():
             raise Unusable("no_question")
         if not isinstance(source, str) or not source:

@@ -11,8 +11,8 @@ from typing import Any
 
 from mprm.batching.examples import open_images
 from mprm.data.image_folder import ImageFolder
-from mprm.data.records import check_json_lines
-from mprm.data.rollouts import Unusable, check_text, image_names, is_blank, json_object, numbered_lines
+from mprm.data.lines import Dropped, Unusable, check_text, read_json_lines
+from mprm.data.records import image_names
 from mprm.data.visualprm400k import question_text
 from mprm.inference.predict import OpenImages, Scorable, Scored
 from mprm.metrics.step_scores import NotScored, StepScores
@@ -37,23 +37,17 @@ def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple
     """
     if not source.is_file():
         raise ValueError(f"input={source} is not a file; give JSON lines with {FIELDS}")
-    check_json_lines(source, "input")
     records: dict[str, dict[str, Any]] = {}
-    solutions: list[Scorable] = []
-    reasons: dict[str, str] = {}
-    skipped = Counter[str]()
-    with open(source, "rb") as stream:
-        for number, _, _, line in numbered_lines(stream):
-            if is_blank(line):
-                continue
-            try:
-                record = json_object(line)
-                check_text(json.dumps(record, ensure_ascii=False))  # it will be written again
-                records[str(number)] = record
-                solutions.append(_solution(str(number), record))
-            except Unusable as unusable:
-                reasons[str(number)] = unusable.reason
-                skipped[unusable.reason] += 1
+
+    def read(number: int, record: dict[str, Any]) -> Scorable:
+        check_text(json.dumps(record, ensure_ascii=False))  # it will be written again
+        records[str(number)] = record
+        return _solution(str(number), record)
+
+    found = list(read_json_lines(source, "input", read))
+    solutions = [one for one in found if not isinstance(one, Dropped)]
+    reasons = {str(one.line): one.reason for one in found if isinstance(one, Dropped)}
+    skipped = Counter(reasons.values())
     with journal(target, [file_hash(source), settings]) as kept:
         scored = score_kept(kept, solutions, score)
         kept.finish(
@@ -122,7 +116,7 @@ def open_beside(file: Path) -> OpenImages:
         for exact in (file.parent / name, Path(name)):
             if exact.is_file():
                 return exact
-        found = (Path(folder.root, image) for folder in folders if (image := folder.find(name, file.stem)))
+        found = (Path(str(folder.root), image) for folder in folders if (image := folder.find(name, file.stem)))
         return next(found, Path(name))
 
     return lambda names: open_images([path(name) for name in names])

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mprm.runs.artifacts import in_use, lock, read_json, remove, write_json
+from mprm.runs.artifacts import read_json, remove, write_json
+from mprm.runs.run_folder import in_use, lock
 
 FOLDER = "sweep"
 STATES = ("waiting", "running", "done", "failed", "interrupted")

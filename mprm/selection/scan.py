@@ -1,20 +1,27 @@
 """One pass over the annotation files, in chunks that all cores share."""
 
 import json
-from collections.abc import Collection
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from math import fsum
+from multiprocessing import current_process, get_context, parent_process
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mprm.data.rollouts import Unusable, is_blank, numbered_lines, question_hash, record_hash, rest_of_line
-from mprm.data.visualprm400k import Record, VisualPRM400K
-from mprm.selection.parallel import in_processes
+from mprm.data.lines import Unusable, is_blank, numbered_lines, rest_of_line
+from mprm.data.rollouts import CheckedRollout, Dataset, excluded_lines, question_hash, read_rollout, record_hash
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 SCHEMA = pa.schema(
     [
@@ -42,10 +49,13 @@ SCHEMA = pa.schema(
 NO_SIGNALS = (*[None] * 12, False)
 CHUNK_BYTES = 32 * 2**20  # one chunk is one task, and one row group of the table
 
-Chunk = tuple[Path, int, int]
+BYTES_PER_PROCESS = 32 * 2**20  # of annotations; what a further process must have to do to be worth its start
+MAX_PROCESSES = 8
+
+Chunk = tuple[Path, int, int]  # file, first byte, end
 
 
-def scan(dataset: VisualPRM400K, files: list[Path], path: Path) -> None:
+def scan(dataset: Dataset, files: list[Path], path: Path) -> None:
     """Write the signals of every record of `files` to the Parquet file `path`, in order.
 
     The file's metadata `image_folders` is JSON: the image folders that were listed, with their modification times.
@@ -58,7 +68,7 @@ def scan(dataset: VisualPRM400K, files: list[Path], path: Path) -> None:
     ]
     listed: dict[str, int | None] = {}
     previous, first_line = None, 0
-    excluded = dataset.excluded()
+    excluded = excluded_lines(dataset.exclude)
     tables = in_processes(partial(_scan_chunk, dataset), chunks, sum(sizes))
     with pq.ParquetWriter(path, SCHEMA, write_page_checksum=True) as writer:
         for (file, _, _), (table, n_lines, chunk_listed) in zip(chunks, tables, strict=True):
@@ -83,7 +93,7 @@ def _without(table: pa.Table, excluded: Collection[int]) -> pa.Table:
     return pa.table(columns).cast(SCHEMA)
 
 
-def _scan_chunk(dataset: VisualPRM400K, chunk: Chunk) -> tuple[pa.Table, int, dict[str, int | None]]:
+def _scan_chunk(dataset: Dataset, chunk: Chunk) -> tuple[pa.Table, int, dict[str, int | None]]:
     """Signals of the lines that begin in the chunk, lines counted from its first; how many; image folders listed."""
     file, start, end = chunk
     source = file.stem
@@ -97,31 +107,32 @@ def _scan_chunk(dataset: VisualPRM400K, chunk: Chunk) -> tuple[pa.Table, int, di
             n_lines = number + 1
             if not is_blank(line):
                 try:
-                    record = dataset.read(line, source)
-                    signals = (*_signals(record), record.reason)
+                    checked = read_rollout(dataset, line, source)
+                    signals = (*_signals(checked), checked.fault)
                 except Unusable as unusable:
                     signals = (*NO_SIGNALS, unusable.reason)
                 rows.append((source, number, offset, length, record_hash(line), *signals))
     columns = zip(*rows, strict=True) if rows else [()] * len(SCHEMA)
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
-    return table, n_lines, dataset.image_folder.modified if dataset.image_folder else {}
+    return table, n_lines, dataset.image_folder.modified
 
 
-def _signals(record: Record) -> tuple[Any, ...]:
-    """question_hash ... ranked of a record with at least one score."""
-    scores = [score for score in record.scores if score is not None]
+def _signals(checked: CheckedRollout) -> tuple[Any, ...]:
+    """question_hash ... ranked of a rollout with at least one score."""
+    rollout = checked.rollout
+    scores = [score for score in rollout.scores if score is not None]
     positive = [score for score in scores if score > 0]
     n, n_pos = len(scores), len(positive)
     unsampled = (0, 0)
-    if 0 in record.total:
-        never = [score for score, n in zip(record.scores, record.total, strict=True) if n == 0]
+    if 0 in rollout.n_total:
+        never = [score for score, n in zip(rollout.scores, rollout.n_total, strict=True) if n == 0]
         unsampled = len(never), never.count(0.0)
     total = fsum(positive)  # exactly rounded, unlike sum, whose result depends on the Python version
     return (
-        question_hash(record.question, record.images),
-        [question_hash("", [image]) for image in record.images],
-        len(record.texts),
-        record.n_words,
+        question_hash(rollout.question, checked.images),
+        [question_hash("", [image]) for image in checked.images],
+        len(rollout.steps),
+        checked.n_words,
         *unsampled,
         n,
         n_pos,
@@ -131,3 +142,36 @@ def _signals(record: Record) -> tuple[Any, ...]:
         min(scores),
         True,
     )
+
+
+def in_processes(function: Callable[[Task], Result], tasks: list[Task], n_bytes: int) -> Iterator[Result]:
+    """Yield function(task) of every task in order, in as many processes as `n_bytes` of annotations are worth.
+
+    A few results are held at a time, however many tasks there are.
+    """
+    processes = min(n_bytes // BYTES_PER_PROCESS, _cores(), MAX_PROCESSES)
+    if processes < 2 or current_process().daemon:  # a daemonic process may not start others
+        yield from map(function, tasks)
+        return
+    # Forked on Linux, as torch forks its data workers: a new interpreter would import everything again.
+    context = get_context("fork" if sys.platform == "linux" else None)
+    window = 8 * processes
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
+        for start in range(0, len(tasks), window):
+            yield from pool.map(function, tasks[start : start + window])
+
+
+def _end_with_parent() -> None:
+    """End this worker with the process that started it: one that is killed cannot say so, and workers wait on."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -14,7 +14,7 @@ Columns, one row per record (a line that is not blank), sources in file-name ord
     p_pos, reliability  n_pos / n; mean score of the positive steps, 1 when there is none (arXiv 2602.04145)
     mean_mc, min_mc     mean and least score
     ranked              takes part in the ranking
-    drop_reason         why it can not be trained on; null otherwise
+    drop_reason         why it cannot be trained on; null otherwise
 
 What a model says is no part of the table and may be added to it, or to the rows that were kept:
 
@@ -38,21 +38,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mprm.data.image_folder import modified_ns
-from mprm.data.visualprm400k import VisualPRM400K
+from mprm.data.rollouts import Dataset, code_of, excluded_lines, reading_of
 from mprm.runs.artifacts import atomic_file, file_hash, write_json
 from mprm.selection.scan import scan
 
 # Enters the key of the cache: raise it when a column or the cleaning of records changes its meaning.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 NUMERIC = ("n_steps", "n_words", "n", "n_pos", "p_pos", "reliability", "mean_mc", "min_mc")
 
 
-def build_signals(dataset: VisualPRM400K, cache: str | Path) -> pa.Table:
+def build_signals(dataset: Dataset, cache: str | Path) -> pa.Table:
     """The signals table of a dataset, from the cache when the annotations are unchanged.
 
     The cache, `cache`/signals, holds one Parquet file per content of the annotations, cleaning and image folder. A
-    second call reads no annotation whose file has not changed (see _content_hashes). A table that can not be read is
+    second call reads no annotation whose file has not changed (see _content_hashes). A table that cannot be read is
     made anew.
 
     Returns:
@@ -60,7 +60,7 @@ def build_signals(dataset: VisualPRM400K, cache: str | Path) -> pa.Table:
         file) and `path` (of the Parquet file).
 
     Raises:
-        ValueError: see VisualPRM400K.files; or the annotations changed while they were read.
+        ValueError: see Dataset.files; or the annotations changed while they were read.
     """
     folder = Path(cache) / "signals"
     files = dataset.files()
@@ -76,6 +76,8 @@ def build_signals(dataset: VisualPRM400K, cache: str | Path) -> pa.Table:
         table = _read(path, path.stat().st_mtime_ns)
     inputs = {f"annotations {source}.jsonl": content for source, content in hashes.items()}
     inputs |= _exclude(dataset)
+    if (code := code_of(dataset)) is not None:
+        inputs["the data set's code"] = code
     return table.replace_schema_metadata({"data_hash": data_hash, "path": str(path), "inputs": json.dumps(inputs)})
 
 
@@ -115,8 +117,8 @@ def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:
 
     The state is size, inode, time of the last modification and time of the last change of any kind. The last no
     program can set: an edit that keeps the size and puts the modification time back is seen, which size and
-    modification time alone would miss. What a memo can not tell is a change on a file system that keeps no such time.
-    A memo that can not be read, or is not what was written, is made anew.
+    modification time alone would miss. What a memo cannot tell is a change on a file system that keeps no such time.
+    A memo that cannot be read, or is not what was written, is made anew.
     """
     known = _read_memo(memo)
     states = {str(file.resolve()): _state(file.stat()) for file in files}
@@ -156,13 +158,13 @@ def _cached(path: Path) -> pa.Table | None:
     return None
 
 
-def _exclude(dataset: VisualPRM400K) -> dict[str, str]:
+def _exclude(dataset: Dataset) -> dict[str, str]:
     """What dataset.exclude lists, as a hash by its name; empty without it."""
-    lines = {source: sorted(places) for source, places in dataset.excluded().items()}
+    lines = {source: sorted(places) for source, places in excluded_lines(dataset.exclude).items()}
     return {"dataset.exclude": _digest(lines)} if lines else {}
 
 
-def _key(dataset: VisualPRM400K, data_hash: str) -> str:
-    images = os.path.abspath(dataset.image_folder.root) if dataset.image_folder else None
-    parts = [FORMAT_VERSION, *dataset.reading(), images, data_hash, *_exclude(dataset).values()]
+def _key(dataset: Dataset, data_hash: str) -> str:
+    images = None if dataset.image_folder.root is None else os.path.abspath(dataset.image_folder.root)
+    parts = [FORMAT_VERSION, *reading_of(dataset), images, data_hash, *_exclude(dataset).values()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

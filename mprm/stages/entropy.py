@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
-from mprm.stages.models import check_devices, device, identity, load_backbone, max_tokens, open_by
-from mprm.terminal import bar, listed, say
+from mprm.stages.devices import check_devices, load_backbone
+from mprm.stages.judging import identity
+from mprm.terminal import bar, say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +41,9 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
-    if cfg.dataset.image_folder is None:
+    from mprm.data.rollouts import reading_of
+
+    if cfg.dataset.image_folder.root is None:
         raise ValueError("dataset.images is not set, and entropies depend on the images; give the folder of the images")
     cfg.backbone.folder()
     looked_at = rows["ranked"].to_numpy() & ~rows["drop_reason"].is_valid().to_numpy()
@@ -49,7 +52,7 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
     wanted = {ids[row]: int(row) for row in np.flatnonzero(looked_at)}
     data_hash = rows.schema.metadata[b"data_hash"].decode()
     images = str(Path(cfg.dataset.image_folder.root).resolve())
-    settings = [FORMAT_VERSION, data_hash, *cfg.dataset.reading(), images, identity(cfg, None)]
+    settings = [FORMAT_VERSION, data_hash, *reading_of(cfg.dataset), images, identity(cfg, None)]
     with _kept(cfg, settings) as kept, bar() as progress:
         missing = [row for name, row in wanted.items() if name not in kept.done]
         task = progress.add_task("computing entropies", total=len(wanted), completed=len(wanted) - len(missing))
@@ -60,9 +63,9 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
         found |= {name: kept.done[name] for name in wanted if name in kept.done}
     reasons = Counter(value for value in found.values() if isinstance(value, str))
     if wanted and reasons.total() == len(wanted):
-        counts = listed(dict(reasons.most_common()))
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise ValueError(
-            f"none of {len(wanted)} rollouts has an entropy ({counts}); see dataset.images and backbone.max_length"
+            f"none of {len(wanted)} rollouts has an entropy ({listed}); see dataset.images and backbone.max_length"
         )
     values = [found.get(name) for name in ids]
     entropy = [value if isinstance(value, float) else None for value in values]
@@ -99,7 +102,7 @@ def _kept(cfg: Config, settings: list[Any]) -> Iterator[Journal]:
 
 def _solutions(cfg: Config, rows: pa.Table) -> list[Scorable]:
     from mprm.inference.predict import Scorable
-    from mprm.selection.subset import read_examples
+    from mprm.selection.examples import read_examples
 
     return [
         Scorable(record["id"], record["images"], record["question"], record["steps"])
@@ -110,6 +113,7 @@ def _solutions(cfg: Config, rows: pa.Table) -> list[Scorable]:
 
 def _computed(cfg: Config, solutions: list[Scorable], kept: Journal, advance: Callable[[int], None]) -> Found:
     """Add entropies to the journal, on the trainer's device. Returns those that it does not keep."""
+    from mprm.batching.examples import open_images
     from mprm.inference.entropy import rollout_entropies
     from mprm.metrics.step_scores import NotScored
 
@@ -119,10 +123,10 @@ def _computed(cfg: Config, solutions: list[Scorable], kept: Journal, advance: Ca
         model,
         processor,
         solutions,
-        open_by(cfg.dataset.image_path),
+        lambda names: open_images([cfg.dataset.image_folder.path(name) for name in names]),
         cfg.backbone.max_length,
-        max_tokens(cfg),
-        device(cfg),
+        2 * cfg.trainer.max_tokens,  # nothing is kept for a backward pass
+        "cuda" if cfg.trainer.accelerator == "gpu" else "cpu",
     )
     fresh: Found = {}
     restorable: Found = {}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
-from mprm.stages.outputs import Output
-from mprm.terminal import bar, listed, say, say_next
+from mprm.stages.outputs import is_made, remember
+from mprm.terminal import bar, say, say_next
 
 if TYPE_CHECKING:
     from mprm.data.questions import Question
@@ -26,10 +26,10 @@ def sample(cfg: Config) -> None:
     from mprm.inference.solve import sample as solve
 
     def work(questions: list[Question], kept: Journal, advance: Advance) -> None:
-        solve(cfg.policy, questions, cfg.questions.image_path, cfg.solutions, kept, advance)
+        solve(cfg.policy, questions, cfg.questions.image_folder.path, cfg.solutions, kept, advance)
 
     def records(result: dict[str, Any]) -> list[dict[str, Any]]:
-        return [result | {"image": [str(cfg.questions.image_path(name)) for name in result["image"]]}]
+        return [result | {"image": [str(cfg.questions.image_folder.path(name)) for name in result["image"]]}]
 
     started = monotonic()
     results = _worked(cfg, {"solutions": cfg.solutions}, work, records)
@@ -52,7 +52,7 @@ def annotate(cfg: Config) -> None:
 
     def work(questions: list[Question], kept: Journal, advance: Advance) -> None:
         continue_prefixes(
-            cfg.policy, questions, cfg.questions.image_path, cfg.solutions, cfg.continuations, kept, advance
+            cfg.policy, questions, cfg.questions.image_folder.path, cfg.solutions, cfg.continuations, kept, advance
         )
 
     started = monotonic()
@@ -62,7 +62,7 @@ def annotate(cfg: Config) -> None:
         return
     dropped = sum((Counter(result["dropped"]) for result in results), Counter[str]())
     written = sum(len(result["records"]) for result in results)
-    reasons = f", left out: {listed(dropped)}" if dropped else ""
+    reasons = f", left out: {_listed(dropped)}" if dropped else ""
     say(
         f"{written} solutions of {len(results)} questions{reasons} in {monotonic() - started:.1f} s; wrote {cfg.output}"
     )
@@ -81,17 +81,22 @@ def _worked(
 
     Returns the results of the questions that could be used; None if this very command has written the file before.
     """
+    from mprm.data.records import usable_records
     from mprm.inference.solve import UNUSABLE
     from mprm.runs.journal import journal
 
-    questions, dropped = cfg.questions.usable(cfg.questions.questions())
+    if cfg.output is None:
+        raise ValueError(f"task={cfg.task} needs output=FILE.jsonl")
+    questions, dropped = usable_records(cfg.questions, "questions")
     skipped = Counter(dropped)
     asked = [[q.id, q.images, q.question, q.answer] for q in questions]
     depends_on = [cfg.task, settings, cfg.policy.identity(), asked]
-    output = Output(cfg, "output", depends_on, [cfg.questions.path])
-    if output.is_made():
+    if is_made(cfg, "output", depends_on, [cfg.questions.path]):
         return None
-    with journal(output.target, depends_on) as kept, bar() as progress:
+    with (
+        journal(Path(cfg.output), depends_on) as kept,
+        bar() as progress,
+    ):
         done = sum(question.id in kept.done for question in questions)
         task = progress.add_task(DOING[cfg.task], total=len(questions), completed=done)
         work(questions, kept, lambda more: progress.advance(task, more))
@@ -100,11 +105,15 @@ def _worked(
         usable = [result for result in results if UNUSABLE not in result]
         if not usable:
             raise ValueError(
-                f"none of the {len(results)} questions can be asked ({listed(skipped)}); mend the images; where they "
+                f"none of the {len(results)} questions can be asked ({_listed(skipped)}); mend the images; where they "
                 "are too_long, lower policy.max_new_tokens or serve the model with a longer context"
             )
         kept.finish(record for result in usable for record in records(result))
-    output.remember()
+    remember(cfg, "output", depends_on)
     if skipped:
-        say(f"questions left out: {listed(skipped)}")
+        say(f"questions left out: {_listed(skipped)}")
     return usable
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())

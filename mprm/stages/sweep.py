@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from mprm.config import Config, bind, validate
 from mprm.messages import explain
 from mprm.runs.artifacts import read_json
-from mprm.runs.config_hash import config_hash
+from mprm.runs.run_folder import config_hash
 from mprm.runs.sweep_folder import Point, lock_sweep, log_file, read_points, record, write_points
 from mprm.stages import point
 from mprm.stages.composer import PointComposer
@@ -130,7 +130,7 @@ class GridSweeper(Sweeper):
             if explained is None:
                 raise
             return Point(overrides=text, label=label, name=None, state="failed", reason=explained[0])
-        if TASKS[config.task].leaves is None or config.run is not None:
+        if TASKS[config.task].ends is None or config.run is not None:
             return Point(overrides=text, label=label, name=None)
         state = "done" if finished(config) else "waiting"
         return Point(overrides=text, label=label, name=config.name, work=config.selector.ratio or 1.0, state=state)
@@ -182,9 +182,9 @@ Plugins.instance().register(GridSweeper)
 
 def finished(config: Config) -> bool:
     """Has the run that the config asks for ended, so that its task would do nothing?"""
-    task = TASKS[config.task]
-    assert task.leaves is not None
-    stage, file = task.stages[-1], task.leaves
+    ends = TASKS[config.task].ends
+    assert ends is not None
+    stage, file = ends
     folder = Path(config.runs) / str(config.name)
     if config.export is not None or config.redo is not None:
         return False

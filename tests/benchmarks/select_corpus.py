@@ -20,9 +20,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.selection.bis import BIS
+from mprm.selection.examples import write_examples
+from mprm.selection.selectors import BIS
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import write_examples, write_subset
+from mprm.selection.subset import write_subset
 
 TEXT = (
     "the value of bar angle triangle we see that sum and therefore equals area from chart line is to find first which "

@@ -38,10 +38,10 @@ from mprm.batching.examples import Examples
 from mprm.batching.order import Shuffled, ShuffledQuestions
 from mprm.chartworld.corpus import ChartWorld
 from mprm.inference.predict import rows
-from mprm.selection.baselines import Full
+from mprm.selection.examples import write_examples
 from mprm.selection.keep import keep
+from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import write_examples
 from mprm.training.objectives import step_losses
 from tools import tiny
 
@@ -212,7 +212,7 @@ def chartworld_batches(family: str, steps: int, folder: Path) -> dict[str, list[
     if not (folder / "examples").is_dir():
         write_examples(folder / "examples", world, keep(build_signals(world, folder / "cache"), Full()))
     processor, _ = BACKBONES[family](path=str(WEIGHTS / family)).load()
-    examples = Examples(Dataset.load_from_disk(str(folder / "examples")), world.image_path, processor)
+    examples = Examples(Dataset.load_from_disk(str(folder / "examples")), world.image_folder.path, processor)
     question_N = np.asarray(examples.records["question_hash"])
     batches = {}
     for order in (Shuffled(), ShuffledQuestions()):

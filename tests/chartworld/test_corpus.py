@@ -11,22 +11,18 @@ from mprm.chartworld import corpus
 from mprm.chartworld.corpus import SOLVERS, TEMPERATURE, ChartWorld, ChartWorldBenchmark
 from mprm.chartworld.solver import Solver, annotate
 from mprm.chartworld.world import KINDS, sample_problems
-from mprm.data.rollouts import Rollout, Solution
+from mprm.data.rollouts import Rollout, read_rollout
+from mprm.data.visualprocessbench import Solution
 
 
 def world(root: Path, **changes: object) -> ChartWorld:
     return ChartWorld(root=str(root), **({"rollouts": 96} | changes))  # type: ignore[arg-type]
 
 
-def rollouts(dataset: ChartWorld) -> list[Rollout]:
+def rollouts(dataset: ChartWorld, source: str | None = None) -> list[Rollout]:
     """What the reader makes of every line; none may be dropped."""
-    read = [
-        dataset.rollout(file.stem, number, line)
-        for file in dataset.files()
-        for number, line in enumerate(file.read_bytes().splitlines())
-    ]
-    assert all(isinstance(record, Rollout) for record in read)
-    return read  # type: ignore[return-value]
+    files = [file for file in dataset.files() if source in (None, file.stem)]
+    return [read_rollout(dataset, line, "").rollout for file in files for line in file.read_bytes().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +35,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> ChartWorld:
 def test_the_corpus_is_read_by_the_reader_of_the_real_data(small: ChartWorld) -> None:
     read = rollouts(small)
     assert len(read) == 96
-    assert {rollout.source for rollout in read} == set(SOLVERS)
+    assert {file.stem for file in small.files()} == set(SOLVERS)
     for rollout in read:
-        with Image.open(small.image_path(rollout.images[0])) as image:
+        with Image.open(small.image_folder.path(rollout.images[0])) as image:
             assert image.size == (56, 56)
-        assert all(step.score == step.n_correct / step.n_total for step in rollout.steps)  # type: ignore[operator]
-        assert rollout.steps[-1].n_correct in (0, 16)
-        assert rollout.steps[-1].text.startswith("The answer is ")
+        assert list(rollout.scores) == [k / n for k, n in zip(rollout.n_correct, rollout.n_total, strict=True)]  # type: ignore[operator]
+        assert rollout.n_correct[-1] in (0, 16)
+        assert rollout.steps[-1].startswith("The answer is ")
     assert len({(rollout.question, rollout.images) for rollout in read}) == 96 // 4
 
 
@@ -74,7 +70,7 @@ def test_the_same_seed_writes_the_same_bytes(small: ChartWorld, tmp_path: Path) 
         assert [file.name for file in files] == [file.name for file in small.files()]
         assert all(a.read_bytes() == b.read_bytes() for a, b in zip(files, small.files(), strict=True)) == same
         image = "images/careful/0.png"
-        assert (again.image_path(image).read_bytes() == small.image_path(image).read_bytes()) == same
+        assert (again.image_folder.path(image).read_bytes() == small.image_folder.path(image).read_bytes()) == same
 
 
 def test_what_is_there_is_not_written_again(small: ChartWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +91,7 @@ def test_files_that_are_no_world_are_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds files that are no chartworld; give a new or an empty folder"):
         world(tmp_path).files()
     with pytest.raises(ValueError, match="holds files that are no chartworld"):
-        ChartWorldBenchmark(path=str(tmp_path / "test.jsonl"), size=3).solutions()
+        ChartWorldBenchmark(path=str(tmp_path / "test.jsonl"), size=3).records()
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
@@ -113,23 +109,23 @@ def test_an_interrupted_world_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_true_labels_give_all_or_nothing_on_the_same_rollouts(small: ChartWorld, tmp_path: Path) -> None:
     truth = world(tmp_path / "truth", labels="truth")
-    counts = [step.n_correct for rollout in rollouts(truth) for step in rollout.steps]
+    counts = [count for rollout in rollouts(truth) for count in rollout.n_correct]
     assert set(counts) == {0, 16}
     # Files of the first solver differ in nothing else: labels are drawn after the solutions.
-    first = [[step.text for step in r.steps] for r in rollouts(truth) if r.source == "careful"]
-    assert first == [[step.text for step in r.steps] for r in rollouts(small) if r.source == "careful"]
+    texts = [[rollout.steps for rollout in rollouts(dataset, "careful")] for dataset in (truth, small)]
+    assert texts[0] == texts[1]
 
 
 def test_early_stop_says_nothing_behind_the_first_zero(small: ChartWorld, tmp_path: Path) -> None:
     stopped = world(tmp_path / "stopped", early_stop=True)
     behind = 0
     for whole, cut in zip(rollouts(small), rollouts(stopped), strict=True):
-        counts = [step.n_correct for step in whole.steps]
+        counts = whole.n_correct
         end = counts.index(0) + 1 if 0 in counts else len(counts)
-        assert cut.steps[:end] == whole.steps[:end]
-        assert [(step.score, step.n_correct, step.n_total) for step in cut.steps[end:]] == [(0.0, 0, 0)] * (
-            len(counts) - end
-        )
+        assert cut.steps == whole.steps
+        for ours, theirs in ((cut.scores, whole.scores), (cut.n_correct, counts), (cut.n_total, whole.n_total)):
+            assert ours[:end] == theirs[:end]
+            assert set(ours[end:]) <= {0}
         behind += len(counts) - end
     assert behind
     with pytest.raises(ValueError, match="holds a world of other settings"):
@@ -156,7 +152,7 @@ def test_folders_that_are_not_set_are_one_line() -> None:
     with pytest.raises(ValueError, match=r"^dataset\.root is not set; give the folder to write the world to"):
         ChartWorld().files()
     with pytest.raises(ValueError, match=r"^benchmark\.path is not set; give the file to write"):
-        ChartWorldBenchmark().solutions()
+        ChartWorldBenchmark().records()
     with pytest.raises(ValueError, match=r"^benchmark\.size=0 is not positive; try 1000$"):
         ChartWorldBenchmark(size=0)
 
@@ -164,7 +160,7 @@ def test_folders_that_are_not_set_are_one_line() -> None:
 def test_statistics_of_the_file_are_those_of_the_records(small: ChartWorld) -> None:
     said = json.loads((Path(str(small.root)) / "world.json").read_text())["statistics"]
     read = rollouts(small)
-    scores = [[float(step.score or 0) for step in rollout.steps] for rollout in read]
+    scores = [[float(score or 0) for score in rollout.scores] for rollout in read]
     flat = [score for row in scores for score in row]
     assert said["rollouts"] == 96
     assert said["steps per rollout"] == pytest.approx(len(flat) / 96)
@@ -193,7 +189,7 @@ def test_the_world_is_calibrated_to_the_published_corpus() -> None:
 
 def test_the_benchmark_has_right_wrong_and_neutral_steps(tmp_path: Path) -> None:
     benchmark = ChartWorldBenchmark(path=str(tmp_path / "bench" / "test.jsonl"), size=200)
-    solutions = [solution for solution in benchmark.solutions() if isinstance(solution, Solution)]
+    solutions = [solution for solution in benchmark.records() if isinstance(solution, Solution)]
     assert len(solutions) == 200
     assert {solution.source for solution in solutions} == set(KINDS)
     labels = [label for solution in solutions for label in solution.labels]
@@ -201,12 +197,12 @@ def test_the_benchmark_has_right_wrong_and_neutral_steps(tmp_path: Path) -> None
     assert 0.05 < labels.count(0) / len(labels) < 0.15
     assert 0.15 < labels.count(-1) / len(labels) < 0.5
     for solution in solutions:
-        assert benchmark.image_path(solution.images[0]).is_file()
+        assert benchmark.image_folder.path(solution.images[0]).is_file()
         for step, label in zip(solution.steps, solution.labels, strict=True):
             assert (label == 0) == step.startswith("I ")
-    assert list(benchmark.solutions()) == solutions
+    assert list(benchmark.records()) == solutions
 
 
 def test_the_benchmark_file_may_have_any_name(tmp_path: Path) -> None:
     benchmark = ChartWorldBenchmark(path=str(tmp_path / "bench" / "small.jsonl"), size=3)
-    assert len(list(benchmark.solutions())) == 3
+    assert len(list(benchmark.records())) == 3

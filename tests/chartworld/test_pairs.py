@@ -39,14 +39,14 @@ def component(folder: Path, **settings: Any) -> ChartWorldPairs:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "pairs"
-    component(folder).pairs()
+    component(folder).records()
     return folder
 
 
 @pytest.fixture(scope="module")
 def pairs(folder: Path) -> list[Pair]:
     """Those that the reader makes of the file; none may be dropped."""
-    read = list(component(folder).pairs())
+    read = list(component(folder).records())
     assert all(isinstance(pair, Pair) for pair in read)
     return read  # type: ignore[return-value]
 
@@ -121,7 +121,7 @@ def test_only_the_charts_of_hard_pairs_are_drawn_sloppily(
     exact = draw(problems)
     lifts = []
     for row, pair in enumerate(pairs):
-        pixels = np.asarray(Image.open(component(folder).image_path(pair.images[0])))
+        pixels = np.asarray(Image.open(component(folder).image_folder.path(pair.images[0])))
         heights_B, exact_B = ((image[:, 7::14] < 255).any(axis=-1).sum(axis=0) for image in (pixels, exact[row]))
         assert (pixels == exact[row]).all() or hard_P[row]
         lifts += (heights_B - exact_B)[exact_B > 0].tolist() if hard_P[row] else []
@@ -149,7 +149,7 @@ def test_training_shows_no_chart_that_is_held_out_and_the_benchmark_only_such(
     asked = benchmark._problems(np.random.default_rng(0))
     assert len(asked) == 40
     assert set(charts(asked)) <= held_out
-    read = [pair for pair in benchmark.pairs() if isinstance(pair, Pair)]
+    read = [pair for pair in benchmark.records() if isinstance(pair, Pair)]
     assert [pair.prompt for pair in read] == [question_text(asked, row) for row in range(40)]
     assert {(pair.trace, pair.flipped) for pair in read} == {(None, False)}
     assert {pair.label for pair in read} == {"a", "b"}
@@ -157,7 +157,7 @@ def test_training_shows_no_chart_that_is_held_out_and_the_benchmark_only_such(
 
 def test_the_same_settings_write_the_same_bytes_and_others_are_refused(folder: Path, tmp_path: Path) -> None:
     def written(name: str, **settings: Any) -> list[bytes]:
-        component(tmp_path / name, size=30, **settings).pairs()
+        component(tmp_path / name, size=30, **settings).records()
         return [(tmp_path / name / file).read_bytes() for file in ("pairs.jsonl", "images/0.png", "images/29.png")]
 
     first = written("first")
@@ -170,7 +170,7 @@ def test_the_same_settings_write_the_same_bytes_and_others_are_refused(folder: P
         with pytest.raises(
             ValueError, match=r"\A.*pairs holds a world of other settings; delete it, or give another .*"
         ):
-            component(folder, **settings).pairs()
+            component(folder, **settings).records()
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,6 @@ def test_wrong_settings_are_one_line(settings: dict[str, Any], line: str) -> Non
         with pytest.raises(ValueError, match=rf"\A{group}\.{line}\Z"):
             of(path="unused.jsonl", **settings)
     with pytest.raises(ValueError, match=r"\Apreferences\.path is not set; give the file to write"):
-        ChartWorldPairs().pairs()
+        ChartWorldPairs().records()
     with pytest.raises(ValueError, match=r"\Areward_benchmark\.size=1001 is not in 1 to 1000\Z"):
         replace(ChartWorldRewardBenchmark(), size=1_001)

@@ -20,13 +20,13 @@ def component(folder: Path, size: int = 500) -> ChartWorldQuestions:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "questions"
-    component(folder).questions()
+    component(folder).records()
     return folder
 
 
 @pytest.fixture(scope="module")
 def questions(folder: Path) -> list[Question]:
-    read = list(component(folder).questions())
+    read = list(component(folder).records())
     assert all(isinstance(question, Question) for question in read)
     return read  # type: ignore[return-value]
 
@@ -34,7 +34,7 @@ def questions(folder: Path) -> list[Question]:
 def test_there_are_as_many_as_asked_for_of_every_kind(folder: Path, questions: list[Question]) -> None:
     assert [question.id for question in questions] == [str(number) for number in range(500)]
     assert {question.source for question in questions} == set(KINDS)
-    with Image.open(component(folder).image_path(questions[0].images[0])) as image:
+    with Image.open(component(folder).image_folder.path(questions[0].images[0])) as image:
         assert image.size == (56, 56)
 
 
@@ -44,7 +44,7 @@ def test_no_chart_of_the_default_corpus_or_benchmark_is_asked_about(
     """By the pixels of their files; the labels, which take long, do not change the charts."""
     monkeypatch.setattr(artifacts, "_fsync", lambda _: None)  # thousands of files, which no crash has to survive
     ChartWorld(root=str(tmp_path / "corpus"), labels="truth").files()
-    ChartWorldBenchmark(path=str(tmp_path / "bench" / "test.jsonl")).solutions()
+    ChartWorldBenchmark(path=str(tmp_path / "bench" / "test.jsonl")).records()
     in_use = {path.read_bytes() for path in tmp_path.rglob("*.png")}
     assert len(in_use) == len(charts_in_use())
     asked = [path.read_bytes() for path in folder.rglob("*.png")]
@@ -65,20 +65,20 @@ def test_answers_are_right(plus_minus: Problems, tmp_path: Path, monkeypatch: py
         "mprm.chartworld.questions.sample_problems", lambda _, count: plus_minus.take(np.zeros(count, int))
     )
     monkeypatch.setattr("mprm.chartworld.questions.charts_in_use", set)
-    found = list(component(tmp_path / "one", size=2).questions())
+    found = list(component(tmp_path / "one", size=2).records())
     asked = "What is red plus blue minus green?"
     assert found == [Question(str(row), "plus_minus", (f"images/{row}.png",), asked, "9") for row in range(2)]
 
 
 def test_the_same_settings_write_the_same_bytes_and_others_are_refused(folder: Path, tmp_path: Path) -> None:
-    component(tmp_path / "again").questions()
+    component(tmp_path / "again").records()
     assert (tmp_path / "again" / "questions.jsonl").read_bytes() == (folder / "questions.jsonl").read_bytes()
     with pytest.raises(ValueError, match="holds a world of other settings; delete it, or give another folder"):
-        component(folder, size=20).questions()
+        component(folder, size=20).records()
 
 
 def test_wrong_settings_are_one_line() -> None:
     with pytest.raises(ValueError, match=r"^questions\.size=0 is not positive; try 500$"):
         ChartWorldQuestions(size=0)
     with pytest.raises(ValueError, match=r"^questions\.path is not set; give the file to write"):
-        ChartWorldQuestions().questions()
+        ChartWorldQuestions().records()

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from mprm.data.rollouts import Dropped, Rollout, Step
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.selection.export import export_published
+from mprm.selection.examples import export_published
+
+from .conftest import Read, Step, read_line
 
 
-def read(conversations: Any, **fields: Any) -> Rollout | Dropped:
+def read(conversations: Any, **fields: Any) -> Read | str:
     record = {"image": "0.png", "conversations": conversations} | fields
-    return VisualPRM400K(annotations="unused").rollout("s", 0, json.dumps(record))
+    return read_line(VisualPRM400K(annotations="unused"), json.dumps(record))
 
 
 def turns(*values: Any) -> list[dict[str, Any]]:
@@ -26,8 +27,8 @@ MARKED = "Question: What is it?\nProcess: First.<prm>\n\nSecond.<prm>"
 @pytest.mark.parametrize("before", [[], [{"from": "system", "value": "You judge."}]])
 def test_a_turn_per_step(before: list[Any]) -> None:
     rollout = read([*before, *turns(FIRST, "+", "Second.", "-")])
-    assert rollout == Rollout(
-        "s", 0, ("0.png",), "What is it?", (Step("First.", 1.0, None, None), Step("Second.", 0.0, None, None))
+    assert rollout == Read(
+        ("0.png",), "What is it?", (Step("First.", 1.0, None, None), Step("Second.", 0.0, None, None))
     )
 
 
@@ -43,7 +44,7 @@ def test_a_turn_per_step(before: list[Any]) -> None:
 )
 def test_the_training_format(labels: list[float], counts: Any, steps: list[tuple[Any, ...]]) -> None:
     rollout = read(turns(MARKED, labels), **({} if counts is None else {"prm_counts": counts}))
-    assert isinstance(rollout, Rollout)
+    assert isinstance(rollout, Read)
     assert rollout.question == "What is it?"
     assert [(s.text, s.score, s.n_correct, s.n_total) for s in rollout.steps] == [
         (text, *step) for text, step in zip(("First.", "Second."), steps, strict=True)
@@ -74,13 +75,13 @@ def test_the_training_format(labels: list[float], counts: Any, steps: list[tuple
     ],
 )
 def test_reasons(conversations: Any, fields: dict[str, Any], reason: str) -> None:
-    assert read(conversations, **fields) == Dropped("s", 0, reason)
+    assert read(conversations, **fields) == reason
 
 
 def test_what_is_exported_is_read_again(tmp_path: Any) -> None:
     example = {"question": "Is\nit?", "image_names": ["a.png", "b.png"], "steps": ["s\n\nt", "u"], "scores": [0.5, 0.0]}
     export_published(tmp_path / "x.jsonl", [example], lambda score: score)
-    rollout = VisualPRM400K(annotations="unused").rollout("x", 0, (tmp_path / "x.jsonl").read_bytes())
-    assert isinstance(rollout, Rollout)
+    rollout = read_line(VisualPRM400K(annotations="unused"), (tmp_path / "x.jsonl").read_bytes())
+    assert isinstance(rollout, Read)
     assert (rollout.question, rollout.images) == ("Is\nit?", ("a.png", "b.png"))
     assert [(step.text, step.score) for step in rollout.steps] == [("s\n\nt", 0.5), ("u", 0.0)]

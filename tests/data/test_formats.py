@@ -9,9 +9,10 @@ import pytest
 
 from mprm.data.candidates import read_candidates
 from mprm.data.json_lines import JsonLines
-from mprm.data.preferences import Preferences
-from mprm.data.questions import Questions
-from mprm.data.rollouts import Dropped
+from mprm.data.lines import Dropped
+from mprm.data.preferences import PairFile
+from mprm.data.questions import QuestionFile
+from mprm.data.rollouts import Dataset, read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.data.visualprocessbench import VisualProcessBench
 from mprm.inference.score_file import score_file
@@ -21,9 +22,9 @@ FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding
 EXAMPLES = dict(re.findall(r"^```json (\w+)\n(.*?)^```", FORMATS, re.MULTILINE | re.DOTALL))
 
 
-def _rollouts(dataset: VisualPRM400K) -> list[Any]:
+def _rollouts(dataset: Dataset) -> list[Any]:
     (file,) = dataset.files()
-    return [dataset.rollout(file.stem, number, line) for number, line in enumerate(file.read_bytes().splitlines())]
+    return [read_rollout(dataset, line, file.stem) for line in file.read_bytes().splitlines()]
 
 
 def _scored(path: Path) -> list[Any]:
@@ -36,11 +37,11 @@ def _scored(path: Path) -> list[Any]:
 READERS: dict[str, Callable[[Path], Any]] = {
     "rollouts": lambda path: _rollouts(JsonLines(path=str(path))),
     "visualprm400k": lambda path: _rollouts(VisualPRM400K(annotations=str(path.parent), images=str(path.parent))),
-    "benchmark": lambda path: VisualProcessBench(path=str(path)).solutions(),
+    "benchmark": lambda path: VisualProcessBench(path=str(path)).records(),
     "solutions": _scored,
-    "questions": lambda path: Questions(path=str(path)).questions(),
+    "questions": lambda path: QuestionFile(path=str(path)).records(),
     "candidates": lambda path: read_candidates(path)[0],
-    "preferences": lambda path: Preferences(path=str(path)).pairs(),
+    "preferences": lambda path: PairFile(path=str(path)).records(),
 }
 
 

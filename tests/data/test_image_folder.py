@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mprm.data.image_folder import ImageFolder
-from mprm.data.rollouts import Unusable
+from mprm.data.lines import Unusable
 
 GEO, NLVR2 = "VisualPRM400K-v1.1-Raw/Geo/train/0/a.png", "images/train-0.png"
 
@@ -59,7 +59,9 @@ def test_nothing_is_taken_from_outside(name: str, tmp_path: Path) -> None:
     folder = touch(tmp_path / "root", "a/b.png", "b.png", "etc/passwd")
     with pytest.raises(Unusable, match="image_outside"):
         folder.names(["a/b.png", name])
-    assert folder.path(name) is None
+    assert folder.find(name) is None
+    with pytest.raises(ValueError, match=r" is not under .*/root; restore it$"):
+        folder.path(name)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_an_odd_entry_drops_itself_alone(tmp_path: Path) -> None:
 
 def test_the_places_tried_are_told(tmp_path: Path) -> None:
     folder = touch(tmp_path, "images/nlvr2/images/other.png")
-    told = folder.tried(NLVR2, "nlvr2_en")
+    told = folder.tried(["images/nlvr2/images/other.png", NLVR2], "nlvr2_en")
     assert told.startswith(f"{NLVR2} is in none of these folders of {tmp_path}: images, ., images/images, ")
     assert told.endswith("images/nlvr2/images, images/nlvr2")
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from mprm.data.json_lines import Fields, JsonLines
-from mprm.data.rollouts import Dropped, Rollout, Step
-from mprm.selection.baselines import Full
+from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import write_subset
+
+from .conftest import Read, Step, read_line
 
 PLAIN = {"image": "0.png", "question": "<image>\nHow many?", "steps": [{"step": "One.", "score": 0.5}]}
 STEPS = [
@@ -53,13 +54,13 @@ def reader(tmp_path: Path) -> Any:
 )
 def test_keys_are_mapped(reader: Any, fields: dict[str, str], changes: dict[str, Any], steps: tuple[Step, ...]) -> None:
     line = json.dumps(PLAIN | changes)
-    assert reader(**fields).rollout("mine", 0, line) == Rollout("mine", 0, ("0.png",), "How many?", steps)
+    assert read_line(reader(**fields), line) == Read(("0.png",), "How many?", steps)
 
 
 def test_question_and_image_are_mapped(reader: Any) -> None:
     line = json.dumps({"data": {"prompt": "Why?", "pic": ["0.png"]}, "steps": [{"step": "a", "score": 1}]})
-    rollout = reader(question="data.prompt", image="data.pic").rollout("mine", 0, line)
-    assert rollout == Rollout("mine", 0, ("0.png",), "Why?", (Step("a", 1.0, None, None),))
+    rollout = read_line(reader(question="data.prompt", image="data.pic"), line)
+    assert rollout == Read(("0.png",), "Why?", (Step("a", 1.0, None, None),))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_question_and_image_are_mapped(reader: Any) -> None:
     ],
 )
 def test_reasons(reader: Any, changes: dict[str, Any], reason: str) -> None:
-    assert reader().rollout("mine", 0, json.dumps(PLAIN | changes)) == Dropped("mine", 0, reason)
+    assert read_line(reader(), json.dumps(PLAIN | changes)) == reason
 
 
 def test_nothing_left_shows_the_keys_that_are_there_and_those_wanted(reader: Any, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_nothing_left_shows_the_keys_that_are_there_and_those_wanted(reader: Any
         match=r"\(dropped: no_question 1\): line 1 of .*mine\.jsonl has the keys image, question, steps; wanted are "
         r"image, prompt \(question\), steps, with step, score, n_correct, n_total of every step \(dataset\.fields\)$",
     ):
-        write_subset(tmp_path / "subset", dataset, signals, Full(), {})
+        write_subset(tmp_path / "subset", dataset, signals, Full(), seed=0)
     assert build_signals(reader(), tmp_path / "cache")["ranked"].to_pylist() == [True]  # the mapping is in the key
 
 
@@ -98,7 +99,7 @@ def test_files(reader: Any, tmp_path: Path) -> None:
     folder = JsonLines(path=str(tmp_path), exclude_sources=["other"])
     (tmp_path / "other.jsonl").touch()
     assert [file.stem for file in folder.files()] == ["mine"]
-    assert folder.image_path("0.png") == tmp_path / "0.png"
+    assert folder.image_folder.path("0.png") == tmp_path / "0.png"
     path = str(tmp_path / "mine.jsonl")
     for settings, message in (
         ({}, r"dataset\.path is not set; give JSON lines with image, question, steps, with"),

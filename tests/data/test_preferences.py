@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mprm.data.preferences import Pair, Preferences
-from mprm.data.rollouts import Dropped
+from mprm.data.lines import Dropped
+from mprm.data.preferences import Pair, PairFile
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, *records: object) -> list[Pair | Dropped]:
     (folder / "mine.jsonl").write_text("\n\n".join(map(json.dumps, records)))
-    return list(Preferences(path=str(folder / "mine.jsonl")).pairs())
+    return list(PairFile(path=str(folder / "mine.jsonl")).records())
 
 
 def test_a_record_becomes_a_pair(folder: Path) -> None:
@@ -89,7 +89,7 @@ def test_reasons(changes: dict[str, Any], reason: str, folder: Path) -> None:
 
 def test_lines_that_are_no_records(folder: Path) -> None:
     (folder / "mine.jsonl").write_bytes(b"{\n[]\n\xff\n")
-    assert list(Preferences(path=str(folder / "mine.jsonl")).pairs()) == [
+    assert list(PairFile(path=str(folder / "mine.jsonl")).records()) == [
         Dropped("mine", 0, "not_json"),
         Dropped("mine", 1, "not_an_object"),
         Dropped("mine", 2, "not_utf8"),
@@ -126,9 +126,9 @@ def test_messages_name_the_key(folder: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^preferences\.path is not set; give JSON lines with image, prompt, answer_a"
     ):
-        list(Preferences().pairs())
+        list(PairFile().records())
     read(folder, record())
-    preferences = Preferences(path=str(folder / "mine.jsonl"))
-    assert preferences.image_path("0.png") == folder / "0.png"
+    preferences = PairFile(path=str(folder / "mine.jsonl"))
+    assert preferences.image_folder.path("0.png") == folder / "0.png"
     with pytest.raises(ValueError, match=r"^image 2.png is not under .*; restore it, or give preferences\.images$"):
-        preferences.image_path("2.png")
+        preferences.image_folder.path("2.png")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mprm.data.questions import Question, Questions
-from mprm.data.rollouts import Dropped
+from mprm.data.lines import Dropped
+from mprm.data.questions import Question, QuestionFile
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, *records: dict[str, Any]) -> list[Question | Dropped]:
     (folder / "mine.jsonl").write_text("\n\n".join(map(json.dumps, records)))
-    return list(Questions(path=str(folder / "mine.jsonl")).questions())
+    return list(QuestionFile(path=str(folder / "mine.jsonl")).records())
 
 
 def test_a_record_becomes_a_question(folder: Path) -> None:
@@ -80,16 +80,16 @@ def test_messages_name_the_key() -> None:
     with pytest.raises(
         ValueError, match=r"^questions\.path is not set; give JSON lines with image, question and answer$"
     ):
-        list(Questions().questions())
+        list(QuestionFile().records())
     with pytest.raises(ValueError, match=r"^questions\.path=nowhere is not a file; give JSON lines"):
-        list(Questions(path="nowhere").questions())
+        list(QuestionFile(path="nowhere").records())
 
 
 def test_image_path(folder: Path) -> None:
     (folder / "mine.jsonl").touch()
-    questions = Questions(path=str(folder / "mine.jsonl"))
-    assert questions.image_path("0.png") == folder / "0.png"
+    questions = QuestionFile(path=str(folder / "mine.jsonl"))
+    assert questions.image_folder.path("0.png") == folder / "0.png"
     with pytest.raises(ValueError, match=r"image 2.png is not under .*; restore it, or give questions\.images$"):
-        questions.image_path("2.png")
-    elsewhere = Questions(path=str(folder / "mine.jsonl"), images=str(folder.parent))
-    assert elsewhere.image_path(f"{folder.name}/0.png") == folder / "0.png"
+        questions.image_folder.path("2.png")
+    elsewhere = QuestionFile(path=str(folder / "mine.jsonl"), images=str(folder.parent))
+    assert elsewhere.image_folder.path(f"{folder.name}/0.png") == folder / "0.png"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mprm.data.questions import Questions
-from mprm.data.records import source_files
-from mprm.data.rollouts import MAX_LINE_BYTES, is_blank, numbered_lines
+from mprm.data.lines import MAX_LINE_BYTES, is_blank, numbered_lines
+from mprm.data.questions import QuestionFile
+from mprm.data.records import usable_records
+from mprm.data.visualprm400k import source_files
 
 LINE = b'{"question": "How?", "answer": 1}\n'
 
@@ -90,15 +91,15 @@ def test_a_line_that_begins_with_more_blanks_than_are_held_is_not_blank() -> Non
 )
 def test_what_is_said_when_nothing_is_left(content: bytes, why: str, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(content)
-    questions = Questions(path=str(tmp_path / "x.jsonl"))
+    questions = QuestionFile(path=str(tmp_path / "x.jsonl"))
     with pytest.raises(ValueError, match=rf"holds no usable record {why}; give JSON lines with image, question and"):
-        questions.usable(questions.questions())
+        usable_records(questions, "questions")
 
 
 def test_the_places_tried_are_said_when_no_image_is_there(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"image": "set/0.png", "question": "Why?", "answer": 1}\n' * 2)
-    questions = Questions(path=str(tmp_path / "x.jsonl"))
+    questions = QuestionFile(path=str(tmp_path / "x.jsonl"))
     with pytest.raises(
         ValueError, match=r"\(missing_image_file 2\): set/0\.png is in none of these folders of .*: set, \."
     ):
-        questions.usable(questions.questions())
+        usable_records(questions, "questions")

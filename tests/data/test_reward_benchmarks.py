@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mprm.data.lines import Dropped
 from mprm.data.preferences import Pair
 from mprm.data.reward_benchmarks import MMRLHFRewardBench, MultimodalRewardBench, RewardBenchmark, VLRewardBench
-from mprm.data.rollouts import Dropped
 
 
 def png(grey: int) -> bytes:
@@ -36,7 +36,7 @@ def test_vl_rewardbench(tmp_path: Path) -> None:
     same = vl_row(id="LRVInstruction-000000007746", human_ranking=[1, 0])
     rows = [vl_row(), same, *(vl_row(id=name, image={"bytes": png(9), "path": None}) for name in ids)]
     benchmark = vl_file(tmp_path, *rows)
-    pairs = list(benchmark.pairs())
+    pairs = list(benchmark.records())
     assert all(isinstance(pair, Pair) for pair in pairs)
     assert [(pair.id, pair.source, pair.label) for pair in pairs if isinstance(pair, Pair)] == [
         ("RLAIF-V-14:0", "hallucination", "a"),
@@ -50,29 +50,29 @@ def test_vl_rewardbench(tmp_path: Path) -> None:
     first, again, other = (pair for pair in pairs[:3] if isinstance(pair, Pair))
     assert first == Pair("RLAIF-V-14:0", "hallucination", first.images, "How?", "10", "11", "a")
     assert first.images == again.images != other.images
-    assert benchmark.image_path(*first.images).read_bytes() == png(0)
-    assert benchmark.image_path(*first.images).parent == tmp_path / "test.parquet.images"
-    assert benchmark.image_path(*first.images).suffix == ".png"
-    assert benchmark.image_path(*other.images).read_bytes() == png(9)
+    assert benchmark.image_folder.path(*first.images).read_bytes() == png(0)
+    assert benchmark.image_folder.path(*first.images).parent == tmp_path / "test.parquet.images"
+    assert benchmark.image_folder.path(*first.images).suffix == ".png"
+    assert benchmark.image_folder.path(*other.images).read_bytes() == png(9)
 
 
 def test_images_inside_a_file_are_written_once_and_found_by_their_content(tmp_path: Path) -> None:
-    (pair,) = vl_file(tmp_path, vl_row()).pairs()
+    (pair,) = vl_file(tmp_path, vl_row()).records()
     assert isinstance(pair, Pair)
     path = tmp_path / "test.parquet.images" / pair.images[0]
     written = path.stat().st_mtime_ns
     # Another edition of the file at the same path, and an object that has not read any pairs.
     edition = vl_file(tmp_path, vl_row(image={"bytes": png(9), "path": None}), vl_row())
-    assert edition.image_path(*pair.images) == path
+    assert edition.image_folder.path(*pair.images) == path
     assert path.stat().st_mtime_ns == written
-    changed, same = edition.pairs()
+    changed, same = edition.records()
     assert isinstance(changed, Pair)
     assert isinstance(same, Pair)
     assert same.images == pair.images != changed.images
     assert {file.name for file in path.parent.iterdir()} == {*changed.images, *same.images}
     elsewhere = VLRewardBench(path=edition.path, images=str(tmp_path / "mine"))
-    assert list(elsewhere.pairs()) == [changed, same]
-    assert elsewhere.image_path(*changed.images).parent == tmp_path / "mine"
+    assert list(elsewhere.records()) == [changed, same]
+    assert elsewhere.image_folder.path(*changed.images).parent == tmp_path / "mine"
 
 
 @pytest.mark.parametrize("path", ["shards", "shards/*.parquet", "*/test-*-of-00002.parquet"])
@@ -84,11 +84,11 @@ def test_shards_are_one_benchmark(tmp_path: Path, path: str) -> None:
     row = {name: value for name, value in vl_row().items() if name != "image"} | several
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "shards" / "test-00001-of-00002.parquet")
     benchmark = VLRewardBench(path=str(tmp_path / path))
-    pairs = [pair for pair in benchmark.pairs() if isinstance(pair, Pair)]
+    pairs = [pair for pair in benchmark.records() if isinstance(pair, Pair)]
     assert [pair.id for pair in pairs] == ["RLAIF-V-14:0", "RLAIF-V-14:1", "RLAIF-V-14:2"]
     assert [len(pair.images) for pair in pairs] == [1, 1, 2]
-    assert benchmark.image_path(pairs[2].images[0]).read_bytes() == png(9)
-    assert benchmark.image_path(pairs[0].images[0]).parent == tmp_path / "shards.images"
+    assert benchmark.image_folder.path(pairs[2].images[0]).read_bytes() == png(9)
+    assert benchmark.image_folder.path(pairs[0].images[0]).parent == tmp_path / "shards.images"
 
 
 def test_vl_rewardbench_as_chosen_and_rejected(tmp_path: Path) -> None:
@@ -97,23 +97,17 @@ def test_vl_rewardbench_as_chosen_and_rejected(tmp_path: Path) -> None:
     record = {"id": "hallucination_pair-0", "prompt": "How?", "chosen": "10", "rejected": "11", "image": "img/0.jpg"}
     (tmp_path / "vl.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (record, record | {"id": "mmmu-1"})))
     benchmark = VLRewardBench(path=str(tmp_path / "vl.jsonl"))
-    assert list(benchmark.pairs()) == [
+    assert list(benchmark.records()) == [
         Pair("hallucination_pair-0:0", "hallucination", ("img/0.jpg",), "How?", "10", "11", "a"),
         Pair("mmmu-1:1", "reasoning", ("img/0.jpg",), "How?", "10", "11", "a"),
     ]
-    assert benchmark.image_path("img/0.jpg") == tmp_path / "img" / "0.jpg"
+    assert benchmark.image_folder.path("img/0.jpg") == tmp_path / "img" / "0.jpg"
 
 
 def test_no_shard_is_one_line(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "test-*.parquet"):
         with pytest.raises(ValueError, match=r"\Areward_benchmark\.path=\S+ is and holds no parquet file; give .*\Z"):
-            list(VLRewardBench(path=str(path)).pairs())
-
-
-def test_pairs_of_a_question_are_an_item_of_mm_rlhf() -> None:
-    pairs = [Pair(name, "mcq", (), "How?", "10", "11", "a") for name in ("x:1:0", "x:1:1", "y:2")]
-    assert MMRLHFRewardBench().items(pairs) == {"x:1:0": "x:1", "x:1:1": "x:1", "y:2": "y"}
-    assert RewardBenchmark().items(pairs) is None
+            list(VLRewardBench(path=str(path)).records())
 
 
 def test_vl_rewardbench_reasons(tmp_path: Path) -> None:
@@ -134,40 +128,38 @@ def test_vl_rewardbench_reasons(tmp_path: Path) -> None:
         ({"id": ""}, "bad_id"),
     ]
     benchmark = vl_file(tmp_path, *(vl_row(**changes) for changes, _ in cases))
-    assert list(benchmark.pairs()) == [Dropped("test", row, reason) for row, (_, reason) in enumerate(cases)]
+    assert list(benchmark.records()) == [Dropped("test", row, reason) for row, (_, reason) in enumerate(cases)]
 
 
 def test_vl_rewardbench_messages(tmp_path: Path) -> None:
     wanted = r"; give the test parquet file of VL-RewardBench$"
     vl_file(tmp_path, vl_row())
     with pytest.raises(ValueError, match=rf"^reward_benchmark\.path is not set{wanted}"):
-        list(VLRewardBench().pairs())
+        list(VLRewardBench().records())
     (tmp_path / "no.parquet").write_text("{}")
     with pytest.raises(
-        ValueError, match=rf"^reward_benchmark\.path=.*no\.parquet can not be read \(Parquet .*\){wanted}"
+        ValueError, match=rf"^reward_benchmark\.path=.*no\.parquet cannot be read \(Parquet .*\){wanted}"
     ):
-        list(VLRewardBench(path=str(tmp_path / "no.parquet")).pairs())
+        list(VLRewardBench(path=str(tmp_path / "no.parquet")).records())
     whole = bytearray((tmp_path / "test.parquet").read_bytes())
     middle = slice(8, len(whole) // 3)
     whole[middle] = bytes(len(whole[middle]))
     (tmp_path / "torn.parquet").write_bytes(whole)
-    with pytest.raises(ValueError, match=rf"^reward_benchmark\.path=.*torn\.parquet can not be read \(.*\){wanted}"):
-        list(VLRewardBench(path=str(tmp_path / "torn.parquet")).pairs())
+    with pytest.raises(ValueError, match=rf"^reward_benchmark\.path=.*torn\.parquet cannot be read \(.*\){wanted}"):
+        list(VLRewardBench(path=str(tmp_path / "torn.parquet")).records())
     pq.write_table(pa.table({"id": ["x"]}), tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match=rf"other\.parquet can not be read \(no column human_ranking\){wanted}"):
-        list(VLRewardBench(path=str(tmp_path / "other.parquet")).pairs())
+    with pytest.raises(ValueError, match=rf"other\.parquet cannot be read \(no column human_ranking\){wanted}"):
+        list(VLRewardBench(path=str(tmp_path / "other.parquet")).records())
     inside = str(tmp_path / "no.parquet" / "images")
-    with pytest.raises(
-        ValueError, match=r"^reward_benchmark\.images=.*/images can not be written \(Not a directory\);"
-    ):
-        list(VLRewardBench(path=str(tmp_path / "test.parquet"), images=inside).pairs())
+    with pytest.raises(ValueError, match=r"^reward_benchmark\.images=.*/images cannot be written \(Not a directory\);"):
+        list(VLRewardBench(path=str(tmp_path / "test.parquet"), images=inside).records())
 
 
 def multimodal(folder: Path, *records: object) -> list[Pair | Dropped]:
     (folder / "images" / "nocaps").mkdir(parents=True, exist_ok=True)
     (folder / "images" / "nocaps" / "1.jpg").touch()
     (folder / "all_data.json").write_text(json.dumps(records, indent=2))
-    return list(MultimodalRewardBench(path=str(folder / "all_data.json")).pairs())
+    return list(MultimodalRewardBench(path=str(folder / "all_data.json")).records())
 
 
 def multimodal_record(**changes: Any) -> dict[str, Any]:
@@ -191,7 +183,7 @@ def test_multimodal_rewardbench(tmp_path: Path) -> None:
         (f"{name}:{number}", source, "a") for number, (name, _, source) in enumerate(named, start=1)
     ]
     benchmark = MultimodalRewardBench(path=str(tmp_path / "all_data.json"))
-    assert benchmark.image_path("images/nocaps/1.jpg") == tmp_path / "images" / "nocaps" / "1.jpg"
+    assert benchmark.image_folder.path("images/nocaps/1.jpg") == tmp_path / "images" / "nocaps" / "1.jpg"
 
 
 def test_multimodal_rewardbench_reasons(tmp_path: Path) -> None:
@@ -220,7 +212,7 @@ def test_multimodal_rewardbench_is_one_list(text: str, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^reward_benchmark\.path=.*all\.json is no JSON list; give the all_data\.json of Multimodal"
     ):
-        list(MultimodalRewardBench(path=str(tmp_path / "all.json")).pairs())
+        list(MultimodalRewardBench(path=str(tmp_path / "all.json")).records())
 
 
 def mm_rlhf_record(**changes: Any) -> dict[str, Any]:
@@ -235,10 +227,16 @@ def test_mm_rlhf_rewardbench(tmp_path: Path) -> None:
     video = mm_rlhf_record(video="video/lnO2W7cq1DA")
     del video["image"]
     cases: list[tuple[dict[str, Any], Pair | str]] = [
-        (mm_rlhf_record(), Pair("0737_62:0", "mcq", ("mcq/1.png",), "How?", "10", "11", "a")),
+        (mm_rlhf_record(), Pair("0737_62:0", "mcq", ("mcq/1.png",), "How?", "10", "11", "a", item="0737_62")),
         # A further pair of the same question.
-        (mm_rlhf_record(rejected="12"), Pair("0737_62:1", "mcq", ("mcq/1.png",), "How?", "10", "12", "a")),
-        (mm_rlhf_record(image="short/1.png"), Pair("0737_62:2", "short", ("short/1.png",), "How?", "10", "11", "a")),
+        (
+            mm_rlhf_record(rejected="12"),
+            Pair("0737_62:1", "mcq", ("mcq/1.png",), "How?", "10", "12", "a", item="0737_62"),
+        ),
+        (
+            mm_rlhf_record(image="short/1.png"),
+            Pair("0737_62:2", "short", ("short/1.png",), "How?", "10", "11", "a", item="0737_62"),
+        ),
         (video, "no_image"),
         (mm_rlhf_record(image="long/1.jpg"), "missing_image_file"),
         (mm_rlhf_record(image="elsewhere/1.png"), "no_source"),
@@ -248,13 +246,13 @@ def test_mm_rlhf_rewardbench(tmp_path: Path) -> None:
         (mm_rlhf_record(id=None), "bad_id"),
     ]
     (tmp_path / "bench.jsonl").write_text("\n".join(json.dumps(record) for record, _ in cases))
-    assert list(MMRLHFRewardBench(path=str(tmp_path / "bench.jsonl")).pairs()) == [
+    assert list(MMRLHFRewardBench(path=str(tmp_path / "bench.jsonl")).records()) == [
         Dropped("bench", line, wanted) if isinstance(wanted, str) else wanted for line, (_, wanted) in enumerate(cases)
     ]
     with pytest.raises(
         ValueError, match=r"^reward_benchmark\.path=no is not a file; give the mm_reward_bench\.jsonl of"
     ):
-        list(MMRLHFRewardBench(path="no").pairs())
+        list(MMRLHFRewardBench(path="no").records())
 
 
 def test_ones_own_pairs_are_a_benchmark_too(tmp_path: Path) -> None:
@@ -262,6 +260,6 @@ def test_ones_own_pairs_are_a_benchmark_too(tmp_path: Path) -> None:
     own = {"image": "0.png", "prompt": "How?", "answer_a": "10", "answer_b": "11", "label": "b"}
     (tmp_path / "mine.jsonl").write_text(json.dumps(own))
     benchmark = RewardBenchmark(path=str(tmp_path / "mine.jsonl"))
-    assert list(benchmark.pairs()) == [Pair("mine:0", "mine", ("0.png",), "How?", "10", "11", "b")]
+    assert list(benchmark.records()) == [Pair("mine:0", "mine", ("0.png",), "How?", "10", "11", "b")]
     with pytest.raises(ValueError, match=r"restore it, or give reward_benchmark\.images$"):
-        benchmark.image_path("1.png")
+        benchmark.image_folder.path("1.png")

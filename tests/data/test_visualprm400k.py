@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm.data.rollouts import MAX_LINE_BYTES, Dropped, Rollout, Step, numbered_lines, question_hash
+from mprm.data.lines import MAX_LINE_BYTES, numbered_lines
+from mprm.data.rollouts import question_hash, read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
+
+from .conftest import Read, Step, read_line
 
 STEP = {"step": "Read the bars.", "score": 0.5, "num_mc_correct": 8, "num_mc_total": 16}
 
@@ -19,28 +22,27 @@ def record(**changes: Any) -> dict[str, Any]:
     return fields | {"steps_with_score": [STEP]} | changes
 
 
-def read(fields: dict[str, Any], **settings: Any) -> Rollout | Dropped:
-    return VisualPRM400K(annotations="unused", **settings).rollout("set", 3, json.dumps(fields))
+def read(fields: dict[str, Any], **settings: Any) -> Read | str:
+    return read_line(VisualPRM400K(annotations="unused", **settings), json.dumps(fields))
 
 
 def read_step(**settings: Any) -> Any:
     """What becomes of a rollout whose second step has these fields."""
     result = read(record(steps_with_score=[STEP, {"step": "Then.", **settings}]))
-    return result.reason if isinstance(result, Dropped) else result.steps[1]
+    return result if isinstance(result, str) else result.steps[1]
 
 
 def test_a_record_becomes_a_rollout() -> None:
     rollout = read(record(steps_with_score=[STEP, STEP | {"step": " Add them.\n", "score": 1, "num_mc_correct": 16}]))
-    assert rollout == Rollout(
-        "set", 3, ("set/0.png",), "How many?", (Step("Read the bars.", 0.5, 8, 16), Step("Add them.", 1.0, 16, 16))
+    assert rollout == Read(
+        ("set/0.png",), "How many?", (Step("Read the bars.", 0.5, 8, 16), Step("Add them.", 1.0, 16, 16))
     )
-    assert rollout.id == "set:3"
     assert isinstance(rollout.steps[1].score, float)
 
 
 def test_images_may_be_a_list() -> None:
     rollout = read(record(image=["a.png", "b.png"]))
-    assert isinstance(rollout, Rollout)
+    assert isinstance(rollout, Read)
     assert rollout.images == ("a.png", "b.png")
 
 
@@ -66,7 +68,7 @@ def test_images_may_be_a_list() -> None:
     ],
 )
 def test_reasons(changes: dict[str, Any], reason: str) -> None:
-    assert read(record(**changes)) == Dropped("set", 3, reason)
+    assert read(record(**changes)) == reason
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_reasons(changes: dict[str, Any], reason: str) -> None:
     ids=range(7),
 )
 def test_unreadable_lines(line: bytes, reason: str) -> None:
-    assert VisualPRM400K(root="unused").rollout("set", 0, line) == Dropped("set", 0, reason)
+    assert read_line(VisualPRM400K(annotations="unused"), line) == reason
 
 
 @pytest.mark.parametrize(
@@ -137,8 +139,8 @@ def test_measurements(fields: dict[str, Any], step: Step | str) -> None:
 def test_a_key_that_is_there_twice(text: str) -> None:
     line = json.dumps(record()).replace(text, f"{text}, {text}")
     for cleaning, kept in (("strict", False), ("published", True)):
-        read = VisualPRM400K(annotations="unused", cleaning=cleaning).rollout("set", 3, line)
-        assert isinstance(read, Rollout) if kept else read == Dropped("set", 3, "duplicate_key")
+        read = read_line(VisualPRM400K(annotations="unused", cleaning=cleaning), line)
+        assert isinstance(read, Read) if kept else read == "duplicate_key"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_what_steps_that_were_never_continued_are(counts: Any, scores: Any) -> N
     fields = record(steps_with_score=steps)
     for unsampled, expected in zip(("implied", "negative", "ignore"), scores, strict=True):
         rollout = read(fields, unsampled=unsampled)
-        found = rollout.reason if isinstance(rollout, Dropped) else [step.score for step in rollout.steps]
+        found = rollout if isinstance(rollout, str) else [step.score for step in rollout.steps]
         assert found == expected
     assert read(fields) == read(fields, unsampled="implied")
 
@@ -166,27 +168,27 @@ def test_what_steps_that_were_never_continued_are(counts: Any, scores: Any) -> N
 def test_a_score_of_zero_without_counts_implies_negatives_too() -> None:
     never = {"step": "b", "score": 0.0, "num_mc_correct": 0, "num_mc_total": 0}
     rollout = read(record(steps_with_score=[never, {"step": "a", "score": 0}, never]))
-    assert isinstance(rollout, Rollout)
+    assert isinstance(rollout, Read)
     assert [step.score for step in rollout.steps] == [None, 0.0, 0.0]
 
 
 def test_question_falls_back_to_the_one_with_placeholders() -> None:
     fields = record(question="<image>\n<image> Which <image>?", question_orig=None)
     rollout, published = read(fields), read(record(question="<image>\nWhich?"), cleaning="published")
-    assert isinstance(rollout, Rollout)
+    assert isinstance(rollout, Read)
     assert rollout.question == "Which <image>?"
-    assert isinstance(published, Rollout)
+    assert isinstance(published, Read)
     assert published.question == "How many?"
     del fields["question_orig"]
     published = read(fields, cleaning="published")
-    assert isinstance(published, Rollout)
+    assert isinstance(published, Read)
     assert published.question == "<image>\n<image> Which <image>?"
 
 
 def test_published_cleaning_takes_what_float_takes() -> None:
     steps = [{"step": "a", "score": "1.0"}, {"step": "b", "score": 0, "num_mc_correct": 9, "num_mc_total": 0}]
     rollout = read(record(steps_with_score=steps), cleaning="published")
-    assert isinstance(rollout, Rollout)
+    assert isinstance(rollout, Read)
     assert rollout.steps == (Step("a", 1.0, None, None), Step("b", 0.0, None, None))
 
 
@@ -198,30 +200,29 @@ def test_published_cleaning_ranks_before_it_drops() -> None:
         ({"steps_with_score": [STEP, STEP | {"score": "n/a"}]}, "bad_score"),
     ):
         line = json.dumps(record(**changes))
-        assert dataset.read(line).reason == reason
-        assert dataset.rollout("set", 0, line) == Dropped("set", 0, reason)
+        assert read_rollout(dataset, line.encode(), "set").fault == reason
 
 
 def test_missing_files_are_a_reason_when_a_folder_is_given(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "0.png").touch()
     (tmp_path / "set" / "folder.png").mkdir()
-    assert isinstance(read(record(), images=str(tmp_path)), Rollout)
-    assert isinstance(read(record(image="Archive-v1.1/set/0.png"), images=str(tmp_path)), Rollout)
+    assert isinstance(read(record(), images=str(tmp_path)), Read)
+    assert isinstance(read(record(image="Archive-v1.1/set/0.png"), images=str(tmp_path)), Read)
     for image in ("set/1.png", "set/folder.png", ["set/0.png", "set/1.png"], "set/\0.png", "no/" * 3000 + "0.png", "."):
-        assert read(record(image=image), images=str(tmp_path)) == Dropped("set", 3, "missing_image_file")
+        assert read(record(image=image), images=str(tmp_path)) == "missing_image_file"
 
 
 def test_image_path_finds_what_was_checked(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "0.png").touch()
     dataset = VisualPRM400K(root=str(tmp_path))
-    assert dataset.image_path("set/0.png") == tmp_path / "set" / "0.png"
-    assert dataset.image_path("Archive-v1.1/set/0.png") == tmp_path / "set" / "0.png"
-    with pytest.raises(ValueError, match=r"set/1.png is not under dataset.root="):
-        dataset.image_path("set/1.png")
+    assert dataset.image_folder.path("set/0.png") == tmp_path / "set" / "0.png"
+    assert dataset.image_folder.path("Archive-v1.1/set/0.png") == tmp_path / "set" / "0.png"
+    with pytest.raises(ValueError, match=r"set/1.png is not under .*; restore it, or select again"):
+        dataset.image_folder.path("set/1.png")
     with pytest.raises(ValueError, match=r"dataset.images is not set"):
-        VisualPRM400K(annotations="unused").image_path("set/0.png")
+        VisualPRM400K(annotations="unused").image_folder.path("set/0.png")
 
 
 def test_files_are_sorted_by_name(tmp_path: Path) -> None:
@@ -309,11 +310,9 @@ lines = st.one_of(
 )
 def test_any_line_is_a_rollout_or_a_counted_drop(line: bytes, cleaning: str, unsampled: str, check: bool) -> None:
     images = str(Path(__file__).parent) if check else None
-    read = VisualPRM400K(annotations="unused", images=images, cleaning=cleaning, unsampled=unsampled).rollout(
-        "s", 0, line
-    )
-    if isinstance(read, Dropped):
-        assert read.reason in REASONS
+    read = read_line(VisualPRM400K(annotations="unused", images=images, cleaning=cleaning, unsampled=unsampled), line)
+    if isinstance(read, str):
+        assert read in REASONS
     else:
         assert read.images
         assert all(step.text.strip() for step in read.steps)

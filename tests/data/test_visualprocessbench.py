@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mprm.data.rollouts import MAX_LINE_BYTES, Dropped, Solution
-from mprm.data.visualprocessbench import VisualProcessBench
+from mprm.data.lines import MAX_LINE_BYTES, Dropped
+from mprm.data.visualprocessbench import Solution, VisualProcessBench
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def solutions(folder: Path, *lines: bytes) -> list[Solution | Dropped]:
     (folder / "test.jsonl").write_bytes(b"\n".join(lines))
-    return list(VisualProcessBench(path=str(folder / "test.jsonl")).solutions())
+    return list(VisualProcessBench(path=str(folder / "test.jsonl")).records())
 
 
 def test_a_record_becomes_a_solution_with_its_texts_as_they_stand(folder: Path) -> None:
@@ -92,17 +92,17 @@ def test_reasons(changes: dict[str, Any], reason: str, folder: Path) -> None:
 
 def test_a_path_that_is_not_there() -> None:
     with pytest.raises(ValueError, match=r"benchmark.path is not set"):
-        list(VisualProcessBench().solutions())
+        list(VisualProcessBench().records())
     with pytest.raises(ValueError, match=r"benchmark.path=nowhere is not a file"):
-        list(VisualProcessBench(path="nowhere").solutions())
+        list(VisualProcessBench(path="nowhere").records())
 
 
 def test_image_path(folder: Path) -> None:
     (folder / "test.jsonl").touch()
     benchmark = VisualProcessBench(path=str(folder / "test.jsonl"))
-    assert benchmark.image_path("images/0.png") == folder / "images" / "0.png"
+    assert benchmark.image_folder.path("images/0.png") == folder / "images" / "0.png"
     with pytest.raises(ValueError, match=r"images/2.png is not under"):
-        benchmark.image_path("images/2.png")
+        benchmark.image_folder.path("images/2.png")
 
 
 json_values = st.recursive(

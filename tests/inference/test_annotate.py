@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mprm.data.questions import Question
-from mprm.data.rollouts import Rollout
+from mprm.data.rollouts import read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.inference.annotate import annotate
 from mprm.inference.policy import Completion, Policy, Prompt, split_steps
@@ -144,13 +144,11 @@ def test_the_reader_of_the_published_data_reads_the_records(scripted: Any, tmp_p
         (tmp_path / name).touch()
     dataset = VisualPRM400K(root=str(tmp_path))
     [path] = dataset.files()
-    rollouts = [dataset.rollout("ours", n, line) for n, line in enumerate(path.read_text().splitlines())]
+    rollouts = [read_rollout(dataset, line, "ours").rollout for line in path.read_bytes().splitlines()]
     assert len(rollouts) == 9
     first, two_images = rollouts[0], rollouts[3]
-    assert isinstance(first, Rollout)
-    assert isinstance(two_images, Rollout)
     assert (first.images, first.question) == (("0.png",), "What is red plus blue?")
-    assert [(step.text, step.n_correct, step.n_total) for step in first.steps] == [
+    assert list(zip(first.steps, first.n_correct, first.n_total, strict=True)) == [
         (RED, 1, 4),
         (BLUE, 3, 4),
         (RIGHT, 4, 4),

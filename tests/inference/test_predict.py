@@ -13,7 +13,7 @@ from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import Batch
 from mprm.batching.examples import open_images
 from mprm.chartworld.corpus import ChartWorldBenchmark
-from mprm.data.rollouts import Solution
+from mprm.data.visualprocessbench import Solution
 from mprm.inference.predict import Scorable, score
 from mprm.metrics.step_scores import NotScored, StepScores
 from tools import tiny
@@ -33,7 +33,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> InternVL:
 
 
 def scorables(benchmark: ChartWorldBenchmark) -> list[Scorable]:
-    solutions = [solution for solution in benchmark.solutions() if isinstance(solution, Solution)]
+    solutions = [solution for solution in benchmark.records() if isinstance(solution, Solution)]
     return [Scorable(s.id, s.images, s.question, s.steps) for s in solutions]
 
 
@@ -51,7 +51,7 @@ def scores_of(
         model.register_forward_pre_hook(lambda _, batch: seen.append(batch[0]))
 
     def open_pictures(names: Sequence[str]) -> list[Image.Image]:
-        return open_images([benchmark.image_path(name) for name in names])
+        return open_images([benchmark.image_folder.path(name) for name in names])
 
     found = list(score(model, processor, solutions, open_pictures, max_length, max_tokens, "cpu"))
     assert len(dict(found)) == len(found), "each solution comes once"
@@ -114,7 +114,7 @@ def test_nothing_to_score(backbone: InternVL, benchmark: ChartWorldBenchmark) ->
 
 def test_what_can_not_be_scored_is_told(backbone: InternVL, benchmark: ChartWorldBenchmark) -> None:
     solutions = scorables(benchmark)
-    broken = Path(benchmark.image_path(solutions[0].images[0])).with_name("broken.png")
+    broken = Path(benchmark.image_folder.path(solutions[0].images[0])).with_name("broken.png")
     broken.write_bytes(b"no picture")
     benchmark = replace(benchmark)  # which has not listed its images yet
     bad = [

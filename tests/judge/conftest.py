@@ -42,11 +42,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Shown]:
     world = ChartWorldPairs(path=str(tmp_path_factory.mktemp("world") / "pairs" / "pairs.jsonl"), size=24)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(artifacts, "_fsync", lambda _: None)
-        read = [pair for pair in world.pairs() if isinstance(pair, Pair)]
+        read = [pair for pair in world.records() if isinstance(pair, Pair)]
     traced = [replace(pair, trace=f"The {pair.label.upper()}.") for pair in read]
     for number in (0, 8, 16):
         traced[number] = replace(traced[number], answer_b="I look at the chart.\n" * 6 + traced[number].answer_b)
-    shown, left_out = faithful(traced, JUDGE, world.image_path)
+    shown, left_out = faithful(traced, JUDGE, world.image_folder.path)
     assert len(shown) == 24
     assert not left_out
     return shown

@@ -16,9 +16,8 @@ import pytest
 from mprm.data.preferences import Pair
 from mprm.judge.curate import bins, in_seeded_order, read_kept, signals_of, summarise, write_curated, wrong_labels
 from mprm.judge.judge import shown
-from mprm.selection.baselines import Random
-from mprm.selection.entropy import Entropy
 from mprm.selection.keep import keep
+from mprm.selection.selectors import Entropy, Random
 
 
 def pair(name: str, source: str = "s", flipped: bool | None = False) -> Pair:

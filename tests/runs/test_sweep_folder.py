@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mprm.runs.artifacts import in_use, lock
+from mprm.runs.run_folder import in_use, lock
 from mprm.runs.sweep_folder import FOLDER, Point, lock_sweep, log_file, read_points, record, write_points
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.selection.bis import BIS
+from mprm.selection.selectors import BIS
 from mprm.selection.signals import build_signals
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "selection"

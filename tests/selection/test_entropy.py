@@ -6,10 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from mprm.selection.baselines import Full, LowMC, Random
-from mprm.selection.bis import BIS
-from mprm.selection.entropy import Entropy
 from mprm.selection.keep import Selector, keep
+from mprm.selection.selectors import BIS, Entropy, Full, LowMC, Random
 
 FIVE = [0.5, 0.1, None, 0.3, 0.2]
 
@@ -74,8 +72,8 @@ def test_pairs_are_selected_by_what_they_have() -> None:
     assert keep(table, Full())["row"].to_pylist() == [0, 1, 2, 3, 4]
     assert keep(table, Random(ratio=0.6)).num_rows == 3
     lacking: list[tuple[Selector, str]] = [
-        (BIS(), "selector=bis needs p_pos, which pairs do not have; choose entropy, random or full"),
-        (LowMC(), "selector=low_mc needs mean_mc, which pairs do not have; choose entropy, random or full"),
+        (BIS(), r"selector: BIS \(alpha 0.2\) needs p_pos, which pairs do not have; choose entropy, random or full"),
+        (LowMC(), "selector: Low MC needs mean_mc, which pairs do not have; choose entropy, random or full"),
         (Full(ties="-n_steps"), "selector.ties=-n_steps is nothing that pairs have; choose selector.ties=file_order"),
     ]
     for selector, message in lacking:

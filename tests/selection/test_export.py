@@ -10,12 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.selection.baselines import Full
-from mprm.selection.bis import BIS
-from mprm.selection.export import export_published
+from mprm.selection.examples import export_published, write_examples
 from mprm.selection.keep import Selector
+from mprm.selection.selectors import BIS, Full
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import write_examples, write_subset
+from mprm.selection.subset import write_subset
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "selection"
 SUBSETS = sorted((ORACLE / "expected").glob("bis_*.jsonl"))
@@ -28,11 +27,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export(dataset: VisualPRM400K, cache: Path, selector: Selector, target: Callable[[float], float]) -> bytes:
     folder = cache / "subset"
-    manifest = write_subset(folder, dataset, build_signals(dataset, cache), selector, {})
+    manifest = write_subset(folder, dataset, build_signals(dataset, cache), selector, seed=0)
     write_examples(cache / "examples", dataset, pq.read_table(folder / "kept.parquet"))
     examples = datasets.load_from_disk(str(cache / "examples"))
     counts = export_published(cache / "export.jsonl", examples, target)
-    assert counts == {"written": manifest["totals"]["kept"]["rollouts"], "skipped": 0}
+    assert counts == {"written": manifest.totals.kept.rollouts, "skipped": 0}
     return (cache / "export.jsonl").read_bytes()
 
 
@@ -65,11 +64,11 @@ def test_published_full_data(
 def test_strict_cleaning_fills_every_place(cache: Path) -> None:
     """Dropped before ranking, bad records take no place: exactly k of every source's rollouts are kept."""
     dataset = VisualPRM400K(annotations=str(ORACLE / "annotations"))
-    manifest = write_subset(cache / "strict", dataset, build_signals(dataset, cache), BIS(ratio=0.25), {})
-    for source in manifest["sources"].values():
-        assert source["records"] == source["dropped"] + source["eligible"]
-        assert source["kept"] == max(1, int(source["eligible"] * 0.25))
-    assert manifest["dropped"] == {
+    manifest = write_subset(cache / "strict", dataset, build_signals(dataset, cache), BIS(ratio=0.25), seed=0)
+    for source in manifest.sources.values():
+        assert source.records == source.dropped + source.eligible
+        assert source.kept == max(1, int(source.eligible * 0.25))
+    assert manifest.dropped == {
         "no_steps": 9,
         "no_image": 8,
         "empty_step": 7,
@@ -77,7 +76,7 @@ def test_strict_cleaning_fills_every_place(cache: Path) -> None:
         "no_question": 3,
         "bad_score": 2,  # six more are numbers as text
     }
-    assert manifest["sources"]["zz_mixed_quality"]["eligible"] == 120 - 34
+    assert manifest.sources["zz_mixed_quality"].eligible == 120 - 34
 
 
 def test_several_images_and_unmeasured_steps(tmp_path: Path) -> None:

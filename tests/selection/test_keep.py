@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm.selection.baselines import LowMC
-from mprm.selection.keep import Selector, keep
+from mprm.selection.keep import keep
+from mprm.selection.selectors import LowMC, RankedSelector
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByMean(Selector):
+class ByMean(RankedSelector):
     def score(self, signals: pa.Table) -> np.ndarray:
         return signals["mean_mc"].to_numpy()
 
@@ -56,7 +56,7 @@ def test_at_least_one_is_kept_of_every_source() -> None:
 
 @pytest.mark.parametrize(("m", "ratio", "k"), [(100, 0.29, 28), (105, 0.15, 15), (3, 1.0, 3), (3, 0.1, 1), (7, 0.3, 2)])
 def test_size_is_the_int_of_the_float_product(m: int, ratio: float, k: int) -> None:
-    assert ByMean(ratio=ratio).size(m) == k
+    assert len(kept(table({"a": [0.5] * m}), ratio=ratio)) == k
 
 
 def test_ties_keep_file_order_or_follow_a_signal() -> None:

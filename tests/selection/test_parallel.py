@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import mprm.selection.parallel
-from mprm.selection.parallel import in_processes
+import mprm.selection.scan
+from mprm.selection.scan import in_processes
 
 
 def square(n: int) -> tuple[int, int]:
@@ -19,7 +19,7 @@ def square(n: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("n_bytes", "cores", "processes"), [(1, 2, 1), (2**30, 2, 2), (2**30, 1, 1)])
 def test_results_come_in_order(n_bytes: int, cores: int, processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mprm.selection.parallel, "_cores", lambda: cores)
+    monkeypatch.setattr(mprm.selection.scan, "_cores", lambda: cores)
     results = list(in_processes(square, list(range(50)), n_bytes))
     assert [result for result, _ in results] == [n * n for n in range(50)]
     assert (os.getpid() in {pid for _, pid in results}) == (processes == 1)
@@ -30,7 +30,7 @@ def fail(n: int) -> int:
 
 
 def test_an_error_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mprm.selection.parallel, "_cores", lambda: 2)
+    monkeypatch.setattr(mprm.selection.scan, "_cores", lambda: 2)
     with pytest.raises(ValueError, match="task 0"):
         list(in_processes(fail, [0, 1], 2**30))
 
@@ -42,7 +42,7 @@ def pid_and_wait(n: int) -> int:
 
 
 def report_worker_and_wait(sender: Connection) -> None:
-    mprm.selection.parallel._cores = lambda: 2
+    mprm.selection.scan._cores = lambda: 2
     results = in_processes(pid_and_wait, [0, 1], 2**30)
     sender.send(next(results))
     time.sleep(60)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.selection.baselines import Full
-from mprm.selection.remarks import remarks
+from mprm.selection.examples import read_examples
+from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import read_examples, write_subset
+from mprm.selection.subset import remarks, write_subset
 
 from .conftest import record
 
@@ -52,14 +52,14 @@ def test_nothing_left(corpus: VisualPRM400K, tmp_path: Path) -> None:
         match=r"none of 2 records is left to train on \(dropped: missing_image_file 1, image_outside 1\): rollouts "
         r"without an image file: 1 of a; a/1\.png is in none of these folders of",
     ):
-        write_subset(tmp_path / "subset", corpus, signals, Full(), {})
+        write_subset(tmp_path / "subset", corpus, signals, Full(), seed=0)
     write(corpus, "a", "../1.png")
     with pytest.raises(
         ValueError,
         match=r"\(dropped: image_outside 1\): line 1 of .*/a\.jsonl has the keys image, question_orig, steps_with_score"
         r"; wanted are image, question_orig or question, and steps_with_score$",
     ):
-        write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), Full(), {})
+        write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), Full(), seed=0)
 
 
 def test_one_file_is_one_question_and_is_read_again_from_its_place(corpus: VisualPRM400K, tmp_path: Path) -> None:
@@ -71,4 +71,4 @@ def test_one_file_is_one_question_and_is_read_again_from_its_place(corpus: Visua
     examples = [row for batch in read_examples(corpus, signals) for row in batch.to_pylist()]
     assert [row["image_names"] for row in examples] == [[name] for name in names]
     assert [row["images"] for row in examples] == [["images/set/images/0.png"]] * 4
-    assert corpus.image_path(examples[0]["images"][0]).is_file()
+    assert corpus.image_folder.path(examples[0]["images"][0]).is_file()

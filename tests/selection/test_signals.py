@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mprm.selection.parallel
 import mprm.selection.scan
 from mprm.data.rollouts import question_hash
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.selection.remarks import remarks
 from mprm.selection.signals import build_signals, inputs_of
+from mprm.selection.subset import remarks
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "selection"
 
@@ -162,10 +161,10 @@ def test_annotations_that_change_while_they_are_read(
     corpus = dataset({"a": [[0.5]]})
     read = VisualPRM400K.read
 
-    def read_and_append(self: VisualPRM400K, line: bytes, source: str) -> Any:
+    def read_and_append(self: VisualPRM400K, line: bytes) -> Any:
         with open(tmp_path / "annotations" / "a.jsonl", "a") as file:
             file.write("\n")
-        return read(self, line, source)
+        return read(self, line)
 
     monkeypatch.setattr(VisualPRM400K, "read", read_and_append)
     with pytest.raises(ValueError, match="annotations changed while they were read"):
@@ -178,8 +177,8 @@ def test_chunks_do_not_show(processes: int, tmp_path: Path, monkeypatch: pytest.
     dataset = VisualPRM400K(annotations=str(ORACLE / "annotations"), images=str(tmp_path))
     whole = build_signals(dataset, tmp_path / "whole")
     monkeypatch.setattr(mprm.selection.scan, "CHUNK_BYTES", 10_000)
-    monkeypatch.setattr(mprm.selection.parallel, "BYTES_PER_PROCESS", 10_000)
-    monkeypatch.setattr(mprm.selection.parallel, "_cores", lambda: processes)
+    monkeypatch.setattr(mprm.selection.scan, "BYTES_PER_PROCESS", 10_000)
+    monkeypatch.setattr(mprm.selection.scan, "_cores", lambda: processes)
     assert build_signals(dataset, tmp_path / "chunks").equals(whole)
 
 

@@ -9,21 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import mprm.selection.parallel
-import mprm.selection.subset
+import mprm.selection.examples
+import mprm.selection.scan
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.selection.baselines import Full, LowMC
-from mprm.selection.export import export_published
+from mprm.runs.manifest import Chosen, SourceCounts, Statistics, read_manifest
+from mprm.selection.examples import EXAMPLES, export_published, read_examples, write_examples
 from mprm.selection.keep import keep
+from mprm.selection.selectors import Full, LowMC
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import (
-    EXAMPLES,
-    read_examples,
-    statistics,
-    unsampled_words,
-    write_examples,
-    write_subset,
-)
+from mprm.selection.subset import statistics, write_subset
 
 SOURCES = {"a": [[1.0, 0.0], [None], [0.5, None], [], [0.0, 0.0]], "b": [[0.75]], "c": [[]]}
 
@@ -35,30 +29,29 @@ def corpus(dataset: Callable[..., VisualPRM400K]) -> VisualPRM400K:
 
 def test_manifest(corpus: VisualPRM400K, tmp_path: Path) -> None:
     signals = build_signals(corpus, tmp_path / "cache")
-    manifest = write_subset(tmp_path / "subset", corpus, signals, LowMC(ratio=0.67), {"seed": 0})
-    assert manifest == json.loads((tmp_path / "subset" / "manifest.json").read_text())
-    assert manifest["seed"] == 0
-    assert manifest["selector"] == {
-        "name": "LowMC",
-        "ratio": 0.67,
-        "count": None,
-        "scope": "source",
-        "ties": "file_order",
+    manifest = write_subset(tmp_path / "subset", corpus, signals, LowMC(ratio=0.67), seed=0)
+    file = tmp_path / "subset" / "manifest.json"
+    assert read_manifest(file) == manifest
+    assert manifest.seed == 0
+    settings = {"ratio": 0.67, "count": None, "scope": "source", "ties": "file_order"}
+    assert manifest.selector == Chosen(name="LowMC", label="Low MC", baseline=False, settings=settings)
+    assert manifest.dataset.settings["annotations"] == corpus.annotations
+    assert manifest.sources == {
+        "a": SourceCounts(records=5, dropped=2, eligible=3, kept=2, realised_ratio=2 / 3),
+        "b": SourceCounts(records=1, dropped=0, eligible=1, kept=1, realised_ratio=1.0),
+        "c": SourceCounts(records=1, dropped=1, eligible=0, kept=0, realised_ratio=0.0),
     }
-    assert manifest["dataset"]["annotations"] == corpus.annotations
-    assert manifest["sources"] == {
-        "a": {"records": 5, "dropped": 2, "eligible": 3, "kept": 2, "realised_ratio": 2 / 3},
-        "b": {"records": 1, "dropped": 0, "eligible": 1, "kept": 1, "realised_ratio": 1.0},
-        "c": {"records": 1, "dropped": 1, "eligible": 0, "kept": 0, "realised_ratio": 0.0},
-    }
-    assert manifest["dropped"] == {"no_steps": 2, "no_usable_score": 1}
-    assert manifest["totals"]["eligible"]["rollouts"] == 4
-    assert manifest["totals"]["kept"]["rollouts"] == 3
-    assert Path(manifest["signals"]).exists()
+    assert manifest.dropped == {"no_steps": 2, "no_usable_score": 1}
+    assert manifest.totals.eligible.rollouts == 4
+    assert manifest.totals.kept.rollouts == 3
+    assert Path(manifest.signals).exists()
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": "0.1.0"}))
+    with pytest.raises(ValueError, match=r"manifest\.json was written by another version; .* redo=select "):
+        read_manifest(file)
 
 
 def test_kept_dropped_and_examples(corpus: VisualPRM400K, tmp_path: Path) -> None:
-    write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), LowMC(ratio=0.67), {})
+    write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), LowMC(ratio=0.67), seed=0)
     kept = pq.read_table(tmp_path / "subset" / "kept.parquet").to_pylist()
     assert [(row["source"], row["line"], row["score"], row["rank"]) for row in kept] == [
         ("a", 0, -0.5, 2),
@@ -99,8 +92,8 @@ def test_kept_dropped_and_examples(corpus: VisualPRM400K, tmp_path: Path) -> Non
 def test_batches_do_not_show(corpus: VisualPRM400K, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signals = keep(build_signals(corpus, tmp_path / "cache"), Full())
     write_examples(tmp_path / "whole", corpus, signals)
-    monkeypatch.setattr(mprm.selection.subset, "BATCH_BYTES", 100)
-    monkeypatch.setattr(mprm.selection.parallel, "BYTES_PER_PROCESS", 1)
+    monkeypatch.setattr(mprm.selection.examples, "BATCH_BYTES", 100)
+    monkeypatch.setattr(mprm.selection.scan, "BYTES_PER_PROCESS", 1)
     write_examples(tmp_path / "batches", corpus, signals)
     whole, batches = (datasets.load_from_disk(str(tmp_path / name)) for name in ("whole", "batches"))
     assert whole.to_list() == batches.to_list()
@@ -109,7 +102,7 @@ def test_batches_do_not_show(corpus: VisualPRM400K, tmp_path: Path, monkeypatch:
 def test_a_second_selection_takes_the_place_of_the_first(corpus: VisualPRM400K, tmp_path: Path) -> None:
     signals = build_signals(corpus, tmp_path / "cache")
     for selector, rollouts in ((LowMC(ratio=0.67), 3), (Full(), 4)):
-        write_subset(tmp_path / "subset", corpus, signals, selector, {})
+        write_subset(tmp_path / "subset", corpus, signals, selector, seed=0)
         assert pq.read_metadata(tmp_path / "subset" / "kept.parquet").num_rows == rollouts
 
 
@@ -125,21 +118,21 @@ def test_annotations_that_changed_are_noticed(corpus: VisualPRM400K, tmp_path: P
 def test_nothing_to_train_on(dataset: Callable[..., VisualPRM400K], tmp_path: Path) -> None:
     corpus = dataset({"a": [[], [None]]})
     with pytest.raises(ValueError, match=r"none of 2 records is left .*no_steps 1, no_usable_score 1"):
-        write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), Full(), {})
+        write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), Full(), seed=0)
 
 
 def test_statistics(signals_of: Callable[..., pa.Table]) -> None:
-    assert statistics(signals_of({"a": [[1.0, 0.0, 0.5], [1.0], [None, 0.0]]})) == {
-        "rollouts": 3,
-        "steps": 6,
-        "steps_per_rollout": 2.0,
-        "words_per_step": 2.0,
-        "error_step_share": pytest.approx(2 / 5),
-        "mean_mc": 0.5,
-        "mixed_share": pytest.approx(1 / 3),
-        "unsampled_share": 0.0,
-        "unsampled_negative_share": 0.0,
-    }
+    assert statistics(signals_of({"a": [[1.0, 0.0, 0.5], [1.0], [None, 0.0]]})) == Statistics(
+        rollouts=3,
+        steps=6,
+        steps_per_rollout=2.0,
+        words_per_step=2.0,
+        error_step_share=pytest.approx(2 / 5),
+        mean_mc=0.5,
+        mixed_share=pytest.approx(1 / 3),
+        unsampled_share=0.0,
+        unsampled_negative_share=0.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,10 +161,10 @@ def test_steps_of_0_of_0_are_told(
 ) -> None:
     rollouts = [[(16, 16), (0, 16), (0, 0), (0, 0)], [(0, 0), (8, 16)], [1.0, 0.0]]
     corpus = dataset({"a": rollouts}, **settings)
-    manifest = write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), Full(), {})
-    assert manifest["totals"]["kept"]["unsampled_share"] == 3 / 8
-    assert manifest["totals"]["eligible"]["unsampled_negative_share"] == negative
-    assert line in unsampled_words(manifest)
+    manifest = write_subset(tmp_path / "subset", corpus, build_signals(corpus, tmp_path / "cache"), Full(), seed=0)
+    assert manifest.totals.kept.unsampled_share == 3 / 8
+    assert manifest.totals.eligible.unsampled_negative_share == negative
+    assert line in manifest.unsampled_words()
     examples = pa.Table.from_batches(read_examples(corpus, pq.read_table(tmp_path / "subset" / "kept.parquet")))
     scores = [score for row in examples["scores"].to_pylist() for score in row]
     assert scores.count(0.0) == 2 + negative * 8

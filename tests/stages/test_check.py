@@ -65,7 +65,7 @@ def test_no_gpu_is_needed(
 
 def test_a_benchmark_without_labels_is_refused_before_the_selection(small: Load, tmp_path: Path) -> None:
     config = small()
-    list(config.benchmark.solutions())
+    list(config.benchmark.records())
     path = tmp_path / "benchmark" / "test.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     for record in records:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-
 from mprm.metrics.measure import evaluate
+
 from mprm.metrics.predictions import Prediction, write_predictions
 from mprm.reporting.compare import compare, run_folders
 from mprm.runs.artifacts import write_json, write_text

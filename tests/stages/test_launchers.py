@@ -42,7 +42,7 @@ WAITING = """
 from dataclasses import dataclass
 from pathlib import Path
 
-from mprm.selection.baselines import Full
+from mprm.selection.selectors import Full
 
 
 @dataclass(frozen=True, kw_only=True)

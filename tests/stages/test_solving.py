@@ -9,14 +9,14 @@ from program import RUN, start_program
 
 from mprm.config import Config
 from mprm.data.candidates import read_candidates
-from mprm.data.rollouts import Rollout
+from mprm.data.rollouts import read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.inference.policy import Completion, Prompt
 from mprm.inference.server import ServerPolicy
 from mprm.runs.artifacts import read_json
-from mprm.stages.scoring import rerank
+from mprm.stages.judging import rerank
+from mprm.stages.pipeline import experiment
 from mprm.stages.solving import annotate, sample
-from mprm.stages.step_scorer import experiment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Load = Callable[..., Config]
@@ -101,11 +101,8 @@ def test_the_circle_closes(few: Load, tmp_path: Path) -> None:
     annotations = tmp_path / "annotations"
     annotate(few("task=annotate", f"output={annotations / 'charts.jsonl'}"))
     reader = VisualPRM400K(annotations=str(annotations), images=str(tmp_path / "questions"))
-    rollouts = [
-        reader.rollout("charts", number, line)
-        for number, line in enumerate((annotations / "charts.jsonl").read_text().splitlines())
-    ]
-    assert all(isinstance(rollout, Rollout) for rollout in rollouts)
+    for line in (annotations / "charts.jsonl").read_bytes().splitlines():
+        assert read_rollout(reader, line, "charts").fault is None
     sample(few("task=sample", f"output={tmp_path / 'candidates.jsonl'}", "seed=1"))
     experiment(
         few(

@@ -14,10 +14,10 @@ from mprm.backbones.internvl import InternVL
 from mprm.batching.examples import Examples
 from mprm.batching.order import Shuffled
 from mprm.chartworld.corpus import ChartWorld
-from mprm.selection.baselines import Full
+from mprm.selection.examples import write_examples
 from mprm.selection.keep import keep
+from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import write_examples
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
 from mprm.training.objectives import Hard
@@ -52,7 +52,7 @@ def part(corpus: tuple[ChartWorld, Path]) -> Parts:
     """part(processor, range(20)): these rollouts of the corpus, encoded by the processor."""
     world, subset = corpus
     records = Dataset.load_from_disk(str(subset))
-    return lambda processor, numbers: Examples(records.select(numbers), world.image_path, processor)
+    return lambda processor, numbers: Examples(records.select(numbers), world.image_folder.path, processor)
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def main(job: dict[str, Any]) -> None:
     world = ChartWorld(root=job["world"], rollouts=64)
     processor, model = InternVL(path=job["backbone"], max_tiles=1, max_length=512).load()
     train, validation = (
-        measure_again(Examples(records.select(chosen), world.image_path, processor), {}, 0)
+        measure_again(Examples(records.select(chosen), world.image_folder.path, processor), {}, 0)
         for chosen in (range(20), range(20, 30))
     )
     recipe = Recipe(learning_rate=1e-3, epochs=2, global_batch_size=8)

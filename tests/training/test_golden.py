@@ -22,10 +22,10 @@ from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.examples import Examples
 from mprm.batching.order import Shuffled
 from mprm.chartworld.corpus import ChartWorld
-from mprm.selection.baselines import Full
+from mprm.selection.examples import write_examples
 from mprm.selection.keep import keep
+from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import write_examples
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
 from mprm.training.objectives import Hard
@@ -47,7 +47,7 @@ def curve(family: str, folder: Path, **machine: Any) -> list[float]:
     records = Dataset.load_from_disk(str(folder / "examples"))
     processor, model = BACKBONES[family].load()
     train, validation = (
-        measure_again(Examples(records.select(part), world.image_path, processor), {}, 0)
+        measure_again(Examples(records.select(part), world.image_folder.path, processor), {}, 0)
         for part in (range(ROLLOUTS), range(0))
     )
     recipe = Recipe(learning_rate=5e-4, epochs=2, global_batch_size=8)

@@ -1,0 +1,204 @@
+"""JSON lines that may be malformed: a record is used whole, or dropped for one reason that is counted.
+
+Nothing is repaired or replaced. The reasons:
+
+    line_too_long       longer than MAX_LINE_BYTES
+    not_utf8            bytes that are not UTF-8, or text that cannot be written as UTF-8 (half a surrogate pair)
+    not_json            cut off or otherwise unparsable
+    not_an_object       JSON, but no object
+    duplicate_key       an object has a key twice
+    excluded            listed in dataset.exclude
+    no_image            no image path
+    missing_image_file  an image path without a file
+    image_outside       an image path that leads out of the folder of images: .., an absolute path, a URL
+    no_question         no question text; preferences: no prompt
+    no_steps            no list of steps, or an empty one
+    bad_step            a step of the wrong type
+    empty_step          a step without text
+    bad_counts          num_mc_correct and num_mc_total are not whole numbers with 0 <= correct <= total
+    bad_score           a score that is not a finite number in [0, 1]
+    score_contradicts_counts  a score that is not num_mc_correct / num_mc_total
+    no_usable_score     no step has a score
+    length_mismatch     not as many labels, scores or counts as steps
+    bad_conversation    turns that do not alternate, or no question or no mark where one belongs
+    bad_label           benchmark: a step label other than 1, -1, 0; conversations: one other than + and -;
+                        preferences: a label other than a, b, a tie, or flipped is not a boolean
+    no_source           benchmark: no data_source; questions and preferences: one that is not text
+    no_answer           questions and preferences: no answer, or neither text nor a number
+    no_candidates       candidates: no list of them, or an empty one
+    bad_candidate       candidates: one that is not an object, or has a field of the wrong type
+    bad_id              an id that is neither text nor an integer
+    duplicate_id        an earlier record has the id
+    same_answers        preferences: both answers are the same
+    tie                 preferences: neither answer is better
+    bad_trace           preferences: a trace that is blank or not text
+"""
+
+import json
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+Item = TypeVar("Item")
+Record = TypeVar("Record")
+
+MAX_LINE_BYTES = 16 * 2**20
+HEAD_BYTES = 2**16
+UTF16 = (BOM_UTF16_LE, BOM_UTF16_BE, b"{\0", b"\0{")
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+
+
+class Unusable(Exception):
+    """Raised inside the readers: why a record is dropped, and the image at fault as it stands in the record."""
+
+    def __init__(self, reason: str, image: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.image = image
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    source: str  # stem of the file
+    line: int  # from 0, blank lines counted
+    reason: str
+    image: str = field(default="", compare=False)  # the one at fault, as it stands in the record
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Unusable("duplicate_key")
+    return found
+
+
+UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_unique)
+LAST_KEY = json.JSONDecoder()  # the last value of a key counts, as everywhere in Python
+
+
+def json_object(line: bytes | str, decoder: json.JSONDecoder = UNIQUE_KEYS) -> dict[str, Any]:
+    """Parse one line into an object, or raise Unusable."""
+    if len(line) > MAX_LINE_BYTES:
+        raise Unusable("line_too_long")
+    try:
+        text = (line.decode() if isinstance(line, bytes) else line).strip(" \t\r\n")
+        record, end = decoder.raw_decode(text)  # json.loads without its checks of options: every microsecond counts
+    except UnicodeDecodeError:
+        raise Unusable("not_utf8") from None
+    except (ValueError, RecursionError):
+        raise Unusable("not_json") from None
+    if end != len(text):
+        raise Unusable("not_json")
+    if not isinstance(record, dict):
+        raise Unusable("not_an_object")
+    return record
+
+
+def check_text(*texts: str) -> None:
+    """Raise Unusable for text that UTF-8 cannot hold: JSON may spell half a surrogate pair."""
+    text = "".join(texts)
+    try:
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError:
+        raise Unusable("not_utf8") from None
+
+
+def numbered_lines(stream: BinaryIO, end: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield (number, byte offset, length in bytes, line) of every line from here on that begins before `end`.
+
+    Numbers count from 0. Of a line longer than MAX_LINE_BYTES only the first MAX_LINE_BYTES + 1 bytes are held, which
+    json_object then refuses; the length is that of the whole line, newline included. The byte order mark that a file
+    may begin with belongs to no line.
+    """
+    number, offset = 0, stream.tell()
+    while (end is None or offset < end) and (line := stream.readline(MAX_LINE_BYTES + 1)):
+        length = len(line)
+        if length > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            length += rest_of_line(stream)
+        mark = len(BOM_UTF8) if offset == 0 and line.startswith(BOM_UTF8) else 0
+        yield number, offset + mark, length - mark, line[mark:]
+        number += 1
+        offset += length
+
+
+def is_blank(line: bytes) -> bool:
+    """Is there nothing in the line? The end of a very long one is not known: it is a record."""
+    return (line.isspace() or not line) and len(line) <= MAX_LINE_BYTES
+
+
+def rest_of_line(stream: BinaryIO) -> int:
+    """Read on to the end of the line without holding it; returns the number of bytes."""
+    length = 0
+    while part := stream.readline(2**20):
+        length += len(part)
+        if part.endswith(b"\n"):
+            break
+    return length
+
+
+def read_json_lines(path: Path, key: str, read: Callable[[int, dict[str, Any]], Record]) -> Iterator[Record | Dropped]:
+    """What `read` makes of the number and the object of every line that is not blank; a Dropped where it, or the line,
+    is Unusable. Raises ValueError as check_json_lines."""
+    return read_each(path.stem, lines_of(path, key), lambda number, line: read(number, json_object(line)))
+
+
+def lines_of(path: Path, key: str) -> Iterator[tuple[int, bytes]]:
+    """Number and content of every line that is not blank."""
+    with open(check_json_lines(path, key), "rb") as stream:
+        for number, _, _, line in numbered_lines(stream):
+            if not is_blank(line):
+                yield number, line
+
+
+def read_each(
+    source: str, items: Iterable[tuple[int, Item]], read: Callable[[int, Item], Record]
+) -> Iterator[Record | Dropped]:
+    """What `read` makes of every numbered item, or the reason why it is Unusable. An id that a record has is unique."""
+    seen: set[str] = set()
+    for number, item in items:
+        try:
+            record = read(number, item)
+            name = getattr(record, "id", None)
+            if name in seen:
+                raise Unusable("duplicate_id")
+        except Unusable as unusable:
+            yield Dropped(source, number, unusable.reason, unusable.image)
+        else:
+            if name is not None:
+                seen.add(name)
+            yield record
+
+
+def check_json_lines(path: Path, key: str) -> Path:
+    """The path of a file of JSON lines whose first bytes were looked at; `key` of the configuration names it.
+
+    Raises ValueError if it is no file, its name is not UTF-8, or it is compressed, UTF-16, or one line between CRs.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{key}: the file name {path.name!a} is not UTF-8; rename it") from None
+    if not path.is_file():
+        raise ValueError(f"{key}: {path} is no file that can be read to its end; give a file, or move it away")
+    with open(path, "rb") as stream:
+        head = stream.read(HEAD_BYTES)
+    if head[:2] in UTF16:
+        raise ValueError(f"{key}: {path} is written in UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
+    if head.startswith(COMPRESSED):
+        raise ValueError(f"{key}: {path} is compressed; unpack it, and give what was in it")
+    if b"\r" in head.rstrip() and b"\n" not in head:
+        raise ValueError(f"{key}: the lines of {path} end in CR alone; convert it: tr '\\r' '\\n'")
+    return path
+
+
+def first_keys(path: Path) -> str:
+    """The keys of the first record of a file, in words."""
+    for number, line in lines_of(path, "path"):
+        try:
+            return f"line {number + 1} of {path} has the keys {', '.join(json_object(line))}"
+        except Unusable as unusable:
+            return f"line {number + 1} of {path} is unusable ({unusable.reason})"
+    return f"{path} is empty"

@@ -1,0 +1,174 @@
+"""The rollouts of a subset, read from their places in the annotations: for training, and in the published format."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mprm.data.lines import Unusable
+from mprm.data.rollouts import Dataset, question_hash, read_rollout, record_hash
+from mprm.runs.artifacts import atomic_file, atomic_folder, file_hash, write_json
+from mprm.selection.scan import in_processes
+from mprm.selection.signals import source_rows
+
+EXAMPLES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("question", pa.string()),
+        ("images", pa.list_(pa.string())),
+        ("image_names", pa.list_(pa.string())),
+        ("steps", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float64())),
+        ("n_correct", pa.list_(pa.int32())),
+        ("n_total", pa.list_(pa.int32())),
+        ("question_hash", pa.int64()),
+        ("entropy", pa.float64()),
+    ]
+)
+BATCH_BYTES = 8 * 2**20  # of annotations that are held at a time
+
+# file; line, offset, length, record_hash, entropy (NaN: none)
+Batch = tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def write_examples(folder: str | Path, dataset: Dataset, rows: pa.Table) -> None:
+    """Write the rollouts of some rows of a signals table as a memory-mapped Hugging Face dataset.
+
+    Columns as in EXAMPLES; images: paths from the folder of images; image_names: as they stand in the record;
+    entropy: null where the rows have none.
+
+    Raises:
+        ValueError: the annotations changed since the signals were computed.
+    """
+    from datasets import DatasetInfo, Features  # takes longer than all else that a selection imports
+
+    with atomic_folder(folder) as temporary:
+        # What save_to_disk would write, without holding or copying the whole dataset.
+        data = temporary / "data-00000-of-00001.arrow"
+        with pa.OSFile(str(data), "wb") as sink, pa.ipc.new_stream(sink, EXAMPLES) as writer:
+            for batch in read_examples(dataset, rows):
+                writer.write_batch(batch)
+        features = Features.from_arrow_schema(EXAMPLES)
+        DatasetInfo(features=features).write_to_directory(str(temporary))
+        write_json(
+            temporary / "state.json",
+            {
+                "_data_files": [{"filename": data.name}],
+                "_fingerprint": file_hash(data)[:16],
+                "_format_columns": None,
+                "_format_kwargs": {},
+                "_format_type": None,
+                "_output_all_columns": False,
+                "_split": None,
+            },
+        )
+
+
+def read_examples(dataset: Dataset, rows: pa.Table) -> Iterator[pa.RecordBatch]:
+    """The rollouts of some rows of a signals table in batches, columns as in EXAMPLES; raises as write_examples."""
+    n_bytes = int(rows["length"].to_numpy().sum())
+    return in_processes(partial(_read_batch, dataset), _batches(dataset, rows), n_bytes)
+
+
+def _batches(dataset: Dataset, rows: pa.Table) -> list[Batch]:
+    """Cut the rows into batches of about BATCH_BYTES of annotations of one file."""
+    files = {file.stem: file for file in dataset.files()}
+    if "record_hash" not in rows.column_names:
+        raise ValueError(
+            "the subset was selected by an earlier version, which kept no hash of its records; redo=select"
+        )
+    columns = [rows[name].to_numpy() for name in ("line", "offset", "length", "record_hash")]
+    has_entropy = "entropy" in rows.column_names
+    columns.append(rows["entropy"].to_numpy() if has_entropy else np.full(rows.num_rows, np.nan))
+    batches = []
+    for source, where in source_rows(rows).items():
+        line, offset, length, hashed, entropy = (column[where] for column in columns)
+        cuts = np.flatnonzero(np.diff(np.cumsum(length) // BATCH_BYTES)) + 1
+        places = zip(*(np.split(column, cuts) for column in (line, offset, length, hashed, entropy)), strict=True)
+        if source not in files:
+            raise ValueError(f"{source}.jsonl is gone from the annotations since the selection; give redo=select")
+        batches += [(files[source], *place) for place in places]
+    return batches
+
+
+def _read_batch(dataset: Dataset, batch: Batch) -> pa.RecordBatch:
+    """Examples of one batch, read from their places in the annotation file."""
+    file, *columns = batch
+    source, examples = file.stem, []
+    with open(file, "rb") as stream:
+        for line, offset, length, expected, entropy in zip(*(column.tolist() for column in columns), strict=True):
+            stream.seek(offset)
+            record = stream.read(length)
+            example = _example(dataset, source, line, record) if record_hash(record) == expected else None
+            if example is None:
+                raise ValueError(
+                    f"{file} line {line} (from 0) or its images changed since the selection; give redo=select"
+                )
+            examples.append(example | {"entropy": None if math.isnan(entropy) else entropy})
+    return pa.RecordBatch.from_pylist(examples, schema=EXAMPLES)
+
+
+def _example(dataset: Dataset, source: str, line_number: int, line: bytes) -> dict[str, Any] | None:
+    """A row of EXAMPLES, None for a record that cannot be trained on."""
+    try:
+        checked = read_rollout(dataset, line, source)
+    except Unusable:
+        return None
+    rollout = checked.rollout
+    if checked.fault is not None:
+        return None
+    uncounted = [None] * len(rollout.steps)
+    return {
+        "id": f"{source}:{line_number}",
+        "source": source,
+        "question": rollout.question,
+        "images": checked.images,
+        "image_names": rollout.images,
+        "steps": rollout.steps,
+        "scores": rollout.scores,
+        "n_correct": rollout.n_correct or uncounted,
+        "n_total": rollout.n_total or uncounted,
+        "question_hash": question_hash(rollout.question, checked.images),
+    }
+
+
+def export_published(
+    path: str | Path, examples: Iterable[Mapping[str, Any]], target: Callable[[float], float]
+) -> dict[str, int]:
+    """Write one JSON line per example: `image`, and `conversations` of question and marked steps with their targets.
+
+    Args:
+        path: the file, written atomically.
+        examples: rows of a subset's examples.
+        target: what the objective trains a step of the given MC score towards, e.g. float(score > 0).
+
+    Returns:
+        How many were `written`, and how many `skipped`: the format has no place for a step that was never measured.
+    """
+    counts = {"written": 0, "skipped": 0}
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for example in examples:
+            if None in example["scores"]:
+                counts["skipped"] += 1
+                continue
+            file.write(json.dumps(_published(example, target), ensure_ascii=False) + "\n")
+            counts["written"] += 1
+    return counts
+
+
+def _published(example: Mapping[str, Any], target: Callable[[float], float]) -> dict[str, Any]:
+    images = example["image_names"]
+    process = "\n\n".join(f"{step}<prm>" for step in example["steps"])
+    return {
+        "image": images[0] if len(images) == 1 else list(images),
+        "conversations": [
+            {"from": "human", "value": f"Question: {example['question']}\nProcess: {process}"},
+            {"from": "gpt", "value": [float(target(score)) for score in example["scores"]]},
+        ],
+    }
