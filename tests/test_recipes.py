@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
 from mprm.config import Config, validate
-from mprm.stages.grids import expand
+from mprm.stages.sweep import expand
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONF, SWEEPS = REPOSITORY / "conf", REPOSITORY / "sweeps"
@@ -149,10 +149,10 @@ def test_every_command_in_a_header_composes(load: Load, tmp_path: Path, path: Pa
         grids = [dict(swept.sweeper.params or {}) | dict(grid) for grid in swept.sweeper.grids or [{}]]
         parse = OverridesParser.create().parse_overrides
         names = set()
-        for overrides in (points := expand(grids, words[4:], parse, lambda key: (CONF / key).is_dir())):
+        for overrides in (jobs := expand(grids, words[4:], parse, lambda key: (CONF / key).is_dir())):
             raw = compose(path.stem, [searched, *overrides], return_hydra_config=True)
             choices = dict(raw.hydra.runtime.choices)
             with open_dict(raw):
                 del raw["hydra"]
             names.add(validate(raw, choices).name)
-    assert len(names) == len(points) > 1
+    assert len(names) == len(jobs) > 1

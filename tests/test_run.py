@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from program import RUN, run_program
 
-import run
+from mprm.main import report
 from mprm.tasks import GROUPS, TASKS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -149,7 +149,7 @@ def test_a_place_that_can_not_be_written_is_one_line_and_exit_code_1(tmp_path: P
 
 
 def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.report(KeyError("lost"), debug=False) == (1, "KeyError: 'lost'")
+    assert report(KeyError("lost"), debug=False) == (1, "KeyError: 'lost'")
     assert "KeyError: 'lost'" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import run
+from mprm.main import main
 
 WRONG = {
     # names
@@ -139,8 +139,7 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["run.py", *shlex.split(command)])
-    monkeypatch.setattr(run, "exit_codes", [0])
-    exit_code = run.main()
+    exit_code = main()
     said = capfd.readouterr().err
     assert WRONG[command] in said
     assert (exit_code, len(said.splitlines())) == (2, 1), said

@@ -18,7 +18,7 @@ from mprm.reporting.collect import damage, read_config, read_manifest, read_resu
 from mprm.reporting.published import published_f1
 from mprm.reporting.settings import others, setting_of
 from mprm.reporting.tables import Estimate, Table
-from mprm.runs.sweep_folder import Point
+from mprm.runs.sweep_state import SweepJob
 
 MEASURES = {"auc": "AUC", "f1_fixed": "F1 at 0.5", "f1_calibrated": "F1 calibrated"}
 PUBLISHED_COLUMNS = ("F1 oracle", "published F1")
@@ -69,7 +69,7 @@ class Comparison:
 
     rows: tuple[Row, ...]
     left_out: dict[str, str]
-    points: tuple[Point, ...] = ()
+    points: tuple[SweepJob, ...] = ()
     words: str = ""  # of a group: what its rows share, where there are several groups
 
     @property
@@ -115,11 +115,11 @@ def run_folders(directory: Path) -> list[Path]:
     return folders
 
 
-def compare(folders: list[Path], points: tuple[Point, ...] = ()) -> Comparison:
+def compare(folders: list[Path], points: tuple[SweepJob, ...] = ()) -> Comparison:
     """Read config, manifest and results of every folder; average over seeds.
 
     A folder without results, or that repeats a seed of the same setting, is left out and named, unless the points of
-    the multirun (sweep_folder.read_points) say already why it is not finished.
+    the multirun (sweep_state.read_jobs) say already why it is not finished.
     """
     explained = {point.name for point in points if point.state != "done"}
     groups: dict[tuple[str, str], dict[str, dict[int, _Run]]] = {}

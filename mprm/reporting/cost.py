@@ -55,7 +55,7 @@ def _whole(number: float | None) -> str:
 
 def unfinished_table(comparison: Comparison) -> Table | None:
     """Points of the multirun that are not done, and folders left out, with reasons; None if there are none."""
-    rows = [
+    rows: list[tuple[str, str, str]] = [
         (point.label, point.state, point.reason or "-")
         for state in ("failed", "interrupted", "running", "waiting")
         for point in comparison.points

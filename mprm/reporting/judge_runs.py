@@ -15,7 +15,7 @@ from mprm.reporting.old_layout import read_before
 from mprm.reporting.settings import others, setting_of
 from mprm.reporting.tables import component
 from mprm.runs.artifacts import redo_remedy
-from mprm.runs.sweep_folder import Point, read_points
+from mprm.runs.sweep_state import SweepJob, read_jobs
 from mprm.tasks import JUDGE_TASKS
 
 Number = dict[str, Any]  # value, low, high, or each instead of an interval: what an Estimate holds
@@ -105,7 +105,7 @@ class JudgeComparison:
     rows: tuple[JudgeRow, ...]
     stage: str
     left_out: dict[str, str]
-    points: tuple[Point, ...]
+    points: tuple[SweepJob, ...]
     others: tuple[Path, ...]
     words: str = ""
 
@@ -148,7 +148,7 @@ def compare_judges(runs: Path, folders: list[Path] | None = None) -> JudgeCompar
     if not ours:
         return None
     names = {folder.name for folder in ours}
-    known = tuple(point for point in read_points(runs) if len(ours) == len(configs) or point.name in names)
+    known = tuple(point for point in read_jobs(runs) if len(ours) == len(configs) or point.name in names)
     explained = {point.name for point in known if point.state != "done"}
     groups: dict[str, dict[str, dict[int, JudgeRun]]] = {}
     left_out: dict[str, str] = {}

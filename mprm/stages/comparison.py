@@ -14,7 +14,7 @@ from mprm.reporting.compare_page import print_comparison, write_comparison
 from mprm.reporting.judge_compare import print_judge_comparison, write_judge_comparison
 from mprm.reporting.judge_runs import compare_judges
 from mprm.reporting.verdicts import Verdict, questions, verdict
-from mprm.runs.sweep_folder import read_points
+from mprm.runs.sweep_state import read_jobs
 from mprm.terminal import console, say
 
 
@@ -23,7 +23,7 @@ def compare_runs(runs: Path, own: bool = False) -> None:
 
     own: of the last multirun's points alone, whatever else lies in the folder.
     """
-    folders, points = run_folders(runs), read_points(runs)
+    folders, points = run_folders(runs), read_jobs(runs)
     if own:
         names = {point.name for point in points}
         folders = [folder for folder in folders if folder.name in names]

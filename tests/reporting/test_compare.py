@@ -20,7 +20,7 @@ from mprm.reporting.compare import (
 )
 from mprm.reporting.compare_page import headline, write_comparison
 from mprm.reporting.verdicts import questions
-from mprm.runs.sweep_folder import Point
+from mprm.runs.sweep_state import SweepJob
 
 MakeRun = Callable[..., Path]
 FULL = {"_target_": "mprm.selection.baselines.Full", "ratio": 1.0, "count": None}
@@ -132,10 +132,10 @@ def test_what_the_multirun_knows_to_be_unfinished_is_not_left_out_as_well(runs: 
         (runs / name / "results.json").unlink()
     states = ("waiting", "failed", "interrupted", "done")
     points = tuple(
-        Point(overrides=f"x={state}", label=state, name=name, state=state)
+        SweepJob(overrides=f"x={state}", label=state, name=name, state=state)
         for name, state in zip(("bis-0", "bis-1", "bis-2", "full-0"), states, strict=True)
     )
-    comparison = compare(run_folders(runs), (*points, Point(overrides="y=1", label="y", name=None, state="failed")))
+    comparison = compare(run_folders(runs), (*points, SweepJob(overrides="y=1", label="y", name=None, state="failed")))
     assert comparison.left_out == {"full-0": "not finished: no results.json yet"}
     assert len(comparison.points) == 5
 

@@ -10,7 +10,7 @@ from mprm.metrics.estimate import Difference
 from mprm.reporting.compare import Comparison, compare, run_folders
 from mprm.reporting.compare_page import print_comparison, write_comparison
 from mprm.reporting.verdicts import Verdict, questions, verdict
-from mprm.runs.sweep_folder import Point
+from mprm.runs.sweep_state import SweepJob
 
 FIGURES = ("comparison", "heatmap", "ratio", "learning", "sources", "maps", "mean_mc", "overlap")
 TABLES = ("settings", "verdicts", "by_source", "composition", "cost", "unfinished")
@@ -30,8 +30,8 @@ def written(many_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def known(runs: Path) -> Comparison:
     points = (
-        Point(overrides="x=1", label="BIS at 7 %", name="a", state="failed", reason="the <loss> is nan"),
-        *(Point(overrides=f"y={n}", label=f"seed {n}", name=f"b{n}", state="waiting") for n in range(9)),
+        SweepJob(overrides="x=1", label="BIS at 7 %", name="a", state="failed", reason="the <loss> is nan"),
+        *(SweepJob(overrides=f"y={n}", label=f"seed {n}", name=f"b{n}", state="waiting") for n in range(9)),
     )
     return compare(run_folders(runs), points)
 
@@ -78,7 +78,7 @@ def test_columns_of_words_are_read_from_the_left_and_long_tables_are_folded(writ
     assert '<td class="words">failed</td>' in page
     assert "<td>0.900" in page
     assert "<summary>" not in page
-    many = tuple(Point(overrides=f"y={n}", label=f"seed {n}", name=None, state="waiting") for n in range(50))
+    many = tuple(SweepJob(overrides=f"y={n}", label=f"seed {n}", name=None, state="waiting") for n in range(50))
     comparison = Comparison((), {}, many)
     assert "Not in this comparison: 50 rows</summary>" in write_comparison(written.parent, comparison).read_text()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mprm.reporting.compare import Comparison, compare, run_folders
 from mprm.reporting.cost import cost_table, unfinished_lines, unfinished_table
-from mprm.runs.sweep_folder import Point
+from mprm.runs.sweep_state import SweepJob
 
 
 def test_every_run_has_its_cost_and_says_whose_training_it_took(many_runs: Path, tmp_path: Path) -> None:
@@ -24,8 +24,8 @@ def test_every_run_has_its_cost_and_says_whose_training_it_took(many_runs: Path,
     assert "18,483 in all" in table.note
 
 
-def point(number: int, state: str, reason: str = "") -> Point:
-    return Point(overrides=f"x={number}", label=f"label {number}", name=None, state=state, reason=reason)
+def point(number: int, state: str, reason: str = "") -> SweepJob:
+    return SweepJob(overrides=f"x={number}", label=f"label {number}", name=None, state=state, reason=reason)
 
 
 def test_what_is_not_in_the_comparison_stands_with_its_reason() -> None:

@@ -17,7 +17,7 @@ from mprm.reporting.judge_forest import forest_exhibit
 from mprm.reporting.judge_pairs import answers, answers_table
 from mprm.reporting.judge_runs import JudgeComparison, compare_judges
 from mprm.reporting.judge_settings import runs_table, settings_table
-from mprm.runs.sweep_folder import Point
+from mprm.runs.sweep_state import SweepJob
 from mprm.stages.comparison import compare_runs
 
 ENTROPY = {"_target_": "mprm.selection.entropy.Entropy", "ratio": 0.5}
@@ -237,7 +237,7 @@ def test_both_lines_have_reports_of_their_own(make: Make, tmp_path: Path) -> Non
 
 def test_the_terminal_says_what_is_not_in_it(make: Make, tmp_path: Path) -> None:
     make("e", 0, ENTROPY, None)
-    waiting = Point(overrides="seed=1", label="seed=1", name="x", state="failed", reason="no room")
+    waiting = SweepJob(overrides="seed=1", label="seed=1", name="x", state="failed", reason="no room")
     buffer = io.StringIO()
     print_judge_comparison(replace(compared(tmp_path), points=(waiting,)), Console(file=buffer, width=120))
     assert "Failed: seed=1: no room" in buffer.getvalue()

@@ -10,7 +10,7 @@ from mprm.metrics.measure import evaluate
 from mprm.metrics.predictions import Prediction, write_predictions
 from mprm.reporting.compare import compare, run_folders
 from mprm.runs.artifacts import write_json, write_text
-from mprm.runs.sweep_folder import Point, write_points
+from mprm.runs.sweep_state import SweepJob, begin_sweep
 from mprm.stages.comparison import compare_pairs, compare_runs
 
 SELECTORS = {
@@ -73,8 +73,8 @@ def test_a_pair_that_can_not_be_compared_is_answered_with_the_reason(runs: Path)
 
 
 def test_a_multirun_reports_its_own_points_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = [Point(overrides=f"s={seed}", label="x", name=f"BIS-{seed}", state="done") for seed in (0, 1, 2)]
-    write_points(runs, own)
+    own = [SweepJob(overrides=f"s={seed}", label="x", name=f"BIS-{seed}", state="done") for seed in (0, 1, 2)]
+    begin_sweep(runs, own)
 
     compare_runs(runs, own=True)
     assert "Random" not in capsys.readouterr().out

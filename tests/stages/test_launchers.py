@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from safetensors.numpy import load_file
 
-from mprm.stages.sweep import DIED
+from mprm.stages.sweep_job import DIED
 
 Started = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
 Execute = Callable[..., tuple[int, str, str]]
@@ -61,7 +61,7 @@ def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Annotations, and the selector that waits at the pipes b and c; where it is given the file a, it goes on."""
     shutil.copytree(ANNOTATIONS, tmp_path / "annotations")
     (tmp_path / "waiting.py").write_text(WAITING)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{REPOSITORY}")
     (tmp_path / "a").touch()
     for name in "bc":
         os.mkfifo(tmp_path / name)
@@ -111,7 +111,7 @@ def test_every_point_runs_and_a_failure_is_its_own(execute: Execute, tmp_path: P
         tmp_path, *SELECT, "dataset.annotations=a,absent", "selector.ratio=0.1,0.2", *launcher
     )
     assert (code, complained) == (1, "")
-    assert said.endswith("4 points: 2 done, 2 failed -> runs\n")
+    assert said.endswith("4 jobs: 2 done, 2 failed -> runs\n")
     ended = re.findall(
         r"^dataset\.annotations=(\w+) selector\.ratio=(0\.\d): (done|failed) in \d s: (.*) \[", said, re.M
     )
@@ -156,14 +156,14 @@ def assert_only_the_first_failed_and_can_be_run_again(
     execute: Execute, folder: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     assert f"+selector.pipe=b: failed: {DIED}; its log: runs/sweep/000.log [" in said
-    assert said.endswith("3 points: 2 done, 1 failed -> runs\n")
+    assert said.endswith("3 jobs: 2 done, 1 failed -> runs\n")
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/subset/manifest.json")}
     assert len(finished) == 2
     (folder / "b").unlink()
     (folder / "b").touch()
     code, said, complained = execute(folder, *arguments)
     assert (code, complained) == (0, "")
-    assert said.endswith("3 points: 3 done -> runs\n")
+    assert said.endswith("3 jobs: 3 done -> runs\n")
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
@@ -190,7 +190,7 @@ def test_a_rank_that_waits_for_one_that_failed_ends(execute: Execute, tmp_path: 
     code, said, _ = execute(tmp_path, *TRAIN, "held_out=5000", *RANKS)
     assert code == 1
     assert "no rollout is left to train on beside the 64 of held_out=5000" in said
-    assert said.endswith("1 points: 1 failed -> runs\n")
+    assert said.endswith("1 jobs: 1 failed -> runs\n")
 
 
 def test_slurm_is_asked_for_what_the_command_line_says() -> None:

@@ -62,7 +62,7 @@ def test_ctrl_c_interrupts_the_point_and_the_multirun(
         tmp_path, "task=measure", "predictions=a.jsonl,pipe.jsonl,b.jsonl", "output='${predictions}.json'"
     )
     assert code == 0
-    assert said.endswith("3 points: 3 done -> runs\n")
+    assert said.endswith("3 jobs: 3 done -> runs\n")
 
 
 def test_a_second_multirun_waits_for_the_first_and_not_for_a_dead_one(
@@ -74,7 +74,7 @@ def test_a_second_multirun_waits_for_the_first_and_not_for_a_dead_one(
     waiting.wait()
     code, said, _ = execute(tmp_path, *SELECT, "seed=0,1")
     assert code == 0
-    assert said.endswith("2 points: 2 done -> runs\n")
+    assert said.endswith("2 jobs: 2 done -> runs\n")
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
@@ -83,10 +83,12 @@ def test_points_without_a_run_folder(execute: Execute, tmp_path: Path, launcher:
     arguments = ("threshold=0.4,0.5", "output='${predictions}-${threshold}.json'", f"hydra/launcher={launcher}")
     code, said, _ = execute(tmp_path, "task=measure", "predictions=a.jsonl,absent.jsonl", *arguments)
     assert code == 1
-    assert said.endswith("4 points: 2 done, 2 failed -> runs\n")
+    assert said.endswith("4 jobs: 2 done, 2 failed -> runs\n")
     assert "absent.jsonl: No such file or directory" in said
-    accuracies = [read_json(tmp_path / f"a.jsonl-{threshold}.json")["pooled_macro_f1"] for threshold in (0.4, 0.5)]
-    assert accuracies == pytest.approx([1 / 3, 1.0])  # 0.45 is a wrong step: found at 0.5 only
+    measured = [read_json(tmp_path / f"a.jsonl-{threshold}.json")["thresholds"]["fixed"] for threshold in (0.4, 0.5)]
+    assert [one["pooled_macro_f1"]["value"] for one in measured] == pytest.approx(
+        [1 / 3, 1.0]
+    )  # 0.45 is a wrong step: found at 0.5 only
 
 
 def test_torchrun_does_not_start_a_multirun(execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +158,7 @@ def test_killed_anywhere_it_ends_like_an_undisturbed_one(started: Started, execu
     assert len(finished) == 2
     code, said, _ = execute(tmp_path, *arguments)
     assert code == 0
-    assert said.endswith("2 points: 2 done -> runs\n")
+    assert said.endswith("2 jobs: 2 done -> runs\n")
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     execute(tmp_path, *arguments, "runs=undisturbed")
     for path in runs.glob("*/results.json"):

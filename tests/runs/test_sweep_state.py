@@ -1,51 +1,52 @@
-"""What a multirun leaves behind, whoever reads it and whenever."""
+"""What a sweep leaves behind, whoever reads it and whenever."""
 
 from pathlib import Path
 
 import pytest
 
+from mprm.runs.artifacts import write_json
 from mprm.runs.run_folder import in_use, lock
-from mprm.runs.sweep_folder import FOLDER, Point, lock_sweep, log_file, read_points, record, write_points
+from mprm.runs.sweep_state import FOLDER, SweepJob, begin_sweep, lock_sweep, log_file, read_jobs, record
 
 
-def points(*states: str) -> list[Point]:
+def jobs(*states: str) -> list[SweepJob]:
     return [
-        Point(overrides=f"seed={i} a=b", label=f"seed={i}", name=f"run-{i}", state=state)
+        SweepJob(overrides=f"seed={i} a=b", label=f"seed={i}", name=f"run-{i}", state=state)
         for i, state in enumerate(states)
     ]
 
 
 def states(runs: Path) -> list[str]:
-    return [point.state for point in read_points(runs)]
+    return [job.state for job in read_jobs(runs)]
 
 
 def test_states_are_read_back_in_the_order_of_the_plan(tmp_path: Path) -> None:
     with lock_sweep(tmp_path):
-        write_points(tmp_path, points("waiting", "done", "waiting"))
+        begin_sweep(tmp_path, jobs("waiting", "done", "waiting"))
         record(tmp_path, "seed=2 a=b", "failed", "no image", 3.5)
         record(tmp_path, "seed=0 a=b", "running")
-        first, second, third = read_points(tmp_path)
+        first, second, third = read_jobs(tmp_path)
     assert (first.state, second.state) == ("running", "done")
-    assert third == Point(
+    assert third == SweepJob(
         overrides="seed=2 a=b", label="seed=2", name="run-2", state="failed", reason="no image", seconds=3.5
     )
     assert log_file(tmp_path, "seed=2 a=b").name == "002.log"
 
 
-def test_a_folder_without_a_multirun_has_no_points(tmp_path: Path) -> None:
-    assert read_points(tmp_path) == ()
+def test_a_folder_without_a_sweep_has_no_points(tmp_path: Path) -> None:
+    assert read_jobs(tmp_path) == ()
 
 
 def test_a_new_plan_forgets_the_states_of_the_old_one(tmp_path: Path) -> None:
-    write_points(tmp_path, points("waiting"))
+    begin_sweep(tmp_path, jobs("waiting"))
     record(tmp_path, "seed=0 a=b", "failed", "no image")
-    write_points(tmp_path, points("done", "waiting"))
-    assert read_points(tmp_path)[0].state == "done"
+    begin_sweep(tmp_path, jobs("done", "waiting"))
+    assert read_jobs(tmp_path)[0].state == "done"
 
 
 def test_what_no_living_process_runs_is_interrupted(tmp_path: Path) -> None:
     with lock_sweep(tmp_path):
-        write_points(tmp_path, points("waiting", "waiting", "done", "failed"))
+        begin_sweep(tmp_path, jobs("waiting", "waiting", "done", "failed"))
         record(tmp_path, "seed=0 a=b", "running")
         assert states(tmp_path) == ["running", "waiting", "done", "failed"]
     assert states(tmp_path) == ["interrupted", "interrupted", "done", "failed"]
@@ -54,10 +55,19 @@ def test_what_no_living_process_runs_is_interrupted(tmp_path: Path) -> None:
         assert states(tmp_path) == ["running", "interrupted", "done", "failed"]
 
 
-def test_one_multirun_at_a_time(tmp_path: Path) -> None:
+def test_one_sweep_at_a_time(tmp_path: Path) -> None:
     with lock_sweep(tmp_path):
         assert in_use(tmp_path / FOLDER)
         with pytest.raises(ValueError, match=r"sweep is in use by process \d+; .*give another runs="):
             lock_sweep(tmp_path)
     assert not in_use(tmp_path / FOLDER)
     lock_sweep(tmp_path).close()
+
+
+def test_another_versions_sweep_is_named_not_misread(tmp_path: Path) -> None:
+    for name, content in (("points.json", []), ("jobs.json", {"version": 0, "jobs": []})):
+        write_json(tmp_path / FOLDER / name, content)
+        with pytest.raises(ValueError, match=r"sweep is another version's; remove that folder"):
+            read_jobs(tmp_path)
+        begin_sweep(tmp_path, jobs("waiting"))
+        assert states(tmp_path) == ["interrupted"]
