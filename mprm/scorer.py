@@ -15,7 +15,7 @@ from mprm.backbones.loading import PROMPT
 from mprm.batching.examples import on_white, open_images
 from mprm.config import config_of_run
 from mprm.inference.local import backbone_class
-from mprm.inference.predict import OpenImages, Scorable, Scored, score
+from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, score
 from mprm.metrics.step_scores import NotScored, StepScores
 from mprm.runs.artifacts import read_json
 from mprm.training.checkpoint import load_weights
@@ -97,7 +97,7 @@ class StepScorer:
             pictures |= zip(names, _listed(image), strict=True)
             if isinstance(steps, str) or not steps:
                 raise ValueError(f"steps of solution {number} are {steps!r}; give a list of at least one text")
-            scorables.append(Scorable(str(number), names, question, steps))
+            scorables.append(ScoreRequest(str(number), names, question, steps))
         found = dict(self.scored(scorables, lambda names: [_opened(pictures[name]) for name in names]))
         results = []
         for number in range(len(solutions)):
@@ -107,7 +107,7 @@ class StepScorer:
             results.append(scored)
         return results
 
-    def scored(self, solutions: Sequence[Scorable], open_images: OpenImages) -> Scored:
+    def scored(self, solutions: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
         """Scores of solutions by id as they come, or why there are none: for many, of which some may be unusable."""
         return score(self.model, self.processor, solutions, open_images, self.max_length, self.max_tokens, self.device)
 

@@ -1,7 +1,10 @@
 """Continuations of many begun solutions: their prefixes are computed in one packed row, then all go on in a batch.
 
-Shape suffixes: T tokens of the packed row, B begun solutions, R rows of the batch, P tokens of the longest prefix,
-N new tokens, K keys of a row (P + N), H query heads, G key-value heads, D size of a head, V vocabulary.
+Which token comes next is decided by random numbers that a solution owns, whatever is computed beside it.
+
+Shape suffixes: T tokens of the packed row, B different last tokens of prefixes, R rows of the batch, P tokens of the
+longest prefix, N new tokens, K keys of a row (P + N), H query heads, G key-value heads, D size of a head, V vocabulary,
+C places of a chunk.
 """
 
 from __future__ import annotations
@@ -10,73 +13,94 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AttentionInterface, DynamicCache
 
 from mprm.backbones import attention
 from mprm.backbones.chat import ChatModel
-from mprm.batching.collate import collate
-from mprm.inference.prefixes import Sequenced
-from mprm.inference.token_entropy import token_entropy
+from mprm.batching.collate import Example, collate
+from mprm.inference.policy import key_hash
 
 NAME = "mprm_rows"
 DROP = 0.75  # rows that have ended leave the batch when no more than this share of it goes on
+CHUNK = 2**24  # float32 numbers held at once: whole rows of logits at least
+NOTHING = -200.0  # a logit so far below the largest has probability 0 in float32, and times it is 0 even for -inf
 
 Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A prompt whose tokens have been computed. place_P: where they stand in the row; position: of the next token;
-    number: of its logits."""
+class Trunk:
+    """Tokens that prompts begin with, computed once."""
 
+    # All tokens are marked, so that collate() tells where each stands.
+    example: Example
+    # How many of them are the images and the question.
+    shared: int
+    # Numbers of prompts, and of how many of the tokens each consists.
+    prompts: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A prompt whose tokens have been computed."""
+
+    # Where its tokens stand in the row, (P,).
     place_P: torch.Tensor
+    # Position of the next token.
     position: int
+    # Row of the logits of the next token.
     number: int
 
 
 @dataclass(frozen=True)
-class Prefixes:
-    """Keys and values of every layer at all tokens of a packed row, (G, T, D) each; the logits of what comes behind
-    every begun solution, (B, V), and the solutions by the number of their prompt."""
+class Prefilled:
+    """A packed row that has been computed."""
 
+    # Keys and values of every layer at all tokens, (G, T, D) each.
     layers: list[tuple[torch.Tensor, torch.Tensor]]
+    # Of what comes behind the prefixes.
     logits_BV: torch.Tensor
-    begun: dict[int, Begun]
+    # By the number of the prompt.
+    prefixes: dict[int, Prefix]
 
 
-def prefill(model: ChatModel, row: Sequence[Sequenced], device: torch.device) -> Prefixes:
-    """Compute the sequences, images included, in one pass."""
-    batch = collate([one.example for one in row])
+def prefill(model: ChatModel, trunks: Sequence[Trunk], device: torch.device) -> Prefilled:
+    """Compute the trunks, images included, in one pass."""
+    batch = collate([trunk.example for trunk in trunks])
     places = batch.mark_M.split(batch.n_marks)
     prompts = [
-        (number, place_L[:length]) for one, place_L in zip(row, places, strict=True) for number, length in one.prompts
+        (number, place_L[:length])
+        for trunk, place_L in zip(trunks, places, strict=True)
+        for number, length in trunk.prompts
     ]
     last_B, number_of = torch.stack([place_P[-1] for _, place_P in prompts]).unique(return_inverse=True)
-    begun = {
-        prompt: Begun(place_P, int(batch.position_ids[..., place_P[-1]].max()) + 1, int(number))
+    prefixes = {
+        prompt: Prefix(place_P, int(batch.position_ids[..., place_P[-1]].max()) + 1, int(number))
         for (prompt, place_P), number in zip(prompts, number_of, strict=True)
     }
     batch = batch.to(device)
     cache = DynamicCache()
     model.hf.model.language_model.set_attn_implementation(attention.NAME)
-    h_1BD = model.hf.model.language_model(
-        inputs_embeds=model.embed(batch.input_ids_T[None], batch.vision),
-        position_ids=batch.position_ids.unsqueeze(-2),
-        past_key_values=cache,
+    h_1BD = model.hidden(
+        batch.input_ids_T[None],
+        batch.position_ids.unsqueeze(-2),
+        batch.vision,
         use_cache=True,
+        past_key_values=cache,
         segments=batch.segments,
         marks=last_B.to(device),
-    ).last_hidden_state
+    )
     layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
-    return Prefixes(layers, model.hf.lm_head(h_1BD[0]), begun)
+    return Prefilled(layers, model.hf.lm_head(h_1BD[0]), prefixes)
 
 
 def decode(
     model: ChatModel,
-    prefixes: Prefixes,
-    rows: Sequence[Begun],
+    prefilled: Prefilled,
+    rows: Sequence[Prefix],
     uniform_RN: torch.Tensor,
     choose: Choose,
     end_ids: Sequence[int],
@@ -90,9 +114,9 @@ def decode(
     language_model = model.hf.model.language_model
     language_model.set_attn_implementation(NAME)
     n_new = uniform_RN.shape[1]
-    cache = Cache(prefixes, rows, n_new, device)
+    cache = Cache(prefilled, rows, n_new, device)
     position_R1 = torch.tensor([[row.position] for row in rows], device=device)
-    logits_RV = prefixes.logits_BV[[row.number for row in rows]]
+    logits_RV = prefilled.logits_BV[[row.number for row in rows]]
     end_E = torch.tensor(end_ids, device=device)
     tokens_RN = end_E[0].repeat(len(rows), n_new)
     entropy_RN = torch.zeros(len(rows), n_new, device=device)
@@ -100,7 +124,7 @@ def decode(
     going_R = torch.ones_like(row_R, dtype=torch.bool)
     for step in range(n_new):
         entropy_RN[row_R, step] = token_entropy(logits_RV)
-        logits_RV[:, model.hf.config.image_token_id] = -torch.inf  # a piece of an image can not be written
+        logits_RV[:, model.hf.config.image_token_id] = -torch.inf  # a piece of an image cannot be written
         chosen_R = choose(logits_RV, uniform_RN[row_R, step])
         tokens_RN[row_R, step] = chosen_R
         going_R &= ~torch.isin(chosen_R, end_E)
@@ -126,7 +150,7 @@ class Cache:
     """Keys and values of a batch's rows, padded on the left, with room for all new tokens: what transformers' layers
     call `past_key_values`."""
 
-    def __init__(self, prefixes: Prefixes, rows: Sequence[Begun], n_new: int, device: torch.device) -> None:
+    def __init__(self, prefilled: Prefilled, rows: Sequence[Prefix], n_new: int, device: torch.device) -> None:
         lengths = [len(row.place_P) for row in rows]
         self.end = max(lengths)
         place_RP = torch.zeros(len(rows), self.end, dtype=torch.int64)
@@ -136,7 +160,7 @@ class Cache:
             self.seen_R11K[number, ..., : self.end - length] = False
         place_RP = place_RP.to(device)
         self.layers = [
-            (self._gathered(k, place_RP, n_new), self._gathered(v, place_RP, n_new)) for k, v in prefixes.layers
+            (self._gathered(k, place_RP, n_new), self._gathered(v, place_RP, n_new)) for k, v in prefilled.layers
         ]
 
     def _gathered(self, x_GTD: torch.Tensor, place_RP: torch.Tensor, n_new: int) -> torch.Tensor:
@@ -185,3 +209,43 @@ def _row_attention(
 
 
 AttentionInterface.register(NAME, _row_attention)
+
+
+def uniforms(seed: int, key: str, continuation: int, count: int) -> np.ndarray:
+    """Numbers in [0, 1) for the tokens of a continuation in turn, (count,) float64; a larger count only adds some."""
+    return np.random.default_rng([seed, key_hash(key), continuation]).random(count)
+
+
+def choose(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """The token of every row, (R,): the most likely one at temperature 0, else where the uniform number falls in the
+    cumulated probabilities."""
+    if temperature == 0:
+        return logits_RV.argmax(-1)
+    p_RV = (logits_RV.float() / temperature).softmax(-1)
+    if top_p < 1:
+        p_RV = nucleus(p_RV, top_p)
+    below_RV = p_RV.double().cumsum(-1)
+    return torch.searchsorted(below_RV, uniform_R[:, None] * below_RV[:, -1:], right=True)[:, 0]
+
+
+def nucleus(p_RV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The most likely tokens that together reach top_p, (R, V); the others are 0, and the sum is not made 1 again."""
+    sorted_RV, order_RV = p_RV.sort(dim=-1, descending=True, stable=True)
+    before_RV = sorted_RV.double().cumsum(-1) - sorted_RV
+    return torch.zeros_like(p_RV).scatter(-1, order_RV, sorted_RV.where(before_RV < top_p, 0))
+
+
+def token_entropy(logits_NV: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats of the softmax over the last dimension, (N,) float32, computed in float32.
+
+    ln V where all are alike, 0 where one alone is possible. Tokens may be impossible (-inf), though not all of a row.
+    """
+    entropies = []
+    for logits_CV in logits_NV.split(max(1, CHUNK // logits_NV.shape[-1])):
+        # ln sum(e^z) - sum(z e^z) / sum(e^z), with z the distance to the largest logit.
+        z_CV = logits_CV.float()
+        z_CV = (z_CV - z_CV.amax(dim=-1, keepdim=True)).clamp(min=NOTHING)
+        p_CV = z_CV.exp()
+        total_C = p_CV.sum(dim=-1)
+        entropies.append(total_C.log() - (p_CV * z_CV).sum(dim=-1) / total_C)
+    return torch.cat(entropies)

@@ -1,21 +1,28 @@
-"""A policy that runs here, in transformers' own layers."""
+"""A policy that runs here, in transformers' own layers: what prompts share, images included, is computed once.
+
+Shape suffixes: R rows of a batch, N new tokens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from mprm.backbones import attention
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import ChatBackbone, check_folder
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
-from mprm.inference.policy import Completion, Keep, Prompt, check_sampling
-from mprm.inference.sampler import Sampler, refusal
+from mprm.batching.examples import open_images
+from mprm.inference.decoding import Prefilled, Trunk, choose, decode, prefill, uniforms
+from mprm.inference.policy import Completion, Keep, Prompt, check_sampling, image_refusal
+from mprm.inference.scoring import answered, step_ids
 from mprm.runs.artifacts import read_json, weights_written
 
 FAMILIES: tuple[type[ChatBackbone], ...] = (InternVL, Qwen2_5_VL)
@@ -28,29 +35,158 @@ def backbone_class(path: str | Path | None) -> type[ChatBackbone]:
     return by_type[read_json(folder / "config.json")["model_type"]]
 
 
+@dataclass(frozen=True)
+class Generation:
+    """What was written behind a prompt."""
+
+    # All that were chosen, the one that ended it included.
+    tokens: list[int]
+    # There was one that ended it.
+    finished: bool
+    # Of the next token, nats, the mean over `tokens`.
+    entropy: float
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens without the one that ended it."""
+        return self.tokens[:-1] if self.finished else self.tokens
+
+
 @dataclass(frozen=True, kw_only=True)
-class LocalPolicy:
-    """Component `policy`: a folder that the backbones load.
+class Sampler:
+    """Draws continuations of prompts. The settings are those of LocalPolicy; the model is in eval mode and on its
+    device."""
 
-    system: system message, none when empty; max_tiles (InternVL), min_pixels and max_pixels (Qwen2.5-VL): of the
-    images; dtype: of the weights, stored: as in the folder; instruction: stands below every question; separator:
-    between steps; temperature: 0 always takes the most likely token; max_new_tokens: a solution that does not end
-    within them is unfinished; max_tokens: how many tokens are held at once, those to be written included.
-
-    Completions depend on neither max_tokens nor the company of a prompt, but for the rounding of the logits.
-    """
-
-    path: str | None = None
-    system: str = ""
-    max_tiles: int = 6
-    min_pixels: int = 784
-    max_pixels: int = 200_704
-    dtype: str = "stored"
-    instruction: str = ""
+    processor: ChatProcessor
+    model: ChatModel
     separator: str = "\n\n"
+    instruction: str = ""
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 1024
+    max_tokens: int = 65_536
+    seed: int = 0
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens that end what is written."""
+        tokenizer = self.processor.tokenizer
+        return [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id]
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        """What generate() gives, as text."""
+        return [
+            [Completion(self.text(one), len(one.ids), one.finished, one.entropy) for one in found]
+            for found in self.generate(prompts)
+        ]
+
+    def text(self, generation: Generation) -> str:
+        """Without special tokens."""
+        tokenizer = self.processor.tokenizer
+        text: str = tokenizer.decode(generation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Prompt]) -> list[list[Generation]]:
+        """prompt.n continuations of every prompt, in order.
+
+        They depend on neither max_tokens nor the company of a prompt, but for the rounding of the logits.
+        Raises ValueError for an image that cannot be read or is of a shape that the processor refuses.
+        """
+        device = next(self.model.parameters()).device
+        found: dict[tuple[int, int], Generation] = {}
+        for row in filled(self.trunks(prompts), self.max_tokens):
+            prefilled = prefill(self.model, row, device)
+            length = {number: len(prefix.place_P) for number, prefix in prefilled.prefixes.items()}
+            # Rows (prompt, continuation) of at most max_tokens tokens, those of like length together.
+            wanted = [(number, one) for number in length for one in range(prompts[number].n)]
+            wanted.sort(key=lambda row: -length[row[0]])
+            while wanted:
+                n_rows = max(1, self.max_tokens // (length[wanted[0][0]] + self.max_new_tokens))
+                batch, wanted = wanted[:n_rows], wanted[n_rows:]
+                found |= zip(batch, self._generated(prompts, prefilled, batch, device), strict=True)
+        self.model.hf.model.language_model.set_attn_implementation(attention.NAME)  # as it was
+        return [[found[number, one] for one in range(prompt.n)] for number, prompt in enumerate(prompts)]
+
+    def _generated(
+        self, prompts: Sequence[Prompt], prefilled: Prefilled, batch: list[tuple[int, int]], device: torch.device
+    ) -> Iterator[Generation]:
+        numbers = [uniforms(self.seed, prompts[number].key, one, self.max_new_tokens) for number, one in batch]
+        tokens_RN, entropy_RN = decode(
+            self.model,
+            prefilled,
+            [prefilled.prefixes[number] for number, _ in batch],
+            torch.from_numpy(np.stack(numbers)).to(device),
+            partial(choose, temperature=self.temperature, top_p=self.top_p),
+            self.end_ids,
+        )
+        for ids, entropies in zip(tokens_RN.tolist(), entropy_RN.tolist(), strict=True):
+            length = next((place + 1 for place, token in enumerate(ids) if token in self.end_ids), len(ids))
+            yield Generation(ids[:length], ids[length - 1] in self.end_ids, sum(entropies[:length]) / length)
+
+    def trunks(self, prompts: Sequence[Prompt]) -> Iterator[Trunk]:
+        """As few token sequences as begin all prompts, those of one question after those of another; images are opened
+        when their question's turn comes."""
+        questions: dict[tuple[tuple[Path, ...], str], list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            questions.setdefault((prompt.images, prompt.question), []).append(number)
+        for group, ((paths, question), members) in enumerate(questions.items()):
+            images = open_images(paths)
+            asked = self.processor.ask([image.size for image in images], question, self.instruction)
+            asked = replace(asked, vision=self.processor.vision(images), group=group)
+            shared = len(asked.input_ids)
+            ids = {number: step_ids(self.processor, prompts[number].steps, self.separator) for number in members}
+            # Sorted, what begins with a sequence comes right behind it.
+            ordered = sorted(members, key=ids.__getitem__)
+            held = []
+            for number, following in zip(ordered, [*ordered[1:], None], strict=True):
+                own = ids[number]
+                held.append((number, shared + len(own)))
+                if following is None or ids[following][: len(own)] != own:
+                    yield Trunk(replace(answered(asked, own), marks=torch.arange(shared + len(own))), shared, held)
+                    held = []
+
+
+def filled(trunks: Iterable[Trunk], max_tokens: int) -> Iterator[list[Trunk]]:
+    """Rows of at most max_tokens tokens; a trunk that is longer has a row of its own."""
+    row: list[Trunk] = []
+    tokens = 0
+    for trunk in trunks:
+        own = len(trunk.example.input_ids)
+        cost = own - trunk.shared if row and row[-1].example.group == trunk.example.group else own
+        if row and tokens + cost > max_tokens:
+            yield row
+            row, tokens, cost = [], 0, own
+        row.append(trunk)
+        tokens += cost
+    if row:
+        yield row
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalPolicy:
+    """Component `policy`: a folder that the backbones load."""
+
+    path: str | None = None
+    # System message, none when empty.
+    system: str = ""
+    # InternVL: tiles per question besides the thumbnail of each image.
+    max_tiles: int = 6
+    # Qwen2.5-VL: area to which an image is scaled.
+    min_pixels: int = 784
+    max_pixels: int = 200_704
+    # Of the weights; stored: as in the folder.
+    dtype: str = "stored"
+    # Stands below every question.
+    instruction: str = ""
+    # Between the steps of a solution.
+    separator: str = "\n\n"
+    # 0 always takes the most likely token.
+    temperature: float = 1.0
+    top_p: float = 1.0
+    # A solution that does not end within them is unfinished.
+    max_new_tokens: int = 1024
+    # Held at once, those to be written included; completions do not depend on it.
     max_tokens: int = 65_536
     device: str = "cpu"
     seed: int = 0
@@ -69,35 +205,19 @@ class LocalPolicy:
         return settings | {"written": weights_written(self.path)}
 
     @cached_property
-    def loaded(self) -> tuple[ChatProcessor, ChatModel]:
-        """Processor and model. Raises ValueError if the folder is missing or holds another architecture, or there is no
-        such device."""
+    def sampler(self) -> Sampler:
+        """Raises ValueError if the folder is missing or holds another architecture, or there is no such device."""
         if self.device != "cpu" and not torch.cuda.is_available():
             raise ValueError(f"policy.device={self.device}, but this machine has no CUDA device; try policy.device=cpu")
         try:
             family = backbone_class(self.path)
-            options: dict[str, Any] = {
-                name: getattr(self, name)
-                for name in ("system", "max_tiles", "min_pixels", "max_pixels")
-                if name in family.prompt_fields
-            }
-            processor, model = family(path=self.path, dtype=self.dtype, **options).load()
+            images = {name: getattr(self, name) for name in family.prompt_fields if hasattr(self, name)}
+            processor, model = family(path=self.path, dtype=self.dtype, **images).load()
         except ValueError as error:  # a backbone names its own group, whose options are the policy's here
             raise ValueError(str(error).replace("backbone", "policy")) from None
-        return processor, model.to(self.device).eval()
-
-    def refusal(self, images: Sequence[Path]) -> str | None:
-        return refusal(self.loaded[0], images)
-
-    def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
-        """prompt.n completions of every prompt, in order; they come together, so that keep is told of none.
-
-        Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
-        """
-        processor, model = self.loaded
-        sampler = Sampler(
+        return Sampler(
             processor=processor,
-            model=model,
+            model=model.to(self.device).eval(),
             separator=self.separator,
             instruction=self.instruction,
             temperature=self.temperature,
@@ -106,4 +226,10 @@ class LocalPolicy:
             max_tokens=self.max_tokens,
             seed=self.seed,
         )
-        return sampler.complete(prompts)
+
+    def refusal(self, images: Sequence[Path]) -> str | None:
+        return image_refusal(images, self.sampler.processor)
+
+    def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
+        """They come together, so that keep is told of none."""
+        return self.sampler.complete(prompts)

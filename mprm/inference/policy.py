@@ -6,16 +6,19 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mprm.batching.examples import image_fault, open_images
+
+if TYPE_CHECKING:
+    from mprm.backbones.chat import ChatProcessor
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """n continuations are wanted of a solution whose first `steps` stand.
+    """n continuations are wanted of a solution whose first `steps` stand."""
 
-    key: a string that names the randomness: the same key gives the same continuations, in whatever company.
-    """
-
+    # Names the randomness: the same key gives the same continuations, in whatever company.
     key: str
     images: tuple[Path, ...]
     question: str
@@ -25,13 +28,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """What was written behind the steps that stood. n_tokens: tokens written, without the one that ends the solution,
-    None where the policy does not tell; finished: it was ended by the policy, not by the limit of tokens; entropy: of
-    the next token, in nats, the mean over what was written, None where the policy does not tell."""
+    """What was written behind the steps that stood."""
 
     text: str
+    # Tokens written, without the one that ends the solution; None where the policy does not tell.
     n_tokens: int | None
+    # Ended by the policy, not by the limit of tokens.
     finished: bool
+    # Of the next token, in nats, the mean over what was written; None where the policy does not tell.
     entropy: float | None = None
 
 
@@ -51,17 +55,30 @@ class Policy(Protocol):
         ...
 
     def refusal(self, images: Sequence[Path]) -> str | None:
-        """Why the policy can not look at these images: missing_image_file, unreadable_image, or refused_image (a shape
-        that it does not take); None when it can."""
+        """Why the policy cannot look at these images, a reason of image_refusal(); None when it can."""
         ...
 
     def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
         """prompt.n completions of every prompt, in order; none of a prompt that is too long for the policy.
 
-        keep: is told of the completions of a prompt as soon as they are there, by a policy where they come one by one
-        and cost something.
+        keep: to be told of a prompt's completions as soon as they are there, where they come one by one and cost
+        something. A policy whose completions come together may leave it alone.
         """
         ...
+
+
+def image_refusal(images: Sequence[Path], processor: ChatProcessor | None = None) -> str | None:
+    """missing_image_file, unreadable_image, or refused_image (a shape that the processor does not take), or None."""
+    try:
+        sizes = [image.size for image in open_images(images)]
+    except ValueError as error:
+        return image_fault(error)
+    try:
+        if processor is not None:
+            processor.ask(sizes, "")
+    except ValueError:
+        return "refused_image"
+    return None
 
 
 def split_steps(text: str, separator: str) -> tuple[str, ...]:

@@ -14,12 +14,12 @@ from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Dropped, Unusable, check_text, read_json_lines
 from mprm.data.records import image_names
 from mprm.data.visualprm400k import question_text
-from mprm.inference.predict import OpenImages, Scorable, Scored
+from mprm.inference.scoring import OpenImages, Scored, ScoreRequest
 from mprm.metrics.step_scores import NotScored, StepScores
 from mprm.runs.artifacts import file_hash
 from mprm.runs.journal import Journal, journal
 
-Score = Callable[[Sequence[Scorable]], Scored]
+Score = Callable[[Sequence[ScoreRequest]], Scored]
 FIELDS = "image, question and steps, or records of VisualProcessBench or VisualPRM400K-v1.1-Raw"
 AT_ONCE = 64  # solutions: what a kill can lose
 
@@ -28,10 +28,10 @@ def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple
     """Score every record of a JSON lines file and write it again with its scores.
 
     A record has image (a path, or a list of paths), question and steps, or is one of VisualProcessBench or of
-    VisualPRM400K-v1.1-Raw. Added are step_scores, P(yes) of every step,
-    and with a kappa head step_sigmas, their standard deviations; or step_scores null and not_scored, the reason. Lines
-    that are no JSON object are left out. `settings`: all that the scores depend on besides the file.
+    VisualPRM400K-v1.1-Raw. Added are step_scores, P(yes) of every step, and with a kappa head step_sigmas, their
+    standard deviations; or step_scores null and not_scored, the reason. Lines that are no JSON object are left out.
 
+    settings: all that the scores depend on besides the file.
     Returns the number scored and the others by reason.
     Raises ValueError if the source is not there.
     """
@@ -39,35 +39,33 @@ def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple
         raise ValueError(f"input={source} is not a file; give JSON lines with {FIELDS}")
     records: dict[str, dict[str, Any]] = {}
 
-    def read(number: int, record: dict[str, Any]) -> Scorable:
+    def read(number: int, record: dict[str, Any]) -> ScoreRequest:
         check_text(json.dumps(record, ensure_ascii=False))  # it will be written again
         records[str(number)] = record
-        return _solution(str(number), record)
+        return _request(str(number), record)
 
-    found = list(read_json_lines(source, "input", read))
-    solutions = [one for one in found if not isinstance(one, Dropped)]
-    reasons = {str(one.line): one.reason for one in found if isinstance(one, Dropped)}
-    skipped = Counter(reasons.values())
+    read_lines = list(read_json_lines(source, "input", read))
+    requests = [one for one in read_lines if not isinstance(one, Dropped)]
+    found: dict[str, StepScores | NotScored] = {
+        str(one.line): NotScored(one.reason, one.reason) for one in read_lines if isinstance(one, Dropped)
+    }
     with journal(target, [file_hash(source), settings]) as kept:
-        scored = score_kept(kept, solutions, score)
-        kept.finish(
-            record | _scores(scored[key] if key in scored else NotScored(reasons[key], reasons[key]))
-            for key, record in records.items()
-        )
-    skipped.update(found.reason for found in scored.values() if isinstance(found, NotScored))
-    return sum(isinstance(found, StepScores) for found in scored.values()), dict(skipped)
+        found |= score_kept(kept, requests, score)
+        kept.finish(record | _scores(found[key]) for key, record in records.items())
+    skipped = Counter(one.reason for one in found.values() if isinstance(one, NotScored))
+    return len(found) - skipped.total(), dict(skipped)
 
 
-def score_kept(kept: Journal, solutions: Sequence[Scorable], score: Score) -> dict[str, StepScores | NotScored]:
+def score_kept(kept: Journal, requests: Sequence[ScoreRequest], score: Score) -> dict[str, StepScores | NotScored]:
     """Scores of the solutions by id: those that the journal has, and the others', which it keeps as they come."""
     fresh: dict[str, Any] = {}
-    for name, found in score([solution for solution in solutions if solution.id not in kept.done]):
+    for name, found in score([request for request in requests if request.id not in kept.done]):
         fresh[name] = asdict(found)
         if len(fresh) == AT_ONCE:
             kept.add(fresh)
             fresh = {}
     kept.add(fresh)
-    return {solution.id: _found(kept.done[solution.id]) for solution in solutions}
+    return {request.id: _found(kept.done[request.id]) for request in requests}
 
 
 def _found(fields: dict[str, Any]) -> StepScores | NotScored:
@@ -83,9 +81,16 @@ def _scores(found: StepScores | NotScored) -> dict[str, Any]:
     return {"step_scores": found.scores} | ({} if found.sigmas is None else {"step_sigmas": found.sigmas})
 
 
-def _solution(number: str, record: dict[str, Any]) -> Scorable:
+def _request(number: str, record: dict[str, Any]) -> ScoreRequest:
+    """Raises Unusable if the record is none."""
     images = image_names(record.get("image"))
-    question, steps = _question_and_steps(record)
+    question, steps = record.get("question"), record.get("steps")
+    response, raw = record.get("response"), record.get("steps_with_score")
+    if "steps" not in record and isinstance(response, dict):  # VisualProcessBench
+        steps = response.get("steps")
+    elif "steps" not in record and isinstance(raw, list):
+        texts = [step.get("step") if isinstance(step, dict) else None for step in raw]
+        question, steps = question_text(record), [text.strip() if isinstance(text, str) else text for text in texts]
     if not images:
         raise Unusable("no_image")
     if not isinstance(question, str) or not question.strip():
@@ -94,17 +99,7 @@ def _solution(number: str, record: dict[str, Any]) -> Scorable:
         raise Unusable("no_steps")
     if not all(isinstance(step, str) for step in steps):
         raise Unusable("bad_step")
-    return Scorable(number, images, question, steps)
-
-
-def _question_and_steps(record: dict[str, Any]) -> tuple[Any, Any]:
-    response, raw = record.get("response"), record.get("steps_with_score")
-    if "steps" not in record and isinstance(response, dict):  # VisualProcessBench
-        return record.get("question"), response.get("steps")
-    if "steps" not in record and isinstance(raw, list):
-        texts = [step.get("step") if isinstance(step, dict) else None for step in raw]
-        return question_text(record), [text.strip() if isinstance(text, str) else text for text in texts]
-    return record.get("question"), record.get("steps")
+    return ScoreRequest(number, images, question, steps)
 
 
 def open_beside(file: Path) -> OpenImages:

@@ -8,19 +8,21 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import httpx
 
-from mprm.batching.examples import image_fault, open_images
+from mprm.batching.examples import open_images
 from mprm.batching.prompt import neutralise
-from mprm.inference.policy import Completion, Keep, Prompt, check_sampling, key_hash
+from mprm.inference.policy import Completion, Keep, Prompt, check_sampling, image_refusal, key_hash
 
 FIRST_PAUSE = 1.0  # seconds; every further one is twice as long
 LONGEST_PAUSE = 60.0
@@ -38,10 +40,6 @@ ELSEWHERE = ("url", "parallel", "retries", "timeout", "api_key_env")  # what the
 class ServerPolicy:
     """Component `policy`: a running server.
 
-    url: of the API, up to /v1; model: as the server names it; instruction: stands below every question; separator:
-    between steps; parallel: requests at a time; retries: further attempts when the server can not be reached or is
-    overloaded; timeout: seconds for a request; api_key_env: the environment variable that holds the key, if one is set.
-
     A begun solution is a last message of the assistant that the server goes on with (vLLM's continue_final_message). It
     ends with the separator. Where the server's chat template strips that, the policy may also go on with the last step.
     Every request names its seed; whether the server keeps to it in whatever company is the server's matter. A server
@@ -49,16 +47,24 @@ class ServerPolicy:
     server's count of a request, divided among its completions by their length; None where it does not count.
     """
 
+    # Of the API, up to /v1.
     url: str = "http://localhost:8000/v1"
+    # As the server names it.
     model: str | None = None
+    # Stands below every question.
     instruction: str = ""
+    # Between the steps of a solution.
     separator: str = "\n\n"
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 1024
+    # Requests at a time.
     parallel: int = 16
+    # Further attempts when the server cannot be reached, is overloaded, or answers out of its protocol.
     retries: int = 5
+    # Seconds for a request.
     timeout: float = 600.0
+    # The environment variable that holds the key, if one is set.
     api_key_env: str = "OPENAI_API_KEY"
     seed: int = 0
 
@@ -76,11 +82,7 @@ class ServerPolicy:
         return {name: value for name, value in asdict(self).items() if name not in ELSEWHERE}
 
     def refusal(self, images: Sequence[Path]) -> str | None:
-        try:
-            open_images(images)
-        except ValueError as error:
-            return image_fault(error)
-        return None
+        return image_refusal(images)
 
     @cached_property
     def client(self) -> httpx.Client:
@@ -93,33 +95,30 @@ class ServerPolicy:
         )
 
     def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
-        """prompt.n completions of every prompt, in order; none where the server says that it is too long.
+        """keep is told of every prompt's completions, also of those that were under way when one failed.
 
-        keep: is told of every prompt's as soon as they are there, also of those that were under way when one failed.
-
-        Raises ValueError for an image that can not be read, a request that the server refuses, and a server that does
+        Raises ValueError for an image that cannot be read, a request that the server refuses, and a server that does
         not answer, or not in its protocol.
         """
         assert self.client, "opened here, not by several threads"
-        found: dict[int, list[Completion]] = {}
+        one_at_a_time = Lock()
 
-        def store(future: Future[list[Completion]]) -> None:
-            number = waiting[future]
-            found[number] = future.result()
+        def completed(prompt: Prompt) -> list[Completion]:
+            found = self._completed(prompt)
             if keep is not None:
-                keep(prompts[number], found[number])
+                with one_at_a_time:
+                    keep(prompt, found)
+            return found
 
         pool = ThreadPoolExecutor(self.parallel)
-        waiting = {pool.submit(self._completed, prompt): number for number, prompt in enumerate(prompts)}
         try:
-            for future in as_completed(waiting):
-                store(future)
+            waiting = [pool.submit(completed, prompt) for prompt in prompts]
+            done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()  # raises what has failed
+            return [future.result() for future in waiting]
         finally:
             pool.shutdown(cancel_futures=True)
-            for future, number in waiting.items():  # what was under way when one failed is there, too
-                if number not in found and not future.cancelled() and future.exception() is None:
-                    store(future)
-        return [found[number] for number in range(len(prompts))]
 
     def _completed(self, prompt: Prompt) -> list[Completion]:
         found: list[Completion] = []
@@ -204,21 +203,19 @@ def choices_of(answer: Any) -> tuple[list[tuple[str, bool]], int | None]:
         raise ValueError("a choice without a message")
     if all(type(choice.get("index")) is int for choice in choices):
         choices = sorted(choices, key=lambda choice: choice["index"])
-    texts = [_text(choice["message"].get("content")) for choice in choices]
-    ended = [choice.get("finish_reason") == "stop" for choice in choices]
+    found = [(_text(choice["message"].get("content")), choice.get("finish_reason") == "stop") for choice in choices]
     usage = answer.get("usage")
     total = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return list(zip(texts, ended, strict=True)), total if type(total) is int and total >= 0 else None
+    return found, total if type(total) is int and total >= 0 else None
 
 
 def _text(content: object) -> str:
     """The text of a message: a string, a list of parts, or null. Half a character is U+FFFD, as tokenizers have it."""
     parts = content if isinstance(content, list) else ["" if content is None else content]
-    texts = [part.get("text", "") if isinstance(part, dict) else part for part in parts]
-    text = "".join(part for part in texts if isinstance(part, str))
-    if not all(isinstance(part, str) for part in texts):
+    texts: list[Any] = [part.get("text", "") if isinstance(part, dict) else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
         raise ValueError("a message without text")
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def seconds(retry_after: str) -> float:
@@ -241,11 +238,6 @@ def data_url(path: Path) -> str:
 
 def shares(total: int, lengths: Sequence[int]) -> list[int]:
     """`total` divided in proportion to the lengths, evenly where all are 0; the parts sum to it."""
-    whole = sum(lengths) or len(lengths)
-    parts, below, given = [], 0, 0
-    for length in lengths:
-        below += length if sum(lengths) else 1
-        upto = round(total * below / whole)
-        parts.append(upto - given)
-        given = upto
-    return parts
+    upto = list(accumulate(lengths if sum(lengths) else [1] * len(lengths)))
+    ends = [round(total * end / upto[-1]) for end in upto]
+    return [end - start for start, end in pairwise([0, *ends])]

@@ -20,10 +20,11 @@ from torchmetrics import MeanMetric, Metric, SumMetric
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.batching.collate import Example
 from mprm.batching.examples import image_size, open_images
+from mprm.inference.local import Generation
 from mprm.inference.policy import key_hash
-from mprm.inference.sampler import Written
+from mprm.inference.scoring import answered
 from mprm.judge.judge import Judge, Shown, shown
-from mprm.judge.likelihood import in_a_row, log_likelihood, responding
+from mprm.judge.likelihood import in_a_row, log_likelihood
 from mprm.judge.respond import prompt_of, sampler_of
 from mprm.training.module import Optimised
 from mprm.training.recipe import Recipe
@@ -148,37 +149,37 @@ class Reinforcement(Optimised):
         swapped = key_hash(f"{self.seed}\0{self.trainer.global_step}\0{one.pair.id}") % 2 == 1
         return shown(one.pair, one.images, swapped)
 
-    def responses(self, pairs: Sequence[Shown]) -> list[list[Written]]:
+    def responses(self, pairs: Sequence[Shown]) -> list[list[Generation]]:
         """A group per pair, drawn from the judge as it is; the random numbers depend on seed, step and pair alone."""
         self.model.eval()  # layers that are checkpointed in training could not keep what they have seen
         drawn = [prompt_of(one, self.grpo.group_size) for one in pairs]
         step = self.trainer.global_step
-        found = self.sampler.write([replace(prompt, key=f"{step}\0{prompt.key}") for prompt in drawn])
+        found = self.sampler.generate([replace(prompt, key=f"{step}\0{prompt.key}") for prompt in drawn])
         self.model.train()
         return found
 
-    def rewards(self, one: Shown, group: Sequence[Written], counted: bool) -> list[float]:
+    def rewards(self, one: Shown, group: Sequence[Generation], counted: bool) -> list[float]:
         """Of every response of a pair; counted: they enter what is logged."""
-        verdicts = [self.verdict(written) for written in group]
+        verdicts = [self.verdict(generation) for generation in group]
         rewards = [self.grpo.reward(verdict, one.better) for verdict in verdicts]
-        for written, verdict, reward in zip(group, verdicts, rewards, strict=True):
+        for generation, verdict, reward in zip(group, verdicts, rewards, strict=True):
             # A row left empty has a filler, which weighs nothing.
             self.reward.update(reward, counted)
             self.accuracy.update(float(verdict == one.better), counted)
             self.format.update(float(verdict is not None), counted)
-            self.entropy.update(written.entropy, counted)
-            self.tokens.update(len(written.ids), counted)
+            self.entropy.update(generation.entropy, counted)
+            self.tokens.update(len(generation.ids), counted)
         return rewards
 
-    def verdict(self, written: Written) -> str | None:
+    def verdict(self, generation: Generation) -> str | None:
         """None, too, of a response that was cut off."""
-        return self.prompts.judge.verdict_of(self.sampler.text(written)) if written.finished else None
+        return self.prompts.judge.verdict_of(self.sampler.text(generation)) if generation.finished else None
 
-    def examples(self, one: Shown, group: Sequence[Written], weight: float, number: int) -> list[Example]:
+    def examples(self, one: Shown, group: Sequence[Generation], weight: float, number: int) -> list[Example]:
         """The responses behind their prompt, which they share; a token weighs `weight` / tokens of its response."""
         processor = self.prompts.processor
         images = open_images(one.images)
         asked = processor.ask([image.size for image in images], one.text, self.prompts.judge.instruction)
         asked = replace(asked, vision=processor.vision(images), group=number)
-        examples = [responding(asked, written.tokens) for written in group]
+        examples = [answered(asked, generation.tokens) for generation in group]
         return [replace(example, weight=weight / len(example.marks)) for example in examples]

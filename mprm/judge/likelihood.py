@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from mprm.backbones.chat import ChatModel
 from mprm.batching.collate import Batch, Example, collate
-from mprm.inference.answered import answered
 
 CHUNK = 1024  # marks whose logits are held at once
 
@@ -33,21 +32,14 @@ class Responses:
         return replace(self, row=self.row.pin_memory())
 
 
-def responding(asked: Example, ids: list[int]) -> Example:
-    """A prompt and the tokens of a response to it, marked one place before each of these."""
-    example = answered(asked, ids)
-    first = len(asked.input_ids) - 1
-    return replace(example, marks=torch.arange(first, first + len(ids)))
-
-
 def in_a_row(examples: Sequence[Example]) -> Responses:
-    """Collate what responding() gave; prompts that are alike stand in the row once."""
+    """Collate what answered() gave; prompts that are alike stand in the row once."""
     return Responses(collate(examples), torch.cat([example.input_ids[example.marks + 1] for example in examples]))
 
 
 def log_likelihood(model: ChatModel, responses: Responses, temperature: float = 1.0) -> torch.Tensor:
     """Log-probability of every token given all before it, (M,) float32, at the temperature it was drawn with, among
-    the tokens that can be written: a piece of an image can not.
+    the tokens that can be written: a piece of an image cannot.
 
     Logits of the whole vocabulary are held for a chunk of the marks only, and computed again for the gradient.
     """

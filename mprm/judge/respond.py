@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
+from mprm.inference.local import Sampler
 from mprm.inference.policy import Completion, Prompt
-from mprm.inference.sampler import Sampler
 from mprm.judge.judge import Judge, Shown
 from mprm.runs.journal import Journal
 

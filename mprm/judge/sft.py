@@ -21,8 +21,9 @@ from mprm.batching.examples import image_size, open_images
 from mprm.batching.order import Shuffled
 from mprm.batching.prompt import neutralise
 from mprm.data.preferences import Pair
+from mprm.inference.scoring import answered
 from mprm.judge.judge import Judge, Shown, shown
-from mprm.judge.likelihood import Responses, in_a_row, log_likelihood, responding
+from mprm.judge.likelihood import Responses, in_a_row, log_likelihood
 from mprm.training.batches import BatchPlan
 from mprm.training.checkpoint import save_weights
 from mprm.training.datamodule import Rows
@@ -90,7 +91,7 @@ class Traces:
         asked = self.processor.ask([image_size(path) for path in one.images], one.text, self.judge.instruction)
         tokenizer = self.processor.tokenizer
         ids = encode_text(tokenizer, [neutralise(one.pair.trace.strip())])[0]
-        example = responding(asked, [*ids, tokenizer.convert_tokens_to_ids(END)])
+        example = answered(asked, [*ids, tokenizer.convert_tokens_to_ids(END)])
         return replace(example, id=one.pair.id, group=position)
 
     def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Example]:

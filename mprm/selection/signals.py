@@ -18,7 +18,7 @@ Columns, one row per record (a line that is not blank), sources in file-name ord
 
 What a model says is no part of the table and may be added to it, or to the rows that were kept:
 
-    entropy             see mprm.inference.entropy; null where there is none
+    entropy             see mprm.inference.scoring; null where there is none
     no_entropy          why there is none, null otherwise
 
 With dataset.cleaning=strict exactly the records without a drop_reason are ranked. A record that is not ranked has null

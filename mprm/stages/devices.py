@@ -11,7 +11,7 @@ from mprm.terminal import tracked
 
 if TYPE_CHECKING:
     from mprm.backbones.base import Processor, StepModel
-    from mprm.inference.predict import Scorable
+    from mprm.inference.scoring import ScoreRequest
     from mprm.metrics.step_scores import NotScored, StepScores
 
 
@@ -47,13 +47,13 @@ def predict(
     cfg: Config,
     model: StepModel,
     processor: Processor,
-    solutions: Sequence[Scorable],
+    solutions: Sequence[ScoreRequest],
     image_path: Callable[[str], Path],
     description: str,
 ) -> dict[str, StepScores | NotScored]:
     """Step scores by solution id, or why there are none, on the trainer's device."""
     from mprm.batching.examples import open_images
-    from mprm.inference.predict import score
+    from mprm.inference.scoring import score
 
     scored = score(
         model,

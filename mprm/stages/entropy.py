@@ -19,7 +19,7 @@ from mprm.terminal import bar, say
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mprm.inference.predict import Scorable
+    from mprm.inference.scoring import ScoreRequest
     from mprm.runs.journal import Journal
 
 FORMAT_VERSION = 1  # enters the key of the cache: raise it when entropies change their meaning
@@ -100,21 +100,21 @@ def _kept(cfg: Config, settings: list[Any]) -> Iterator[Journal]:
             yield kept
 
 
-def _solutions(cfg: Config, rows: pa.Table) -> list[Scorable]:
-    from mprm.inference.predict import Scorable
+def _solutions(cfg: Config, rows: pa.Table) -> list[ScoreRequest]:
+    from mprm.inference.scoring import ScoreRequest
     from mprm.selection.examples import read_examples
 
     return [
-        Scorable(record["id"], record["images"], record["question"], record["steps"])
+        ScoreRequest(record["id"], record["images"], record["question"], record["steps"])
         for batch in read_examples(cfg.dataset, rows)
         for record in batch.to_pylist()
     ]
 
 
-def _computed(cfg: Config, solutions: list[Scorable], kept: Journal, advance: Callable[[int], None]) -> Found:
+def _computed(cfg: Config, solutions: list[ScoreRequest], kept: Journal, advance: Callable[[int], None]) -> Found:
     """Add entropies to the journal, on the trainer's device. Returns those that it does not keep."""
     from mprm.batching.examples import open_images
-    from mprm.inference.entropy import rollout_entropies
+    from mprm.inference.scoring import rollout_entropies
     from mprm.metrics.step_scores import NotScored
 
     check_devices(cfg)

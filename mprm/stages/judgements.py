@@ -101,13 +101,13 @@ def usable_pairs(
     pairs: list[Pair], preferences: Preferences, processor: ChatProcessor
 ) -> tuple[list[Shown], dict[str, str]]:
     """The pairs whose images the processor takes, as they stand; and why it does not take the others, by id."""
-    from mprm.inference.sampler import refusal
+    from mprm.inference.policy import image_refusal
     from mprm.judge.judge import shown
 
     usable, unusable = [], {}
     for pair in pairs:
         paths = tuple(map(preferences.image_folder.path, pair.images))
-        reason = refusal(processor, paths)
+        reason = image_refusal(paths, processor)
         if reason is None:
             usable.append(shown(pair, paths, swapped=False))
         else:

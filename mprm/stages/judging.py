@@ -16,8 +16,8 @@ from mprm.terminal import console, say, say_next, tracked
 
 if TYPE_CHECKING:
     from mprm.data.candidates import CandidateSet
-    from mprm.inference.predict import OpenImages, Scorable
     from mprm.inference.score_file import Score
+    from mprm.inference.scoring import OpenImages, ScoreRequest
     from mprm.metrics.results import BestOfNResults
     from mprm.metrics.step_scores import NotScored, StepScores
 
@@ -90,8 +90,8 @@ def evaluate_model(cfg: Config) -> None:
     """
     from mprm.batching.examples import open_images
     from mprm.data.records import usable_records
-    from mprm.inference.predict import Scorable
     from mprm.inference.score_file import score_kept
+    from mprm.inference.scoring import ScoreRequest
     from mprm.metrics.evaluate import evaluate
     from mprm.metrics.predictions import read_predictions, with_labels
     from mprm.metrics.results import write_results
@@ -117,7 +117,7 @@ def evaluate_model(cfg: Config) -> None:
         lambda names: open_images([cfg.benchmark.image_folder.path(name) for name in names]),
     )
     with journal(folder / "predictions.jsonl", settings) as kept:
-        found = score_kept(kept, [Scorable(s.id, s.images, s.question, s.steps) for s in solutions], scorer)
+        found = score_kept(kept, [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions], scorer)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
         held_out = read_predictions(calibration) if calibration.is_file() else None
         results = replace(
@@ -185,12 +185,12 @@ def measured(cfg: Config, folder: Path, models: list[str], sets: list[CandidateS
     )
 
 
-def candidates(model: str, sets: list[CandidateSet]) -> list[Scorable]:
+def candidates(model: str, sets: list[CandidateSet]) -> list[ScoreRequest]:
     """Those that have steps, to be scored by the model."""
-    from mprm.inference.predict import Scorable
+    from mprm.inference.scoring import ScoreRequest
 
     return [
-        Scorable(key(model, q, c), one.images, one.question, candidate.steps)
+        ScoreRequest(key(model, q, c), one.images, one.question, candidate.steps)
         for q, one in enumerate(sets)
         for c, candidate in enumerate(one.candidates)
         if candidate.steps

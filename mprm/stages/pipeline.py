@@ -231,7 +231,7 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     if cfg.redo is None and take_stage(run, "evaluate", inputs, EVALUATION):
         start_tracker(cfg, run).finish({}, run.path)
         return
-    from mprm.inference.predict import Scorable
+    from mprm.inference.scoring import ScoreRequest
     from mprm.metrics.evaluate import evaluate as evaluate_predictions
     from mprm.metrics.predictions import with_labels, write_predictions
     from mprm.metrics.results import write_results
@@ -242,12 +242,12 @@ def _evaluate(cfg: Config, run: RunFolder) -> None:
     held_out = list(_held_out(cfg, run))
     processor, model = load_backbone(cfg)
     load_weights(model, run.path / "weights.safetensors")
-    scorables = [Scorable(s.id, s.images, s.question, s.steps) for s in solutions]
+    scorables = [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions]
     predictions, skipped = with_labels(
         predict(cfg, model, processor, scorables, cfg.benchmark.image_folder.path, "scoring the benchmark"),
         {s.id: (s.source, s.labels) for s in solutions},
     )
-    scorables = [Scorable(r["id"], r["images"], r["question"], r["steps"]) for r in held_out]
+    scorables = [ScoreRequest(r["id"], r["images"], r["question"], r["steps"]) for r in held_out]
     calibration, unscored = with_labels(
         predict(cfg, model, processor, scorables, cfg.dataset.image_folder.path, "scoring held-out rollouts"),
         {r["id"]: (r["source"], tuple(_hard_label(score) for score in r["scores"])) for r in held_out},

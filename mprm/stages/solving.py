@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,26 +15,20 @@ from mprm.stages.outputs import is_made, remember
 from mprm.terminal import bar, say, say_next
 
 if TYPE_CHECKING:
-    from mprm.data.questions import Question
-    from mprm.runs.journal import Journal
-
-Advance = Callable[[int], None]
+    from mprm.inference.solve import Annotation, Sampling
 
 DOING = {"sample": "solving questions", "annotate": "annotating questions"}
 
 
 def sample(cfg: Config) -> None:
     """Candidate solutions of every question, for task=rerank."""
-    from mprm.inference.solve import sample as solve
-
-    def work(questions: list[Question], kept: Journal, advance: Advance) -> None:
-        solve(cfg.policy, questions, cfg.questions.image_folder.path, cfg.solutions, kept, advance)
+    from mprm.inference.solve import Sampling
 
     def records(result: dict[str, Any]) -> list[dict[str, Any]]:
         return [result | {"image": [str(cfg.questions.image_folder.path(name)) for name in result["image"]]}]
 
     started = monotonic()
-    results = _worked(cfg, {"solutions": cfg.solutions}, work, records)
+    results = _worked(cfg, Sampling(cfg.solutions), records)
     if results is None:
         return
     right = [candidate["correct"] for result in results for candidate in result["candidates"]]
@@ -48,16 +44,10 @@ def sample(cfg: Config) -> None:
 
 def annotate(cfg: Config) -> None:
     """Solutions of every question with a Monte-Carlo score per step, in the format of VisualPRM400K-v1.1-Raw."""
-    from mprm.inference.annotate import annotate as continue_prefixes
-
-    def work(questions: list[Question], kept: Journal, advance: Advance) -> None:
-        continue_prefixes(
-            cfg.policy, questions, cfg.questions.image_folder.path, cfg.solutions, cfg.continuations, kept, advance
-        )
+    from mprm.inference.solve import Annotation
 
     started = monotonic()
-    settings = {"solutions": cfg.solutions, "continuations": cfg.continuations}
-    results = _worked(cfg, settings, work, lambda result: result["records"])
+    results = _worked(cfg, Annotation(cfg.solutions, cfg.continuations), lambda result: result["records"])
     if results is None:
         return
     dropped = sum((Counter(result["dropped"]) for result in results), Counter[str]())
@@ -72,23 +62,21 @@ def annotate(cfg: Config) -> None:
 
 
 def _worked(
-    cfg: Config,
-    settings: dict[str, int],
-    work: Callable[[list[Question], Journal, Advance], None],
-    records: Callable[[dict[str, Any]], Iterable[dict[str, Any]]],
+    cfg: Config, work: Sampling | Annotation, records: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
 ) -> list[dict[str, Any]] | None:
     """Do the work for every question, or what an earlier process left of it, and write the records of all results.
 
     Returns the results of the questions that could be used; None if this very command has written the file before.
     """
     from mprm.data.records import usable_records
-    from mprm.inference.solve import UNUSABLE
+    from mprm.inference.solve import UNUSABLE, solve
     from mprm.runs.journal import journal
 
     if cfg.output is None:
         raise ValueError(f"task={cfg.task} needs output=FILE.jsonl")
     questions, dropped = usable_records(cfg.questions, "questions")
     skipped = Counter(dropped)
+    settings = {name: value for name, value in asdict(work).items() if name != "batch"}
     asked = [[q.id, q.images, q.question, q.answer] for q in questions]
     depends_on = [cfg.task, settings, cfg.policy.identity(), asked]
     if is_made(cfg, "output", depends_on, [cfg.questions.path]):
@@ -99,7 +87,8 @@ def _worked(
     ):
         done = sum(question.id in kept.done for question in questions)
         task = progress.add_task(DOING[cfg.task], total=len(questions), completed=done)
-        work(questions, kept, lambda more: progress.advance(task, more))
+        advance = partial(progress.advance, task)
+        solve(cfg.policy, questions, cfg.questions.image_folder.path, work, kept, advance)
         results = [kept.done[question.id] for question in questions]
         skipped.update(result[UNUSABLE] for result in results if UNUSABLE in result)
         usable = [result for result in results if UNUSABLE not in result]

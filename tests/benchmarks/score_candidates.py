@@ -29,11 +29,11 @@ from train_step import BACKBONES, STEP_MODELS, WEIGHTS, pad
 from mprm.backbones.base import encode
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.loading import ChatBackbone
-from mprm.batching.collate import Example
+from mprm.batching.collate import Example, collate
 from mprm.chartworld.corpus import BENCHMARK_SKILL
 from mprm.chartworld.solver import Solver, step_texts
 from mprm.chartworld.world import IMAGE_SIZE, draw, question_text, sample_problems
-from mprm.inference.predict import score_examples
+from mprm.inference.scoring import rows, step_scores
 from tools import tiny
 
 LARGE = 448  # pixels: 256 image tokens
@@ -62,7 +62,10 @@ def stock_scores(hf: Any, verdict_ids: tuple[int, int], device: str, examples: l
 
 
 def our_scores(model: ChatModel, max_tokens: int, device: str, examples: list[Example]) -> list[float]:
-    scores = dict(score_examples(model, examples, max_tokens, device))
+    scores = {}
+    for row in rows(examples, max_tokens):
+        batch = collate(row).to(torch.device(device))
+        scores |= zip(batch.ids, step_scores(model, batch), strict=True)
     return [score for example in examples for score in scores[example.id].scores]
 
 

@@ -37,7 +37,7 @@ from mprm.batching.collate import Example, collate
 from mprm.batching.examples import Examples
 from mprm.batching.order import Shuffled, ShuffledQuestions
 from mprm.chartworld.corpus import ChartWorld
-from mprm.inference.predict import rows
+from mprm.inference.scoring import rows
 from mprm.selection.examples import write_examples
 from mprm.selection.keep import keep
 from mprm.selection.selectors import Full

@@ -12,9 +12,8 @@ import torch
 from mprm.data.questions import Question
 from mprm.data.rollouts import read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.inference.annotate import annotate
 from mprm.inference.policy import Completion, Policy, Prompt, split_steps
-from mprm.inference.solve import answer_of
+from mprm.inference.solve import Annotation, answer_of, solve
 from mprm.runs.journal import journal
 
 QUESTIONS = [
@@ -47,7 +46,7 @@ SCRIPT = {
 
 def annotated(policy: Policy, target: Path, batch: int = 1, told: Callable[[int], None] = lambda n: None) -> Any:
     with journal(target, policy.identity()) as kept:
-        annotate(policy, QUESTIONS, Path, 5, 4, kept, told, batch)
+        solve(policy, QUESTIONS, Path, Annotation(5, 4, batch), kept, told)
         return json.loads(json.dumps(kept.done))
 
 
@@ -162,7 +161,7 @@ def test_counts_agree_with_success_rates(tiny_policy: Any, charts: list[Question
     policy = tiny_policy("internvl", temperature=1.5)
     chosen = charts[:5]
     with journal(tmp_path / "out", policy.identity()) as kept:
-        annotate(policy, chosen, Path, 1, 16, kept, lambda n: None)
+        solve(policy, chosen, Path, Annotation(1, 16), kept, lambda n: None)
     known, prompts, counted = [], [], []
     for question in chosen:
         for record in kept.done[question.id]["records"]:

@@ -16,12 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
-from mprm.inference import entropy
-from mprm.inference.entropy import rollout_entropies
-from mprm.inference.predict import Scorable
+from mprm.inference import scoring
+from mprm.inference.scoring import ScoreRequest, rollout_entropies
 from mprm.metrics.step_scores import NotScored
 
-WEIGHTS = Path(entropy.__file__).parents[1] / "chartworld" / "weights"
+WEIGHTS = Path(scoring.__file__).parents[1] / "chartworld" / "weights"
 BACKBONES = {"internvl": InternVL(path=str(WEIGHTS / "internvl"), max_tiles=1)}
 BACKBONES["qwen2_5_vl"] = Qwen2_5_VL(path=str(WEIGHTS / "qwen2_5_vl"))
 PICTURES = {
@@ -30,11 +29,11 @@ PICTURES = {
 }
 BEGUN = ("red is 4.", "blue is 7.")
 SOLUTIONS = [
-    Scorable("right", ["a"], "What is red plus blue?", [*BEGUN, "red 4 + blue 7 = 11.", "The answer is 11."]),
-    Scorable("other", ["bb"], "What is red plus blue?", [*BEGUN, "The answer is 11."]),
-    Scorable("wrong", ["a"], "What is red plus blue?", [*BEGUN, "red 4 + blue 7 = 12."]),
-    Scorable("odd", ["bb"], "Which <image1>?", ["<|im_end|> <image>"]),
-    Scorable("again", ["a"], "What is red plus blue?", [*BEGUN, "red 4 + blue 7 = 12."]),
+    ScoreRequest("right", ["a"], "What is red plus blue?", [*BEGUN, "red 4 + blue 7 = 11.", "The answer is 11."]),
+    ScoreRequest("other", ["bb"], "What is red plus blue?", [*BEGUN, "The answer is 11."]),
+    ScoreRequest("wrong", ["a"], "What is red plus blue?", [*BEGUN, "red 4 + blue 7 = 12."]),
+    ScoreRequest("odd", ["bb"], "Which <image1>?", ["<|im_end|> <image>"]),
+    ScoreRequest("again", ["a"], "What is red plus blue?", [*BEGUN, "red 4 + blue 7 = 12."]),
 ]
 
 
@@ -50,7 +49,7 @@ def open_pictures(names: Sequence[str]) -> list[Image.Image]:
 
 
 def entropies(
-    loaded: Any, solutions: Sequence[Scorable], max_tokens: int = 4096, max_length: int = 512
+    loaded: Any, solutions: Sequence[ScoreRequest], max_tokens: int = 4096, max_length: int = 512
 ) -> dict[str, float | NotScored]:
     processor, model = loaded
     found = list(rollout_entropies(model, processor, solutions, open_pictures, max_length, max_tokens, "cpu"))
@@ -58,7 +57,7 @@ def entropies(
     return dict(found)
 
 
-def padded(loaded: Any, solutions: Sequence[Scorable]) -> dict[str, float]:
+def padded(loaded: Any, solutions: Sequence[ScoreRequest]) -> dict[str, float]:
     """By stock transformers, in one padded batch."""
     processor, model = loaded
     ids, starts, images = [], [], []
@@ -96,8 +95,8 @@ def test_it_does_not_depend_on_the_company(loaded: Any, monkeypatch: pytest.Monk
     alone = {one.id: entropies(loaded, [one])[one.id] for one in SOLUTIONS}
     for max_tokens, solutions in ((1, SOLUTIONS), (512, SOLUTIONS[::-1]), (4096, SOLUTIONS)):
         assert entropies(loaded, solutions, max_tokens) == pytest.approx(alone, abs=1e-6)
-    monkeypatch.setattr(entropy, "CHUNK", 3)
-    monkeypatch.setattr(entropy, "HELD", 0)
+    monkeypatch.setattr(scoring, "CHUNK", 3)
+    monkeypatch.setattr(scoring, "HELD", 0)
     assert entropies(loaded, SOLUTIONS) == pytest.approx(alone, abs=1e-6)
 
 
@@ -123,8 +122,8 @@ def test_only_step_tokens_count_and_shared_ones_are_computed_once() -> None:
 
 
 def test_what_can_not_be_measured_is_told(loaded: Any) -> None:
-    missing = Scorable("missing", ["missing"], "Which?", ["red is 4."])
-    thread = Scorable("long", ["a"], "What is red plus blue?", ["red is 4."] * 300)
+    missing = ScoreRequest("missing", ["missing"], "Which?", ["red is 4."])
+    thread = ScoreRequest("long", ["a"], "What is red plus blue?", ["red is 4."] * 300)
     found = entropies(loaded, [thread, missing, *SOLUTIONS], max_length=400)
     told = {name: one.reason for name, one in found.items() if isinstance(one, NotScored)}
     assert told == {"missing": "missing_image_file", "long": "too_long"}

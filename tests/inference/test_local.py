@@ -14,9 +14,9 @@ from transformers import AutoModelForImageTextToText
 from mprm.backbones.chat import encode_text
 from mprm.data.questions import Question
 from mprm.inference import decoding
+from mprm.inference.decoding import uniforms
 from mprm.inference.local import LocalPolicy
 from mprm.inference.policy import Completion, Prompt
-from mprm.inference.sampling import uniforms
 
 N_NEW = 24
 HOT = {"temperature": 1.3, "top_p": 0.95, "max_new_tokens": N_NEW, "seed": 5}
@@ -56,7 +56,7 @@ def stock(policy: LocalPolicy) -> Any:
 
 def asked(policy: LocalPolicy, prompt: Prompt) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Token ids (1, L) of a prompt, and what transformers wants besides."""
-    processor, _ = policy.loaded
+    processor = policy.sampler.processor
     images = [Image.open(path).convert("RGB") for path in prompt.images]
     ids = processor.ask([image.size for image in images], prompt.question).input_ids.tolist()
     for step in prompt.steps:
@@ -71,7 +71,7 @@ def types(hf: Any, ids_1L: torch.Tensor, vision: dict[str, torch.Tensor]) -> dic
 
 def from_scratch(policy: LocalPolicy, hf: Any, prompt: Prompt, continuation: int) -> Completion:
     """Every token by a forward pass over all that stands before it."""
-    tokenizer = policy.loaded[0].tokenizer
+    tokenizer = policy.sampler.processor.tokenizer
     ids_1L, vision = asked(policy, prompt)
     written: list[int] = []
     for uniform in uniforms(policy.seed, prompt.key, continuation, policy.max_new_tokens):
@@ -142,7 +142,7 @@ def test_the_likeliest_tokens_are_those_of_generate(family: str, tiny_policy: An
             **vision,
             **types(hf, ids_1L, vision),
         )[0, ids_1L.shape[1] :]
-        text = policy.loaded[0].tokenizer.decode(written, skip_special_tokens=True)
+        text = policy.sampler.processor.tokenizer.decode(written, skip_special_tokens=True)
         assert [completion.text for completion in found] == [text] * prompt.n
 
 
@@ -167,7 +167,7 @@ def test_key_continuation_and_seed_name_the_randomness(tiny_policy: Any, charts:
 def test_tokens_are_counted_up_to_the_limit(tiny_policy: Any, prompts: list[Prompt]) -> None:
     [[short, *_]] = tiny_policy("internvl", temperature=0.0, max_new_tokens=5).complete(prompts[:1])
     [[long, *_]] = tiny_policy("internvl", temperature=0.0).complete(prompts[:1])
-    tokenizer = tiny_policy("internvl").loaded[0].tokenizer
+    tokenizer = tiny_policy("internvl").sampler.processor.tokenizer
     assert (short.n_tokens, short.finished, long.finished) == (5, False, True)
     assert long.text.startswith(short.text)
     assert long.n_tokens == len(tokenizer.encode(long.text))
@@ -210,6 +210,6 @@ def test_the_folder_is_named_as_the_policys(tmp_path: Path) -> None:
         (str(tmp_path), "holds model_type 'bert', not 'internvl' or"),
     ):
         with pytest.raises(ValueError, match=rf"\A.*{said}.*\Z"):
-            _ = LocalPolicy(path=path).loaded
+            _ = LocalPolicy(path=path).sampler
     with pytest.raises(ValueError, match=r"\Apolicy.max_tokens=0 is not positive"):
         LocalPolicy(max_tokens=0)

@@ -57,6 +57,6 @@ def test_a_device_that_is_not_there_is_one_line(load: Callable[..., Any], monkey
     with pytest.raises(
         ValueError, match=r"^policy.device=cuda, but this machine has no CUDA device; try policy.device="
     ):
-        policy.loaded  # noqa: B018 - a property
+        policy.sampler  # noqa: B018 - a property
     with pytest.raises(ValueError, match=r"^policy.device=gpu is unknown; choose cpu, cuda or cuda:N"):
         load("task=sample", "policy.device=gpu")

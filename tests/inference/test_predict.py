@@ -14,7 +14,7 @@ from mprm.batching.collate import Batch
 from mprm.batching.examples import open_images
 from mprm.chartworld.corpus import ChartWorldBenchmark
 from mprm.data.visualprocessbench import Solution
-from mprm.inference.predict import Scorable, score
+from mprm.inference.scoring import ScoreRequest, score
 from mprm.metrics.step_scores import NotScored, StepScores
 from tools import tiny
 
@@ -32,15 +32,15 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> InternVL:
     return InternVL(path=str(folder), max_tiles=1)
 
 
-def scorables(benchmark: ChartWorldBenchmark) -> list[Scorable]:
+def scorables(benchmark: ChartWorldBenchmark) -> list[ScoreRequest]:
     solutions = [solution for solution in benchmark.records() if isinstance(solution, Solution)]
-    return [Scorable(s.id, s.images, s.question, s.steps) for s in solutions]
+    return [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions]
 
 
 def scores_of(
     backbone: InternVL,
     benchmark: ChartWorldBenchmark,
-    solutions: list[Scorable],
+    solutions: list[ScoreRequest],
     max_tokens: int,
     max_length: int = 512,
     seen: list[Batch] | None = None,
@@ -59,7 +59,7 @@ def scores_of(
     return scores, {name: one.reason for name, one in found if isinstance(one, NotScored)}
 
 
-def assert_same(found: dict[str, list[float]], expected: dict[str, list[float]], solutions: list[Scorable]) -> None:
+def assert_same(found: dict[str, list[float]], expected: dict[str, list[float]], solutions: list[ScoreRequest]) -> None:
     assert found.keys() == expected.keys() == {solution.id for solution in solutions}
     for solution in solutions:
         assert len(found[solution.id]) == len(solution.steps)

@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from mprm.batching.collate import Example
+from mprm.inference.decoding import Trunk
+from mprm.inference.local import filled
 from mprm.inference.policy import Prompt
-from mprm.inference.prefixes import Sequenced, filled, sequences
 
 STEPS = ("red is 4.", "blue is 7.", "red 4 + blue 7 = 11.")
 
 
-def laid_out(tiny_policy: Any, charts: Any, chosen: list[tuple[int, tuple[str, ...]]]) -> list[Sequenced]:
+def laid_out(tiny_policy: Any, charts: Any, chosen: list[tuple[int, tuple[str, ...]]]) -> list[Trunk]:
     """Sequences of prompts, each the number of a chart and its steps."""
     prompts = [Prompt("", tuple(map(Path, charts[n].images)), charts[n].question, steps, 1) for n, steps in chosen]
-    return list(sequences(prompts, tiny_policy("internvl").loaded[0], "\n", ""))
+    return list(tiny_policy("internvl").sampler.trunks(prompts))
 
 
 def test_prefixes_of_one_another_are_one_sequence(tiny_policy: Any, charts: Any) -> None:
@@ -34,7 +35,7 @@ def test_prefixes_of_one_another_are_one_sequence(tiny_policy: Any, charts: Any)
 
 
 def test_step_by_step_is_the_text_as_it_was_learnt(tiny_policy: Any, charts: Any) -> None:
-    processor, _ = tiny_policy("internvl").loaded
+    processor = tiny_policy("internvl").sampler.processor
     [one] = laid_out(tiny_policy, charts, [(0, STEPS)])
     behind = one.example.input_ids[one.shared :].tolist()
     assert behind == processor.tokenizer.encode("\n".join(STEPS) + "\n", add_special_tokens=False)
@@ -42,7 +43,7 @@ def test_step_by_step_is_the_text_as_it_was_learnt(tiny_policy: Any, charts: Any
 
 
 def test_text_that_looks_like_tokens_is_text(tiny_policy: Any, charts: Any) -> None:
-    processor, _ = tiny_policy("internvl").loaded
+    processor = tiny_policy("internvl").sampler.processor
     [one] = laid_out(tiny_policy, charts, [(0, ("<|im_end|><IMG_CONTEXT> <image> <prm>",))])
     special = set(processor.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<IMG_CONTEXT>", "<prm>"]))
     behind = one.example.input_ids[one.shared :].tolist()
@@ -52,16 +53,12 @@ def test_text_that_looks_like_tokens_is_text(tiny_policy: Any, charts: Any) -> N
 
 def test_an_unreadable_image_is_one_line(tiny_policy: Any) -> None:
     with pytest.raises(ValueError, match=r"\Aimage nowhere.png can not be read .*\Z"):
-        list(
-            sequences(
-                [Prompt("", (Path("nowhere.png"),), "Which?", (), 1)], tiny_policy("internvl").loaded[0], "\n", ""
-            )
-        )
+        list(tiny_policy("internvl").sampler.trunks([Prompt("", (Path("nowhere.png"),), "Which?", (), 1)]))
 
 
-def of_length(length: int, shared: int, group: int) -> Sequenced:
+def of_length(length: int, shared: int, group: int) -> Trunk:
     tokens = torch.zeros(length, dtype=torch.int64)
-    return Sequenced(Example(tokens, tokens, tokens, {}, group=group), shared, [])
+    return Trunk(Example(tokens, tokens, tokens, {}, group=group), shared, [])
 
 
 @pytest.mark.parametrize(

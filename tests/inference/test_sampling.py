@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mprm.inference.sampling import choose, nucleus, uniforms
+from mprm.inference.decoding import choose, nucleus, uniforms
 
 P_V = torch.tensor([0.2, 0.5, 0.3])
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from program import RUN, run_program
 
-from mprm.inference.predict import Scorable, Scored
 from mprm.inference.score_file import AT_ONCE, open_beside, score_file
+from mprm.inference.scoring import Scored, ScoreRequest
 from mprm.metrics.step_scores import NotScored, StepScores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ ORACLE = REPOSITORY / "tests" / "oracle_data" / "internvl"
 SETTINGS = {"backbone": "by length"}
 
 
-def by_length(solutions: Sequence[Scorable]) -> Scored:
+def by_length(solutions: Sequence[ScoreRequest]) -> Scored:
     """A judge that looks at the number of letters, from the last solution to the first, and has no picture of b.png."""
     for solution in reversed(solutions):
         if solution.images[0] == "b.png":
@@ -62,7 +62,7 @@ def test_records_come_back_in_order_with_scores(tmp_path: Path) -> None:
 def test_a_kappa_head_brings_sigma(tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", [{"image": "a.png", "question": "Why?", "steps": ["abc"]}])
 
-    def surely(solutions: Sequence[Scorable]) -> Scored:
+    def surely(solutions: Sequence[ScoreRequest]) -> Scored:
         yield solutions[0].id, StepScores((0.0,), (3.0,))
 
     score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", surely, SETTINGS)
@@ -75,7 +75,7 @@ def test_a_killed_scoring_goes_on_behind_what_it_has(tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", records)
     seen: list[str] = []
 
-    def dies(solutions: Sequence[Scorable]) -> Scored:
+    def dies(solutions: Sequence[ScoreRequest]) -> Scored:
         for name, found in by_length(solutions):
             if len(seen) == 100:
                 raise KeyboardInterrupt
@@ -89,7 +89,7 @@ def test_a_killed_scoring_goes_on_behind_what_it_has(tmp_path: Path) -> None:
         score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", by_length, "another model")
     asked: list[str] = []
 
-    def goes_on(solutions: Sequence[Scorable]) -> Scored:
+    def goes_on(solutions: Sequence[ScoreRequest]) -> Scored:
         asked.extend(solution.id for solution in solutions)
         return by_length(solutions)
 
@@ -131,7 +131,7 @@ def test_published_records_are_read_as_they_are(tmp_path: Path) -> None:
         asked | {"steps_with_score": ["ab"]},
     ]
     write(tmp_path / "in.jsonl", records)
-    seen: list[Scorable] = []
+    seen: list[ScoreRequest] = []
     score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", lambda s: seen.extend(s) or by_length(s), SETTINGS)
     assert [(s.question, list(s.steps)) for s in seen] == [
         ("Why <image1>?", ["ab", "abc"]),

@@ -9,7 +9,7 @@ import pytest
 
 from mprm.data.questions import Question
 from mprm.inference.policy import Completion
-from mprm.inference.solve import sample
+from mprm.inference.solve import Sampling, solve
 from mprm.runs.journal import journal
 
 QUESTIONS = [Question(f"q{n}", "charts", (f"{n}.png",), f"What is red plus {n}?", "11") for n in range(5)]
@@ -32,7 +32,7 @@ def here(name: str) -> Path:
 
 def solved(policy: Any, target: Path, batch: int = 2, told: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
     with journal(target, policy.identity()) as kept:
-        sample(policy, QUESTIONS, here, 5, kept, told, batch)
+        solve(policy, QUESTIONS, here, Sampling(5, batch), kept, told)
         return json.loads(json.dumps(kept.done))
 
 
@@ -89,7 +89,7 @@ def test_a_question_too_long_for_the_policy_is_counted(scripted: Any, tmp_path: 
 def test_the_tiny_policy_is_often_right(tiny_policy: Any, charts: list[Question], tmp_path: Path) -> None:
     policy = tiny_policy("internvl")
     with journal(tmp_path / "out", policy.identity()) as kept:
-        sample(policy, charts[:16], Path, 4, kept, lambda n: None)
+        solve(policy, charts[:16], Path, Sampling(4), kept, lambda n: None)
     candidates = [candidate for record in kept.done.values() for candidate in record["candidates"]]
     assert len(candidates) == 64
     assert 0.3 < sum(candidate["correct"] for candidate in candidates) / 64 < 0.9

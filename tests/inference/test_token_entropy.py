@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from mprm.inference import token_entropy as module
-from mprm.inference.token_entropy import token_entropy
+from mprm.inference import decoding as module
+from mprm.inference.decoding import token_entropy
 
 IMPOSSIBLE = -math.inf
 

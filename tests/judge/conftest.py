@@ -17,7 +17,7 @@ from mprm.backbones.internvl import InternVL, InternVLProcessor, InternVLStepMod
 from mprm.batching.examples import open_images
 from mprm.chartworld.pairs import ChartWorldPairs
 from mprm.data.preferences import Pair
-from mprm.inference.sampler import Sampler
+from mprm.inference.local import Sampler
 from mprm.judge.judge import Judge, Shown
 from mprm.judge.sft import SFT, Traces, faithful, imitate
 from mprm.runs import artifacts

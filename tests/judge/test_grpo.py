@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 
 from mprm.batching.examples import open_images
 from mprm.batching.order import LowToHigh
+from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Prompt
-from mprm.inference.sampler import Sampler, Written
+from mprm.inference.scoring import answered
 from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement, advantages, grpo_losses
 from mprm.judge.judge import Judge, Shown, shown
-from mprm.judge.likelihood import in_a_row, log_likelihood, responding
+from mprm.judge.likelihood import in_a_row, log_likelihood
 from mprm.judge.reinforce import reinforce
 from mprm.judge.respond import prompt_of
 from mprm.training.checkpoint import latest
@@ -94,19 +95,19 @@ def test_a_step_by_its_definition(
     for position, weight in keys[:2]:
         one = module.in_some_order(pairs[position])
         prompt = replace(prompt_of(one, 5), key=f"3\0{prompt_of(one, 5).key}")
-        [group] = sampler(*loaded, seed=7, max_new_tokens=5).write([prompt])
-        texts = [processor.tokenizer.decode(written.ids) if written.finished else "" for written in group]
+        [group] = sampler(*loaded, seed=7, max_new_tokens=5).generate([prompt])
+        texts = [processor.tokenizer.decode(generation.ids) if generation.finished else "" for generation in group]
         reward_G = torch.tensor([recipe.reward(judge.verdict_of(text), one.better) for text in texts])
         images = open_images(one.images)
         question = processor.ask([image.size for image in images], one.text, judge.instruction)
         question = replace(question, vision=processor.vision(images))
-        for written, advantage in zip(group, advantages(reward_G), strict=True):
-            end = [processor.tokenizer.convert_tokens_to_ids(END)] if written.finished else []
-            logp_M = log_likelihood(model, in_a_row([responding(question, [*written.ids, *end])]), judge.temperature)
+        for generation, advantage in zip(group, advantages(reward_G), strict=True):
+            end = [processor.tokenizer.convert_tokens_to_ids(END)] if generation.finished else []
+            logp_M = log_likelihood(model, in_a_row([answered(question, [*generation.ids, *end])]), judge.temperature)
             total = total - weight / 5 * advantage * logp_M.mean()
         rewards += reward_G.tolist()
         drawn += group
-    assert {written.finished for written in drawn} == {True, False}
+    assert {generation.finished for generation in drawn} == {True, False}
     total.backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert found.keys() == expected.keys()
@@ -114,8 +115,8 @@ def test_a_step_by_its_definition(
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
     assert max(gradient.abs().max() for gradient in expected.values()) > 0.01, "rewards differ"
     shares = {"accuracy": np.mean([reward > 1 for reward in rewards]), "format": np.mean([r > 0 for r in rewards])}
-    means = {"reward": np.mean(rewards), "tokens": np.mean([len(written.ids) for written in drawn])}
-    means |= {"entropy": np.mean([written.entropy for written in drawn])}
+    means = {"reward": np.mean(rewards), "tokens": np.mean([len(generation.ids) for generation in drawn])}
+    means |= {"entropy": np.mean([generation.entropy for generation in drawn])}
     expected_logged = {f"train/{name}": value for name, value in (shares | means).items()}
     assert logged == pytest.approx(expected_logged | {"train/loss": 0.0}, abs=1e-5)
 
@@ -146,8 +147,8 @@ def test_a_response_of_what_can_not_be_written_is_never_drawn(
     processor, model = with_bias({"<IMG_CONTEXT>": 9.0, "A": 1.0, ".": 0.5, END: 0.0})
     module = step_of(processor, model, judge, pairs, GRPO(group_size=40), 0)
     [group] = module.responses(pairs[:1])
-    written = {token for response in group for token in processor.tokenizer.convert_ids_to_tokens(response.ids)}
-    assert written == {"A", "."}
+    generation = {token for response in group for token in processor.tokenizer.convert_ids_to_tokens(response.ids)}
+    assert generation == {"A", "."}
     assert model.training, "as it was"
 
 
@@ -155,7 +156,7 @@ def test_a_verdict_that_was_cut_off_earns_nothing(pairs: list[Shown], judge: Jud
     module = step_of(*loaded, judge, pairs, GRPO(), 0)
     ids = loaded[0].tokenizer.encode("The A.", add_special_tokens=False)
     end = loaded[0].tokenizer.convert_tokens_to_ids(END)
-    group = [Written([*ids, end], True, 1.0), Written(ids, False, 1.0), Written([*ids[:-1], end], True, 1.0)]
+    group = [Generation([*ids, end], True, 1.0), Generation(ids, False, 1.0), Generation([*ids[:-1], end], True, 1.0)]
     assert module.rewards(replace(pairs[0], better="A"), group, counted=True) == [1.2, 0.0, 0.0]
     assert module.rewards(replace(pairs[0], better="B"), group, counted=False) == [0.2, 0.0, 0.0]
     assert {name: metric.compute().item() for name, metric in module.curve().items() if name != "train/loss"} == {
@@ -201,7 +202,7 @@ def asked_for() -> list[Prompt]:
 def whole(train: Train, asked_for: list[Prompt], tmp_path_factory: pytest.TempPathFactory) -> Run:
     write = Sampler.write
 
-    def watched(self: Sampler, prompts: Sequence[Prompt]) -> list[list[Written]]:
+    def watched(self: Sampler, prompts: Sequence[Prompt]) -> list[list[Generation]]:
         asked_for.extend(prompts)
         return write(self, prompts)
 

@@ -16,9 +16,10 @@ from PIL import Image
 from mprm.backbones.internvl import InternVL
 from mprm.batching.collate import Example
 from mprm.batching.examples import open_images
+from mprm.inference.scoring import answered
 from mprm.judge import likelihood
 from mprm.judge.judge import Judge, Shown
-from mprm.judge.likelihood import in_a_row, log_likelihood, responding
+from mprm.judge.likelihood import in_a_row, log_likelihood
 from mprm.training.checkpoint import load_weights, save_weights
 
 ORIGINAL = Path(__file__).parents[1] / "oracle_data" / "internvl" / "checkpoint"  # its LM head is a table of its own
@@ -41,7 +42,7 @@ def examples(responses: list[tuple[Shown, list[int]]], loaded: Any, judge: Judge
     for (one, ids), group in zip(responses, OF_PAIR, strict=True):
         images = open_images(one.images)
         asked = processor.ask([image.size for image in images], one.text, judge.instruction)
-        made.append(responding(replace(asked, vision=processor.vision(images), group=group), ids))
+        made.append(answered(replace(asked, vision=processor.vision(images), group=group), ids))
     return made
 
 
@@ -110,7 +111,7 @@ def test_what_can_not_be_written_has_no_share(pairs: list[Shown], with_bias: Cal
     images = open_images(pairs[1].images)
     asked = processor.ask([image.size for image in images], pairs[1].text, judge.instruction)
     ids = processor.tokenizer.convert_tokens_to_ids(["A", "<|im_end|>"])
-    row = in_a_row([responding(replace(asked, vision=processor.vision(images)), ids)])
+    row = in_a_row([answered(replace(asked, vision=processor.vision(images)), ids)])
     assert row.token_M.tolist() == ids
     assert row.row.mark_M.tolist() == [len(asked.input_ids) - 1, len(asked.input_ids)]
     with torch.no_grad():
@@ -132,7 +133,7 @@ def test_a_judge_trains_what_writes_and_nothing_that_scores_steps(language_model
     assert head is not model.hf.get_input_embeddings().weight
     picture = Image.new("RGB", (56, 56), "red")
     asked = replace(processor.ask([picture.size], "Red?"), vision=processor.vision([picture]))
-    row = in_a_row([responding(asked, processor.tokenizer.encode("Yes", add_special_tokens=False))])
+    row = in_a_row([answered(asked, processor.tokenizer.encode("Yes", add_special_tokens=False))])
     before_M = log_likelihood(model.train(), row)
     before_M.sum().backward()
     assert (head.grad is not None) == (language_model == "trained")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Completion, Prompt
-from mprm.inference.sampler import Sampler, Written
 from mprm.judge.judge import Judge, Shown, shown
 from mprm.judge.respond import key_of, prompt_of, respond
 from mprm.runs.journal import journal
@@ -24,9 +24,9 @@ END = "<|im_end|>"
 Logits = Callable[[Shown, list[int]], torch.Tensor]
 
 
-def by_definition(logits: Logits, one: Shown, written: Written, end: int) -> float:
+def by_definition(logits: Logits, one: Shown, generation: Generation, end: int) -> float:
     """The mean over the tokens of a response, the ending one included, of the entropy of what each was drawn from."""
-    logp_RV = logits(one, [*written.ids, *([end] if written.finished else [])]).double().log_softmax(-1)
+    logp_RV = logits(one, [*generation.ids, *([end] if generation.finished else [])]).double().log_softmax(-1)
     return -(logp_RV.exp() * logp_RV).sum(-1).mean().item()
 
 
@@ -37,28 +37,30 @@ def test_entropy_is_that_of_transformers(
 ) -> None:
     """One pass over prompt and response, without a cache; the temperature decides what is drawn and nothing else."""
     chosen = pairs[:6]
-    found = sampler(*loaded, temperature=temperature, max_new_tokens=5).write([prompt_of(one, 3) for one in chosen])
+    found = sampler(*loaded, temperature=temperature, max_new_tokens=5).generate([prompt_of(one, 3) for one in chosen])
     end = loaded[0].tokenizer.convert_tokens_to_ids(END)
     for one, group in zip(chosen, found, strict=True):
-        for written in group:
-            assert written.entropy == pytest.approx(by_definition(stock_logits, one, written, end), abs=1e-5)
+        for generation in group:
+            assert generation.entropy == pytest.approx(by_definition(stock_logits, one, generation, end), abs=1e-5)
     if temperature:
-        everything = [written for group in found for written in group]
-        assert {written.finished for written in everything} == {True, False}
-        assert len({len(written.ids) for written in everything}) > 2
-        assert max(written.entropy for written in everything) > 2 * min(written.entropy for written in everything)
+        everything = [generation for group in found for generation in group]
+        assert {generation.finished for generation in everything} == {True, False}
+        assert len({len(generation.ids) for generation in everything}) > 2
+        assert max(generation.entropy for generation in everything) > 2 * min(
+            generation.entropy for generation in everything
+        )
 
 
 def test_entropy_depends_on_neither_company_nor_what_is_held_at_once(
     pairs: list[Shown], loaded: Any, sampler: Callable[..., Sampler]
 ) -> None:
     prompts = [prompt_of(one, 2) for one in pairs[:6]]
-    whole = sampler(*loaded).write(prompts)
-    cut = [sampler(*loaded, max_tokens=tokens).write(prompts) for tokens in (1, 200)]
-    alone = [group for prompt in reversed(prompts) for group in sampler(*loaded).write([prompt])]
+    whole = sampler(*loaded).generate(prompts)
+    cut = [sampler(*loaded, max_tokens=tokens).generate(prompts) for tokens in (1, 200)]
+    alone = [group for prompt in reversed(prompts) for group in sampler(*loaded).generate([prompt])]
     for other in (*cut, alone[::-1]):
         for one, two in zip(whole, other, strict=True):
-            assert [written.ids for written in one] == [written.ids for written in two]
+            assert [generation.ids for generation in one] == [generation.ids for generation in two]
             assert [w.entropy for w in one] == pytest.approx([w.entropy for w in two], abs=1e-5)
 
 
@@ -67,14 +69,14 @@ def test_what_is_uniform_has_ln_v_and_what_is_certain_has_none(
 ) -> None:
     prompts = [prompt_of(one, 2) for one in pairs[:3]]
     processor, model = with_bias({})
-    [*uniform] = [written for group in sampler(processor, model).write(prompts) for written in group]
+    [*uniform] = [generation for group in sampler(processor, model).generate(prompts) for generation in group]
     assert [w.entropy for w in uniform] == pytest.approx([math.log(len(model.hf.lm_head.bias))] * 6, abs=1e-6)
     assert len({tuple(w.ids) for w in uniform}) == 6
-    certain = sampler(*with_bias({"A": 3.0})).write(prompts)
-    assert [written.entropy for group in certain for written in group] == [0.0] * 6
-    ended = sampler(*with_bias({END: 3.0})).write(prompts)
+    certain = sampler(*with_bias({"A": 3.0})).generate(prompts)
+    assert [generation.entropy for group in certain for generation in group] == [0.0] * 6
+    ended = sampler(*with_bias({END: 3.0})).generate(prompts)
     end = [processor.tokenizer.convert_tokens_to_ids(END)]
-    assert [written for group in ended for written in group] == [Written(end, True, 0.0)] * 6
+    assert [generation for group in ended for generation in group] == [Generation(end, True, 0.0)] * 6
 
 
 def test_a_piece_of_an_image_is_never_written_though_it_may_be_likely(
@@ -83,12 +85,12 @@ def test_a_piece_of_an_image_is_never_written_though_it_may_be_likely(
     """Of 1/2, 3/10 and 1/5 the entropy is 1.0297, whatever can be written; A is drawn 3 times of 5, and the end is."""
     shares = {"<IMG_CONTEXT>": 0.5, "A": 0.3, END: 0.2}
     processor, model = with_bias({token: math.log(share) for token, share in shares.items()})
-    [found] = sampler(processor, model, temperature=1.0).write([prompt_of(pairs[1], 200)])
-    assert [written.entropy for written in found] == pytest.approx([1.0296530] * 200, abs=1e-6)
-    ids = Counter(token for written in found for token in written.ids)
+    [found] = sampler(processor, model, temperature=1.0).generate([prompt_of(pairs[1], 200)])
+    assert [generation.entropy for generation in found] == pytest.approx([1.0296530] * 200, abs=1e-6)
+    ids = Counter(token for generation in found for token in generation.ids)
     assert set(ids) == {processor.tokenizer.convert_tokens_to_ids("A")}
-    assert sum(not written.ids for written in found) / 200 == pytest.approx(0.4, abs=0.1)
-    [likeliest] = sampler(processor, model, temperature=0.0).write([prompt_of(pairs[1], 1)])
+    assert sum(not generation.ids for generation in found) / 200 == pytest.approx(0.4, abs=0.1)
+    [likeliest] = sampler(processor, model, temperature=0.0).generate([prompt_of(pairs[1], 1)])
     assert likeliest[0].ids == [*ids] * 8
 
 

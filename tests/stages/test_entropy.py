@@ -10,8 +10,8 @@ from datasets import Dataset
 
 from mprm import stages
 from mprm.config import Config
-from mprm.inference import entropy
-from mprm.inference.predict import Scorable
+from mprm.inference import scoring
+from mprm.inference.scoring import ScoreRequest
 from mprm.metrics.step_scores import NotScored
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
@@ -51,7 +51,7 @@ def invented(monkeypatch: pytest.MonkeyPatch) -> Invented:
     def invent(stop_after: int = 1000, faults: dict[str, str] | None = None) -> list[str]:
         computed: list[str] = []
 
-        def rollout_entropies(_: Any, __: Any, solutions: Sequence[Scorable], *___: Any) -> Iterator[Any]:
+        def rollout_entropies(_: Any, __: Any, solutions: Sequence[ScoreRequest], *___: Any) -> Iterator[Any]:
             for solution in solutions:
                 if len(computed) == stop_after:
                     raise KeyboardInterrupt
@@ -59,7 +59,7 @@ def invented(monkeypatch: pytest.MonkeyPatch) -> Invented:
                 reason = (faults or {}).get(solution.id)
                 yield solution.id, NotScored(reason, "") if reason else float(len("".join(solution.steps)))
 
-        monkeypatch.setattr(entropy, "rollout_entropies", rollout_entropies)
+        monkeypatch.setattr(scoring, "rollout_entropies", rollout_entropies)
         monkeypatch.setattr(stage, "load_backbone", lambda _: (None, None))
         return computed
 
