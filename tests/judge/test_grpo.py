@@ -200,14 +200,14 @@ def asked_for() -> list[Prompt]:
 
 @pytest.fixture(scope="module")
 def whole(train: Train, asked_for: list[Prompt], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    write = Sampler.write
+    write = Sampler.generate
 
     def watched(self: Sampler, prompts: Sequence[Prompt]) -> list[list[Generation]]:
         asked_for.extend(prompts)
         return write(self, prompts)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Sampler, "write", watched)
+        patched.setattr(Sampler, "generate", watched)
         return train(tmp_path_factory.mktemp("whole"))
 
 
