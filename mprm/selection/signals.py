@@ -28,8 +28,10 @@ signals.
 import hashlib
 import json
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,22 @@ def inputs_of(signals: pa.Table) -> dict[str, str]:
     images = {"the images (what is dropped for them)": hashlib.sha256(reasons).hexdigest()}
     inputs: dict[str, str] = json.loads(signals.schema.metadata[b"inputs"])
     return inputs | images
+
+
+class _NoPandas(MetaPathFinder):
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ImportError("pyarrow does without")
+
+
+def without_pandas() -> None:
+    """Keep pyarrow from importing pandas at its first conversion, which takes longer than a selection from the cache.
+
+    It does so only to recognise objects of pandas. From now on pyarrow converts nothing to pandas in this process.
+    """
+    sys.meta_path.insert(0, finder := _NoPandas())
+    pa.array([])  # it tries only once
+    sys.meta_path.remove(finder)
 
 
 @lru_cache(maxsize=1)
