@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -205,3 +207,22 @@ def test_every_line_is_a_row(content: list[bytes], newline: bool, chunk: int) ->
             table = build_signals(VisualPRM400K(annotations=folder), Path(folder, "cache"))
     assert table["line"].to_pylist() == [i for i, line in enumerate(content) if line.strip()]
     assert table["ranked"].to_pylist() == table["drop_reason"].is_null().to_pylist()
+
+
+def test_a_selection_imports_neither_pandas_nor_datasets_nor_torch(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from mprm.data.visualprm400k import VisualPRM400K
+from mprm.selection.examples import read_examples
+from mprm.selection.selectors import BIS
+from mprm.selection.signals import build_signals, without_pandas
+from mprm.selection.subset import write_subset
+without_pandas()
+dataset = VisualPRM400K(annotations={str(ORACLE / "annotations")!r})
+signals = build_signals(dataset, {str(tmp_path)!r})
+write_subset({str(tmp_path / "subset")!r}, dataset, signals, BIS(), seed=0)
+next(read_examples(dataset, signals.filter(signals["ranked"]))).to_pylist()
+print({{"pandas", "datasets", "torch"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
