@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
+from inspect import getattr_static, isfunction, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -18,10 +19,10 @@ from omegaconf.errors import (
 )
 
 from mprm.messages import PRETRAINING, did_you_mean, type_name, unknown_key
-from mprm.runs.artifacts import reading
-from mprm.runs.run_folder import CHECKOUT, SHIPPED, config_hash, latest_run
-from mprm.runs.stage_records import LINES
-from mprm.tasks import ALWAYS, GROUPS, JUDGE_TASKS, OF_A_RUN, TASKS
+from mprm.runs.artifacts import STAGES, reading
+from mprm.runs.config_hash import CHECKOUT, SHIPPED, run_name
+from mprm.runs.run_folder import latest_run, read_record
+from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, OF_A_RUN, STEP_STAGES, TASKS, help_lines
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
@@ -38,6 +39,8 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.selection.keep import Selector
     from mprm.training.objectives import Objective
     from mprm.training.recipe import Machine, Recipe
+
+OmegaConf.register_new_resolver("tasks", help_lines, replace=True)  # of conf/hydra/help
 
 MAY_BE_EMPTY = ("system", "instruction")  # texts for the model
 
@@ -78,7 +81,7 @@ class RunConfig:
         for name in ("solutions", "continuations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not positive; give e.g. 16")
-        stages = LINES[self.task in JUDGE_TASKS]
+        stages = JUDGE_STAGES if self.task in JUDGE_TASKS else STEP_STAGES
         if self.redo is not None and self.redo not in stages:
             raise ValueError(f"redo={self.redo} is no stage of task={self.task}; choose one of {', '.join(stages)}")
         if self.task == "evaluate" and self.redo not in (None, "evaluate"):
@@ -96,6 +99,9 @@ class RunConfig:
 class Component(Generic[Bound]):
     """An attribute of a Config: the component of that group, bound when it is first asked for."""
 
+    def __init__(self, kind: str) -> None:
+        self.kind = kind  # MODULE.NAME in mprm of the Protocol or class whose members every choice has
+
     def __set_name__(self, owner: type, group: str) -> None:
         self.group = group
 
@@ -107,6 +113,24 @@ class Component(Generic[Bound]):
             raise ValueError(f"recipe={node} is no choice: backbone=NAME brings the recipe; give recipe.KEY=VALUE")
         raise ValueError(f"{group} has no choice; give {group}=NAME, one of the files in conf/{group}")
 
+    def lacks(self, made: object) -> list[str]:
+        """Members that are asked of the component and that it does not have, methods with their parameters."""
+        module, _, name = self.kind.rpartition(".")
+        kind, has = getattr(import_module(f"mprm.{module}"), name), set(dir(made))
+        kind = get_origin(kind) or kind  # of Records[Pair]
+        asked = {
+            name: getattr_static(one, name, None)
+            for one in kind.__mro__[:-1]
+            if one.__module__.startswith("mprm.")
+            for name in (*vars(one), *vars(one).get("__annotations__", {}))
+            if not name.startswith("_")
+        }
+        return [
+            f"{name}({', '.join([*signature(member).parameters][1:])})" if isfunction(member) else name
+            for name, member in sorted(asked.items())
+            if name not in has
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
@@ -114,22 +138,22 @@ class Config(RunConfig):
 
     raw: DictConfig
 
-    dataset: "ClassVar[Component[Dataset]]" = Component()
-    selector: "ClassVar[Component[Selector]]" = Component()
-    objective: "ClassVar[Component[Objective]]" = Component()
-    order: "ClassVar[Component[Order]]" = Component()
-    backbone: "ClassVar[Component[Backbone]]" = Component()
-    recipe: "ClassVar[Component[Recipe]]" = Component()
-    trainer: "ClassVar[Component[Machine]]" = Component()
-    benchmark: "ClassVar[Component[Benchmark]]" = Component()
-    logger: "ClassVar[Component[Logger]]" = Component()
-    questions: "ClassVar[Component[Questions]]" = Component()
-    policy: "ClassVar[Component[Policy]]" = Component()
-    preferences: "ClassVar[Component[Preferences]]" = Component()
-    reward_benchmark: "ClassVar[Component[Preferences]]" = Component()
-    judge: "ClassVar[Component[Judge]]" = Component()
-    sft: "ClassVar[Component[SFT]]" = Component()
-    grpo: "ClassVar[Component[GRPO]]" = Component()
+    dataset: "ClassVar[Component[Dataset]]" = Component("data.rollouts.Dataset")
+    selector: "ClassVar[Component[Selector]]" = Component("selection.keep.Selector")
+    objective: "ClassVar[Component[Objective]]" = Component("training.objectives.Objective")
+    order: "ClassVar[Component[Order]]" = Component("batching.order.Order")
+    backbone: "ClassVar[Component[Backbone]]" = Component("backbones.base.Backbone")
+    recipe: "ClassVar[Component[Recipe]]" = Component("training.recipe.Recipe")
+    trainer: "ClassVar[Component[Machine]]" = Component("training.recipe.Machine")
+    benchmark: "ClassVar[Component[Benchmark]]" = Component("data.visualprocessbench.Benchmark")
+    logger: "ClassVar[Component[Logger]]" = Component("reporting.tracking.Logger")
+    questions: "ClassVar[Component[Questions]]" = Component("data.questions.Questions")
+    policy: "ClassVar[Component[Policy]]" = Component("inference.policy.Policy")
+    preferences: "ClassVar[Component[Preferences]]" = Component("data.preferences.Preferences")
+    reward_benchmark: "ClassVar[Component[Preferences]]" = Component("data.preferences.Preferences")
+    judge: "ClassVar[Component[Judge]]" = Component("judge.judge.Judge")
+    sft: "ClassVar[Component[SFT]]" = Component("judge.sft.SFT")
+    grpo: "ClassVar[Component[GRPO]]" = Component("judge.grpo.GRPO")
 
 
 def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence[str] = ()) -> Config:
@@ -150,6 +174,9 @@ def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence
     raw = raw.copy()
     raw.name = run.name or run_name(raw, choices)
     _refuse_unused(run, typed)
+    needs = TASKS[run.task].needs
+    if any(getattr(run, need.partition("=")[0]) is None for need in needs):
+        raise ValueError(f"task={run.task} needs {' and '.join(needs)}")
     config = Config(**{**vars(run), "name": raw.name}, raw=raw)
     task = TASKS[run.task]
     for group in task.groups if task.bound is None else task.bound:
@@ -161,6 +188,8 @@ def config_of_run(folder: Path) -> Config:
     """The configuration that a run was made with. Raises ValueError if the folder is no run."""
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"run={folder} has no config.yaml; give the folder of a run, runs/NAME")
+    if (folder / STAGES).is_file():
+        read_record(folder)
     with reading(folder / "config.yaml", "restore it, or run the run's command again"):
         raw = OmegaConf.load(folder / "config.yaml")
         if not isinstance(raw, DictConfig):
@@ -172,12 +201,20 @@ def bind(node: DictConfig) -> Any:
     """Make the frozen dataclass that node's `_target_` names out of the node's other keys.
 
     Raises:
-        ValueError: it names no dataclass, a key is unknown, a required one is missing, or a value is refused.
+        ValueError: it names no dataclass, a key is unknown, a required one is missing, a value is refused, or the
+            component lacks a member that its group asks for.
     """
     group = str(node._key() or "component")
     values = _resolved(node, group)
-    cls = component(values.pop("_target_", None), group)
-    return _fill(cls, {key: _packaged(value) for key, value in values.items()}, group)
+    target = values.pop("_target_", None)
+    for key, value in values.items():
+        if isinstance(value, str) and value.startswith(SHIPPED):
+            values[key] = str(CHECKOUT / value)  # weights that ship with the project, whichever folder it is run from
+    made = _fill(component(target, group), values, group)
+    asked = vars(Config).get(group)
+    if isinstance(asked, Component) and (lacking := asked.lacks(made)):
+        raise ValueError(f"{group}._target_={target} lacks {', '.join(lacking)}; see docs/add_your_own.md")
+    return made
 
 
 def component(target: Any, group: str) -> type:
@@ -193,32 +230,6 @@ def component(target: Any, group: str) -> type:
     raise ValueError(
         f"{group}._target_={target} names no component{reason}; leave it as the files in conf/{group} have it"
     )
-
-
-def _packaged(value: Any) -> Any:
-    """Weights that ship with the project lie beside its code, from whichever folder it is run."""
-    return str(CHECKOUT / value) if isinstance(value, str) and value.startswith(SHIPPED) else value
-
-
-def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
-    """A readable folder name that no other config has.
-
-    For example bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0-3fa9c1d2; data and benchmark follow the backbone
-    where they are not chartworld.
-    """
-    numbers = [
-        f"{key}{value:.12g}"
-        for key, value in (raw.get("selector") or {}).items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and key != "seed"
-    ]
-    judge = raw.get("task") in JUDGE_TASKS
-    chosen = [choices.get(group) for group in ("selector", "order" if judge else "objective", "backbone")]
-    data = [
-        choices.get(group) for group in (("preferences", "reward_benchmark") if judge else ("dataset", "benchmark"))
-    ]
-    others = [choice for choice in data if choice != "chartworld"]
-    parts = ["egt" if judge else None, chosen[0], *numbers, *chosen[1:], *others, f"seed{raw.get('seed')}"]
-    return "-".join(part for part in [*parts, config_hash(raw)[:8]] if part)
 
 
 def _refuse_unused(run: RunConfig, typed: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import hydra
@@ -101,8 +100,7 @@ def run_task(raw: DictConfig, typed: Sequence[str] = ()) -> tuple[int, str]:
         if raw.run == "latest" and is_rank_zero():
             print(f"run=latest is {config.run}")
         if is_rank_zero() or TASKS[config.task].every_rank:
-            module, _, name = TASKS[config.task].function.partition(".")
-            exit_code = getattr(import_module(f"mprm.stages.{module}"), name)(config) or 0
+            exit_code = TASKS[config.task].load()(config) or 0
             return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""
     except Exception as error:
         return report(error, debug=raw.get("debug") is True)

@@ -1,6 +1,9 @@
-"""The one table of tasks: what each reads of the configuration, who runs it, and what it leaves."""
+"""The one table of tasks: what each does, reads of the configuration and leaves, and who runs it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 RUN_GROUPS = ("dataset", "selector", "objective", "order", "backbone", "recipe", "trainer", "benchmark", "logger")
 JUDGE_GROUPS = (
@@ -12,6 +15,8 @@ GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, "questions", "policy", *JUDGE_GROUPS]
 ALWAYS = ("task", "debug", "experiment", "hydra")
 JUDGE_KEYS = ("seed", "name", "runs", "cache", "overwrite", "redo")
 RUN_KEYS = (*JUDGE_KEYS, "held_out")
+OUTPUT = ("output", "overwrite", "cache")
+MODEL = ("backbone", "trainer")
 
 # What the folder of run= answers already.
 OF_A_RUN = (*(group for group in RUN_GROUPS if group not in ("trainer", "benchmark")), "name", "held_out", "redo")
@@ -19,92 +24,167 @@ OF_A_RUN = (*(group for group in RUN_GROUPS if group not in ("trainer", "benchma
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Of a task's groups and keys some only belong to its run folder's config, which several tasks share: task=select
-    takes an objective for the training that follows."""
+    """Of its groups and keys some only belong to its run folder's config, which several tasks share: task=select takes
+    an objective for the training that follows."""
 
-    function: str  # MODULE.NAME in mprm.stages; the module is imported when the task runs
-    groups: tuple[str, ...] = ()  # others are refused when they are typed
-    keys: tuple[str, ...] = ()  # of the run level, besides ALWAYS; others are refused when they are typed
-    # Bound, and so checked, before the task starts; None: all groups. Binding imports the component's module, and
-    # task=select need not wait for torch.
+    # for --help, in a line
+    does: str
+    # MODULE.NAME in mprm/stages; the module is imported when the task runs
+    function: str
+    # others are refused when they are typed
+    groups: tuple[str, ...] = ()
+    # of the run level, besides ALWAYS; others are refused when they are typed
+    keys: tuple[str, ...] = ()
+    # without which it is refused: KEY=what it is
+    needs: tuple[str, ...] = ()
+    # bound, and so checked, before the task starts; None: all groups. Binding imports the component's module, and
+    # task=select need not wait for torch
     bound: tuple[str, ...] | None = None
-    every_rank: bool = False  # all processes of a distributed run work; else the first alone
-    ends: tuple[str, str] | None = None  # the stage that ends it, and a file that is then in the run folder
+    # all processes of a distributed run work; else the first alone
+    every_rank: bool = False
+    # stages of its line that a run folder has when it is done, in order
+    stages: tuple[str, ...] = ()
+    # a file that is then in the run folder
+    leaves: str | None = None
 
+    def load(self) -> Callable[[Any], int | None]:
+        """Its function: takes a mprm.config.Config, gives the exit code where it is not 0."""
+        module, _, name = self.function.partition(".")
+        function: Callable[[Any], int | None] = getattr(import_module(f"mprm.stages.{module}"), name)
+        return function
+
+
+STEP_STAGES = ("select", "train", "evaluate")  # of a step scorer's run, in the order of work
+JUDGE_STAGES = ("sft", "curate", "rl", "judge")
 
 TASKS = {
     "experiment": Task(
-        function="pipeline.experiment",
+        does="select, train, evaluate and report; the default",
+        function="step_scorer.experiment",
         groups=RUN_GROUPS,
         keys=(*RUN_KEYS, "check"),
         every_rank=True,
-        ends=("evaluate", "report.html"),
+        stages=STEP_STAGES,
+        leaves="report.html",
     ),
     "select": Task(
-        function="pipeline.select",
+        does="rank the rollouts and keep the best",
+        function="step_scorer.select",
         groups=RUN_GROUPS,
         keys=(*RUN_KEYS, "export"),
         bound=("dataset", "selector"),
         every_rank=True,
-        ends=("select", "subset"),
+        stages=STEP_STAGES[:1],
+        leaves="subset",
     ),
     "train": Task(
-        function="pipeline.train",
+        does="train on them, which are selected first if need be",
+        function="step_scorer.train",
         groups=RUN_GROUPS,
         keys=(*RUN_KEYS, "check"),
         every_rank=True,
-        ends=("train", "weights.safetensors"),
+        stages=STEP_STAGES[:2],
+        leaves="weights.safetensors",
     ),
     "evaluate": Task(
-        function="pipeline.evaluate",
+        does="score a benchmark with a trained run; run=RUN output=DIR: with any run or exported folder",
+        function="step_scorer.evaluate",
         groups=RUN_GROUPS,
         keys=(*RUN_KEYS, "run", "output"),
-        ends=("evaluate", "results.json"),
+        stages=STEP_STAGES,
+        leaves="results.json",
     ),
+    "report": Task(does="compare all runs below runs=", function="single.report", keys=("runs", "overwrite")),
     "score": Task(
-        function="judging.score",
-        groups=("backbone", "trainer"),
-        keys=("seed", "run", "input", "output", "overwrite", "cache"),
+        does="step scores for your own solutions: run=RUN input=FILE output=FILE",
+        function="scoring.score",
+        groups=MODEL,
+        keys=("seed", "run", "input", *OUTPUT),
+        needs=("input=FILE.jsonl (image, question, steps)", "output=FILE.jsonl"),
     ),
     "rerank": Task(
-        function="judging.rerank",
-        groups=("backbone", "trainer"),
-        keys=("seed", "run", "input", "output", "overwrite", "cache", "aggregate"),
+        does="best-of-N among candidate solutions: run=RUN input=FILE output=DIR",
+        function="scoring.rerank",
+        groups=MODEL,
+        keys=("seed", "run", "input", "aggregate", *OUTPUT),
+        needs=("input=FILE.jsonl (candidates)", "output=DIR"),
     ),
     "sample": Task(
+        does="candidate solutions of questions, by a policy model",
         function="solving.sample",
         groups=("questions", "policy"),
-        keys=("seed", "solutions", "output", "overwrite", "cache"),
+        keys=("seed", "solutions", *OUTPUT),
+        needs=("output=FILE.jsonl",),
     ),
     "annotate": Task(
+        does="solutions with Monte-Carlo scores, to train on",
         function="solving.annotate",
         groups=("questions", "policy"),
-        keys=("seed", "solutions", "continuations", "output", "overwrite", "cache"),
+        keys=("seed", "solutions", "continuations", *OUTPUT),
+        needs=("output=FILE.jsonl",),
     ),
-    "export": Task(function="single.export", keys=("run", "checkpoint", "format", "output", "overwrite", "cache")),
-    "measure": Task(function="single.measure", keys=("predictions", "threshold", "output", "overwrite", "cache")),
-    "report": Task(function="single.report", keys=("runs", "overwrite")),
-    "list": Task(
-        function="single.choices",
+    "export": Task(
+        does="a trained run as a folder for transformers: run=RUN output=DIR",
+        function="single.export",
+        keys=("run", "checkpoint", "format", *OUTPUT),
+        needs=("run=runs/NAME", "output=DIR"),
+    ),
+    "measure": Task(
+        does="metrics of anybody's step scores: predictions=FILE output=FILE",
+        function="single.measure",
+        keys=("predictions", "threshold", *OUTPUT),
+        needs=("predictions=FILE", "output=FILE.json"),
     ),
     "egt": Task(
-        function="egt.egt", groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("judge", "report.html")
-    ),
-    "sft": Task(
-        function="egt.sft",
+        does="train a judge of answers: sft, curate, rl and judge",
+        function="judges.egt",
         groups=JUDGE_GROUPS,
         keys=JUDGE_KEYS,
         every_rank=True,
-        ends=("sft", "sft/weights.safetensors"),
+        stages=JUDGE_STAGES,
+        leaves="report.html",
+    ),
+    "sft": Task(
+        does="its first stage: fine-tune the judge on traces",
+        function="judges.sft",
+        groups=JUDGE_GROUPS,
+        keys=JUDGE_KEYS,
+        every_rank=True,
+        stages=JUDGE_STAGES[:1],
+        leaves="sft/weights.safetensors",
     ),
     "curate": Task(
-        function="egt.curate", groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("curate", "curated")
+        does="its second: keep the pairs that the selector ranks highest",
+        function="judges.curate",
+        groups=JUDGE_GROUPS,
+        keys=JUDGE_KEYS,
+        every_rank=True,
+        stages=JUDGE_STAGES[:2],
+        leaves="curated",
     ),
     "rl": Task(
-        function="egt.rl", groups=JUDGE_GROUPS, keys=JUDGE_KEYS, every_rank=True, ends=("rl", "rl/weights.safetensors")
+        does="its third: reinforcement learning on them",
+        function="judges.rl",
+        groups=JUDGE_GROUPS,
+        keys=JUDGE_KEYS,
+        every_rank=True,
+        stages=JUDGE_STAGES[:3],
+        leaves="rl/weights.safetensors",
     ),
-    "judge": Task(function="egt.judge", groups=JUDGE_GROUPS, keys=JUDGE_KEYS),
+    "judge": Task(
+        does="measure it after every stage that is done",
+        function="judges.judge",
+        groups=JUDGE_GROUPS,
+        keys=JUDGE_KEYS,
+        stages=JUDGE_STAGES[3:],
+    ),
+    "list": Task(does="every choice of every group, with its fields", function="single.choices"),
 }
 
 # Of the two lines of work the second: judges.
 JUDGE_TASKS = tuple(name for name, task in TASKS.items() if task.groups == JUDGE_GROUPS)
+
+
+def help_lines() -> str:
+    """What --help says of the tasks; it indents the first line itself."""
+    return "\n    ".join(f"{name:10}  {task.does}" for name, task in TASKS.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -70,3 +70,8 @@ def tracked(items: Iterable[Item], total: int, description: str) -> Iterator[Ite
     """The items, with a bar."""
     with bar() as shown:
         yield from shown.track(items, total, description=description)
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts by reason, in words."""
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())

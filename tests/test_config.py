@@ -105,13 +105,13 @@ def test_data_that_is_not_the_default_is_in_the_name(
 
 def test_latest_is_the_run_that_did_something_last(load: Callable[..., Config], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run=latest: there is no run below"):
-        load("task=score", "run=latest")
+        load("task=score", "run=latest", "input=x", "output=y")
     for number, name in enumerate(("b", "c", "a")):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "stages.json").touch()
         os.utime(tmp_path / "runs" / name / "stages.json", ns=(0, number))
     (tmp_path / "runs" / "newer_but_no_run").mkdir()
-    assert load("task=score", "run=latest").run == str(tmp_path / "runs" / "a")
+    assert load("task=score", "run=latest", "input=x", "output=y").run == str(tmp_path / "runs" / "a")
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,44 @@ def test_bind_names_key_value_and_remedy(values: dict[str, object], message: str
         bind(part(**values))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Longest:
+    """A selector that only scores."""
+
+    ratio: float = 0.5
+
+    def score(self, signals: object) -> object:
+        return signals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silent:
+    """A logger that only starts."""
+
+    def start(self, folder: Path, config: object, selector: str) -> object:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("group", "target", "lacking"),
+    [("selector", "Longest", ".*count, .*uses_entropy"), ("logger", "Silent", r"publish_dashboard\(runs\)")],
+)
+def test_a_component_that_lacks_a_member_is_named_with_it(group: str, target: str, lacking: str) -> None:
+    node = OmegaConf.create({group: {"_target_": f"{__name__}.{target}"}})[group]
+    with pytest.raises(
+        ValueError, match=rf"^{group}\._target_=\S+\.{target} lacks {lacking}; see docs/add_your_own\.md$"
+    ) as caught:
+        bind(node)
+    assert explain(caught.value) is not None
+
+
+def test_what_a_group_asks_for_is_said_twice_alike() -> None:
+    """Once for the type checker, once for the error."""
+    for group in GROUPS:
+        kind = vars(Config)[group].kind
+        assert Config.__annotations__[group] == f"ClassVar[Component[{kind.rpartition('.')[2]}]]"
+
+
 NUMBERS = [-1, float("nan"), float("inf"), 2**53 + 2, [1], {"a": 1}, "abc", ""]
 
 
@@ -250,7 +288,7 @@ def test_shipped_weights_are_found_from_any_folder(
 
 def test_validate_leaves_its_argument_alone() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        raw = compose("config", ["task=measure"])
+        raw = compose("config", ["task=list"])
     assert validate(raw, {}).raw.name is not None
     assert raw.name is None
 
@@ -265,7 +303,7 @@ def test_every_group_and_key_is_used_by_a_task() -> None:
     "key", ["run", "checkpoint", "input", "solutions", "selector.ratio", "preferences", "+policy.x"]
 )
 def test_a_key_that_the_task_does_not_use_is_refused_when_it_is_typed(load: Callable[..., Config], key: str) -> None:
-    raw = load("task=measure").raw
+    raw = load("task=measure", "predictions=x", "output=y").raw
     assert validate(raw, {}, ["task=measure", "output=x", "predictions=x", "hydra.verbose=true"]).task == "measure"
     with pytest.raises(
         ValueError, match=f"task=measure does not use {key.split('.')[0].strip('+')} \\(it belongs to .*\\); leave"

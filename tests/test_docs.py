@@ -223,3 +223,11 @@ def test_the_code_for_plain_transformers_gives_the_same_scores(place: Path, expo
     ours = json.loads((place / "ours.jsonl").read_text())["step_scores"]
     assert len(ours) == len(STEPS)
     assert json.loads((place / "plain.json").read_text()) == pytest.approx(ours, abs=1e-5)
+
+
+def test_every_line_of_the_troubleshooting_is_one_that_the_program_says() -> None:
+    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    said = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "mprm").rglob("*.py"))
+    lines = re.findall(r"^\| `([^`]*)` \|", page, re.MULTILINE)
+    assert len(lines) >= 20
+    assert [line for line in lines if line not in said] == []

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -32,8 +31,7 @@ def run_folders(folder: Path) -> list[str]:
 
 def test_every_task_is_dispatched() -> None:
     for task in TASKS.values():
-        module, _, name = task.function.partition(".")
-        assert callable(getattr(import_module(f"mprm.stages.{module}"), name))
+        assert callable(task.load())
 
 
 def test_help_names_every_task_and_group(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mprm.runs.run_folder import NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
+from mprm.runs.config_hash import NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
 from mprm.tasks import JUDGE_TASKS
 
 

@@ -1,4 +1,4 @@
-"""What is on disk: files and folders that are written whole or not at all, their hashes, and what can not be read."""
+"""Files and folders that are written whole or not at all, their hashes, and reading with one-line errors."""
 
 import errno
 import fcntl
@@ -10,14 +10,15 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import time
-from typing import Any, Never
+from time import sleep, time
+from typing import IO, Any
 from uuid import uuid4
 
 TEMPORARY = ".tmp-"
 STAGES = "stages.json"  # of a run folder: what each stage has left there
 
 FileState = list[Any]  # size in bytes, SHA-256 in hex
+LOCK_ATTEMPTS = 5
 
 # What a new file may be read and written by; safetensors writes for the owner alone.
 os.umask(UMASK := os.umask(0o077))
@@ -48,9 +49,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a new temporary folder beside `path`; it becomes `path` when the block ends, and vanishes when it raises.
 
-    An older folder at `path` is moved aside first (two folders can not be exchanged in one step): a process killed
-    between the two renames leaves no folder at `path`, never a half-written one. What a killed process has left of
-    this folder is removed.
+    An older folder at `path` is moved aside first (two folders cannot be exchanged in one step): a process killed
+    between the two renames leaves no folder at `path`, never a half-written one. Leftovers of a killed process are
+    removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,10 +148,10 @@ def file_states(folder: Path, names: Iterable[str]) -> dict[str, FileState]:
 
 @contextmanager
 def reading(path: str | Path, remedy: str = "restore it") -> Iterator[None]:
-    """Read a file inside the block: whatever is wrong with it becomes a ValueError with its name and the way on.
+    """Read a file inside the block: any fault becomes a ValueError with the file's name and a remedy.
 
-    A file that a stage of a run has left must be what it was then, to the bit; the way on is to redo that stage. For
-    any other file it is `remedy`.
+    A file that a stage of a run left must be unchanged, to the bit; the remedy is to redo that stage. For any other
+    file it is `remedy`.
     """
     path = Path(path)
     stage, state = left_by(path) or (None, None)
@@ -158,7 +159,7 @@ def reading(path: str | Path, remedy: str = "restore it") -> Iterator[None]:
         remedy = redo_remedy(stage)
     try:
         if state is not None and state != [path.stat().st_size, file_hash(path)]:
-            _unreadable(f"it is not what {stage} has left there")
+            raise ValueError(f"it is not what {stage} has left there")
         yield
     except MemoryError:
         raise
@@ -167,20 +168,10 @@ def reading(path: str | Path, remedy: str = "restore it") -> Iterator[None]:
         raise ValueError(f"{path} can not be read ({reason[:200]}); {remedy}") from error
 
 
-def redo_name(stage: str) -> str:
-    """What redo= calls the stage, or the one that it is a part of."""
-    return {"responses": "curate", "pairs": "sft", "examples": "train"}.get(
-        stage, "judge" if stage.startswith("judged_") else stage
-    )
-
-
 def redo_remedy(stage: str) -> str:
-    """What to do about a file of a stage that is not what it was."""
-    return f"restore it, or add task={redo_name(stage)} redo={redo_name(stage)} to the run's command to make it again"
-
-
-def _unreadable(reason: str) -> Never:
-    raise ValueError(reason)
+    """What to do about a damaged file of a stage, or of a part of one (train/examples)."""
+    whole = stage.partition("/")[0]
+    return f"restore it, or add task={whole} redo={whole} to the run's command to make it again"
 
 
 def left_by(path: Path) -> tuple[str, FileState] | None:
@@ -217,6 +208,42 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock(path: Path, remedy: str) -> IO[str]:
+    """Lock a folder against other processes, until the file is closed or the process ends.
+
+    Raises ValueError, with the other's process id and the remedy, if it is locked.
+    """
+    # Opened without truncation: the pid in it is the holder's until the lock is ours.
+    held = open(path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the caller closes it
+    for attempt in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if attempt + 1 == LOCK_ATTEMPTS:
+                held.seek(0)
+                holder = held.read().strip() or "unknown"
+                held.close()
+                raise ValueError(f"{path} is in use by process {holder}; wait until it ends, or {remedy}") from None
+            sleep(0.1)  # in_use() of another process holds it for a moment
+    held.truncate(0)
+    held.write(str(os.getpid()))
+    held.flush()
+    return held
+
+
+def in_use(path: Path) -> bool:
+    """Does a living process hold the folder's lock?"""
+    if not (path / ".lock").exists():
+        return False
+    with open(path / ".lock", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def is_rank_zero() -> bool:

@@ -1,87 +1,161 @@
 """The run folder and its rule: finished stages are skipped, an unfinished one goes on, another config is refused."""
 
-import fcntl
-import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cache
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import sleep
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
-from mprm.runs.artifacts import STAGES, TEMPORARY, is_rank_zero, read_json, reading, remove, write_json, write_text
-from mprm.runs.stage_records import START_AGAIN, RunFolder
-from mprm.tasks import JUDGE_TASKS
-
-# Enters every config hash. Raise it when a file of the run folder changes its meaning: older runs are then refused.
-FORMAT_VERSION = 2
-
-# Keys that do not change what a run computes: changing them finds the same run again. A group name covers its keys.
-NOT_IN_HASH = (
-    "task",  # task=train continues the run that task=select began
-    "name",
-    "runs",
-    "cache",
-    "overwrite",
-    "redo",
-    "check",
-    "debug",
-    "logger",
-    "questions",
-    "policy",
-    "export",  # files asked for beside the run folder
-    "output",
-    "run",  # what task=export, score and rerank read
-    "checkpoint",
-    "format",
-    "input",
-    "predictions",  # somebody else's scores, for task=measure, which opens no run
-    "threshold",
-    "solutions",  # of task=sample and annotate
-    "continuations",
-    "aggregate",  # of task=rerank
-    "backbone.gradient_checkpointing",
-    "trainer.accelerator",  # the gradient does not depend on how a global batch is cut: resume on other devices
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.offload_optimizer",
-    "trainer.max_tokens",
-    "trainer.num_workers",
-    "trainer.checkpoint_every",
-    "trainer.checkpoint_minutes",
-    "trainer.keep_optimizer",
-    "trainer.non_finite",  # a run that stops is finished with skip; what was skipped stands in its summary
-    "trainer.validate_every",
+from mprm.runs.artifacts import (
+    STAGES,
+    TEMPORARY,
+    FileState,
+    file_hash,
+    file_states,
+    is_rank_zero,
+    lock,
+    read_json,
+    reading,
+    redo_remedy,
+    remove,
+    write_json,
+    write_text,
 )
+from mprm.runs.config_hash import FORMAT_VERSION, config_hash, differences
 
-# Last parts of the keys that hold paths.
-PATHS = ("root", "annotations", "images", "path", "exclude")
-CHECKOUT = Path(__file__).resolve().parents[2]
-SHIPPED = "mprm/chartworld/weights/"  # is in the checkout, from wherever a command is run
-
-# Of the two lines of work each leaves out of its hash what belongs to the other alone.
-OF_JUDGES = ("preferences", "reward_benchmark", "judge", "sft", "grpo")
-OF_STEP_SCORERS = ("dataset", "objective", "recipe", "benchmark", "held_out")
-
-LOCK_ATTEMPTS = 5
-
+START_AGAIN = "restore it, or give overwrite=true to empty the folder and start again"
+NEW = {".lock", "config.yaml", STAGES, "versions.json"}  # what opening a run makes
 PACKAGES = ("mprm", "torch", "transformers", "pytorch-lightning", "torchmetrics", "deepspeed", "datasets", "numpy")
 
 
-def config_hash(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
-    """SHA-256, in hex, of the resolved config without NOT_IN_HASH and `leave_out`, and of FORMAT_VERSION.
+@dataclass(frozen=True)
+class RunFolder:
+    """An open run: `path` holds its files. Locked against other processes until closed, or until the process ends.
 
-    The order of keys does not matter, nor how a path is spelled. One inside the checkout counts from there, so that a
-    checkout may be moved with its runs.
+    A stage may have parts, such as train/examples, which are recorded by themselves and forgotten with it.
     """
-    content = {"format": FORMAT_VERSION, "config": _hashed_values(cfg, leave_out)}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    path: Path
+    config_hash: str
+    lock: IO[str] | None = field(repr=False)  # None: a further rank of a distributed run, which reads and never writes
+
+    def finished(self, stage: str, dear: bool = False) -> bool:
+        """Has `stage` ended with this config, and is all that it left still there?
+
+        A stage that lost a file is forgotten, which is said, and so done again; what follows it is kept, and found
+        again if its inputs come out the same. Only sizes are compared here; reading() compares contents.
+
+        Raises ValueError instead for a dear one, a training: nobody wants to pay twice unasked.
+        """
+        record = self._record()
+        if stage not in record["stages"] or self.lock is None:
+            return stage in record["stages"]
+        fault = self._fault(record["files"][stage])
+        if fault is None:
+            return True
+        if dear:
+            raise ValueError(f"{fault}; {redo_remedy(stage)}")
+        print(f"{fault}: {stage.partition('/')[0]} is done again", flush=True)
+        self._drop(record, [stage])
+        return False
+
+    def intact(self, stage: str, inputs: Mapping[str, str]) -> bool:
+        """Has `stage` ended with these inputs, and are its files unchanged, to the bit?"""
+        record = self._record()
+        states = record["files"].get(stage, {})
+        return record["inputs"].get(stage) == dict(inputs) and file_states(self.path, states) == states
+
+    def content_hash(self, name: str) -> str:
+        """SHA-256, in hex, of a file as its stage left it: nothing large is read twice."""
+        recorded = [states[name][1] for states in self._record()["files"].values() if name in states]
+        return recorded[0] if recorded else file_hash(self.path / name)
+
+    def check_inputs(self, stage: str, inputs: Mapping[str, str]) -> None:
+        """Raise ValueError that names what changed if the finished stage was computed from other inputs."""
+        before = self._record()["inputs"][stage]
+        changed = [f"{name} changed" for name in inputs if before.get(name, inputs[name]) != inputs[name]]
+        changed += [f"{name} added" for name in inputs if name not in before]
+        changed += [f"{name} gone" for name in before if name not in inputs]
+        # What images lack is counted by record: other annotations change it, too.
+        changed = [change for change in changed if not change.startswith("the images")] or changed
+        if changed:
+            shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            name = stage.partition("/")[0]
+            raise ValueError(
+                f"{self.path}: {shown} since task={name} was done; add task={name} redo={name} to do it and what "
+                "follows again, or another name="
+            )
+
+    def summary(self, stage: str) -> dict[str, Any]:
+        """What `stage` handed to finish(); KeyError when it has not finished."""
+        summary: dict[str, Any] = self._record()["stages"][stage]
+        return summary
+
+    def finish(
+        self,
+        stage: str,
+        summary: dict[str, Any],
+        files: Mapping[str, FileState] | None = None,
+        inputs: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record that `stage` is done. Call it after the stage's files are in place: from now on it is skipped.
+
+        files: what it left, as file_states() gives it. inputs: what it was computed from, by name: a content hash each.
+        """
+        if self.lock is not None:
+            record = self._record()
+            record["stages"][stage] = summary
+            record["inputs"][stage] = dict(inputs or {})
+            record["files"][stage] = dict(files or {})
+            write_json(self.path / STAGES, record)
+
+    def forget(self, stage: str, files: Iterable[str]) -> None:
+        """Undo a stage and its parts: remove its files, which are glob patterns from the folder, and its records."""
+        for pattern in files:
+            for path in list(self.path.glob(pattern)):
+                remove(path)
+        record = self._record()
+        self._drop(record, [name for name in record["stages"] if name.partition("/")[0] == stage])
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self.lock is not None:
+            self.lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        refused = self.lock is not None and isinstance(error, ValueError) and not self._record()["stages"]
+        if refused and {entry.name for entry in self.path.iterdir()} <= NEW:
+            remove(self.path)  # there is nothing to go on with
+        self.close()
+
+    def _record(self) -> dict[str, Any]:
+        record: dict[str, Any] = read_json(self.path / STAGES, START_AGAIN)
+        return record
+
+    def _drop(self, record: dict[str, Any], stages: list[str]) -> None:
+        for part in ("stages", "inputs", "files"):
+            for stage in stages:
+                record[part].pop(stage, None)
+        write_json(self.path / STAGES, record)
+
+    def _fault(self, states: Mapping[str, FileState]) -> str | None:
+        """Which of these files is missing, or has another size."""
+        for name, (size, _) in states.items():
+            path = self.path / name
+            if not path.is_file():
+                return f"{path} is missing"
+            if path.stat().st_size != size:
+                return f"{path} has {path.stat().st_size} bytes instead of {size}"
+        return None
 
 
 def open_run(cfg: DictConfig) -> RunFolder:
@@ -91,8 +165,8 @@ def open_run(cfg: DictConfig) -> RunFolder:
         cfg: the composed config, its `name` filled in (mprm.config.validate does).
 
     Raises:
-        ValueError: the folder belongs to another config and overwrite is false (with overwrite=true it is emptied),
-            is no run folder, or is in use by another process.
+        ValueError: the folder belongs to another config or an earlier version and overwrite is false (with
+            overwrite=true it is emptied), is no run folder, or is in use by another process.
     """
     path, this_hash = Path(cfg.runs) / cfg.name, config_hash(cfg)
     if not is_rank_zero():
@@ -101,18 +175,10 @@ def open_run(cfg: DictConfig) -> RunFolder:
     held = lock(path, "give another name=")
     try:
         _claim(path, this_hash, cfg)
-        run = RunFolder(path, this_hash, held)
-        if cfg.get("redo") is not None:
-            if max(int(os.environ.get(key, "1")) for key in ("WORLD_SIZE", "SLURM_NTASKS")) > 1:
-                raise ValueError(
-                    f"redo={cfg.redo} is for one process, and a launcher has started several; run task=select with it "
-                    "first (task=judge for judges), then this command without it"
-                )
-            run.forget(cfg.redo)
     except BaseException:
         held.close()
         raise
-    return run
+    return RunFolder(path, this_hash, held)
 
 
 def latest_run(runs: Path) -> Path:
@@ -121,6 +187,20 @@ def latest_run(runs: Path) -> Path:
     if not found:
         raise ValueError(f"run=latest: there is no run below runs={runs}; give its folder, run=runs/NAME, or runs=DIR")
     return found[-1].parent
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What stages.json says of the run. Raises ValueError if it is damaged, or the run of another version of mprm."""
+    with reading(folder / STAGES, START_AGAIN):
+        record: dict[str, Any] = json.loads((folder / STAGES).read_bytes())
+        made = record.get("format")
+        record["config_hash"], record["stages"].keys()
+    if made != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} was made by another version of mprm (run format {made}, here {FORMAT_VERSION}); give another "
+            "name= or runs=, or the run's command with overwrite=true to empty the folder and start again"
+        )
+    return record
 
 
 def wait_for_rank_zero(run: RunFolder, stage: str) -> None:
@@ -144,15 +224,20 @@ def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
     is_run = (path / STAGES).exists() or all((path / name).exists() for name in ("config.yaml", "versions.json"))
     if contents and not is_run:
         raise ValueError(f"{path} holds files but is no run folder (no {STAGES}); give another name= or runs=")
-    if contents and (fault := _fault(path, this_hash, cfg)):
-        if not cfg.overwrite:
-            raise ValueError(fault)
-        # stages.json goes last: until then a killed process leaves a folder that is still known as a run
-        for entry in sorted(contents, key=lambda entry: entry.name == STAGES):
-            remove(entry)
+    if contents:
+        try:
+            _check_same(path, this_hash, cfg)
+        except ValueError:
+            if not cfg.overwrite:
+                raise
+            # stages.json goes last: until then a killed process leaves a folder that is still known as a run
+            for entry in sorted(contents, key=lambda entry: entry.name == STAGES):
+                remove(entry)
     if not (path / STAGES).exists():
-        write_json(path / STAGES, {"format": FORMAT_VERSION, "config_hash": this_hash, "stages": {}})
-    if _stored_hash(path) != this_hash:  # new, or damaged
+        empty = {"format": FORMAT_VERSION, "config_hash": this_hash, "stages": {}, "inputs": {}, "files": {}}
+        write_json(path / STAGES, empty)
+    stored = _stored_config(path)
+    if stored is None or config_hash(stored) != this_hash:  # new, or damaged
         write_text(path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     try:
         read_json(path / "versions.json")
@@ -160,105 +245,26 @@ def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
         write_json(path / "versions.json", {package: _version(package) for package in PACKAGES})
 
 
-def _fault(path: Path, this_hash: str, cfg: DictConfig) -> str | None:
-    """Why the run in a folder can not be gone on with, in one line; None if it can."""
-    try:
-        with reading(path / STAGES, START_AGAIN):
-            record = json.loads((path / STAGES).read_bytes())
-            stored = record["config_hash"]
-            record["stages"].keys()
-    except ValueError as error:
-        return str(error)
-    if stored == this_hash:
-        return None
-    return (
-        f"{path} was made with another config ({_differences(path, cfg)}); "
-        "give another name=, or overwrite=true to empty the folder and start again"
-    )
+def _check_same(path: Path, this_hash: str, cfg: DictConfig) -> None:
+    """Raise ValueError if the run in a folder cannot be gone on with by this config."""
+    if read_record(path)["config_hash"] != this_hash:
+        stored = _stored_config(path)
+        changed = "its config.yaml is missing or cannot be read" if stored is None else differences(stored, cfg)
+        raise ValueError(
+            f"{path} was made with another config ({changed}); "
+            "give another name=, or overwrite=true to empty the folder and start again"
+        )
 
 
-def _stored_hash(path: Path) -> str | None:
-    """config_hash of the folder's config.yaml, None when it can not be read."""
+def _stored_config(path: Path) -> DictConfig | None:
+    """The folder's config.yaml, None when it cannot be read."""
     try:
         stored = OmegaConf.load(path / "config.yaml")
-        return config_hash(stored) if isinstance(stored, DictConfig) else None
     except Exception:  # YAML's, OmegaConf's and the decoder's have no common base
         return None
+    return stored if isinstance(stored, DictConfig) else None
 
 
-def lock(path: Path, remedy: str) -> IO[str]:
-    """Lock a folder against other processes, until the file is closed or the process ends.
-
-    Raises ValueError, with the other's process id and the remedy, if it is locked.
-    """
-    # Opened without truncation: the pid in it is the holder's until the lock is ours.
-    held = open(path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the caller closes it
-    for attempt in range(LOCK_ATTEMPTS):
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if attempt + 1 == LOCK_ATTEMPTS:
-                held.seek(0)
-                holder = held.read().strip() or "unknown"
-                held.close()
-                raise ValueError(f"{path} is in use by process {holder}; wait until it ends, or {remedy}") from None
-            sleep(0.1)  # in_use() of another process holds it for a moment
-    held.truncate(0)
-    held.write(str(os.getpid()))
-    held.flush()
-    return held
-
-
-def in_use(path: Path) -> bool:
-    """Does a living process hold the folder's lock?"""
-    if not (path / ".lock").exists():
-        return False
-    with open(path / ".lock", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _hashed_values(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The leaves that enter the hash, by dotted key."""
-    of_others = OF_STEP_SCORERS if cfg.get("task") in JUDGE_TASKS else OF_JUDGES
-    left_out = (*NOT_IN_HASH, *of_others, *leave_out)
-    return {
-        key: value
-        for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True), "")
-        if not any(key == name or key.startswith(name + ".") for name in left_out)
-    }
-
-
-def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for name, child in node.items():
-            yield from _leaves(child, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, str) and key.rpartition(".")[2] in PATHS:
-        path = (CHECKOUT / node if node.startswith(SHIPPED) else Path(node)).resolve()
-        yield key, str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
-    elif isinstance(node, int) and not isinstance(node, bool):
-        yield key, float(node)  # alpha=1 is alpha=1.0
-    else:
-        yield key, node
-
-
-def _differences(path: Path, cfg: DictConfig) -> str:
-    """The first keys in which cfg differs from the folder's config, as `key there -> here`."""
-    if _stored_hash(path) is None:
-        return "its config.yaml is missing or can not be read"
-    stored = OmegaConf.load(path / "config.yaml")
-    assert isinstance(stored, DictConfig), path
-    there, here = _hashed_values(stored), _hashed_values(cfg)
-    changed = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
-    shown = [f"{key} {there.get(key)} -> {here.get(key)}" for key in changed[:3]]
-    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "") or "another format version"
-
-
-@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

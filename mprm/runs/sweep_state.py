@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from mprm.runs.artifacts import read_json, remove, write_json
-from mprm.runs.run_folder import in_use, lock
+from mprm.runs.artifacts import in_use, lock, read_json, remove, write_json
 
 FOLDER = "sweep"
 VERSION = 1

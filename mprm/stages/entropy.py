@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
-from mprm.stages.devices import check_devices, load_backbone
-from mprm.stages.judging import identity
-from mprm.terminal import bar, say
+from mprm.stages.models import check_devices, device, identity, load_backbone, max_tokens, open_by
+from mprm.terminal import bar, listed, say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,9 +62,9 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
         found |= {name: kept.done[name] for name in wanted if name in kept.done}
     reasons = Counter(value for value in found.values() if isinstance(value, str))
     if wanted and reasons.total() == len(wanted):
-        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        counts = listed(dict(reasons.most_common()))
         raise ValueError(
-            f"none of {len(wanted)} rollouts has an entropy ({listed}); see dataset.images and backbone.max_length"
+            f"none of {len(wanted)} rollouts has an entropy ({counts}); see dataset.images and backbone.max_length"
         )
     values = [found.get(name) for name in ids]
     entropy = [value if isinstance(value, float) else None for value in values]
@@ -113,7 +112,6 @@ def _solutions(cfg: Config, rows: pa.Table) -> list[ScoreRequest]:
 
 def _computed(cfg: Config, solutions: list[ScoreRequest], kept: Journal, advance: Callable[[int], None]) -> Found:
     """Add entropies to the journal, on the trainer's device. Returns those that it does not keep."""
-    from mprm.batching.examples import open_images
     from mprm.inference.scoring import rollout_entropies
     from mprm.metrics.step_scores import NotScored
 
@@ -123,10 +121,10 @@ def _computed(cfg: Config, solutions: list[ScoreRequest], kept: Journal, advance
         model,
         processor,
         solutions,
-        lambda names: open_images([cfg.dataset.image_folder.path(name) for name in names]),
+        open_by(cfg.dataset.image_folder.path),
         cfg.backbone.max_length,
-        2 * cfg.trainer.max_tokens,  # nothing is kept for a backward pass
-        "cuda" if cfg.trainer.accelerator == "gpu" else "cpu",
+        max_tokens(cfg),
+        device(cfg),
     )
     fresh: Found = {}
     restorable: Found = {}

@@ -9,10 +9,9 @@ from time import monotonic
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import Config, component, config_of_run
-from mprm.runs.run_folder import CHECKOUT
-from mprm.stages.devices import load_backbone
-from mprm.stages.judgements import RL, SFT
-from mprm.stages.outputs import content, is_made, remember
+from mprm.runs.config_hash import CHECKOUT
+from mprm.stages.models import load_backbone
+from mprm.stages.outputs import Output, content
 from mprm.tasks import GROUPS, JUDGE_TASKS
 from mprm.terminal import say, say_next
 
@@ -23,25 +22,24 @@ def export(cfg: Config) -> None:
     from mprm.training.checkpoint import load_checkpoint, load_weights
     from mprm.training.export import export as write
 
-    if cfg.run is None or cfg.output is None:
-        raise ValueError("task=export needs run=runs/NAME and output=DIR; format=hf or original")
-    trained = config_of_run(Path(cfg.run))
-    weights = sorted(Path(cfg.run).glob("**/weights.safetensors"))
+    folder = Path(str(cfg.run))
+    trained = config_of_run(folder)
+    weights = sorted(folder.glob("**/weights.safetensors"))
     settings = [*map(content, weights), cfg.checkpoint, content(cfg.checkpoint), cfg.format]
-    if is_made(cfg, "output", settings, [cfg.run, cfg.checkpoint, trained.backbone.folder()], mark=PROMPT):
+    output = Output(cfg, "output", settings, [cfg.run, cfg.checkpoint, trained.backbone.folder()], mark=PROMPT)
+    if output.is_made():
         return
     started = monotonic()
     processor, model = load_backbone(trained)
-    folder = Path(cfg.run)
     if trained.task in JUDGE_TASKS:
         model.speak()
-        folder = folder / (RL if (folder / RL / "weights.safetensors").is_file() else SFT)
+        folder /= "rl" if (folder / "rl" / "weights.safetensors").is_file() else "sft"
     if cfg.checkpoint is None:
         load_weights(model, folder / "weights.safetensors")
     else:
         load_checkpoint(model, Path(cfg.checkpoint))
-    write(model, processor, trained.backbone, Path(cfg.output), cfg.format)
-    remember(cfg, "output", settings)
+    write(model, processor, trained.backbone, output.target, cfg.format)
+    output.remember()
     say(f"wrote {cfg.output} in {monotonic() - started:.1f} s")
     if trained.task in JUDGE_TASKS:
         say_next("task=report", f"runs={folder.parent.parent}")
@@ -83,14 +81,12 @@ def measure(cfg: Config) -> None:
     from mprm.metrics.predictions import read_predictions
     from mprm.metrics.results import write_results
 
-    if cfg.predictions is None or cfg.output is None:
-        raise ValueError("task=measure needs predictions=FILE and output=FILE.json; threshold=0.5 or searched")
-    settings = [content(cfg.predictions), cfg.threshold]
-    if is_made(cfg, "output", settings, [cfg.predictions]):
+    output = Output(cfg, "output", [content(cfg.predictions), cfg.threshold], [cfg.predictions])
+    if output.is_made():
         return
-    results = measured(read_predictions(cfg.predictions), cfg.threshold)
-    write_results(cfg.output, results)
-    remember(cfg, "output", settings)
+    results = measured(read_predictions(str(cfg.predictions)), cfg.threshold)
+    write_results(output.target, results)
+    output.remember()
     (at,) = results.thresholds.values()
     say(
         f"{results.n_solutions} solutions at threshold {at.threshold:.4f}: overall_step_weighted_macro_f1 "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
-from mprm.stages.outputs import is_made, remember
-from mprm.terminal import bar, say, say_next
+from mprm.stages.outputs import Output
+from mprm.terminal import bar, listed, say, say_next
 
 if TYPE_CHECKING:
     from mprm.inference.solve import Annotation, Sampling
@@ -52,7 +52,7 @@ def annotate(cfg: Config) -> None:
         return
     dropped = sum((Counter(result["dropped"]) for result in results), Counter[str]())
     written = sum(len(result["records"]) for result in results)
-    reasons = f", left out: {_listed(dropped)}" if dropped else ""
+    reasons = f", left out: {listed(dropped)}" if dropped else ""
     say(
         f"{written} solutions of {len(results)} questions{reasons} in {monotonic() - started:.1f} s; wrote {cfg.output}"
     )
@@ -72,19 +72,15 @@ def _worked(
     from mprm.inference.solve import UNUSABLE, solve
     from mprm.runs.journal import journal
 
-    if cfg.output is None:
-        raise ValueError(f"task={cfg.task} needs output=FILE.jsonl")
     questions, dropped = usable_records(cfg.questions, "questions")
     skipped = Counter(dropped)
     settings = {name: value for name, value in asdict(work).items() if name != "batch"}
     asked = [[q.id, q.images, q.question, q.answer] for q in questions]
     depends_on = [cfg.task, settings, cfg.policy.identity(), asked]
-    if is_made(cfg, "output", depends_on, [cfg.questions.path]):
+    output = Output(cfg, "output", depends_on, [cfg.questions.path])
+    if output.is_made():
         return None
-    with (
-        journal(Path(cfg.output), depends_on) as kept,
-        bar() as progress,
-    ):
+    with journal(output.target, depends_on) as kept, bar() as progress:
         done = sum(question.id in kept.done for question in questions)
         task = progress.add_task(DOING[cfg.task], total=len(questions), completed=done)
         advance = partial(progress.advance, task)
@@ -94,15 +90,11 @@ def _worked(
         usable = [result for result in results if UNUSABLE not in result]
         if not usable:
             raise ValueError(
-                f"none of the {len(results)} questions can be asked ({_listed(skipped)}); mend the images; where they "
+                f"none of the {len(results)} questions can be asked ({listed(skipped)}); mend the images; where they "
                 "are too_long, lower policy.max_new_tokens or serve the model with a longer context"
             )
         kept.finish(record for result in usable for record in records(result))
-    remember(cfg, "output", depends_on)
+    output.remember()
     if skipped:
-        say(f"questions left out: {_listed(skipped)}")
+        say(f"questions left out: {listed(skipped)}")
     return usable
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items())

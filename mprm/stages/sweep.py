@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from mprm.config import Config, bind, validate
 from mprm.messages import explain
 from mprm.runs.artifacts import read_json
-from mprm.runs.run_folder import config_hash
+from mprm.runs.config_hash import config_hash
 from mprm.runs.sweep_state import State, SweepJob, begin_sweep, lock_sweep, read_jobs
 from mprm.stages.sweep_job import Launcher, counts, run_here
 from mprm.tasks import TASKS
@@ -169,7 +169,7 @@ def plan(composer: Composer, words: Mapping[str, list[str]], typed: Sequence[str
             if config.check:
                 raise ValueError("check=true looks at one run; give it to the command of one job, without -m or -cn")
             check_launcher(config, str(choices["hydra/launcher"]), composed.hydra.launcher)
-            if TASKS[config.task].ends is not None and config.run is None:
+            if TASKS[config.task].leaves is not None and config.run is None:
                 state: State = "done" if finished(config) else "waiting"
                 job = replace(job, name=config.name, work=config.selector.ratio or 1.0, state=state)
         except Exception as error:
@@ -184,9 +184,9 @@ def plan(composer: Composer, words: Mapping[str, list[str]], typed: Sequence[str
 
 def finished(config: Config) -> bool:
     """Has the run that the config asks for ended, so that its task would do nothing?"""
-    ends = TASKS[config.task].ends
-    assert ends is not None
-    stage, file = ends
+    task = TASKS[config.task]
+    assert task.leaves is not None
+    stage, file = task.stages[-1], task.leaves
     folder = Path(config.runs) / str(config.name)
     if config.export is not None or config.redo is not None:
         return False

@@ -231,7 +231,8 @@ def result(run: Path) -> str:
     if "train" in stages:
         return f"trained in {stages['train']['optimizer_steps']:,} steps"
     if "judge" in stages:
-        return ", ".join(f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in stages["judge"].items())
+        accuracies = {name: value for name, value in stages["judge"].items() if name != "seconds"}
+        return ", ".join(f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in accuracies.items())
     return f"{stages['select']['kept']:,} rollouts kept" if "select" in stages else "done"
 
 

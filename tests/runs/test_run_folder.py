@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from mprm.runs import run_folder
-from mprm.runs.artifacts import read_json, write_text
-from mprm.runs.run_folder import config_hash, open_run, wait_for_rank_zero
+from mprm.runs import config_hash as hashing
+from mprm.runs.artifacts import read_json, write_json, write_text
+from mprm.runs.config_hash import config_hash
+from mprm.runs.run_folder import open_run, wait_for_rank_zero
 
 
 def make_config(folder: Path, **changes: object) -> DictConfig:
@@ -80,7 +81,7 @@ def test_config_hash_sees_through_spellings(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_path_inside_the_checkout_moves_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_checkout(folder: Path) -> str:
-        monkeypatch.setattr(run_folder, "CHECKOUT", folder)
+        monkeypatch.setattr(hashing, "CHECKOUT", folder)
         return config_hash(make_config(tmp_path, root=str(folder / "data")))
 
     assert in_checkout(tmp_path / "here") == in_checkout(tmp_path / "there")
@@ -88,7 +89,7 @@ def test_a_path_inside_the_checkout_moves_with_it(tmp_path: Path, monkeypatch: p
 
 def test_config_hash_holds_the_format_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = config_hash(make_config(tmp_path))
-    monkeypatch.setattr(run_folder, "FORMAT_VERSION", run_folder.FORMAT_VERSION + 1)
+    monkeypatch.setattr(hashing, "FORMAT_VERSION", hashing.FORMAT_VERSION + 1)
     assert config_hash(make_config(tmp_path)) != before
 
 
@@ -260,14 +261,19 @@ def test_a_damaged_folder_is_mended_or_emptied_as_the_message_says(
     assert OmegaConf.load(run.path / "config.yaml")["seed"] == 0
 
 
-def test_redo_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_run(make_config(tmp_path)) as run:
-        run.finish("select", {})
-        run.finish("train", {})
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="task=select with it first"):
-        open_run(make_config(tmp_path, redo="train"))
-    monkeypatch.delenv("WORLD_SIZE")
-    with open_run(make_config(tmp_path, redo="train")) as run:
-        assert run.finished("select")
+def test_a_run_of_an_earlier_version_is_refused_and_never_misread(tmp_path: Path) -> None:
+    """stages.json as version 2 wrote it: without a ready training, its parts under other names."""
+    cfg = make_config(tmp_path)
+    with open_run(cfg) as run:
+        write_text(run.path / "weights.safetensors", "x")
+    files = {"train": {"weights.safetensors": [1, "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"]}}
+    stages = {"select": {"kept": 7, "eligible": 9, "seconds": 0.1}, "examples": {}, "train": {"optimizer_steps": 4}}
+    before = {"format": 2, "config_hash": config_hash(cfg), "stages": stages, "inputs": {"train": {}}, "files": files}
+    write_json(run.path / "stages.json", before)
+    with pytest.raises(ValueError, match=r"another version of mprm \(run format 2, here 3\); give") as raised:
+        open_run(cfg)
+    assert "\n" not in str(raised.value)
+    assert read_json(run.path / "stages.json") == before
+    with open_run(make_config(tmp_path, overwrite=True)) as run:  # the remedy that the line names
         assert not run.finished("train")
+        assert not (run.path / "weights.safetensors").exists()

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mprm.runs.artifacts import write_json
-from mprm.runs.run_folder import in_use, lock
+from mprm.runs.artifacts import in_use, lock, write_json
 from mprm.runs.sweep_state import FOLDER, SweepJob, begin_sweep, lock_sweep, log_file, read_jobs, record
 
 

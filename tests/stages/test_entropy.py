@@ -16,7 +16,7 @@ from mprm.metrics.step_scores import NotScored
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
 from mprm.stages import entropy as stage
-from mprm.stages.pipeline import _subset
+from mprm.stages.step_scorer import StepWork
 
 Load = Callable[..., Config]
 
@@ -80,7 +80,7 @@ def test_an_order_needs_the_entropies_of_the_kept_rollouts_alone(selected: Any) 
         assert 0 < row["entropy"] == -of_all[row["source"], row["line"]]["score"]
     assert few["manifest"].keys() == everything["manifest"].keys() == selected("selector=full")["manifest"].keys()
     with open_run(few["config"].raw) as run:
-        examples: Dataset = _subset(few["config"], run)
+        examples: Dataset = StepWork(few["config"], run).subset()
     assert examples["entropy"][:] == few["kept"]["entropy"].to_pylist()
 
 

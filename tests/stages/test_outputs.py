@@ -8,7 +8,7 @@ import pytest
 
 from mprm.config import Config
 from mprm.runs.artifacts import file_states, remove, write_json
-from mprm.stages.outputs import content, is_made, remember
+from mprm.stages.outputs import Output, content
 
 Load = Callable[..., Config]
 MARK = "mprm.json"
@@ -23,8 +23,12 @@ def config(load: Load, tmp_path: Path) -> Load:
     )
 
 
+def output(config: Config, settings: object = "same", mark: str | None = None) -> Output:
+    return Output(config, "output", settings, [config.input, None], mark)
+
+
 def made(config: Config, settings: object = "same", mark: str | None = None) -> bool:
-    return is_made(config, "output", settings, [config.input, None], mark)
+    return output(config, settings, mark).is_made()
 
 
 def test_what_this_very_command_wrote_is_skipped_and_anything_else_refused(config: Load, tmp_path: Path) -> None:
@@ -33,7 +37,7 @@ def test_what_this_very_command_wrote_is_skipped_and_anything_else_refused(confi
     out.write_text("result")
     with pytest.raises(ValueError, match="out is there already; give another file, or overwrite=true"):
         made(config())
-    remember(config(), "output", "same")
+    output(config()).remember()
     assert made(config())
     assert not made(config("overwrite=true"))
     with pytest.raises(ValueError, match="overwrite=true"):
@@ -80,7 +84,7 @@ def test_a_file_of_a_run_is_never_replaced(config: Load, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="out belongs to a run"):
         made(config("overwrite=true"))
     with pytest.raises(ValueError, match="belongs to a run"):
-        made(config(f"output={tmp_path}", "input=null", "overwrite=true"), mark=MARK)
+        made(config(f"output={tmp_path}", "input=/elsewhere", "overwrite=true"), mark=MARK)
 
 
 def test_the_content_of_no_file_is_left_to_its_reader(tmp_path: Path) -> None:

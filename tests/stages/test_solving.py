@@ -14,9 +14,9 @@ from mprm.data.visualprm400k import VisualPRM400K
 from mprm.inference.policy import Completion, Prompt
 from mprm.inference.server import ServerPolicy
 from mprm.runs.artifacts import read_json
-from mprm.stages.judging import rerank
-from mprm.stages.pipeline import experiment
+from mprm.stages.scoring import rerank
 from mprm.stages.solving import annotate, sample
+from mprm.stages.step_scorer import experiment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Load = Callable[..., Config]

@@ -13,7 +13,7 @@ from mprm.config import Config, config_of_run
 from mprm.reporting.collect import read_json_lines
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
-from mprm.stages.judgements import judge_after
+from mprm.stages.responses import JudgeWork
 
 Load = Callable[..., Config]
 SHORT = (
@@ -54,10 +54,10 @@ def test_all_stages_and_what_a_second_run_shares(
     assert list(results["judges"]) == ["untrained", "sft", "rl"]
     assert results["judges"]["rl"]["pairs"] == 4
     assert list(results["differences"]) == ["sft - untrained", "rl - sft"]
-    assert results["rl"]["order"] == "LowToHigh"
+    assert results["training"]["rl"]["order"] == "LowToHigh"
     curation = results["curation"]
     assert curation["eligible"] + curation["dropped"]["traced"] == 40
-    assert results["sft"]["traces"] + sum(results["sft"]["left_out"].values()) == 40
+    assert results["training"]["sft"]["examples"] + sum(results["training"]["sft"]["left_out"].values()) == 40
     assert "training_pairs" in (run / "report.html").read_text()
     # Per source the lower half by entropy, none of them with a trace.
     signals, kept = (pq.read_table(run / "curated" / f"{name}.parquet").to_pylist() for name in ("signals", "kept"))
@@ -67,7 +67,7 @@ def test_all_stages_and_what_a_second_run_shares(
         assert chosen == of_source[: max(1, len(of_source) // 2)]
     traced = {record["id"] for record in read_json_lines(Path(str(first.preferences.path))) or [] if "trace" in record}
     assert not traced & {row["id"] for row in signals}
-    assert results["rl"]["pairs"] == len(kept) == curation["kept"]
+    assert results["training"]["rl"]["examples"] == len(kept) == curation["kept"]
 
     capsys.readouterr()
     second = judging("selector=random", "selector.ratio=0.5", "order=shuffled")
@@ -76,7 +76,7 @@ def test_all_stages_and_what_a_second_run_shares(
     other = folder_of(second)
     for name in ("sft/weights.safetensors", "responses.jsonl", "judged_untrained.jsonl", "judged_sft.jsonl"):
         assert (other / name).read_bytes() == (run / name).read_bytes(), name
-    assert read_json(other / "stages.json")["stages"]["judged_rl"].get("shared_with") is None
+    assert read_json(other / "stages.json")["stages"]["judge/judged_rl"].get("shared_with") is None
 
     third = judging("reward_benchmark.size=3", f"reward_benchmark.path={tmp_path / 'other' / 'pairs.jsonl'}")
     stages.egt(third)
@@ -95,7 +95,7 @@ def test_all_stages_and_what_a_second_run_shares(
     exported = tmp_path / "exported"
     stages.export(judging("task=export", f"run={run}", f"output={exported}"))
     with open_run(first.raw) as opened:
-        _, model = judge_after(config_of_run(run), opened, "rl")
+        _, model = JudgeWork(config_of_run(run), opened).judge_after("rl")
     model.hf.set_attn_implementation("sdpa")
     ids = torch.arange(10, 40)[None]
     theirs = AutoModelForImageTextToText.from_pretrained(exported, dtype=torch.float32).eval()

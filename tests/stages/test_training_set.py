@@ -15,9 +15,10 @@ from mprm.batching.examples import Examples
 from mprm.config import Config
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
-from mprm.stages import pipeline
-from mprm.stages.devices import load_backbone
-from mprm.stages.usable import usable
+from mprm.stages.models import load_backbone
+from mprm.stages.stage import run_stage
+from mprm.stages.step_scorer import SELECT, TRAIN, StepWork
+from mprm.stages.training_set import usable
 
 Spoilt = Callable[..., Config]
 
@@ -84,19 +85,20 @@ def test_a_resumed_run_and_another_rank_leave_out_the_same(
     config = spoilt()
     processor, _ = load_backbone(config)
     with open_run(config.raw) as run:
-        pipeline._select(config, run)
-        examples = Examples(pipeline._subset(config, run), config.dataset.image_folder.path, processor)
+        work = StepWork(config, run)
+        run_stage(SELECT, work)
+        examples = Examples(work.subset(), config.dataset.image_folder.path, processor)
         file = run.path / "left_out.jsonl"
-        (first,) = usable(config, run, "examples", file, examples)
+        (first,) = usable(work, TRAIN, examples)
         assert len(first.usable) == 52
-        run.finish("examples", {})
+        run.finish("train/ready", {})
     pictures = sorted(Path(tmp_path / "world" / "images").rglob("*.png"))
     shutil.copy(pictures[3], pictures[0])
     written = file.read_bytes()
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         with open_run(config.raw) as run:
-            (again,) = usable(config, run, "examples", file, examples)
+            (again,) = usable(StepWork(config, run), TRAIN, examples)
         assert again.usable.tolist() == first.usable.tolist()
         assert again.lengths.tokens.tolist() == first.lengths.tokens.tolist()
         assert again.lengths.shared.tolist() == first.lengths.shared.tolist()
@@ -107,10 +109,10 @@ def test_a_resumed_run_and_another_rank_leave_out_the_same(
         open_run(config.raw) as run,
         pytest.raises(ValueError, match=rf"^image {pictures[3]} can not be read \(.*\); "),
     ):
-        usable(config, run, "examples", file, examples)
+        usable(StepWork(config, run), TRAIN, examples)
     file.unlink()
     with open_run(config.raw) as run, pytest.raises(ValueError, match=r"left_out\.jsonl can not be read .*redo=train"):
-        usable(config, run, "examples", file, examples)
+        usable(StepWork(config, run), TRAIN, examples)
 
 
 def test_nothing_left_is_one_line_that_tells_why(spoilt: Spoilt, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,13 @@ from mprm import stages
 from mprm.config import Config
 from mprm.data.records import usable_records
 from mprm.data.visualprocessbench import VisualProcessBench
-from mprm.runs.artifacts import read_json
-from mprm.runs.run_folder import open_run
-from mprm.runs.stage_records import RunFolder
-from mprm.stages.shared import content_hash, training_key
+from mprm.runs.artifacts import file_states, read_json, write_json
+from mprm.runs.run_folder import RunFolder, open_run
+from mprm.stages import judges, step_scorer
+from mprm.stages.scoring import content_hash
+from mprm.stages.stage import Stage, forget
+from mprm.stages.step_scorer import StepWork
+from mprm.tasks import JUDGE_STAGES, STEP_STAGES
 
 Load = Callable[..., Config]
 
@@ -70,7 +74,7 @@ def test_the_key_is_the_subset_and_the_settings(small: Load) -> None:
         config = small(*overrides)
         stages.select(config)
         with open_run(config.raw) as run:
-            return training_key(config, run)
+            return StepWork(config, run).training_key
 
     full = key("selector=full")
     assert key("selector=random", "selector.ratio=1.0") == full
@@ -84,8 +88,8 @@ def test_the_key_is_the_subset_and_the_settings(small: Load) -> None:
 def test_trainings_of_one_key_wait_for_each_other_and_others_do_not(tmp_path: Path) -> None:
 
     program = (
-        "import sys, time; from pathlib import Path; from mprm.stages.shared import one_at_a_time\n"
-        "with one_at_a_time(Path(sys.argv[1]), sys.argv[2]):\n"
+        "import sys, time; from pathlib import Path; from mprm.stages.stage import one_at_a_time\n"
+        "with one_at_a_time(Path(sys.argv[1]), 'train', {'the subset': sys.argv[2]}):\n"
         "    print('in', flush=True); time.sleep(float(sys.argv[3]))\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
@@ -105,16 +109,53 @@ def test_a_run_that_was_begun_goes_on_with_its_own_training(small: Load, monkeyp
     stages.train(full)
     fitted: list[str] = []
 
-    def fit(cfg: Config, run: RunFolder) -> dict[str, int]:
-        fitted.append(str(cfg.name))
+    def fit(work: StepWork) -> dict[str, int]:
+        fitted.append(str(work.cfg.name))
         return {"optimizer_steps": 1, "too_long": 0}
 
-    monkeypatch.setattr("mprm.stages.pipeline._fit", fit)
+    monkeypatch.setattr(step_scorer, "TRAIN", replace(step_scorer.TRAIN, do=fit))
     stages.select(everything)
     with open_run(everything.raw) as run:
-        run.finish("examples", {})
+        run.finish("train/ready", {})
     stages.train(everything)
     assert fitted == [everything.name]
+
+
+LINES: tuple[tuple[tuple[Stage[Any], ...], tuple[str, ...]], ...] = (
+    (step_scorer.LINE, STEP_STAGES),
+    (judges.LINE, JUDGE_STAGES),
+)
+
+
+@pytest.mark.parametrize(("line", "names"), LINES)
+def test_redo_forgets_the_stage_and_all_that_follow_it(
+    line: tuple[Stage[Any], ...], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert tuple(stage.name for stage in line) == names
+    for number, redo in enumerate(names):
+        write_json(tmp_path / "stages.json", {"config_hash": "x", "stages": {}, "inputs": {}, "files": {}})
+        with RunFolder(tmp_path, "x", (tmp_path / ".lock").open("w")) as run:
+            for stage in line:
+                for name in (*stage.files, *(pattern.replace("*", "x") for pattern in stage.remains)):
+                    path = tmp_path / name if "." in name else tmp_path / name / "file"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.touch()
+                run.finish(stage.name, {}, file_states(tmp_path, stage.files))
+                run.finish(f"{stage.name}/part", {})
+            work: Any = SimpleNamespace(cfg=SimpleNamespace(redo=redo), run=run)
+            forget(line, work)
+        left = read_json(tmp_path / "stages.json")
+        assert list(left["stages"]) == [name for stage in names[:number] for name in (stage, f"{stage}/part")]
+        for stage in line:
+            kept = [path for name in (*stage.files, *stage.remains) for path in tmp_path.glob(name)]
+            assert bool(kept) == (stage.name in names[:number]), stage.name
+
+
+def test_redo_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    work: Any = SimpleNamespace(cfg=SimpleNamespace(redo="train"))
+    with pytest.raises(ValueError, match="task=select with it first"):
+        forget(step_scorer.LINE, work)
 
 
 def of_benchmark(folder: Path, name: str, labels: list[list[Any]], colour: str = "red") -> Any:

@@ -14,7 +14,8 @@ from mprm import stages
 from mprm.config import Config
 from mprm.metrics.step_scores import StepScores
 from mprm.runs.artifacts import read_json, write_text
-from mprm.stages import judging
+from mprm.stages import scoring
+from mprm.stages.models import short_names
 from mprm.training.checkpoint import save_weights
 
 Load = Callable[..., Config]
@@ -92,7 +93,7 @@ def test_a_run_is_evaluated_on_another_benchmark_without_training(
     assert sorted(trained.iterdir()) == before
     assert "Benchmark by source" in capsys.readouterr().out
     results = read_json(folder / "results.json")
-    assert (results["n_solutions"], results["thresholds"]["calibrated"]) == (6, None)
+    assert (results["n_solutions"], list(results["thresholds"])) == (6, ["fixed", "oracle"])
     predictions = lines(folder / "predictions.jsonl")
     stages.evaluate(load(*given))
     assert "was written by this very command" in capsys.readouterr().out
@@ -119,7 +120,7 @@ def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidate
     assert results["unusable"] == {"no_image": 1}
     assert results["unscored"] == {"sure": {"missing_image_file": 3}}
     assert results["adaptive"].keys() == {"sure"}
-    assert results["benchmarks"]["all"]["policy"]["pass@1"]["accuracy"][0] == 0.25
+    assert results["benchmarks"]["all"]["policy"]["pass@1"]["accuracy"][0]["value"] == 0.25
     chosen = lines(folder / "choices.jsonl")
     assert [choice["id"] for choice in chosen] == [f"q{number}" for number in range(5)]
     scores = {line["candidate"]: line for line in lines(folder / "scores.jsonl")}
@@ -143,7 +144,7 @@ def test_all_runs_of_a_folder_side_by_side_and_killed_between(
     for name in ("a", "b"):
         run(name, name == "b")
     config = load("task=rerank", f"run={tmp_path / 'runs'}", f"input={candidates}", f"output={tmp_path / 'best'}")
-    load_scorer, loaded = judging.load_scorer, []
+    load_scorer, loaded = scoring.load_scorer, []
 
     def killed_at_b(cfg: Config, run: str, *more: Any) -> Any:
         loaded.append(Path(run).name)
@@ -151,7 +152,7 @@ def test_all_runs_of_a_folder_side_by_side_and_killed_between(
             raise KeyboardInterrupt
         return load_scorer(cfg, run, *more)
 
-    monkeypatch.setattr(judging, "load_scorer", killed_at_b)
+    monkeypatch.setattr(scoring, "load_scorer", killed_at_b)
     with pytest.raises(KeyboardInterrupt):
         stages.rerank(config)
     assert not (tmp_path / "best" / "scores.jsonl").exists()
@@ -174,7 +175,7 @@ def test_all_runs_of_a_folder_side_by_side_and_killed_between(
     ],
 )
 def test_runs_side_by_side_have_short_names(names: list[str], short: list[str]) -> None:
-    assert judging.short_names(names) == short
+    assert short_names(names) == short
 
 
 def test_what_is_missing_is_one_line(load: Load, candidates: Path, tmp_path: Path) -> None:

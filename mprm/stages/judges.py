@@ -1,0 +1,291 @@
+"""The line of judges, Entropy-Guided Training (arXiv 2602.01884): fine-tuning on traces, curation by entropy,
+reinforcement learning from low to high entropy; and how good the judge is after each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from itertools import pairwise
+from time import monotonic
+from typing import Any
+
+from mprm.config import Config
+from mprm.metrics.results import JudgeTraining
+from mprm.runs.artifacts import is_rank_zero
+from mprm.runs.run_folder import open_run
+from mprm.stages.models import check_before_selection, load_backbone
+from mprm.stages.responses import UNTRAINED, Asking, JudgeWork, responses
+from mprm.stages.stage import LEFT_OUT, Stage, forget, run_stage, start_tracker
+from mprm.stages.training_set import usable
+from mprm.terminal import console, listed, retyped, say, say_next
+
+# What the first stage, the responses of its judge and their measure do not depend on; the last of it the measure does.
+AFTER_SFT = ("selector", "order", "grpo", "reward_benchmark")
+BENCHMARK = ("reward_benchmark",)  # what no training depends on
+
+
+def egt(cfg: Config) -> None:
+    """All three stages, the judge measured before and after them, and the report."""
+    _run(cfg, SFT, CURATE, RL, JUDGE)
+
+
+def sft(cfg: Config) -> None:
+    """Stage 1: fine-tune the backbone on traces whose verdict is the label."""
+    _run(cfg, SFT)
+
+
+def curate(cfg: Config) -> None:
+    """Stage 2: the entropies of the judge's own responses, and the pairs that the selector keeps."""
+    _run(cfg, SFT, CURATE)
+
+
+def rl(cfg: Config) -> None:
+    """Stage 3: reinforcement learning on these pairs. The earlier stages are run first if they are not there."""
+    _run(cfg, SFT, CURATE, RL)
+
+
+def judge(cfg: Config) -> None:
+    """Measure the backbone, and the judge after every stage that is finished, on the reward benchmark."""
+    _run(cfg, JUDGE)
+
+
+def _run(cfg: Config, *stages: Stage[JudgeWork]) -> None:
+    """What the last stage will want and has not is told before the first one starts."""
+    from mprm.judge.reinforce import check_sampling
+
+    check_before_selection(cfg)
+    if CURATE in stages:
+        check_selector(cfg)
+    if RL in stages:
+        check_sampling(cfg.judge, cfg.trainer)
+    with open_run(cfg.raw) as run:
+        work = JudgeWork(cfg, run)
+        forget(LINE, work)
+        for stage in stages:
+            run_stage(stage, work)
+    if stages[-1] is not JUDGE:
+        say_next(*retyped(LINE[LINE.index(stages[-1]) + 1].name))
+
+
+def check_selector(cfg: Config) -> None:
+    """Raises ValueError if the selector needs a signal that pairs do not have: it is tried on one."""
+    from mprm.data.preferences import Pair
+    from mprm.judge.curate import signals_of
+    from mprm.selection.keep import keep
+
+    keep(signals_of([Pair("", "", (), "", "", "", "a")], {}, []), cfg.selector)
+
+
+def _sft(work: JudgeWork) -> dict[str, Any]:
+    from mprm.judge.sft import Traces, faithful, imitate
+
+    cfg, run = work.cfg, work.run
+    started = monotonic()
+    traced, left_out = faithful(work.preferences.usable, cfg.judge, cfg.preferences.image_folder.path)
+    if not traced and cfg.sft.epochs:
+        raise ValueError(
+            f"preferences.path={cfg.preferences.path} has no trace that ends in judge.verdict with its pair's label "
+            f"({listed(left_out)}); give such traces, or sft.epochs=0 for a backbone that judges already"
+        )
+    processor, model = load_backbone(cfg)
+    traces = None
+    if cfg.sft.epochs:
+        (traces,) = usable(work, SFT, Traces(traced, processor, cfg.judge))
+        left_out |= traces.left_out
+    run.finish(SFT.ready, {})
+    with start_tracker(work) as tracker:
+        mirror = partial(mirrored, tracker.log, SFT.name, 0)
+        summary = imitate(model, traces, cfg.sft, cfg.trainer, run.path / SFT.name, cfg.seed, mirror)
+    if is_rank_zero():
+        say(f"SFT: {summary['traces']:,} traces in {monotonic() - started:.0f} s -> {run.path / SFT.name}")
+    return summary | {"left_out": left_out}
+
+
+def _curate(work: JudgeWork) -> dict[str, Any]:
+    from mprm.judge.curate import in_seeded_order, signals_of, summarise, write_curated
+    from mprm.selection.keep import keep
+
+    cfg, run = work.cfg, work.run
+    started = monotonic()
+    pairs = work.preferences.usable
+    pool = [pair for pair in pairs if pair.trace is None]
+    if not pool:
+        raise ValueError(
+            f"every pair of preferences.path={cfg.preferences.path} has a trace, and stage 1 learns from these; give "
+            "pairs without one for stages 2 and 3"
+        )
+    asking = Asking(
+        part="curate/responses",
+        after=SFT.name,
+        inputs=work.inputs(AFTER_SFT),
+        preferences=cfg.preferences,
+        pairs=pool,
+        orders=lambda one: [in_seeded_order(one, cfg.seed)],
+        samples=cfg.judge.samples,
+        temperature=cfg.judge.temperature,
+    )
+    records, unusable = responses(work, asking)
+    signals = signals_of(pool, unusable, records)
+    kept = keep(signals, cfg.selector)
+    summary = summarise(signals, kept, cfg.selector, len(pairs) - len(pool), cfg.seed)
+    write_curated(run.path / "curated", signals, kept, summary)
+    kept_of = f"kept {summary.kept:,} of {summary.eligible:,} pairs in {monotonic() - started:.0f} s"
+    say(f"curation: {kept_of} -> {run.path / 'curated'}")
+    return {"kept": summary.kept, "eligible": summary.eligible}
+
+
+def _rl(work: JudgeWork) -> dict[str, Any]:
+    from mprm.judge.curate import read_kept
+    from mprm.judge.grpo import Prompts
+    from mprm.judge.judge import shown
+    from mprm.judge.reinforce import reinforce
+
+    cfg, run = work.cfg, work.run
+    started = monotonic()
+    run.finish(RL.ready, {})
+    by_id = {pair.id: pair for pair in work.preferences.usable}
+    ids, entropy_N = read_kept(run.path / "curated")
+    image_path = cfg.preferences.image_folder.path
+    pairs = [shown(by_id[name], tuple(map(image_path, by_id[name].images)), False) for name in ids]
+    processor, model = work.judge_after(SFT.name)
+    with start_tracker(work) as tracker:
+        summary = reinforce(
+            model,
+            Prompts(pairs, processor, cfg.judge),
+            entropy_N,
+            cfg.order,
+            cfg.grpo,
+            cfg.trainer,
+            cfg.backbone.max_length,
+            run.path / RL.name,
+            cfg.seed,
+            partial(mirrored, tracker.log, RL.name, run.summary(SFT.name)["optimizer_steps"]),
+        )
+    if is_rank_zero():
+        say(f"RL: {summary['pairs']:,} pairs in {monotonic() - started:.0f} s -> {run.path / RL.name}")
+    return summary | {"order": type(cfg.order).__name__}
+
+
+def _judge(work: JudgeWork) -> dict[str, Any]:
+    from mprm.judge.judge import shown
+    from mprm.metrics.pairwise import accuracy_difference, judgements, measure_judge
+    from mprm.metrics.results import Curation, JudgeResults, read_part, write_results
+
+    cfg, run = work.cfg, work.run
+    pairs, unusable = work.benchmark.usable, work.benchmark.dropped
+    if not pairs:
+        raise ValueError(
+            f"reward_benchmark.path={cfg.reward_benchmark.path} holds no pair that can be used "
+            f"({listed(unusable) or 'empty'})"
+        )
+    stages = [UNTRAINED, *(stage.name for stage in (SFT, RL) if run.finished(stage.name, dear=True))]
+    items = {pair.id: pair.item or pair.id for pair in pairs} if any(pair.item for pair in pairs) else None
+    found = {}
+    for stage in stages:
+        asked = work.inputs(() if stage == RL.name else AFTER_SFT[:-1])
+        asking = Asking(
+            part=f"judge/judged_{stage}",
+            after=stage,
+            inputs=asked | {"the reward benchmark": work.benchmark.hash},
+            preferences=cfg.reward_benchmark,
+            pairs=pairs,
+            orders=lambda one: [shown(one.pair, one.images, swapped) for swapped in (False, True)],
+            samples=1,
+            temperature=cfg.judge.evaluation_temperature,
+        )
+        records, refused = responses(work, asking)
+        sources = {pair.id: pair.source for pair in pairs if pair.id not in refused}
+        found[stage] = judgements(records, sources, items)
+    curated = run.path / "curated" / "manifest.json"
+    results = JudgeResults(
+        preferences=cfg.preferences.path,
+        reward_benchmark=cfg.reward_benchmark.path,
+        reward_benchmark_hash=work.benchmark.hash,
+        unusable=dict(unusable + Counter(refused.values())),
+        judges={stage: measure_judge(one, cfg.seed) for stage, one in found.items()},
+        differences={
+            f"{later} - {earlier}": accuracy_difference(found[later], found[earlier], cfg.seed)
+            for earlier, later in pairwise(stages)
+        },
+        training={stage: _training(run.summary(stage)) for stage in stages if stage != UNTRAINED},
+        curation=read_part(curated, Curation) if run.finished("curate") else None,
+    )
+    write_results(run.path / "results.json", results)
+    return {f"accuracy_{stage}": one.accuracy.value for stage, one in results.judges.items()}
+
+
+def _training(summary: dict[str, Any]) -> JudgeTraining:
+    return JudgeTraining(
+        examples=summary.get("traces", summary.get("pairs", 0)),
+        optimizer_steps=summary["optimizer_steps"],
+        seconds=summary["seconds"],
+        left_out=summary.get("left_out", {"too_long": summary.get("too_long", 0)}),
+        order=summary.get("order"),
+    )
+
+
+def _after_judging(work: JudgeWork, taken: bool) -> None:
+    from mprm.metrics.results import JudgeResults, read_results
+    from mprm.reporting.judge import print_judge, write_judge
+    from mprm.reporting.old_layout import as_before
+
+    run = work.run
+    summary = run.summary("judge")
+    page = write_judge(run.path)
+    start_tracker(work).finish({name: value for name, value in summary.items() if name != "seconds"})
+    print_judge(as_before(read_results(run.path / "results.json", JudgeResults)), console())
+    say(f"judged {len(work.benchmark.usable):,} pairs in {summary['seconds']:.1f} s; wrote {page}")
+    trained = ["task=export", f"run={run.path}", f"output=exported/{run.path.name}"]
+    say_next(*(trained if run.finished(SFT.name, dear=True) else retyped("egt")))
+
+
+def mirrored(log: Any, stage: str, before: int, line: dict[str, float]) -> None:
+    """A line of a stage's metrics.jsonl among those of all stages, whose steps are counted on."""
+    log({f"{stage}/{name}": value for name, value in line.items()} | {"step": before + line["step"]})
+
+
+def _forget_checkpoints(stage: str, work: JudgeWork, taken: bool) -> None:
+    if not taken:
+        work.cfg.trainer.forget(work.run.path / stage / "checkpoints")
+
+
+SFT = Stage[JudgeWork](
+    name="sft",
+    inputs=lambda work: work.inputs(AFTER_SFT),
+    do=_sft,
+    files=tuple(f"sft/{name}" for name in (LEFT_OUT, "metrics.jsonl", "weights.safetensors")),
+    remains=("sft",),
+    already="SFT: already learnt {traces:,} traces -> {run}/sft",
+    taken="SFT: the same as that of {shared_with}, taken from there",
+    then=partial(_forget_checkpoints, "sft"),
+    every_rank=True,
+)
+CURATE = Stage[JudgeWork](
+    name="curate",
+    inputs=lambda work: work.inputs(AFTER_SFT),
+    do=_curate,
+    files=("curated",),
+    remains=("responses.jsonl*",),
+    already="curation: already kept {kept:,} of {eligible:,} pairs -> {run}/curated",
+)
+RL = Stage[JudgeWork](
+    name="rl",
+    inputs=lambda work: work.inputs(BENCHMARK),
+    do=_rl,
+    files=("rl/metrics.jsonl", "rl/weights.safetensors"),
+    remains=("rl",),
+    already="RL: already trained on {pairs:,} pairs -> {run}/rl",
+    taken="RL: the same as that of {shared_with}, taken from there",
+    then=partial(_forget_checkpoints, "rl"),
+    every_rank=True,
+)
+JUDGE = Stage[JudgeWork](
+    name="judge",
+    inputs=lambda work: {"the reward benchmark": work.benchmark.hash},
+    do=_judge,
+    files=("results.json",),
+    remains=("judged_*",),
+    then=_after_judging,
+    again=True,
+)
+LINE = (SFT, CURATE, RL, JUDGE)

@@ -1,0 +1,239 @@
+"""Tasks that use a step scorer: scores for a file, the best of many candidates, and results on a benchmark."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from mprm.config import Config
+from mprm.data.records import usable_records
+from mprm.runs.artifacts import file_hash, write_json_lines
+from mprm.stages.models import check_devices, identity, load_scorer, models_of, open_by, scoring
+from mprm.stages.outputs import Output, content
+from mprm.terminal import console, listed, say, say_next
+
+if TYPE_CHECKING:
+    from mprm.data.candidates import CandidateSet
+    from mprm.data.visualprocessbench import Solution
+    from mprm.inference.scoring import ScoreRequest
+    from mprm.metrics.results import BestOfNResults
+    from mprm.metrics.step_scores import NotScored, StepScores
+
+Found = dict[str, "StepScores | NotScored"]
+
+
+def score(cfg: Config) -> int:
+    """Step scores for a file of solutions, by a run's model or by the backbone as it lies in its folder."""
+    from mprm.inference.score_file import open_beside, score_file
+
+    source = Path(str(cfg.input))
+    model = identity(cfg, cfg.run)
+    output = Output(cfg, "output", [content(source), model], [source, cfg.run])
+    if output.is_made():
+        return 0
+    check_devices(cfg)
+    started = monotonic()
+    by_model = scoring(load_scorer(cfg, cfg.run), open_beside(source), "scoring solutions")
+    number, skipped = score_file(source, output.target, by_model, model)
+    output.remember()
+    left_out = f", not scored: {listed(skipped)}" if skipped else ""
+    say(f"scored {number} solutions{left_out} in {monotonic() - started:.1f} s; wrote {cfg.output}")
+    say_next(*after_use(cfg.run))
+    return 0 if number else 1
+
+
+def rerank(cfg: Config) -> None:
+    """Choose among the candidate solutions of every question by their step scores; how often that is right."""
+    from mprm.data.candidates import read_candidates
+    from mprm.inference.score_file import open_beside, score_kept
+    from mprm.metrics.best_of_n import check_aggregate
+    from mprm.metrics.results import write_results
+    from mprm.reporting.best_of_n import print_best_of_n, write_best_of_n
+    from mprm.reporting.old_layout import as_before
+    from mprm.runs.journal import journal
+
+    check_aggregate(cfg.aggregate)
+    check_devices(cfg)
+    started = monotonic()
+    source = Path(str(cfg.input))
+    models, open_images = models_of(cfg), open_beside(source)
+    sets, unusable = read_candidates(source)
+    settings = [content(source), {name: identity(cfg, run) for name, run in models.items()}]
+    asked = [*settings, cfg.aggregate, cfg.seed]
+    output = Output(cfg, "output", asked, [source, *models.values()], mark="scores.jsonl")
+    if output.is_made():
+        return
+    folder = output.target
+    with journal(folder / "scores.jsonl", settings) as kept:
+        found: Found = {}
+        for name, run in models.items():
+            by_model = scoring(load_scorer(cfg, run), open_images, f"scoring candidates by {name}")
+            found |= score_kept(kept, requests(name, sets), by_model)
+        results = replace(best_of_n(cfg, folder, list(models), sets, found), unusable=dict(unusable))
+        write_results(folder / "results.json", results)
+        page = write_best_of_n(folder)
+        kept.finish({"candidate": key, **result} for key, result in kept.done.items())
+    output.remember()
+    print_best_of_n(as_before(results), console())
+    say(f"wrote {page} in {monotonic() - started:.1f} s")
+    say_next(*after_use(cfg.run))
+
+
+def evaluate_model(cfg: Config) -> None:
+    """The model of a run or of an exported folder on a benchmark: results into output=DIR, nothing is trained.
+
+    The threshold is calibrated where the run has been evaluated before: on what it predicted of held-out rollouts.
+    """
+    from mprm.inference.score_file import score_kept
+    from mprm.inference.scoring import ScoreRequest
+    from mprm.metrics.evaluate import evaluate
+    from mprm.metrics.predictions import read_predictions, with_labels
+    from mprm.metrics.results import write_results
+    from mprm.runs.journal import journal
+
+    if cfg.output is None:
+        raise ValueError("task=evaluate run=... needs output=DIR, where the results go")
+    check_devices(cfg)
+    started = monotonic()
+    solutions, dropped = read_benchmark(cfg)
+    benchmark = content_hash(cfg, solutions)
+    calibration = Path(str(cfg.run)) / "validation_predictions.jsonl"
+    settings = [benchmark, identity(cfg, cfg.run)]
+    asked, inputs = [*settings, content(calibration), cfg.seed], [cfg.run, cfg.benchmark.path]
+    output = Output(cfg, "output", asked, inputs, mark="predictions.jsonl")
+    folder = output.target
+    if output.is_made():
+        report(folder)
+        return
+    by_model = scoring(load_scorer(cfg, cfg.run), open_by(cfg.benchmark.image_folder.path), "scoring the benchmark")
+    with journal(folder / "predictions.jsonl", settings) as kept:
+        found = score_kept(kept, [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions], by_model)
+        predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
+        held_out = read_predictions(calibration) if calibration.is_file() else None
+        results = replace(
+            evaluate(predictions, held_out, cfg.seed),
+            skipped=dict(Counter(skipped) + Counter(dropped)),
+            benchmark_hash=benchmark,
+        )
+        write_results(folder / "results.json", results)
+        kept.finish(asdict(prediction) for prediction in predictions)
+    say_skipped("benchmark solutions", results.skipped)
+    say(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
+    report(folder)
+    output.remember()
+    say_next(*after_use(cfg.run))
+
+
+def read_benchmark(cfg: Config) -> tuple[list[Solution], dict[str, int]]:
+    """Its solutions, and the number of other records by reason.
+
+    Raises ValueError if there is none, or no step that can be right or wrong.
+    """
+    solutions, dropped = usable_records(cfg.benchmark, "benchmark")
+    if not any(label for solution in solutions for label in solution.labels):
+        raise ValueError(
+            f"benchmark.path={cfg.benchmark.path}: no step of its {len(solutions)} solutions is labelled 1 or -1; give "
+            "a benchmark with labels"
+        )
+    return solutions, dropped
+
+
+def content_hash(cfg: Config, solutions: list[Solution]) -> str:
+    """SHA-256, in hex, of texts, labels and images, whatever the files are called: what runs are compared by."""
+    names = {name for one in solutions for name in one.images}
+    of_image = {name: file_hash(cfg.benchmark.image_folder.path(name)) for name in names}
+    records = sorted(
+        json.dumps([one.source, [of_image[name] for name in one.images], one.question, one.steps, one.labels])
+        for one in solutions
+    )
+    return hashlib.sha256("\n".join(records).encode()).hexdigest()
+
+
+def tell_benchmark(cfg: Config) -> None:
+    """Read the benchmark, decode its pictures, and print what is in it."""
+    from mprm.training.lengths import broken_pictures
+
+    solutions, dropped = read_benchmark(cfg)
+    named = SimpleNamespace(images=[one.images for one in solutions], image_path=cfg.benchmark.image_folder.path)
+    broken = broken_pictures(named, cfg.trainer.num_workers, Path(cfg.cache))
+    reasons = Counter(dropped)
+    for one in solutions:
+        reasons.update([broken[name].reason for name in one.images if name in broken][:1])
+    labels = Counter(label for one in solutions for label in one.labels)
+    steps = ", ".join(f"{labels[label]:,} labelled {label}" for label in (1, -1, 0))
+    unusable = f"; not used: {listed(reasons)}" if reasons else ""
+    say(f"benchmark: {len(solutions):,} solutions with {labels.total():,} steps, {steps}{unusable}")
+
+
+def report(folder: Path) -> None:
+    """Write the page of a run or an evaluation, and print its tables."""
+    from mprm.reporting.collect import read_run
+    from mprm.reporting.console import print_run
+    from mprm.reporting.page import write_report
+
+    started = monotonic()
+    page = write_report(folder)
+    print_run(read_run(folder), console())
+    say(f"wrote {page} in {monotonic() - started:.1f} s")
+
+
+def after_use(run: str | None) -> list[str]:
+    """What comes after a model was used: a run is exported, runs are compared; else there is one to be trained."""
+    if run is None or (Path(run) / "config.json").is_file():
+        return ["task=experiment"]
+    if (Path(run) / "config.yaml").is_file():
+        return ["task=export", f"run={run}", f"output=exported/{Path(run).resolve().name}"]
+    return ["task=report", f"runs={run}"]
+
+
+def say_skipped(what: str, skipped: dict[str, int]) -> None:
+    if not_scored := {reason: count for reason, count in skipped.items() if count}:
+        say(f"{what} not scored: {listed(not_scored)}")
+
+
+def best_of_n(cfg: Config, folder: Path, models: list[str], sets: list[CandidateSet], found: Found) -> BestOfNResults:
+    """All that is said of the models' choices; the choices themselves are written into the folder."""
+    from mprm.metrics.adaptive import adaptive
+    from mprm.metrics.best_of_n import choices, rerank
+    from mprm.metrics.step_scores import NotScored, StepScores
+
+    scores: dict[str, list[list[StepScores | None]]] = {}
+    for model in models:
+        of_model = [[found.get(key(model, q, c)) for c in range(len(one.candidates))] for q, one in enumerate(sets)]
+        scores[model] = [[one if isinstance(one, StepScores) else None for one in row] for row in of_model]
+    chosen = ({"model": model, **choice} for model in models for choice in choices(sets, scores[model], cfg.aggregate))
+    write_json_lines(folder / "choices.jsonl", chosen)
+    sure = [m for m in models if all(one is None or one.kappa is not None for row in scores[m] for one in row)]
+    reasons = {m: Counter[str]() for m in models}
+    for name, one in found.items():
+        if isinstance(one, NotScored):
+            reasons[name.rsplit("/", 2)[0]][one.reason] += 1
+    return replace(
+        rerank(sets, scores, cfg.aggregate, cfg.seed),
+        candidates_file=str(cfg.input),
+        unscored={model: dict(counts) for model, counts in reasons.items()},
+        adaptive={model: adaptive(sets, scores[model], cfg.seed) for model in sure},
+    )
+
+
+def requests(model: str, sets: list[CandidateSet]) -> list[ScoreRequest]:
+    """The candidates that have steps, to be scored by the model."""
+    from mprm.inference.scoring import ScoreRequest
+
+    return [
+        ScoreRequest(key(model, q, c), one.images, one.question, candidate.steps)
+        for q, one in enumerate(sets)
+        for c, candidate in enumerate(one.candidates)
+        if candidate.steps
+    ]
+
+
+def key(model: str, question: int, candidate: int) -> str:
+    """Names a candidate's scores among those of all models: the numbers count from 0, in the order of the file."""
+    return f"{model}/{question}/{candidate}"

@@ -1,0 +1,173 @@
+"""One stage of a run: skipped when it is done, taken from another run that did the same, else done and recorded."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from omegaconf import OmegaConf
+
+from mprm.config import Config
+from mprm.runs.artifacts import STAGES, atomic_file, file_states, is_rank_zero, read_json
+from mprm.runs.config_hash import FORMAT_VERSION
+from mprm.runs.run_folder import RunFolder, wait_for_rank_zero
+from mprm.terminal import say
+
+if TYPE_CHECKING:
+    from mprm.reporting.tracking import Tracker
+
+LEFT_OUT = "left_out.jsonl"  # what a training cannot use, and why
+
+
+@dataclass
+class Work:
+    """What the stages of a line are given."""
+
+    cfg: Config
+    run: RunFolder
+
+
+W = TypeVar("W", bound=Work)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Generic[W]):
+    """A stage, or a part of one (curate/responses), as what the runner below knows of it."""
+
+    name: str
+    # content hashes, by name, of all that it is computed from
+    inputs: Callable[[W], dict[str, str]]
+    # does it, says what came of it, and returns its summary
+    do: Callable[[W], dict[str, Any]]
+    # what it leaves in the run folder: files, and folders with all that is in them
+    files: tuple[str, ...] = ()
+    # what redo=STAGE removes besides: glob patterns
+    remains: tuple[str, ...] = ()
+    # what is said of one that is done already, from its summary and the run's folder {run}
+    already: str = ""
+    # what is said of one that another run beside this one ({shared_with}) did; None: never taken from there
+    taken: str | None = None
+    # what follows once it is recorded; told whether it was taken from another run
+    then: Callable[[W, bool], None] | None = None
+    # done again whenever it is asked for, rather than skipped
+    again: bool = False
+    # a training: further ranks take part once NAME/ready is recorded, and a lost file is not made again unasked
+    every_rank: bool = False
+
+    @property
+    def ready(self) -> str:
+        return f"{self.name}/ready"
+
+
+def run_stage(stage: Stage[W], work: W) -> None:
+    """Do the stage, unless this run has done it, or another one beside it from the same inputs.
+
+    Raises ValueError if this run has done it from other inputs, or a file of a training is gone.
+    """
+    run, cfg = work.run, work.cfg
+    if not is_rank_zero():
+        if stage.every_rank:
+            wait_for_rank_zero(run, stage.ready)
+            if not run.finished(stage.name):
+                stage.do(work)
+        return
+    inputs = stage.inputs(work)
+    if not stage.again and run.finished(stage.name, dear=stage.every_rank):
+        run.check_inputs(stage.name, inputs)
+        if stage.already:
+            say(stage.already.format(**run.summary(stage.name), run=run.path))
+        return
+    with nullcontext() if stage.taken is None else one_at_a_time(run.path.parent, stage.name, inputs):
+        # Further ranks that find it ready on a restart do not wait: then this run's own training goes on.
+        own = stage.taken is None or cfg.redo is not None or run.finished(stage.ready)
+        taken = not own and take_stage(run, stage, inputs)
+        if not taken:
+            started = monotonic()
+            summary = stage.do(work)
+            summary |= {"seconds": round(monotonic() - started, 1)}
+            run.finish(stage.name, summary, file_states(run.path, stage.files), inputs)
+        else:
+            if stage.every_rank:
+                run.finish(stage.ready, {})
+            if stage.taken:
+                say(stage.taken.format(**run.summary(stage.name)))
+        if stage.then is not None:
+            stage.then(work, taken)
+
+
+def forget(stages: Sequence[Stage[W]], work: W) -> None:
+    """Undo the stage that redo= names and all that follow it."""
+    redo, names = work.cfg.redo, [stage.name for stage in stages]
+    if redo is None or not is_rank_zero():
+        return
+    if max(int(os.environ.get(key, "1")) for key in ("WORLD_SIZE", "SLURM_NTASKS")) > 1:
+        raise ValueError(
+            f"redo={redo} is for one process, and a launcher has started several; run task=select with it "
+            "first (task=judge for judges), then this command without it"
+        )
+    for stage in reversed(stages[names.index(redo) :]):
+        work.run.forget(stage.name, (*stage.files, *stage.remains))
+
+
+def take_stage(run: RunFolder, stage: Stage[W], inputs: Mapping[str, str]) -> bool:
+    """Take over what another run beside this one made of the same inputs in the stage, if there is one.
+
+    One whose files are not what it left there, or whose record is damaged, is passed over.
+    """
+    for path in sorted(run.path.parent.glob(f"*/{STAGES}")):
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # a damaged record
+            record = read_json(path)
+            done, states = record["stages"][stage.name], record["files"][stage.name]
+            if record["format"] != FORMAT_VERSION or record["inputs"][stage.name] != inputs or path.parent == run.path:
+                continue
+            if file_states(path.parent, stage.files) != states:
+                continue
+            for name in states:
+                _copy(path.parent / name, run.path / name)
+            shared = {"shared_with": done.get("shared_with", path.parent.name), "seconds": 0.0}
+            run.finish(stage.name, done | shared, states, inputs)
+            return True
+    return False
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A second name for the file where the disk can give one: no run changes a file in place once it is finished."""
+    with atomic_file(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def one_at_a_time(runs: Path, stage: str, inputs: Mapping[str, str]) -> Iterator[None]:
+    """Wait until no other process is at the same stage with the same inputs; the next one finds it finished."""
+    key = hashlib.sha256(json.dumps([stage, dict(inputs)], sort_keys=True).encode()).hexdigest()
+    # A byte of one file for every stage: the system lets go of it when the process ends, however it ends.
+    with open(runs / ".trainings", "a+b") as file:
+        byte = int(key[:8], 16)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):
+            say("another run is at the same training; waiting for it")
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, byte)
+        yield
+
+
+def start_tracker(work: Work) -> Tracker:
+    """The logger's mirror of this run; other ranks than the first mirror nothing."""
+    from mprm.reporting.tracking import Tracker, start
+
+    if not is_rank_zero():
+        return Tracker()
+    config: Any = OmegaConf.to_container(work.cfg.raw, resolve=True)
+    return start(work.cfg.logger, work.run.path, config, type(work.cfg.selector).__name__)

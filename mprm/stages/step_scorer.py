@@ -1,0 +1,316 @@
+"""The line of step scorers: select, train, evaluate. Each stage reads files and writes files into the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from mprm.config import Config
+from mprm.runs.artifacts import file_hash, file_states, is_rank_zero, reading
+from mprm.runs.config_hash import config_hash
+from mprm.runs.manifest import read_manifest
+from mprm.runs.run_folder import open_run
+from mprm.stages.entropy import add_entropy
+from mprm.stages.models import check_before_selection, check_devices, load_backbone, load_scorer, open_by, scoring
+from mprm.stages.outputs import Output
+from mprm.stages.scoring import content_hash, evaluate_model, read_benchmark, report, say_skipped, tell_benchmark
+from mprm.stages.stage import LEFT_OUT, Stage, Work, forget, run_stage, start_tracker
+from mprm.stages.training_set import split, tell_training, usable
+from mprm.terminal import retyped, say, say_next
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+    from mprm.data.visualprocessbench import Solution
+
+
+@dataclass
+class StepWork(Work):
+    """A run of a step scorer, and what several of its stages read."""
+
+    @cached_property
+    def signals(self) -> pa.Table:
+        from mprm.selection.signals import build_signals
+
+        return build_signals(self.cfg.dataset, self.cfg.cache)
+
+    @cached_property
+    def training_key(self) -> str:
+        """SHA-256, in hex, of what a training depends on: kept and held-out rollouts, and the config but for the
+        selector and the benchmark."""
+        from pyarrow.parquet import read_table
+
+        digest = hashlib.sha256(config_hash(self.cfg.raw, leave_out=("selector", "benchmark")).encode())
+        digest.update(read_manifest(self.run.path / "subset" / "manifest.json").data_hash.encode())
+        for name in ("subset/kept.parquet", "held_out.parquet"):
+            with reading(self.run.path / name):
+                rows = read_table(self.run.path / name, columns=["source", "line"])
+                codes = rows["source"].combine_chunks()
+            digest.update(json.dumps(codes.dictionary.to_pylist()).encode())
+            digest.update(codes.indices.to_numpy().tobytes())
+            digest.update(rows["line"].to_numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def benchmark(self) -> tuple[list[Solution], dict[str, int]]:
+        return read_benchmark(self.cfg)
+
+    def subset(self) -> Dataset:
+        return self._examples("subset/kept.parquet", "subset_examples")
+
+    def held_out(self) -> Dataset:
+        return self._examples("held_out.parquet", "held_out_examples")
+
+    def _examples(self, rows: str, name: str) -> Dataset:
+        """The rollouts of these rows, memory-mapped; read from the annotations the first time, or when damaged."""
+        from datasets import Dataset
+        from pyarrow.parquet import read_table
+
+        from mprm.selection.examples import write_examples
+
+        run, part = self.run, f"select/{name}"
+        with reading(run.path / rows):
+            table, inputs = read_table(run.path / rows), {"rows": file_hash(run.path / rows)}
+        if is_rank_zero() and not run.intact(part, inputs):
+            write_examples(run.path / name, self.cfg.dataset, table)
+            run.finish(part, {}, file_states(run.path, [name]), inputs)
+        return Dataset.load_from_disk(str(run.path / name))
+
+
+def experiment(cfg: Config) -> None:
+    """Select, train, evaluate and report."""
+    check_before_selection(cfg)
+    if is_rank_zero():
+        read_benchmark(cfg)  # now, not after the training
+    with open_run(cfg.raw) as run:
+        work = StepWork(cfg, run)
+        forget(LINE, work)
+        run_stage(SELECT, work)
+        if cfg.check:
+            check(work)
+            return
+        run_stage(TRAIN, work)
+        if is_rank_zero():
+            run_stage(EVALUATE, work)
+            report(run.path)
+            say_next("task=export", f"run={run.path}", f"output=exported/{run.path.name}")
+
+
+def select(cfg: Config) -> None:
+    """Rank the rollouts, keep the subset; with export=FILE also write it in the published training format."""
+    with open_run(cfg.raw) as run:
+        work = StepWork(cfg, run)
+        forget(LINE, work)
+        run_stage(SELECT, work)
+        if cfg.export is not None and is_rank_zero():
+            from pyarrow.parquet import ParquetFile
+
+            from mprm.selection.examples import export_published, read_examples
+
+            settings = [run.config_hash, run.content_hash("subset/kept.parquet")]
+            output = Output(cfg, "export", settings, cfg.dataset.files())
+            if output.is_made():
+                return
+            with reading(run.path / "subset/kept.parquet"):
+                kept = ParquetFile(run.path / "subset/kept.parquet").read()
+            examples = (example for batch in read_examples(cfg.dataset, kept) for example in batch.to_pylist())
+            counts = export_published(cfg.export, examples, cfg.objective.target)
+            skipped = f", left out {counts['skipped']} with unmeasured steps" if counts["skipped"] else ""
+            say(f"wrote {counts['written']} rollouts to {cfg.export}{skipped}")
+            output.remember()
+        say_next(*retyped("train"))
+
+
+def train(cfg: Config) -> None:
+    """Train on the subset, which is selected first if it is not there."""
+    check_before_selection(cfg)
+    with open_run(cfg.raw) as run:
+        work = StepWork(cfg, run)
+        forget(LINE, work)
+        run_stage(SELECT, work)
+        if cfg.check:
+            check(work)
+        else:
+            run_stage(TRAIN, work)
+        say_next(*retyped("train" if cfg.check else "evaluate"))
+
+
+def evaluate(cfg: Config) -> None:
+    """Score the benchmark with a trained run's weights; run= names another run, or an exported folder."""
+    if cfg.run is not None:
+        evaluate_model(cfg)
+        return
+    if cfg.output is not None:
+        raise ValueError(f"output={cfg.output} goes with run=; without it task=evaluate writes into its own run folder")
+    with open_run(cfg.raw) as run:
+        work = StepWork(cfg, run)
+        forget(LINE, work)
+        if not run.finished("train", dear=True):
+            raise ValueError(f"{run.path} has no finished training; run task=train with the same settings first")
+        for stage in LINE:
+            run_stage(stage, work)
+        report(run.path)
+        say_next("task=report", f"runs={cfg.runs}")
+
+
+def _select(work: StepWork) -> dict[str, Any]:
+    from mprm.selection.held_out import write_held_out
+    from mprm.selection.subset import remarks, write_subset
+
+    started = monotonic()
+    cfg, run, signals = work.cfg, work.run, work.signals
+    entropy = partial(add_entropy, cfg) if cfg.selector.uses_entropy or cfg.order.uses_entropy else None
+    manifest = write_subset(run.path / "subset", cfg.dataset, signals, cfg.selector, cfg.seed, entropy)
+    held_out = write_held_out(run.path / "held_out.parquet", signals, cfg.held_out)
+    kept, eligible = manifest.totals.kept.rollouts, manifest.totals.eligible.rollouts
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items())
+    before = f" (dropped before: {dropped})" if dropped else ""
+    seconds = monotonic() - started
+    say(f"selected {kept:,} of {eligible:,} rollouts{before} in {seconds:.1f} s -> {run.path / 'subset'}")
+    if unsampled := manifest.unsampled_words():
+        say(unsampled)
+    if held_out < cfg.held_out:
+        others = "share a question or an image with more than so many" if held_out < eligible else "are none"
+        say(f"held out {held_out:,} rollouts instead of held_out={cfg.held_out}: the others {others}")
+    for remark in remarks(cfg.dataset, signals):
+        say(remark)
+    return {"kept": kept, "eligible": eligible}
+
+
+def _selected_from(work: StepWork) -> dict[str, str]:
+    from mprm.selection.signals import inputs_of
+
+    return inputs_of(work.signals)
+
+
+def _train(work: StepWork) -> dict[str, Any]:
+    from mprm.training.fit import fit
+
+    cfg, run = work.cfg, work.run
+    processor, model = load_backbone(cfg)
+    subset = work.subset()
+    parts = split(cfg, subset, work.held_out(), processor)
+    trained, validated = usable(work, TRAIN, *parts) if cfg.recipe.epochs else (None, None)
+    run.finish(TRAIN.ready, {})
+    started = monotonic()
+    with start_tracker(work) as tracker:
+        settings = cfg.objective, cfg.order, cfg.recipe, cfg.trainer
+        summary = fit(model, trained, validated, *settings, run.path, cfg.seed, tracker.log)
+        tracker.finish(summary)
+    left_out = trained.left_out if trained else {}
+    held = len(subset) - len(parts[0])
+    if is_rank_zero():
+        told = "".join(f", {count:,} {reason}" for reason, count in left_out.items())
+        begin = f"trained on {len(parts[0]) - sum(left_out.values()):,} of" if cfg.recipe.epochs else "untrained, of"
+        words = f"{begin} the {len(subset):,} rollouts kept; {held:,} are held out by question and image{told}"
+        say(f"{words}, in {monotonic() - started:,.0f} s")
+    return summary | {"left_out": left_out, "held_out_rollouts": held}
+
+
+def _after_training(work: StepWork, taken: bool) -> None:
+    """Mirror the curves of a training that was taken from another run; forget the checkpoints of one's own."""
+    from mprm.reporting.collect import read_json_lines
+
+    if not taken:
+        work.cfg.trainer.forget(work.run.path / "checkpoints")
+        return
+    with start_tracker(work) as tracker:
+        for line in read_json_lines(work.run.path / "metrics.jsonl") or []:
+            tracker.log(line)
+        tracker.finish({})
+
+
+def check(work: StepWork) -> None:
+    """Tell what the training will need, which check=true stops before."""
+    if is_rank_zero():
+        processor, model = load_backbone(work.cfg)
+        subset = work.subset()
+        parts = split(work.cfg, subset, work.held_out(), processor)
+        trained, validated = usable(work, TRAIN, *parts)
+        tell_training(work.cfg, model, trained, validated, len(subset))
+        tell_benchmark(work.cfg)
+
+
+def _evaluate(work: StepWork) -> dict[str, Any]:
+    from mprm.inference.scoring import ScoreRequest
+    from mprm.metrics.evaluate import evaluate as evaluate_predictions
+    from mprm.metrics.predictions import with_labels, write_predictions
+    from mprm.metrics.results import write_results
+
+    cfg, run = work.cfg, work.run
+    check_devices(cfg)
+    started = monotonic()
+    solutions, dropped = work.benchmark
+    held_out = list(work.held_out())
+    scorer = load_scorer(cfg, str(run.path))
+    requests = [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions]
+    found = scoring(scorer, open_by(cfg.benchmark.image_folder.path), "scoring the benchmark")(requests)
+    predictions, skipped = with_labels(dict(found), {s.id: (s.source, s.labels) for s in solutions})
+    requests = [ScoreRequest(r["id"], r["images"], r["question"], r["steps"]) for r in held_out]
+    found = scoring(scorer, open_by(cfg.dataset.image_folder.path), "scoring held-out rollouts")(requests)
+    labels = {r["id"]: (r["source"], tuple(map(_hard_label, r["scores"]))) for r in held_out}
+    calibration, unscored = with_labels(dict(found), labels)
+    write_predictions(run.path / "predictions.jsonl", predictions)
+    write_predictions(run.path / "validation_predictions.jsonl", calibration)
+    results = replace(
+        evaluate_predictions(predictions, calibration, cfg.seed),
+        skipped=dict(Counter(skipped) + Counter(dropped)),
+        skipped_held_out=unscored,
+        benchmark_hash=content_hash(cfg, solutions),
+    )
+    write_results(run.path / "results.json", results)
+    say_skipped("benchmark solutions", results.skipped)
+    say_skipped("held-out rollouts", unscored)
+    say(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
+    at_fixed = results.thresholds["fixed"].overall_step_weighted_macro_f1.value
+    return {"auc": results.auc and results.auc.value, "overall_at_0.5": at_fixed}
+
+
+def _evaluated_from(work: StepWork) -> dict[str, str]:
+    return {
+        "the benchmark": content_hash(work.cfg, work.benchmark[0]),
+        "the training": work.training_key,
+        "the weights": work.run.content_hash("weights.safetensors"),
+    }
+
+
+def _hard_label(score: float | None) -> int:
+    """Label of a rollout's step as a benchmark would give it: 0 where it was never sampled."""
+    return 0 if score is None else 1 if score > 0 else -1
+
+
+SELECT = Stage[StepWork](
+    name="select",
+    inputs=_selected_from,
+    do=_select,
+    files=("subset", "held_out.parquet"),
+    remains=("subset_examples", "held_out_examples"),
+    already="already selected {kept:,} of {eligible:,} rollouts -> {run}/subset",
+)
+TRAIN = Stage[StepWork](
+    name="train",
+    inputs=lambda work: {"the subset": work.training_key},
+    do=_train,
+    files=(LEFT_OUT, "metrics.jsonl", "weights.safetensors"),
+    remains=("checkpoints",),
+    already="already trained in {optimizer_steps:,} steps -> {run}",
+    taken="trained on the same rollouts as {shared_with}: taken from there",
+    then=_after_training,
+    every_rank=True,
+)
+EVALUATE = Stage[StepWork](
+    name="evaluate",
+    inputs=_evaluated_from,
+    do=_evaluate,
+    files=("predictions.jsonl", "validation_predictions.jsonl", "results.json"),
+    already="already evaluated -> {run}/results.json",
+    taken="",
+    then=lambda work, taken: start_tracker(work).finish({}, work.run.path),
+)
+LINE = (SELECT, TRAIN, EVALUATE)
