@@ -119,7 +119,7 @@ def test_the_public_folder_from_its_files_to_a_report(tree: Path, tmp_path: Path
         assert one["labels"] == [1 if score > 0 else -1 for score in held_out[one["id"]]["scores"]]
     assert len(lines_of(run / "predictions.jsonl")) == 40
     assert (run / "report.html").stat().st_size
-    assert json.loads((run / "results.json").read_text())["auc"] > 0.5
+    assert json.loads((run / "results.json").read_text())["auc"]["value"] > 0.5
 
 
 def broken(tree: Path) -> set[tuple[str, int]]:

@@ -66,7 +66,7 @@ def summarise(signals: pa.Table, kept: pa.Table, selector: Any, traced: int, see
     eligible = signals.filter(signals["ranked"])
     is_kept_P = np.isin(eligible["id"].to_pylist(), kept["id"].to_pylist())
     entropy_P, agrees_P = (eligible[name].to_numpy() for name in ("entropy", "agrees"))
-    flipped_P = known_flips(eligible)
+    source_P, flipped_P = np.array(eligible["source"].to_pylist()), known_flips(eligible)
     left_out = float(entropy_P[~is_kept_P].mean()) if not is_kept_P.all() else None
     return Curation(
         eligible=eligible.num_rows,
@@ -76,13 +76,12 @@ def summarise(signals: pa.Table, kept: pa.Table, selector: Any, traced: int, see
         dropped={**Counter(signals["drop_reason"].drop_null().to_pylist()), "traced": traced},
         entropy={"kept": float(entropy_P[is_kept_P].mean()), "left_out": left_out},
         bins=entropy_bins(agrees_P, entropy_P, seed, flipped_P=flipped_P),
-        flipped=None if flipped_P is None else wrong_labels(eligible, is_kept_P, flipped_P, seed),
+        flipped=None if flipped_P is None else wrong_labels(source_P, is_kept_P, flipped_P, seed),
     )
 
 
-def wrong_labels(eligible: pa.Table, is_kept_P: np.ndarray, flipped_P: np.ndarray, seed: int) -> WrongLabels:
+def wrong_labels(source_P: np.ndarray, is_kept_P: np.ndarray, flipped_P: np.ndarray, seed: int) -> WrongLabels:
     """Share of wrong labels among the kept pairs, and in random subsets with as many pairs of every source."""
-    source_P = np.array(eligible["source"].to_pylist())
     rng = np.random.default_rng(seed)
     drawn_D = np.zeros(DRAWS)
     for source in np.unique(source_P):

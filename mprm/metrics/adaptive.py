@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mprm.data.candidates import CandidateSet
-from mprm.metrics.best_of_n import Scores, candidate_scores
-from mprm.metrics.curves import orders
+from mprm.metrics.best_of_n import Scores, candidate_scores, orders
 from mprm.metrics.estimate import Floats, Ints, Resamples
+from mprm.metrics.predictions import StepScores
 from mprm.metrics.results import AdaptiveResults, Draws
-from mprm.metrics.step_scores import StepScores
 
 # As published (arXiv 2605.15529).
 AT_ONCE = 4  # candidates to start with, and to add
@@ -23,24 +21,22 @@ LIMIT = 16  # candidates at most
 RISK = 0.5  # standard deviations by which an unsure step is worth less
 WIDTH = 0.3  # of the bounds, in mean standard deviations
 
-Values = dict[str, list[float]]  # per question
+COSTS = ("candidates", "tokens")
 
 
 def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: int = 64) -> AdaptiveResults:
     """Accuracy and cost of drawing candidates until the best is sure, beside all N and fixed numbers of them.
 
     A question's candidates come in `n_orders` random orders, of which the first N = min(LIMIT, M) are used; all numbers
-    are means over orders and questions, with 95 % intervals over questions. `all` and `fixed` choose by the same score
-    S = mean(mu - RISK sigma); `all_mean` by the mean of P(yes). minus_all, minus_all_mean: paired differences in
-    accuracy. saved: share of candidates, and of tokens, that `all` would have drawn. Tokens are null unless every
-    candidate tells its n_tokens. fixed: the n of 4, 8, 12, 16 that every question has.
+    are means over orders and questions. `adaptive`, `all` and `fixed` choose by the same score S = mean(mu - RISK
+    sigma); `all_mean` by the mean of P(yes).
 
     Raises:
         ValueError: scores without kappa.
     """
     n_least = min(len(question.candidates) for question in sets)
     fixed = [n for n in range(AT_ONCE, LIMIT + 1, AT_ONCE) if n <= n_least]
-    values: Values = {}
+    values: dict[str, list[float]] = {}
     for row, (question, scores_M) in enumerate(zip(sets, scores, strict=True)):
         rng = np.random.default_rng([seed, row])
         order_ON = orders(len(question.candidates), n_orders, rng)[:, :LIMIT]
@@ -49,27 +45,22 @@ def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: 
     resamples = Resamples(len(sets), seed)
     value_Q = {name: np.array(column) for name, column in values.items()}
     tokens_known = all(candidate.n_tokens is not None for question in sets for candidate in question.candidates)
+    costs = COSTS if tokens_known else COSTS[:1]
 
     def draws(way: str) -> Draws:
-        return Draws(
-            accuracy=resamples.mean(value_Q[f"{way} accuracy"]),
-            candidates=resamples.mean(value_Q[f"{way} candidates"]),
-            tokens=resamples.mean(value_Q[f"{way} tokens"]) if tokens_known else None,
-        )
+        found = {name: resamples.mean(value_Q[f"{way} {name}"]) for name in ("accuracy", *costs)}
+        return Draws(accuracy=found["accuracy"], candidates=found["candidates"], tokens=found.get("tokens"))
 
     accuracy_Q = value_Q["adaptive accuracy"]
     return AdaptiveResults(
-        questions=len(sets),
         orders=n_orders,
-        seed=seed,
-        at_once=AT_ONCE,
         limit=LIMIT,
         adaptive=draws("adaptive"),
         all=draws("all"),
         all_mean=draws("all_mean"),
         saved={
             cost: resamples.saved(value_Q[f"adaptive {cost}"], value_Q[f"all {cost}"])
-            for cost in ("candidates", *(["tokens"] if tokens_known else []))
+            for cost in costs
             if value_Q[f"all {cost}"].any()
         },
         minus_all=resamples.mean(accuracy_Q - value_Q["all accuracy"]),
@@ -112,25 +103,24 @@ def bounds(scores_M: Sequence[StepScores | None], where: str) -> tuple[Floats, F
 def _question(
     question: CandidateSet, scores_M: Sequence[StepScores | None], order_ON: Ints, fixed: list[int]
 ) -> dict[str, float]:
+    """Accuracy, candidates and tokens of every way of drawing, means over the orders."""
     score_M, spread_M = bounds(scores_M, question.id)
     correct_M = np.array([candidate.correct for candidate in question.candidates])
     tokens_M = np.array([candidate.n_tokens or 0 for candidate in question.candidates])
+    n_orders, n = order_ON.shape
     needed_O = np.array([candidates_needed(score_M[order], spread_M[order]) for order in order_ON])
-    n = order_ON.shape[1]
-    everything_O = np.full(len(order_ON), n)
-    ways: list[tuple[str, Floats, NDArray[np.int64]]] = [
-        ("adaptive", score_M, needed_O),
-        ("all", score_M, everything_O),
-        ("all_mean", candidate_scores(scores_M, "mean"), everything_O),
-        *((f"fixed {count}", score_M, np.full(len(order_ON), count)) for count in fixed),
-    ]
+    ways: dict[str, tuple[Floats, Ints]] = {
+        "adaptive": (score_M, needed_O),
+        "all": (score_M, np.full(n_orders, n)),
+        "all_mean": (candidate_scores(scores_M, "mean"), np.full(n_orders, n)),
+        **{f"fixed {count}": (score_M, np.full(n_orders, count)) for count in fixed},
+    }
     found: dict[str, float] = {}
-    row_O = np.arange(len(order_ON))
-    for name, worth_M, used_O in ways:
+    for name, (worth_M, used_O) in ways.items():
         drawn_ON = np.arange(n) < used_O[:, None]
         # One behind what is drawn never wins, not even where nothing drawn could be scored: argmax takes the first.
         best_O = np.where(drawn_ON, worth_M[order_ON], -np.inf).argmax(axis=1)
-        found[f"{name} accuracy"] = float(correct_M[order_ON[row_O, best_O]].mean())
+        found[f"{name} accuracy"] = float(correct_M[order_ON[np.arange(n_orders), best_O]].mean())
         found[f"{name} candidates"] = float(used_O.mean())
         found[f"{name} tokens"] = float((tokens_M[order_ON] * drawn_ON).sum(axis=1).mean())
     return found

@@ -1,13 +1,16 @@
-"""Step scores of solutions beside their labels: the type, and its two file formats."""
+"""What a step model says of solutions: the scores of one, and files of scores beside labels."""
+
+from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mprm.metrics.step_scores import NotScored, StepScores
+import numpy as np
+
 from mprm.runs.artifacts import write_json_lines
 
 OURS = ("id", "source", "labels", "scores")
@@ -15,36 +18,84 @@ PUBLISHED = ("data_source", "labels_per_step", "prm_scores")
 
 
 @dataclass(frozen=True, slots=True)
+class StepScores:
+    """Of the steps of one solution."""
+
+    log_odds: tuple[float, ...]  # logit(yes) - logit(no)
+    kappa: tuple[float, ...] | None = None  # how many continuations P(yes) is worth, with a kappa head only
+
+    @property
+    def scores(self) -> list[float]:
+        """P(yes) in [0, 1], one per step."""
+        x = np.asarray(self.log_odds)
+        return [float(p) for p in np.where(x >= 0, 1.0, np.exp(-abs(x))) / (1 + np.exp(-abs(x)))]
+
+    @property
+    def sigmas(self) -> list[float] | None:
+        """Standard deviation of the success rate (arXiv 2605.15529): sqrt(mu (1 - mu) / (kappa + 1)), mu = P(yes).
+
+        None without kappa. Example: log odds 0 and kappa 3 give sqrt(.25 / 4) = .25.
+        """
+        if self.kappa is None:
+            return None
+        mu = np.array(self.scores)
+        return [float(s) for s in np.sqrt(mu * (1 - mu) / (np.array(self.kappa) + 1))]
+
+
+@dataclass(frozen=True)
+class NotScored:
+    """Why a solution has no scores."""
+
+    reason: (
+        str  # no_image, missing_image_file, unreadable_image, refused_image (the processor cannot take it), too_long
+    )
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One scored solution.
-
-    Attributes:
-        id: unique in its file.
-        source: the part of the benchmark that the solution belongs to.
-        labels: one per step: 1 correct, -1 incorrect, 0 neutral (no metric counts it).
-        scores: one finite number per step, larger for more probably correct; in [0, 1] when it is a probability.
 
     Raises:
         ValueError: labels and scores are empty or differ in length, a label is none of the three, a score not finite.
     """
 
-    id: str
-    source: str
-    labels: tuple[int, ...]
-    scores: tuple[float, ...]
+    id: str  # unique in its file
+    source: str  # the part of the benchmark that the solution belongs to
+    labels: tuple[int, ...]  # of every step: 1 correct, -1 incorrect, 0 neutral (no metric counts it)
+    scores: tuple[float, ...]  # of every step: finite, larger for more probably correct; in [0, 1] if a probability
 
     def __post_init__(self) -> None:
         if not self.labels or len(self.labels) != len(self.scores):
             raise ValueError(f"{len(self.labels)} labels and {len(self.scores)} scores; give one of each per step")
-        for step, label in enumerate(self.labels, start=1):
+        for step, (label, score) in enumerate(zip(self.labels, self.scores, strict=True), start=1):
             if isinstance(label, bool) or label not in (1, -1, 0):
                 raise ValueError(
                     f"label {repr(label)[:40]} of step {step}; give 1 (correct), -1 (incorrect) or 0 (neutral)"
                 )
-        for step, score in enumerate(self.scores, start=1):
+            number = isinstance(score, int | float) and not isinstance(score, bool)
             # false for NaN, Infinity, and numbers so large that rounding them to decimals would overflow
-            if not _is_number(score) or not -1e300 < score < 1e300:
+            if not number or not -1e300 < score < 1e300:
                 raise ValueError(f"score {repr(score)[:40]} of step {step}; give a finite number, such as P(correct)")
+
+
+def with_labels(
+    found: Mapping[str, StepScores | NotScored], known: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> tuple[list[Prediction], dict[str, int]]:
+    """Predictions of the solutions that were scored, in the order of `known` (source and labels by id), and the counts
+    of the others by reason."""
+    scored = [(name, *labelled, found[name]) for name, labelled in known.items()]
+    predictions = [
+        Prediction(name, source, labels, tuple(one.scores))
+        for name, source, labels, one in scored
+        if isinstance(one, StepScores)
+    ]
+    return predictions, dict(Counter(one.reason for *_, one in scored if isinstance(one, NotScored)))
+
+
+def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
+    """Write JSON Lines, one solution a line, atomically; read_predictions gives the same predictions back."""
+    write_json_lines(path, map(asdict, predictions))
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
@@ -63,60 +114,33 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ValueError(f"{path}: {reason}; give a file of predictions, e.g. runs/NAME/predictions.jsonl") from error
-    predictions: list[Prediction] = []
+    predictions: dict[str, Prediction] = {}
     first_seen: dict[str, str] = {}
-    for place, number, record in _published(path, text) if text.lstrip().startswith("[") else _ours(path, text):
+    for place, number, record in _records(path, text):
         try:
-            prediction = _prediction(record, number)
+            one = _prediction(record, number)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        if prediction.id in first_seen:
-            raise ValueError(
-                f"{place}: id {prediction.id!r} was given at {first_seen[prediction.id]}; keep one of the two"
-            )
-        first_seen[prediction.id] = place
-        predictions.append(prediction)
-    if not any(label for prediction in predictions for label in prediction.labels):
+        if one.id in predictions:
+            raise ValueError(f"{place}: id {one.id!r} was given at {first_seen[one.id]}; keep one of the two")
+        first_seen[one.id], predictions[one.id] = place, one
+    if not any(any(prediction.labels) for prediction in predictions.values()):
         raise ValueError(
             f"{path}: none of its {len(predictions)} records has a step labelled 1 or -1; give labelled solutions"
         )
-    return predictions
+    return list(predictions.values())
 
 
-def with_labels(
-    found: Mapping[str, StepScores | NotScored], known: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> tuple[list[Prediction], dict[str, int]]:
-    """Predictions of the solutions that were scored, in the order of `known` (source and labels by id), and the counts
-    of the others by reason."""
-
-    predictions, skipped = [], Counter[str]()
-    for name, (source, labels) in known.items():
-        scored = found[name]
-        if isinstance(scored, NotScored):
-            skipped[scored.reason] += 1
-        else:
-            predictions.append(Prediction(id=name, source=source, labels=labels, scores=tuple(scored.scores)))
-    return predictions, dict(skipped)
-
-
-def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
-    """Write JSON Lines, one solution a line, atomically; read_predictions gives the same predictions back."""
-    write_json_lines(
-        path, ({"id": p.id, "source": p.source, "labels": p.labels, "scores": p.scores} for p in predictions)
-    )
-
-
-def _ours(path: Path, text: str) -> Iterator[tuple[str, int, Any]]:
-    """(place for messages, record number, record) of every line that is not blank."""
+def _records(path: Path, text: str) -> Iterator[tuple[str, int, Any]]:
+    """(place for messages, record number, record): of the list, or of every line that is not blank."""
+    if text.lstrip().startswith("["):
+        for number, record in enumerate(_json(text, str(path)), start=1):
+            yield f"{path}, record {number}", number, record
+        return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{path}, line {number}"
             yield place, number, _json(line, place)
-
-
-def _published(path: Path, text: str) -> Iterator[tuple[str, int, Any]]:
-    for number, record in enumerate(_json(text, str(path)), start=1):
-        yield f"{path}, record {number}", number, record
 
 
 def _json(text: str, place: str) -> Any:
@@ -131,34 +155,17 @@ def _prediction(record: Any, number: int) -> Prediction:
     if not isinstance(record, dict):
         raise ValueError(f"not a JSON object; give {', '.join(OURS)}")
     published = not any(key in record for key in OURS) and any(key in record for key in PUBLISHED)
-    missing = [key for key in (PUBLISHED if published else OURS) if key not in record]
-    if missing:
-        raise ValueError(f"no {', '.join(missing)}; give {', '.join(PUBLISHED if published else OURS)}")
+    keys = PUBLISHED if published else OURS
+    if missing := [key for key in keys if key not in record]:
+        raise ValueError(f"no {', '.join(missing)}; give {', '.join(keys)}")
+    for key in keys:
+        if key in ("id", "source", "data_source") and not isinstance(record[key], str):
+            raise ValueError(f"{key} is not text; write it in quotes")
+        if key not in ("id", "source", "data_source") and not isinstance(record[key], list):
+            raise ValueError(f"{key} is not a list; give one entry per step")
     if not published:
-        return Prediction(
-            _text(record, "id"),
-            _text(record, "source"),
-            tuple(_items(record, "labels")),
-            tuple(_items(record, "scores")),
-        )
-    scores = _items(record, "prm_scores")
+        return Prediction(record["id"], record["source"], tuple(record["labels"]), tuple(record["scores"]))
+    scores = record["prm_scores"]
     if len(scores) != 1 or not isinstance(scores[0], list):
         raise ValueError("prm_scores is not a list of one list; give [[score of step 1, score of step 2, ...]]")
-    labels = _items(record, "labels_per_step")
-    return Prediction(str(number), _text(record, "data_source"), tuple(labels), tuple(scores[0]))
-
-
-def _text(record: dict[str, Any], key: str) -> str:
-    if not isinstance(record[key], str):
-        raise ValueError(f"{key} is not text; write it in quotes")
-    return str(record[key])
-
-
-def _items(record: dict[str, Any], key: str) -> list[Any]:
-    if not isinstance(record[key], list):
-        raise ValueError(f"{key} is not a list; give one entry per step")
-    return list(record[key])
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return Prediction(str(number), record["data_source"], tuple(record["labels_per_step"]), tuple(scores[0]))

@@ -7,8 +7,8 @@ and what is undefined is null.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -16,9 +16,6 @@ from mprm.metrics.estimate import Estimate as Estimate
 from mprm.runs.artifacts import reading, write_json
 
 VERSION = 2  # of the layout of results.json
-
-
-# ---- step scorers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +80,6 @@ class StepResults:
     benchmark_hash: str | None = None  # of the solutions as they were read
 
 
-# ---- judges
-
-
 @dataclass(frozen=True, kw_only=True)
 class EntropyBin:
     """Pairs of neighbouring entropy (nats)."""
@@ -100,8 +94,6 @@ class EntropyBin:
 
 @dataclass(frozen=True, kw_only=True)
 class PairSource:
-    """A judge on one source of the reward benchmark."""
-
     pairs: int
     accuracy: Estimate
     items: int = 0  # that several pairs belong to
@@ -179,9 +171,6 @@ class JudgeResults:
     curation: Curation | None
 
 
-# ---- best-of-N
-
-
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """A way of choosing among the candidates."""
@@ -192,11 +181,9 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Between:
-    """Two models, both choosing by the aggregate with n_max candidates."""
-
-    a: str
-    b: str
-    difference: Estimate  # a - b, paired
+    a: str  # model
+    b: str  # another one
+    difference: Estimate  # a - b, paired, both choosing by the aggregate with n_max candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,10 +210,7 @@ class Draws:
 class AdaptiveResults:
     """Drawing until the best candidate is sure, beside fixed numbers of candidates."""
 
-    questions: int
-    orders: int
-    seed: int
-    at_once: int  # candidates to start with, and to add
+    orders: int  # random ones, of the candidates of a question
     limit: int  # candidates at most
     adaptive: Draws
     all: Draws  # by the same score as adaptive
@@ -254,13 +238,10 @@ class BestOfNResults:
     adaptive: dict[str, AdaptiveResults] = field(default_factory=dict)  # by model, those that say how sure they are
 
 
-# ---- files
-
 Results = StepResults | JudgeResults | BestOfNResults
 Some = TypeVar("Some", bound=Results)
 Part = TypeVar("Part")
-KINDS: Mapping[str, type[Results]] = {"steps": StepResults, "judge": JudgeResults, "best_of_n": BestOfNResults}
-TASKS = {"steps": "task=evaluate", "judge": "task=judge", "best_of_n": "task=rerank"}
+KINDS: dict[str, type[Results]] = {kind.kind: kind for kind in (StepResults, JudgeResults, BestOfNResults)}
 AGAIN = "write it again: the command that wrote it, with overwrite=true"
 
 
@@ -280,8 +261,7 @@ def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
         if found is None or content.get("version") != VERSION:
             raise ValueError(f"it is no results file of this version of mprm, whose layout is {VERSION}")
         if kind is not None and found is not kind:
-            wanted = next(name for name, one in KINDS.items() if one is kind)
-            raise ValueError(f"it holds results of {TASKS[content['kind']]}, not of {TASKS[wanted]}")
+            raise ValueError(f"its results are of kind {found.kind}, not {kind.kind}")
         results: Results = _checked(content, found)
         return results
 
@@ -289,17 +269,25 @@ def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
 def read_part(path: str | Path, kind: type[Part]) -> Part:
     """A part of results that lies in a file of its own. Raises ValueError as read_results."""
     with reading(path, AGAIN):
-        return _checked(json.loads(Path(path).read_bytes()), kind)
+        part: Part = _checked(json.loads(Path(path).read_bytes()), kind)
+        return part
 
 
-def _checked(content: Any, kind: type[Part]) -> Part:
-    from pydantic import TypeAdapter, ValidationError  # takes longer than all else that this room imports
+def _checked(content: Any, kind: Any) -> Any:
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(kind).validate_python(content)
+        return _adapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter  # takes longer than all else that this room imports
+
+    return TypeAdapter(kind)
 
 
 def write_results(path: str | Path, results: Results) -> None:
@@ -309,6 +297,4 @@ def write_results(path: str | Path, results: Results) -> None:
 
 def as_json(results: Any) -> dict[str, Any]:
     """A dataclass of this file as JSON values; `each` of an Estimate is left out where it is empty."""
-    return asdict(
-        results, dict_factory=lambda items: {key: value for key, value in items if (key, value) != ("each", ())}
-    )
+    return asdict(results, dict_factory=lambda items: {key: one for key, one in items if (key, one) != ("each", ())})

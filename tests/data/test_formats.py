@@ -16,7 +16,7 @@ from mprm.data.rollouts import Dataset, read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.data.visualprocessbench import VisualProcessBench
 from mprm.inference.score_file import score_file
-from mprm.metrics.step_scores import StepScores
+from mprm.metrics.predictions import StepScores
 
 FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^```json (\w+)\n(.*?)^```", FORMATS, re.MULTILINE | re.DOTALL))

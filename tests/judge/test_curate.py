@@ -3,7 +3,6 @@
 Shape suffixes: P pairs.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from mprm.data.preferences import Pair
-from mprm.judge.curate import bins, in_seeded_order, read_kept, signals_of, summarise, write_curated, wrong_labels
+from mprm.judge.curate import (
+    in_seeded_order,
+    known_flips,
+    read_kept,
+    signals_of,
+    summarise,
+    write_curated,
+    wrong_labels,
+)
 from mprm.judge.judge import shown
+from mprm.metrics.results import Curation, read_part
 from mprm.selection.keep import keep
 from mprm.selection.selectors import Entropy, Random
 
@@ -82,32 +90,20 @@ def test_the_least_entropy_of_every_source_is_kept_and_random_keeps_as_many() ->
         assert sorted(other["source"].to_pylist()) == sorted(kept["source"].to_pylist())
     assert len({tuple(other["id"].to_pylist()) for other in drawn}) > 1
 
-    summary = summarise(signals, kept, Entropy(ratio=0.5), seed=0)
-    assert (summary["eligible"], summary["kept"], summary["selector"]) == (14, len(expected), "Entropy")
-    assert summary["settings"]["ratio"] == 0.5
-    assert summary["dropped"] == {"refused_image": 1, "unreadable_image": 1}
+    summary = summarise(signals, kept, Entropy(ratio=0.5), traced=7, seed=0)
+    assert (summary.eligible, summary.kept, summary.selector) == (14, len(expected), "Entropy")
+    assert summary.settings["ratio"] == 0.5
+    assert summary.dropped == {"refused_image": 1, "unreadable_image": 1, "traced": 7}
     rest = [value for name, value in entropy.items() if name not in expected and name not in unusable]
     means = {"kept": np.mean([entropy[name] for name in expected]), "left_out": np.mean(rest)}
-    assert summary["entropy"] == pytest.approx(means)
-    assert [one["pairs"] for one in summary["bins"]] == [3, 3, 3, 3, 2]
+    assert summary.entropy == pytest.approx(means)
+    assert [one.pairs for one in summary.bins] == [3, 3, 3, 3, 2]
     wrong = [int(name) % 5 == 0 for name in expected]
-    assert summary["flipped"]["kept"] == pytest.approx(np.mean(wrong))
-    everything = summarise(signals, keep(signals, Entropy(ratio=1.0)), Entropy(ratio=1.0), seed=0)
-    assert everything["entropy"]["left_out"] is None
-    assert everything["flipped"]["difference"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 0.0}, abs=1e-12)
-
-
-def test_bins_hold_as_many_each_from_low_to_high() -> None:
-    eligible = table([0.5, 0.1, 0.4, 0.2, 0.3], [0.0, 1.0, 0.5, 1.0, 0.5], [True, False, True, False, False], "aabbb")
-    found = bins(eligible, seed=0, number=2)
-    assert [(one["from"], one["to"], one["pairs"]) for one in found] == [(0.1, 0.3, 3), (0.4, 0.5, 2)]
-    assert [one["entropy"] for one in found] == pytest.approx([0.2, 0.45])
-    assert [one["accuracy"]["value"] for one in found] == [pytest.approx(2.5 / 3), 0.25]
-    assert [one["flipped"]["value"] for one in found] == [0.0, 1.0]
-    unknown = eligible.set_column(6, "flipped", pa.array([True, False, None, False, False]))
-    assert [one["flipped"] for one in bins(unknown, seed=0, number=2)] == [None, None]
-    assert len(bins(eligible, seed=0)) == 5
-    assert len(bins(eligible.slice(0, 2), seed=0)) == 2
+    assert summary.flipped.kept == pytest.approx(np.mean(wrong))
+    everything = summarise(signals, keep(signals, Entropy(ratio=1.0)), Entropy(ratio=1.0), traced=7, seed=0)
+    assert everything.entropy["left_out"] is None
+    difference = everything.flipped.difference
+    assert (difference.value, difference.low, difference.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
 
 
 def test_wrong_labels_against_random_subsets_of_the_same_sources() -> None:
@@ -116,21 +112,23 @@ def test_wrong_labels_against_random_subsets_of_the_same_sources() -> None:
     A random five of a has 1 wrong one on average: 0.1 of all ten. It has none in 28 %, and 3 or less in 99.9 %, 2 or
     less in 96.7 %, so that the middle 95 % of the subsets go from 0 to 3 wrong ones.
     """
-    flipped_P = [True] * 4 + [False] * 36
-    eligible = table([0.0] * 40, [1.0] * 40, list(flipped_P), "a" * 20 + "b" * 20)
+    flipped_P = np.array([1.0] * 4 + [0.0] * 36)
+    source_P = np.array([*"a" * 20, *"b" * 20])
     is_kept_P = np.isin(np.arange(40), [4, 5, 6, 7, 8, 20, 21, 22, 23, 24])
-    found = wrong_labels(eligible, is_kept_P, seed=0)
-    assert found is not None
-    assert found["kept"] == 0.0
-    assert found["random"] == pytest.approx(0.1, abs=0.003)
-    assert found["difference"]["value"] == -found["random"]
-    assert (found["difference"]["low"], found["difference"]["high"]) == (pytest.approx(-0.3), 0.0)
-    all_wrong = wrong_labels(eligible, np.arange(40) < 4, seed=0)
-    assert all_wrong is not None
-    assert all_wrong["kept"] == 1.0
-    assert all_wrong["difference"]["value"] == pytest.approx(0.8, abs=0.01)
-    unknown = table([0.0] * 40, [1.0] * 40, [None, *flipped_P[1:]], "a" * 40)
-    assert wrong_labels(unknown, is_kept_P, seed=0) is None
+    found = wrong_labels(source_P, is_kept_P, flipped_P, seed=0)
+    assert found.kept == 0.0
+    assert found.random == pytest.approx(0.1, abs=0.003)
+    assert found.difference.value == -found.random
+    assert (found.difference.low, found.difference.high) == (pytest.approx(-0.3), 0.0)
+    all_wrong = wrong_labels(source_P, np.arange(40) < 4, flipped_P, seed=0)
+    assert all_wrong.kept == 1.0
+    assert all_wrong.difference.value == pytest.approx(0.8, abs=0.01)
+
+
+def test_wrong_labels_are_counted_where_all_are_known() -> None:
+    known, unknown = (table([0.5, 0.1], [0.0, 1.0], flipped, "ab") for flipped in ([True, False], [None, False]))
+    assert known_flips(known).tolist() == [1.0, 0.0]
+    assert known_flips(unknown) is None
 
 
 def test_the_order_of_answers_is_by_seed_and_pair_alone() -> None:
@@ -149,10 +147,11 @@ def test_the_order_of_answers_is_by_seed_and_pair_alone() -> None:
 def test_what_was_kept_is_read_back(tmp_path: Path) -> None:
     signals = table([0.4, 0.1, 0.3, 0.2], [1.0] * 4, [False] * 4, "aabb")
     kept = keep(signals, Entropy(ratio=0.5))
-    write_curated(tmp_path / "curated", signals, kept, {"kept": 2})
+    summary = summarise(signals, kept, Entropy(ratio=0.5), traced=0, seed=0)
+    write_curated(tmp_path / "curated", signals, kept, summary)
     ids, entropy_N = read_kept(tmp_path / "curated")
     assert ids == ["1", "3"]
     assert entropy_N.tolist() == [0.1, 0.2]
-    assert json.loads((tmp_path / "curated" / "manifest.json").read_text()) == {"kept": 2}
+    assert read_part(tmp_path / "curated" / "manifest.json", Curation) == summary
     assert pq.read_table(tmp_path / "curated" / "signals.parquet").num_rows == 4
     assert pq.read_table(tmp_path / "curated" / "kept.parquet")["rank"].to_pylist() == [1, 1]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from mprm.data.candidates import Candidate, CandidateSet
-from mprm.metrics.step_scores import StepScores
+from mprm.metrics.predictions import StepScores
 
 MakeSet = Callable[..., CandidateSet]
 

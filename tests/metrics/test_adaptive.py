@@ -1,6 +1,5 @@
 """Adaptive best-of-N, by hand and against its own parts."""
 
-import json
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from mprm.data.candidates import CandidateSet
 from mprm.metrics.adaptive import adaptive, bounds, candidates_needed
-from mprm.metrics.step_scores import StepScores
+from mprm.metrics.predictions import StepScores
 
 Scored = Callable[..., list[StepScores | None]]
 MakeSet = Callable[..., CandidateSet]
@@ -56,45 +55,44 @@ def test_a_sure_question_costs_four_candidates_and_an_unsure_one_all(make_set: M
     tied = make_set("tied", "9 " * 16), scored(*[0.5] * 16, kappa=1e12)
     sets, scores = zip(sure, tied, strict=True)
     report = adaptive(sets, scores, seed=0)
-    assert report["adaptive"]["candidates"]["value"] == 10  # (4 + 16) / 2
-    assert report["adaptive"]["tokens"]["value"] == 50
-    assert report["saved"]["candidates"]["value"] == report["saved"]["tokens"]["value"] == pytest.approx(1 - 20 / 32)
-    assert (report["saved"]["candidates"]["low"], report["saved"]["candidates"]["high"]) == (0, 0.75)
-    assert report["all"]["accuracy"]["value"] == report["all_mean"]["accuracy"]["value"] == 0.5
+    assert report.adaptive.candidates.value == 10  # (4 + 16) / 2
+    assert report.adaptive.tokens.value == 50
+    assert report.saved["candidates"].value == report.saved["tokens"].value == pytest.approx(1 - 20 / 32)
+    assert (report.saved["candidates"].low, report.saved["candidates"].high) == (0, 0.75)
+    assert report.all.accuracy.value == report.all_mean.accuracy.value == 0.5
     # The right one is seen where it is among the first four of an order.
-    seen = report["adaptive"]["accuracy"]["value"]
+    seen = report.adaptive.accuracy.value
     assert 2 * seen == pytest.approx(4 / 16, abs=0.2)
-    assert report["minus_all"]["value"] == pytest.approx(seen - 0.5)
-    assert report["fixed"][0]["accuracy"] == report["adaptive"]["accuracy"]
-    assert [entry["n"] for entry in report["fixed"]] == [4, 8, 12, 16]
-    assert [entry["candidates"]["value"] for entry in report["fixed"]] == [4, 8, 12, 16]
-    assert report["fixed"][-1]["accuracy"] == report["all"]["accuracy"]
+    assert report.minus_all.value == pytest.approx(seen - 0.5)
+    assert report.fixed[4].accuracy == report.adaptive.accuracy
+    assert [*report.fixed] == [4, 8, 12, 16]
+    assert [draws.candidates.value for draws in report.fixed.values()] == [4, 8, 12, 16]
+    assert report.fixed[16].accuracy == report.all.accuracy
 
 
 def test_the_score_counts_the_spread_and_the_mean_does_not(make_set: MakeSet) -> None:
     """mu .8 with kappa 0 is worth .8 - .5 * .4 = .6, mu .7 with a large kappa .7."""
     unsure, certain = StepScores((float(np.log(4)),), (0.0,)), StepScores((float(np.log(7 / 3)),), (1e12,))
     report = adaptive([make_set("a", "9 10")], [[unsure, certain]], seed=0)
-    assert report["all"]["accuracy"]["value"] == 1
-    assert report["all_mean"]["accuracy"]["value"] == 0
-    assert report["fixed"] == []  # no question has four candidates
-    assert report["saved"]["candidates"]["value"] == 0
+    assert report.all.accuracy.value == 1
+    assert report.all_mean.accuracy.value == 0
+    assert report.fixed == {}  # no question has four candidates
+    assert report.saved["candidates"].value == 0
 
 
 def test_more_than_sixteen_candidates_are_drawn_from(make_set: MakeSet, scored: Scored) -> None:
     """The right one of 32 is among the sixteen of an order half of the time."""
     some, scores = make_set("a", "10 " + "9 " * 31), scored(0.9, *[0.5] * 31, kappa=1.0)
     report = adaptive([some] * 20, [scores] * 20, seed=0)
-    assert report["all"]["candidates"]["value"] == 16
-    assert report["all"]["accuracy"]["value"] == pytest.approx(0.5, abs=0.05)
+    assert report.all.candidates.value == 16
+    assert report.all.accuracy.value == pytest.approx(0.5, abs=0.05)
 
 
 def test_tokens_are_unknown_unless_all_candidates_tell_them(make_set: MakeSet, scored: Scored) -> None:
     sets = [make_set("a", "10 9"), make_set("b", "10 9", n_tokens=None)]
     report = adaptive(sets, [scored(0.9, 0.1, kappa=4.0)] * 2, seed=0)
-    assert report["adaptive"]["tokens"] is None
-    assert report["saved"]["tokens"] is None
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report.adaptive.tokens is None
+    assert "tokens" not in report.saved
 
 
 def test_scores_without_kappa_are_refused(make_set: MakeSet, scored: Scored) -> None:

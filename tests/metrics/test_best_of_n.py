@@ -1,19 +1,27 @@
 """Reranking of whole files: per source and in all, models beside the policy and each other."""
 
 import json
+import math
 from collections.abc import Callable
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mprm.data.candidates import CandidateSet
-from mprm.metrics.aggregate import AGGREGATORS
-from mprm.metrics.best_of_n import choices, rerank
-from mprm.metrics.step_scores import StepScores
+from mprm.metrics.best_of_n import AGGREGATORS, best_of_n, choices, orders, pass_at_n, rerank, vote
+from mprm.metrics.predictions import StepScores
+from mprm.metrics.results import Between, Estimate, Method
 
 Scored = Callable[..., list[StepScores | None]]
 MakeSet = Callable[..., CandidateSet]
+
+
+def values(method: Method) -> list[float]:
+    return [one.value for one in method.accuracy]
 
 
 @pytest.fixture
@@ -34,71 +42,67 @@ def bad(scored: Scored) -> list[list[StepScores | None]]:
 
 def test_accuracy_by_hand(sets: list[CandidateSet], good: Any, bad: Any) -> None:
     report = rerank(sets, {"good": good, "bad": bad}, "mean", seed=0)
-    assert {name: report[name] for name in ("aggregate", "n_max", "questions", "seed")} == {
-        "aggregate": "mean",
-        "n_max": 3,
-        "questions": 3,
-        "seed": 0,
-    }
-    assert {name: of["questions"] for name, of in report["benchmarks"].items()} == {"s": 2, "t": 1, "all": 3}
-    of_s = report["benchmarks"]["s"]
-    assert of_s["policy"]["pass@1"]["accuracy"] == pytest.approx([1 / 2] * 3)  # of 1/3 and 2/3
-    assert of_s["policy"]["pass@N"]["accuracy"] == pytest.approx([1 / 2, (2 / 3 + 1) / 2, 1])
-    assert of_s["policy"]["majority"]["accuracy"][-1] == pytest.approx(1 / 2)
+    assert (report.aggregate, report.n_max, report.questions, report.seed) == ("mean", 3, 3, 0)
+    assert {name: of.questions for name, of in report.benchmarks.items()} == {"s": 2, "t": 1, "all": 3}
+    of_s = report.benchmarks["s"]
+    assert values(of_s.policy["pass@1"]) == pytest.approx([1 / 2] * 3)  # of 1/3 and 2/3
+    assert values(of_s.policy["pass@N"]) == pytest.approx([1 / 2, (2 / 3 + 1) / 2, 1])
+    assert of_s.policy["majority"].accuracy[-1].value == pytest.approx(1 / 2)
     # n = 2: a: 10 is best in two of three pairs; b: {0, 1}: 1, {0, 2}: tied, 1/2, {1, 2}: 0.
-    assert of_s["models"]["good"]["mean"]["accuracy"] == pytest.approx([1 / 2, (2 / 3 + 1 / 2) / 2, (1 + 1 / 2) / 2])
-    assert of_s["models"]["bad"]["mean"]["accuracy"][-1] == 0
-    assert of_s["models"]["good"]["weighted_majority"]["accuracy"][-1] == 1  # 0.9 : 0.3 and 1.1 : 0.8
-    assert [of_s["models"][name]["ties"] for name in ("good", "bad")] == [1, 0]
+    assert values(of_s.models["good"]["mean"]) == pytest.approx([1 / 2, (2 / 3 + 1 / 2) / 2, (1 + 1 / 2) / 2])
+    assert of_s.models["bad"]["mean"].accuracy[-1].value == 0
+    assert of_s.models["good"]["weighted_majority"].accuracy[-1].value == 1  # 0.9 : 0.3 and 1.1 : 0.8
+    assert of_s.ties == {"good": 1, "bad": 0}
     # c, n = 3 of 4: the unscored one is chosen only where it is alone; with no score at all everyone is as good.
-    of_t = report["benchmarks"]["t"]
-    assert of_t["models"]["good"]["mean"]["accuracy"] == pytest.approx([1 / 2, (2 / 3), 3 / 4])
-    assert of_t["models"]["bad"]["mean"]["accuracy"] == pytest.approx([1 / 2] * 3)
-    assert of_t["models"]["bad"]["weighted_majority"]["accuracy"] == [0, 0, 0]
-    assert of_t["models"]["bad"]["ties"] == 0
+    of_t = report.benchmarks["t"]
+    assert values(of_t.models["good"]["mean"]) == pytest.approx([1 / 2, (2 / 3), 3 / 4])
+    assert values(of_t.models["bad"]["mean"]) == pytest.approx([1 / 2] * 3)
+    assert values(of_t.models["bad"]["weighted_majority"]) == [0, 0, 0]
+    assert of_t.ties["bad"] == 0
 
 
 def test_differences_are_paired_by_question(sets: list[CandidateSet], good: Any, bad: Any) -> None:
-    of_s = rerank(sets, {"good": good, "bad": bad}, "mean", seed=0)["benchmarks"]["s"]
+    of_s = rerank(sets, {"good": good, "bad": bad}, "mean", seed=0).benchmarks["s"]
     # Per question: 1 - 1/3 and 1/2 - 2/3.
-    minus = of_s["models"]["good"]["mean"]["minus_pass@1"]
-    assert (minus["value"], minus["low"], minus["high"]) == pytest.approx((1 / 4, -1 / 6, 2 / 3))
-    minus = of_s["models"]["good"]["mean"]["minus_majority"]  # 1 - 0 and 1/2 - 1
-    assert (minus["value"], minus["low"], minus["high"]) == pytest.approx((1 / 4, -1 / 2, 1))
-    (between,) = of_s["between"]
-    assert (between["a"], between["b"]) == ("good", "bad")
-    assert (between["value"], between["low"], between["high"]) == pytest.approx((3 / 4, 1 / 2, 1))
+    minus = of_s.models["good"]["mean"].minus["pass@1"]
+    assert (minus.value, minus.low, minus.high) == pytest.approx((1 / 4, -1 / 6, 2 / 3))
+    minus = of_s.models["good"]["mean"].minus["majority"]  # 1 - 0 and 1/2 - 1
+    assert (minus.value, minus.low, minus.high) == pytest.approx((1 / 4, -1 / 2, 1))
+    (between,) = of_s.between
+    assert (between.a, between.b) == ("good", "bad")
+    found = between.difference
+    assert (found.value, found.low, found.high) == pytest.approx((3 / 4, 1 / 2, 1))
     for name in ("pass@1", "majority"):
-        assert set(of_s["policy"][name]) == {"accuracy", "interval"}
+        assert of_s.policy[name].minus == {}
 
 
-def test_the_report_is_json_with_intervals_around_every_number(sets: list[CandidateSet], good: Any, bad: Any) -> None:
+def test_every_number_lies_in_its_interval(sets: list[CandidateSet], good: Any, bad: Any) -> None:
     report = rerank(sets, {"good": good, "bad": bad}, "product", seed=3)
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    for benchmark in report["benchmarks"].values():
-        for model in benchmark["models"].values():
-            assert set(model) == {*AGGREGATORS, "weighted_majority", "ties"}
-        owners = [benchmark["policy"], *benchmark["models"].values()]
-        for measure in (value for owner in owners for value in owner.values() if isinstance(value, dict)):
-            assert len(measure["accuracy"]) == len(measure["interval"]) == 3
-            for accuracy, (low, high) in zip(measure["accuracy"], measure["interval"], strict=True):
-                assert 0 <= low <= accuracy + 1e-9
-                assert accuracy <= high + 1e-9 <= 1 + 1e-8
+    for benchmark in report.benchmarks.values():
+        for methods in benchmark.models.values():
+            assert set(methods) == {*AGGREGATORS, "weighted_majority"}
+        for method in (method for owner in (benchmark.policy, *benchmark.models.values()) for method in owner.values()):
+            assert len(method.accuracy) == 3
+            for one in method.accuracy:
+                assert one.low is not None
+                assert one.high is not None
+                assert 0 <= one.low <= one.value + 1e-9
+                assert one.value <= one.high + 1e-9 <= 1 + 1e-8
 
 
 def test_the_seed_draws_the_orders_of_votes(make_set: MakeSet) -> None:
     some = [make_set(str(n), "10 10 9 8 - 9 10") for n in range(5)]
-    first, again, other = (rerank(some, {}, "mean", seed)["benchmarks"]["all"]["policy"] for seed in (0, 0, 1))
+    first, again, other = (rerank(some, {}, "mean", seed).benchmarks["all"].policy for seed in (0, 0, 1))
     assert first == again
-    assert first["majority"]["accuracy"] != other["majority"]["accuracy"]
-    assert first["majority"]["accuracy"] == pytest.approx(other["majority"]["accuracy"], abs=0.05)
-    assert first["pass@N"]["accuracy"] == other["pass@N"]["accuracy"]
+    assert values(first["majority"]) != values(other["majority"])
+    assert values(first["majority"]) == pytest.approx(values(other["majority"]), abs=0.05)
+    assert values(first["pass@N"]) == values(other["pass@N"])
 
 
 def test_models_are_not_compared_by_what_they_are_called(sets: list[CandidateSet], good: Any) -> None:
-    report = rerank(sets, {"x": good, "y": good}, "mean", seed=0)["benchmarks"]["all"]
-    assert report["models"]["x"] == report["models"]["y"]
-    assert report["between"] == [{"a": "x", "b": "y", "value": 0, "low": 0, "high": 0}]
+    report = rerank(sets, {"x": good, "y": good}, "mean", seed=0).benchmarks["all"]
+    assert report.models["x"] == report.models["y"]
+    assert report.between == (Between(a="x", b="y", difference=Estimate(0, 0, 0)),)
 
 
 def test_choices(sets: list[CandidateSet], good: Any, bad: Any) -> None:
@@ -119,7 +123,7 @@ def test_where_nobody_answers_there_is_no_majority(make_set: MakeSet, scored: Sc
     (found,) = choices([make_set("a", "- -")], [scored(0.5, 0.6)], "mean")
     assert (found["majority"], found["majority_correct"], found["choice"]) == (None, False, 1)
     report = rerank([make_set("a", "- -")], {}, "mean", seed=0)
-    assert report["benchmarks"]["all"]["policy"]["majority"]["accuracy"] == [0, 0]
+    assert values(report.benchmarks["all"].policy["majority"]) == [0, 0]
 
 
 def test_an_unknown_aggregate_is_one_line(sets: list[CandidateSet], good: Any) -> None:
@@ -136,3 +140,131 @@ def test_longer_candidates_are_scored_over_all_of_their_steps(make_set: MakeSet)
     steps = StepScores(tuple(np.log([9.0, 1 / 9]))), StepScores((float(np.log(2 / 3)),))
     some = [make_set("a", "10 9")]
     assert [choices(some, [steps], name)[0]["choice"] for name in ("mean", "min", "product", "last")] == [0, 1, 1, 1]
+
+
+# ---- one candidate
+
+
+def test_what_a_candidate_is_worth() -> None:
+    """P(yes) = 3/4, 1/2, 1/5 are the log odds ln 3, 0, ln 1/4."""
+    log_odds = np.log([3.0, 1.0, 0.25])
+    found = {name: worth(log_odds) for name, worth in AGGREGATORS.items()}
+    assert found == pytest.approx(
+        {"mean": 1.45 / 3, "min": 0.2, "product": math.log(0.075), "last": 0.2, "sum_logits": math.log(0.75)}
+    )
+
+
+@given(st.lists(st.floats(-800, 800), min_size=1, max_size=50))
+def test_extreme_log_odds_are_finite_and_in_range(log_odds: list[float]) -> None:
+    with np.errstate(over="raise", invalid="raise"):
+        found = {name: worth(np.array(log_odds)) for name, worth in AGGREGATORS.items()}
+    assert all(math.isfinite(value) for value in found.values())
+    assert 0 <= found["min"] <= found["mean"] + 1e-12
+    assert found["mean"] <= 1 + 1e-12
+    assert found["product"] <= math.log(found["min"]) + 1e-9 if found["min"] > 0 else found["product"] < 0
+
+
+def test_products_that_would_be_zero_are_told_apart() -> None:
+    long, longer = (AGGREGATORS["product"](np.full(steps, -10.0)) for steps in (100, 101))
+    assert math.exp(long) == math.exp(longer) == 0
+    assert long > longer
+
+
+# ---- one question against all of its subsets
+
+M = 6
+lengths = st.integers(1, M)
+scores = st.sampled_from([-np.inf, 0.1, 0.2, 0.3])
+candidates = lengths.flatmap(
+    lambda m: st.tuples(st.lists(scores, min_size=m, max_size=m), st.lists(st.booleans(), min_size=m, max_size=m))
+)
+
+
+def over_subsets(n_candidates: int, value) -> list[float]:  # type: ignore[no-untyped-def]
+    """Mean of value(subset) over all subsets of every size."""
+    sizes = range(1, n_candidates + 1)
+    return [float(np.mean([value(list(s)) for s in combinations(range(n_candidates), n)])) for n in sizes]
+
+
+def test_curves_by_hand() -> None:
+    """Three candidates, the second best is right: n = 1: 1/3; n = 2: in one of three subsets; n = 3: never."""
+    assert best_of_n(np.array([0.1, 0.9, 0.5]), np.array([False, False, True])) == pytest.approx([1 / 3, 1 / 3, 0])
+    assert pass_at_n(np.array([False, False, True])) == pytest.approx([1 / 3, 2 / 3, 1])
+    # All tied: every member is equally likely, whatever n is.
+    assert best_of_n(np.zeros(4), np.array([True, False, False, False])) == pytest.approx([0.25] * 4)
+
+
+@given(candidates)
+def test_best_of_n_is_the_mean_over_all_subsets(some: tuple[list[float], list[bool]]) -> None:
+    score, correct = np.array(some[0]), np.array(some[1])
+
+    def chosen(subset: list[int]) -> float:
+        best = score[subset].max()
+        return float(np.mean([correct[m] for m in subset if score[m] == best]))
+
+    assert best_of_n(score, correct) == pytest.approx(over_subsets(len(score), chosen))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=M))
+def test_pass_at_n_is_the_mean_over_all_subsets(correct: list[bool]) -> None:
+    expected = over_subsets(len(correct), lambda subset: any(correct[m] for m in subset))
+    assert pass_at_n(np.array(correct)) == pytest.approx(expected)
+
+
+@given(candidates)
+def test_a_choice_is_never_better_than_one_that_knows(some: tuple[list[float], list[bool]]) -> None:
+    score, correct = np.array(some[0]), np.array(some[1])
+    known, chosen = pass_at_n(correct), best_of_n(score, correct)
+    assert (chosen <= known + 1e-9).all()
+    assert best_of_n(correct.astype(float), correct) == pytest.approx(known)
+    assert chosen[0] == pytest.approx(correct.mean())
+
+
+voters = st.integers(1, 5).flatmap(
+    lambda m: st.tuples(
+        st.lists(st.sampled_from([-1, 0, 1, 2]), min_size=m, max_size=m),
+        st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=m, max_size=m),
+        st.lists(st.booleans(), min_size=m, max_size=m),
+    )
+)
+
+
+@given(voters)
+def test_votes_over_all_orders_are_the_mean_over_all_subsets(some: tuple[list[int], list[float], list[bool]]) -> None:
+    raw, weights, correct = some
+    names = [name for name in dict.fromkeys(raw) if name >= 0]
+    classes = [names.index(name) if name >= 0 else -1 for name in raw]
+    right = {k: np.mean([c for c, of in zip(correct, classes, strict=True) if of == k]) for k in classes if k >= 0}
+
+    def voted(subset: list[int]) -> float:
+        totals = {k: sum(weights[m] for m in subset if classes[m] == k) for k in right}
+        most = max(totals.values(), default=0.0)
+        return float(np.mean([right[k] for k in right if totals[k] == most])) if most > 0 else 0.0
+
+    every_order = np.array(list(permutations(range(len(raw)))))
+    found = vote(np.array(classes), np.array(weights), np.array(correct), every_order)
+    assert found == pytest.approx(over_subsets(len(raw), voted))
+
+
+def test_votes_by_hand() -> None:
+    """Answers a, a, b in this order, b right: a, then a, then a with two votes. With weights 1, 1, 3 b wins at last."""
+    classes, correct, order = np.array([0, 0, 1]), np.array([False, False, True]), np.array([[0, 1, 2]])
+    assert vote(classes, np.ones(3), correct, order).tolist() == [0, 0, 0]
+    assert vote(classes, np.array([1.0, 1.0, 3.0]), correct, order).tolist() == [0, 0, 1]
+    assert vote(classes, np.array([1.0, 1.0, 2.0]), correct, order).tolist() == [0, 0, 0.5]
+    assert vote(classes, np.zeros(3), correct, order).tolist() == [0, 0, 0]
+    assert vote(np.array([-1, -1, 0]), np.ones(3), correct, order).tolist() == [0, 0, 1]
+
+
+def test_equal_sums_tie_in_whatever_order_they_were_added() -> None:
+    weights = np.array([0.1, 0.2, 0.3, 0.3, 0.2, 0.1])  # .1 + .2 + .3 and .3 + .2 + .1 are not the same float
+    found = vote(np.array([0, 0, 0, 1, 1, 1]), weights, np.array([1, 1, 1, 0, 0, 0], bool), np.arange(6)[None])
+    assert found[-1] == 0.5
+
+
+def test_orders_are_permutations_by_seed() -> None:
+    first, again, other = (orders(7, 50, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (np.sort(first, axis=1) == np.arange(7)).all()
+    assert (first == again).all()
+    assert (first != other).any()
+    assert len(np.unique(first[:, 0])) == 7

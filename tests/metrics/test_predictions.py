@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm.metrics.predictions import Prediction, read_predictions, write_predictions
+from mprm.metrics.predictions import Prediction, StepScores, read_predictions, write_predictions
 
 ORACLE = Path(__file__).resolve().parents[1] / "oracle_data" / "metrics"
 GOOD: dict[str, Any] = {"id": "a", "source": "MMMU", "labels": [1, -1, 0], "scores": [0.9, 0.2, 0.5]}
@@ -180,3 +180,13 @@ def refusal(path: Path) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def test_scores_are_the_logistic_of_the_log_odds() -> None:
+    assert StepScores((0.0, math.log(3), -math.log(3))).scores == pytest.approx([0.5, 0.75, 0.25])
+    assert StepScores((1000.0, -1000.0)).scores == [1.0, 0.0]
+
+
+def test_sigma() -> None:
+    assert StepScores((0.0,)).sigmas is None
+    assert StepScores((0.0, math.log(3)), (3.0, 2.0)).sigmas == pytest.approx([0.25, math.sqrt(0.75 * 0.25 / 3)])

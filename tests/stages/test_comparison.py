@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from mprm.metrics.measure import evaluate
 
+from mprm.metrics.evaluate import evaluate
 from mprm.metrics.predictions import Prediction, write_predictions
+from mprm.metrics.results import write_results
 from mprm.reporting.compare import compare, run_folders
 from mprm.runs.artifacts import write_json, write_text
 from mprm.runs.sweep_state import SweepJob, begin_sweep
@@ -41,7 +42,7 @@ def write_run(folder: Path, selector: str, seed: int) -> None:
     write_text(folder / "config.yaml", yaml.safe_dump(config))
     write_json(folder / "subset" / "manifest.json", {"totals": totals, "sources": {}, "dropped": {}, "data_hash": "x"})
     write_json(folder / "stages.json", {"config_hash": "", "stages": {}})
-    write_json(folder / "results.json", evaluate(predictions, None, seed, resamples=50))
+    write_results(folder / "results.json", evaluate(predictions, None, seed, resamples=50))
     write_predictions(folder / "predictions.jsonl", predictions)
 
 

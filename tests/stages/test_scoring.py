@@ -12,7 +12,7 @@ from PIL import Image
 
 from mprm import stages
 from mprm.config import Config
-from mprm.metrics.step_scores import StepScores
+from mprm.metrics.predictions import StepScores
 from mprm.runs.artifacts import read_json, write_text
 from mprm.stages import scoring
 from mprm.stages.models import short_names
