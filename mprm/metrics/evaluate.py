@@ -13,7 +13,7 @@ from mprm.metrics import step_metrics as metrics
 from mprm.metrics.estimate import RESAMPLES, Estimate, Floats, Ints, Resampled, percentile, resample_weights
 from mprm.metrics.predictions import Prediction
 from mprm.metrics.results import SourceResults, StepResults, ThresholdResults
-from mprm.metrics.step_metrics import LabelledSteps, labelled_steps
+from mprm.metrics.step_metrics import LabelledSteps, best_threshold, labelled_steps
 
 FIXED_THRESHOLD = 0.5
 POSITION_BINS = 10
@@ -22,6 +22,8 @@ POSITION_BINS = 10
 FIXED = "fixed in advance"
 HELD_OUT = "calibrated on the held-out split"
 BENCHMARK = "searched on these labels themselves (optimistic)"
+
+At = tuple[float, str]  # a threshold, and where it comes from
 
 
 def evaluate(
@@ -39,14 +41,12 @@ def evaluate(
     Raises:
         ValueError: no step of the benchmark is labelled 1 or -1.
     """
-    steps = _labelled(predictions)
-    thresholds = {"fixed": (FIXED_THRESHOLD, FIXED), "oracle": (metrics.searched_threshold(steps), BENCHMARK)}
-    if {1, -1} <= {label for prediction in held_out or () for label in prediction.labels}:
-        assert held_out
-        calibrated = metrics.calibrated_threshold(labelled_steps(held_out)), HELD_OUT
-        thresholds = {"fixed": thresholds["fixed"], "calibrated": calibrated, "oracle": thresholds["oracle"]}
-    else:
+    if not {1, -1} <= {label for prediction in held_out or () for label in prediction.labels}:
         held_out = None
+    thresholds = {"fixed": (FIXED_THRESHOLD, FIXED)}
+    if held_out is not None:
+        thresholds["calibrated"] = _calibrated(labelled_steps(held_out))
+    thresholds["oracle"] = _searched(labelled_steps(predictions))
     return _results(predictions, held_out, thresholds, seed, resamples)
 
 
@@ -60,42 +60,53 @@ def measure(predictions: Sequence[Prediction], threshold: float | str, resamples
         ValueError: as evaluate, or the threshold is neither a finite number nor "searched".
     """
     if threshold == "searched":
-        thresholds = {"oracle": (metrics.searched_threshold(_labelled(predictions)), BENCHMARK)}
-    else:
-        thresholds = {"fixed": (_number(threshold), FIXED)}
-    return _results(predictions, None, thresholds, 0, resamples)
+        return _results(predictions, None, {"oracle": _searched(labelled_steps(predictions))}, 0, resamples)
+    try:
+        number = float(threshold)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"threshold={threshold} is neither a finite number nor 'searched'; give e.g. threshold=0.5")
+    return _results(predictions, None, {"fixed": (number, FIXED)}, 0, resamples)
 
 
-def resampled_auc(predictions: Sequence[Prediction], seed: int = 0, resamples: int = RESAMPLES) -> Resampled:
+def resampled_auc(predictions: Sequence[Prediction], resamples: int = RESAMPLES) -> Resampled:
     """The AUC of one run. The order of the predictions does not matter. Raises ValueError if no step is labelled."""
-    steps = _labelled(predictions)
-    weights_BS = resample_weights(len(steps.source_S), seed, resamples)
-    return Resampled(_items(predictions), metrics.auc(steps), metrics.auc_of_resamples(steps, weights_BS))
+    items, steps, weights_BS = _resampled(predictions, resamples)
+    return Resampled(items, metrics.auc(steps), metrics.auc_of_resamples(steps, weights_BS))
 
 
-def resampled_f1(
-    predictions: Sequence[Prediction], threshold: float, seed: int = 0, resamples: int = RESAMPLES
-) -> Resampled:
+def resampled_f1(predictions: Sequence[Prediction], threshold: float, resamples: int = RESAMPLES) -> Resampled:
     """The overall step-weighted macro-F1 of one run at a threshold, as resampled_auc."""
-    steps = _labelled(predictions)
+    items, steps, weights_BS = _resampled(predictions, resamples)
     counts_S4 = metrics.confusion_per_solution(steps, threshold)
-    counts_BG4 = metrics.per_source_resampled(steps, counts_S4, resample_weights(len(steps.source_S), seed, resamples))
     value = metrics.step_weighted_macro_f1(metrics.per_source(steps, counts_S4))
-    return Resampled(_items(predictions), float(value), metrics.step_weighted_macro_f1(counts_BG4))
+    counts_BG4 = metrics.per_source_resampled(steps, counts_S4, weights_BS)
+    return Resampled(items, float(value), metrics.step_weighted_macro_f1(counts_BG4))
 
 
-def _labelled(predictions: Sequence[Prediction]) -> LabelledSteps:
-    return labelled_steps(sorted(predictions, key=lambda prediction: prediction.id))
+def _resampled(
+    predictions: Sequence[Prediction], resamples: int
+) -> tuple[tuple[tuple[str, object], ...], LabelledSteps, Floats]:
+    predictions = sorted(predictions, key=lambda prediction: prediction.id)
+    steps = labelled_steps(predictions)
+    items = tuple((prediction.id, prediction.labels) for prediction in predictions)
+    return items, steps, resample_weights(len(steps.source_S), 0, resamples)  # one seed: differences are paired
 
 
-def _items(predictions: Sequence[Prediction]) -> tuple[tuple[str, object], ...]:
-    return tuple(sorted((prediction.id, prediction.labels) for prediction in predictions))
+def _searched(benchmark: LabelledSteps) -> At:
+    return best_threshold(benchmark, metrics.step_weighted_macro_f1), BENCHMARK
+
+
+def _calibrated(held_out: LabelledSteps) -> At:
+    """By pooled F1: the sources of the training data are not the benchmark's, and one may hold no wrong step."""
+    return best_threshold(held_out, metrics.pooled_macro_f1), HELD_OUT
 
 
 def _results(
     predictions: Sequence[Prediction],
     held_out: Sequence[Prediction] | None,
-    thresholds: dict[str, tuple[float, str]],
+    thresholds: dict[str, At],
     seed: int,
     resamples: int,
 ) -> StepResults:
@@ -113,7 +124,7 @@ def _results(
         brier=_defined(metrics.brier_score(steps)),
         resamples=resamples,
         seed=seed,
-        thresholds={name: _at_threshold(steps, *at, auc, weights_BS) for name, at in thresholds.items()},
+        thresholds={name: _at_threshold(steps, at, auc, weights_BS) for name, at in thresholds.items()},
         baselines=_baselines(predictions, held_out, weights_BS),
     )
 
@@ -123,32 +134,34 @@ def _auc(steps: LabelledSteps, weights_BS: Floats) -> Estimate | None:
     return None if math.isnan(value) else percentile(value, metrics.auc_of_resamples(steps, weights_BS))
 
 
-def _at_threshold(
-    steps: LabelledSteps, threshold: float, origin: str, auc: Estimate | None, weights_BS: Floats
-) -> ThresholdResults:
+def _at_threshold(steps: LabelledSteps, at: At, auc: Estimate | None, weights_BS: Floats) -> ThresholdResults:
     """Threshold and sources stay fixed in all resamples; one without a labelled step of a source leaves it out."""
+    threshold, origin = at
     counts_S4 = metrics.confusion_per_solution(steps, threshold)
-    counts_G4, counts_BG4 = (
-        metrics.per_source(steps, counts_S4),
-        metrics.per_source_resampled(steps, counts_S4, weights_BS),
-    )
+    counts_G4 = metrics.per_source(steps, counts_S4)
+    counts_BG4 = metrics.per_source_resampled(steps, counts_S4, weights_BS)
     macro_BG = np.where(counts_BG4.sum(axis=-1) > 0, metrics.macro_f1(counts_BG4), np.nan)
     pooled_4 = counts_G4.sum(axis=0)
+    tp, fp, fn, tn = pooled_4.tolist()
+    total = tp + fp + fn + tn
     found_S, erroneous_S = metrics.first_errors(steps, threshold)
-    overall_B, pooled_B = metrics.step_weighted_macro_f1(counts_BG4), metrics.pooled_macro_f1(counts_BG4)
+    overall, pooled = (
+        percentile(float(f1(counts_G4)), f1(counts_BG4))
+        for f1 in (metrics.step_weighted_macro_f1, metrics.pooled_macro_f1)
+    )
     return ThresholdResults(
         threshold=threshold,
         threshold_from=origin,
         auc=auc,
-        overall_step_weighted_macro_f1=percentile(float(metrics.step_weighted_macro_f1(counts_G4)), overall_B),
-        pooled_macro_f1=percentile(float(metrics.pooled_macro_f1(counts_G4)), pooled_B),
+        overall_step_weighted_macro_f1=overall,
+        pooled_macro_f1=pooled,
         pooled_f1_positive=float(metrics.f1_right(pooled_4)),
         pooled_f1_negative=float(metrics.f1_wrong(pooled_4)),
-        classical_micro_f1=float(metrics.micro_f1(counts_G4)),
+        classical_micro_f1=(tp + tn) / total,
         first_error_accuracy=percentile(float(found_S.mean()), weights_BS @ found_S / len(found_S)),
         first_error_f1=_defined(metrics.first_error_f1(found_S, erroneous_S)),
-        confusion=dict(zip(("tp", "fp", "fn", "tn"), pooled_4.tolist(), strict=True)),
-        total_steps=int(pooled_4.sum()),
+        confusion={"tp": tp, "fp": fp, "fn": fn, "tn": tn},
+        total_steps=total,
         per_source={name: _source(counts_G4[g], macro_BG[:, g]) for g, name in enumerate(steps.sources)},
     )
 
@@ -164,37 +177,32 @@ def _source(counts_4: Ints, macro_B: Floats) -> SourceResults:
     )
 
 
-# ---- baselines: scores that never look at a step, to be beaten by those that do
-
-
 def _baselines(
     predictions: Sequence[Prediction], held_out: Sequence[Prediction] | None, weights_BS: Floats
 ) -> dict[str, ThresholdResults]:
-    """Both baselines, measured like a model.
+    """Scores that never look at a step, to be beaten by those that do, measured like a model.
 
-    position_only has its prior and its threshold from held_out, or else from the benchmark's own labels: see fitted_on.
+    position_only has its prior and its threshold from held_out, or else from the benchmark's own labels.
     """
     fitted_on = predictions if held_out is None else held_out
     prior = accuracy_by_position(fitted_on)
     fitted = labelled_steps(position_only(fitted_on, prior))
-    if held_out is None:
-        position, place = (metrics.searched_threshold(fitted), BENCHMARK), "benchmark"
-    else:
-        position, place = (metrics.calibrated_threshold(fitted), HELD_OUT), "held_out"
-    found = {}
-    for name, scored, at, fitted_to in (
-        ("majority", majority(predictions), (FIXED_THRESHOLD, FIXED), "benchmark"),
-        ("position_only", position_only(predictions, prior), position, place),
-    ):
+    found = {
+        "majority": (majority(predictions), (FIXED_THRESHOLD, FIXED), "benchmark"),
+        "position_only": (position_only(predictions, prior), _calibrated(fitted), "held_out")
+        if held_out is not None
+        else (position_only(predictions, prior), _searched(fitted), "benchmark"),
+    }
+    results = {}
+    for name, (scored, at, fitted_to) in found.items():
         steps = labelled_steps(scored)
-        found[name] = replace(_at_threshold(steps, *at, _auc(steps, weights_BS), weights_BS), fitted_on=fitted_to)
-    return found
+        results[name] = replace(_at_threshold(steps, at, _auc(steps, weights_BS), weights_BS), fitted_on=fitted_to)
+    return results
 
 
 def majority(predictions: Sequence[Prediction]) -> list[Prediction]:
     """Score every step 1 when at least half of the labelled steps are right, else 0."""
-    balance = sum(label for prediction in predictions for label in prediction.labels)
-    score = 1.0 if balance >= 0 else 0.0
+    score = float(sum(label for prediction in predictions for label in prediction.labels) >= 0)
     return [replace(prediction, scores=(score,) * len(prediction.labels)) for prediction in predictions]
 
 
@@ -229,13 +237,3 @@ def _position_bins(n_steps: int) -> Ints:
 
 def _defined(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _number(threshold: float | str) -> float:
-    try:
-        number = float(threshold)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"threshold={threshold} is neither a finite number nor 'searched'; give e.g. threshold=0.5")
-    return number

@@ -1,12 +1,12 @@
-"""Metrics of step scores, in numpy.
+"""Metrics of step scores, and thresholds searched on labels, in numpy.
 
 Shape suffixes: N labelled steps, S solutions with at least one of them, G sources, B resamples, C candidates for the
-threshold. Confusion counts are
-the last axis, of size 4: right steps accepted (tp), wrong steps accepted (fp), right steps rejected (fn), wrong steps
-rejected (tn). A step is accepted when its score >= threshold. Neutral steps (label 0) are dropped first.
+threshold. Confusion counts are the last axis, of size 4: right steps accepted (tp), wrong steps accepted (fp), right
+steps rejected (fn), wrong steps rejected (tn). A step is accepted when its score >= threshold. Neutral steps (label 0)
+are dropped first. Examples: the counts (3, 1, 2, 2) and (1, 0, 0, 1) of two sources.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from mprm.metrics.estimate import Bools, Floats, Ints
 from mprm.metrics.predictions import Prediction
+
+Counts = NDArray[np.number]
 
 ECE_BINS = 15
 DECIMALS = 4  # of the thresholds that are searched
@@ -40,19 +42,15 @@ def labelled_steps(predictions: Sequence[Prediction]) -> LabelledSteps:
     kept = [prediction for prediction in predictions if any(prediction.labels)]
     if not kept:
         raise ValueError(f"no step labelled 1 or -1 in {len(predictions)} solutions; give labelled solutions")
-    sources = tuple(sorted({prediction.source for prediction in kept}))
-    index = {source: number for number, source in enumerate(sources)}
+    sources, source_S = np.unique([prediction.source for prediction in kept], return_inverse=True)
     labels = np.array([label for prediction in kept for label in prediction.labels], dtype=np.int64)
     scores = np.array([score for prediction in kept for score in prediction.scores], dtype=np.float64)
     solution = np.repeat(np.arange(len(kept)), [len(prediction.labels) for prediction in kept])
     counted = labels != 0
-    return LabelledSteps(
-        sources=sources,
-        source_S=np.array([index[prediction.source] for prediction in kept], dtype=np.int64),
-        solution_N=solution[counted],
-        right_N=labels[counted] == 1,
-        scores_N=scores[counted],
-    )
+    return LabelledSteps(tuple(sources.tolist()), source_S, solution[counted], labels[counted] == 1, scores[counted])
+
+
+# ---- confusion counts and F1
 
 
 def confusion_per_solution(steps: LabelledSteps, threshold: float) -> Ints:
@@ -76,62 +74,46 @@ def per_source_resampled(steps: LabelledSteps, counts_S4: Ints, weights_BS: Floa
     return np.stack([weights_BS[:, chosen] @ counts_S4[chosen] for chosen in of_source], axis=1)
 
 
-def f1_right(counts: NDArray[np.number]) -> Floats:
-    """F1 of the class "right step" (label 1): 2 tp / (2 tp + fp + fn), over the last axis.
+def f1_right(counts: Counts) -> Floats:
+    """F1 of the class "right step" (label 1): 2 tp / (2 tp + fp + fn), over the last axis; 6/9 and 1.
 
-    0 when no step is right and none is accepted. Counts (3, 1, 2, 2): 6 / (6 + 1 + 2) = 2/3.
+    0 when no step is right and none is accepted.
     """
     tp, fp, fn = counts[..., 0], counts[..., 1], counts[..., 2]
     return _ratio(2.0 * tp, 2.0 * tp + fp + fn)
 
 
-def f1_wrong(counts: NDArray[np.number]) -> Floats:
-    """F1 of the class "wrong step" (label -1): 2 tn / (2 tn + fn + fp), over the last axis.
-
-    0 when no step is wrong and none is rejected. Counts (3, 1, 2, 2): 4 / (4 + 2 + 1) = 4/7.
-    """
-    fp, fn, tn = counts[..., 1], counts[..., 2], counts[..., 3]
-    return _ratio(2.0 * tn, 2.0 * tn + fn + fp)
+def f1_wrong(counts: Counts) -> Floats:
+    """F1 of the class "wrong step" (label -1): f1_right with the classes exchanged; 4/7 and 1."""
+    return f1_right(counts[..., ::-1])
 
 
-def macro_f1(counts: NDArray[np.number]) -> Floats:
-    """Mean of the F1 of right steps and the F1 of wrong steps. Counts (3, 1, 2, 2): (2/3 + 4/7) / 2 = 13/21."""
+def macro_f1(counts: Counts) -> Floats:
+    """Mean of the F1 of right steps and the F1 of wrong steps; 13/21 and 1."""
     return (f1_right(counts) + f1_wrong(counts)) / 2
 
 
-def step_weighted_macro_f1(counts: NDArray[np.number]) -> Floats:
+def step_weighted_macro_f1(counts: Counts) -> Floats:
     """Macro-F1 per source, averaged with the sources' numbers of labelled steps as weights. counts (..., G, 4).
 
-    This is what the BIS paper calls overall micro-F1 (arXiv 2602.04145). Counts (3, 1, 2, 2) and (1, 0, 0, 1): macro-F1
-    13/21 of 8 steps and 1 of 2 steps, so (8 * 13/21 + 2 * 1) / 10 = 73/105 = 0.6952.
+    This is what the BIS paper calls overall micro-F1 (arXiv 2602.04145). (8 * 13/21 + 2 * 1) / 10 = 73/105.
     """
     steps_in_source = counts.sum(axis=-1)
     return _ratio((macro_f1(counts) * steps_in_source).sum(axis=-1), steps_in_source.sum(axis=-1))
 
 
-def pooled_macro_f1(counts: NDArray[np.number]) -> Floats:
-    """Macro-F1 of all steps thrown together. counts (..., G, 4).
-
-    Counts (3, 1, 2, 2) and (1, 0, 0, 1): of (4, 1, 2, 3), (8/11 + 6/9) / 2 = 23/33 = 0.6970.
-    """
+def pooled_macro_f1(counts: Counts) -> Floats:
+    """Macro-F1 of all steps thrown together. counts (..., G, 4); of (4, 1, 2, 3): (8/11 + 6/9) / 2 = 23/33."""
     return macro_f1(counts.sum(axis=-2))
 
 
-def micro_f1(counts: NDArray[np.number]) -> Floats:
-    """Classical micro-F1 over the two classes of all steps, which is the step accuracy. counts (..., G, 4).
-
-    Summed over both classes, true positives are tp + tn, and false positives as well as false negatives fp + fn:
-    (tp + tn) / (tp + tn + fp + fn). Counts (3, 1, 2, 2) and (1, 0, 0, 1): (4 + 3) / 10 = 0.7.
-    """
-    pooled = counts.sum(axis=-2)
-    return _ratio(1.0 * pooled[..., 0] + pooled[..., 3], pooled.sum(axis=-1))
+# ---- ranking and calibration
 
 
 def auc(steps: LabelledSteps) -> float:
     """Area under the ROC curve: P(a right step scores above a wrong one), equal scores counting one half.
 
-    NaN when all labels are alike. Right steps .9, .5 and wrong steps .5, .1: the pairs give 1 + 1 + 1/2 + 1 = 3.5 of 4,
-    so 0.875.
+    NaN when all labels are alike. Right steps .9, .5 and wrong steps .5, .1: the pairs give 1 + 1 + 1/2 + 1 = 3.5 of 4.
     """
     return float(auc_of_resamples(steps, np.ones((1, len(steps.source_S))))[0])
 
@@ -171,13 +153,15 @@ def expected_calibration_error(steps: LabelledSteps) -> float:
 
 
 def brier_score(steps: LabelledSteps) -> float:
-    """Mean squared distance of the score from 1 (right step) or 0 (wrong step); NaN when a score is outside [0, 1].
+    """Mean squared distance of the score from 1 (right step) or 0 (wrong step); NaN when a score is outside [0, 1]."""
+    return float(np.mean((steps.scores_N - steps.right_N) ** 2)) if _probabilities(steps) else float("nan")
 
-    Scores .9 (right), .6 (wrong): (.01 + .36) / 2 = 0.185.
-    """
-    if not _probabilities(steps):
-        return float("nan")
-    return float(np.mean((steps.scores_N - steps.right_N) ** 2))
+
+def _probabilities(steps: LabelledSteps) -> bool:
+    return bool(steps.scores_N.min() >= 0 and steps.scores_N.max() <= 1)
+
+
+# ---- first errors
 
 
 def first_errors(steps: LabelledSteps, threshold: float) -> tuple[Bools, Bools]:
@@ -205,6 +189,15 @@ def first_error_f1(found_S: Bools, erroneous_S: Bools) -> float:
     return float(_ratio(2 * with_error * without, with_error + without))
 
 
+def _ratio(numerator: Counts | float, denominator: Counts | float) -> Floats:
+    """numerator / denominator, 0 where the denominator is 0."""
+    top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    return np.divide(top, bottom, out=np.zeros_like(bottom), where=bottom > 0)
+
+
+# ---- thresholds
+
+
 def candidates(scores_N: Floats) -> Floats:
     """Thresholds to try (C,): the sorted unique scores, rounded to 4 decimals.
 
@@ -226,29 +219,10 @@ def confusion_at(steps: LabelledSteps, thresholds_C: Floats) -> Ints:
     return counts
 
 
-def searched_threshold(steps: LabelledSteps) -> float:
-    """The candidate with the largest step-weighted macro-F1 on these very steps, the smallest of equals.
+def best_threshold(steps: LabelledSteps, f1: Callable[[Counts], Floats]) -> float:
+    """The candidate with the largest step_weighted_macro_f1 or pooled_macro_f1, the smallest of equals.
 
-    Its figures on the same steps are optimistic, and are reported under a name that says so.
+    Figures at this threshold on the same steps are optimistic.
     """
     thresholds = candidates(steps.scores_N)
-    return float(thresholds[np.argmax(step_weighted_macro_f1(confusion_at(steps, thresholds)))])
-
-
-def calibrated_threshold(held_out: LabelledSteps) -> float:
-    """The candidate with the largest pooled macro-F1 on training-side steps, the smallest of equals.
-
-    Pooled, because the sources of the training data are not those of the benchmark, and one may hold no wrong step.
-    """
-    thresholds = candidates(held_out.scores_N)
-    return float(thresholds[np.argmax(pooled_macro_f1(confusion_at(held_out, thresholds)))])
-
-
-def _probabilities(steps: LabelledSteps) -> bool:
-    return bool(steps.scores_N.min() >= 0 and steps.scores_N.max() <= 1)
-
-
-def _ratio(numerator: NDArray[np.number] | float, denominator: NDArray[np.number] | float) -> Floats:
-    """numerator / denominator, 0 where the denominator is 0."""
-    top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
-    return np.divide(top, bottom, out=np.zeros_like(bottom), where=bottom > 0)
+    return float(thresholds[np.argmax(f1(confusion_at(steps, thresholds)))])

@@ -12,14 +12,13 @@ from mprm.metrics import step_metrics as metrics
 from mprm.metrics.predictions import Prediction
 from mprm.metrics.step_metrics import (
     LabelledSteps,
-    calibrated_threshold,
+    best_threshold,
     candidates,
     confusion_at,
     confusion_per_solution,
     labelled_steps,
     per_source,
     pooled_macro_f1,
-    searched_threshold,
     step_weighted_macro_f1,
 )
 
@@ -80,10 +79,9 @@ def test_f1_worked() -> None:
     assert metrics.macro_f1(TWO) == 1
 
 
-def test_three_definitions_of_overall_worked() -> None:
+def test_both_definitions_of_overall_worked() -> None:
     assert metrics.step_weighted_macro_f1(BOTH) == pytest.approx(73 / 105)
     assert metrics.pooled_macro_f1(BOTH) == pytest.approx(23 / 33)
-    assert metrics.micro_f1(BOTH) == pytest.approx(0.7)
 
 
 def test_f1_of_a_class_that_is_neither_there_nor_predicted_is_zero() -> None:
@@ -258,10 +256,8 @@ def test_confusion_at_all_thresholds_is_that_at_each(items: list[tuple[str, list
 def test_no_candidate_is_better_and_no_smaller_one_as_good(items: list[tuple[str, list[tuple[int, float]]]]) -> None:
     steps = labelled_steps(build(items))
     thresholds = candidates(steps.scores_N)
-    for chosen, objective in (
-        (searched_threshold(steps), step_weighted_macro_f1),
-        (calibrated_threshold(steps), pooled_macro_f1),
-    ):
+    for objective in (step_weighted_macro_f1, pooled_macro_f1):
+        chosen = best_threshold(steps, objective)
         value = {t: float(objective(per_source(steps, confusion_per_solution(steps, t)))) for t in thresholds.tolist()}
         assert value[chosen] == max(value.values())
         assert all(value[t] < value[chosen] for t in value if t < chosen)
@@ -270,18 +266,18 @@ def test_no_candidate_is_better_and_no_smaller_one_as_good(items: list[tuple[str
 def test_searched_worked() -> None:
     # at .2 all are accepted: (4/6 + 0) / 2; at .4: (4/5 + 2/3) / 2; at .6 no mistake: 1; at .8: (2/3 + 4/5) / 2
     steps = labelled_steps([Prediction("a", "s", (-1, -1, 1, 1), (0.2, 0.4, 0.6, 0.8))])
-    assert searched_threshold(steps) == 0.6
-    assert calibrated_threshold(steps) == 0.6
+    assert best_threshold(steps, step_weighted_macro_f1) == 0.6
+    assert best_threshold(steps, pooled_macro_f1) == 0.6
 
 
 def test_searched_goes_by_source_and_calibrated_pools() -> None:
     steps = labelled_steps(build([("x", [(-1, 0.6), (1, 0.6)]), ("y", [(-1, 0.8), (1, 0.8)])]))
     # at .6 all are accepted: (2/3 + 0) / 2 = 1/3 in both sources and pooled
     # at .8 x is rejected: (0 + 2/3) / 2 = 1/3 in x, 1/3 in y, a tie; pooled (1/2 + 1/2) / 2
-    assert searched_threshold(steps) == 0.6
-    assert calibrated_threshold(steps) == 0.8
+    assert best_threshold(steps, step_weighted_macro_f1) == 0.6
+    assert best_threshold(steps, pooled_macro_f1) == 0.8
 
 
 def test_constant_scores_leave_one_candidate() -> None:
     steps = labelled_steps([Prediction("a", "s", (-1, 1, 1), (0.25, 0.25, 0.25))])
-    assert searched_threshold(steps) == calibrated_threshold(steps) == 0.25
+    assert best_threshold(steps, step_weighted_macro_f1) == best_threshold(steps, pooled_macro_f1) == 0.25
