@@ -16,7 +16,7 @@ from mprm.batching.examples import on_white, open_images
 from mprm.config import config_of_run
 from mprm.inference.local import backbone_class
 from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, score
-from mprm.metrics.step_scores import NotScored, StepScores
+from mprm.metrics.predictions import NotScored, StepScores
 from mprm.runs.artifacts import read_json
 from mprm.training.checkpoint import load_weights
 

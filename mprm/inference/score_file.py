@@ -15,7 +15,7 @@ from mprm.data.lines import Dropped, Unusable, check_text, read_json_lines
 from mprm.data.records import image_names
 from mprm.data.visualprm400k import question_text
 from mprm.inference.scoring import OpenImages, Scored, ScoreRequest
-from mprm.metrics.step_scores import NotScored, StepScores
+from mprm.metrics.predictions import NotScored, StepScores
 from mprm.runs.artifacts import file_hash
 from mprm.runs.journal import Journal, journal
 

@@ -23,7 +23,7 @@ from mprm.batching.packing import Lengths, pack, rows_needed
 from mprm.batching.prompt import neutralise
 from mprm.data.rollouts import question_hash
 from mprm.inference.decoding import token_entropy
-from mprm.metrics.step_scores import NotScored, StepScores
+from mprm.metrics.predictions import NotScored, StepScores
 
 SEPARATOR = "\n\n"  # ends a step whose entropy is asked for, as the published data joins them
 CHUNK = 1024  # places whose logits are held at once

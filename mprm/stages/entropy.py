@@ -113,7 +113,7 @@ def _solutions(cfg: Config, rows: pa.Table) -> list[ScoreRequest]:
 def _computed(cfg: Config, solutions: list[ScoreRequest], kept: Journal, advance: Callable[[int], None]) -> Found:
     """Add entropies to the journal, on the trainer's device. Returns those that it does not keep."""
     from mprm.inference.scoring import rollout_entropies
-    from mprm.metrics.step_scores import NotScored
+    from mprm.metrics.predictions import NotScored
 
     check_devices(cfg)
     processor, model = load_backbone(cfg)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mprm.data.candidates import CandidateSet
     from mprm.data.visualprocessbench import Solution
     from mprm.inference.scoring import ScoreRequest
+    from mprm.metrics.predictions import NotScored, StepScores
     from mprm.metrics.results import BestOfNResults
-    from mprm.metrics.step_scores import NotScored, StepScores
 
 Found = dict[str, "StepScores | NotScored"]
 
@@ -201,7 +201,7 @@ def best_of_n(cfg: Config, folder: Path, models: list[str], sets: list[Candidate
     """All that is said of the models' choices; the choices themselves are written into the folder."""
     from mprm.metrics.adaptive import adaptive
     from mprm.metrics.best_of_n import choices, rerank
-    from mprm.metrics.step_scores import NotScored, StepScores
+    from mprm.metrics.predictions import NotScored, StepScores
 
     scores: dict[str, list[list[StepScores | None]]] = {}
     for model in models:

@@ -18,7 +18,7 @@ from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.inference import scoring
 from mprm.inference.scoring import ScoreRequest, rollout_entropies
-from mprm.metrics.step_scores import NotScored
+from mprm.metrics.predictions import NotScored
 
 WEIGHTS = Path(scoring.__file__).parents[1] / "chartworld" / "weights"
 BACKBONES = {"internvl": InternVL(path=str(WEIGHTS / "internvl"), max_tiles=1)}

@@ -15,7 +15,7 @@ from mprm.batching.examples import open_images
 from mprm.chartworld.corpus import ChartWorldBenchmark
 from mprm.data.visualprocessbench import Solution
 from mprm.inference.scoring import ScoreRequest, score
-from mprm.metrics.step_scores import NotScored, StepScores
+from mprm.metrics.predictions import NotScored, StepScores
 from tools import tiny
 
 

@@ -12,7 +12,7 @@ from program import RUN, run_program
 
 from mprm.inference.score_file import AT_ONCE, open_beside, score_file
 from mprm.inference.scoring import Scored, ScoreRequest
-from mprm.metrics.step_scores import NotScored, StepScores
+from mprm.metrics.predictions import NotScored, StepScores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ORACLE = REPOSITORY / "tests" / "oracle_data" / "internvl"

@@ -12,7 +12,7 @@ from mprm import stages
 from mprm.config import Config
 from mprm.inference import scoring
 from mprm.inference.scoring import ScoreRequest
-from mprm.metrics.step_scores import NotScored
+from mprm.metrics.predictions import NotScored
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
 from mprm.stages import entropy as stage
