@@ -64,6 +64,10 @@ class StepScorer:
         if (folder / "config.yaml").is_file():
             backbone: Backbone = config_of_run(folder).backbone
         elif (folder / PROMPT).is_file():
+            if not (folder / "config.json").is_file():
+                raise ValueError(
+                    f"{path} is of a backbone of your own; give backbone=NAME backbone.path={path} instead of run="
+                )
             options = read_json(folder / PROMPT)
             backbone = backbone_class(str(folder))(path=str(folder), dtype="stored", **options)
         else:

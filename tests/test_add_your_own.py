@@ -30,6 +30,7 @@ SMALL = {
     "judge.max_new_tokens": "12",
 }
 SEEN = {  # section -> the file that shows the component at work, and its words there
+    "A policy": ("annotated.jsonl", "I guess that it is"),
     "A logger": ("log.txt", "results in "),
 }
 OWN_SIZE = ("dataset", "benchmark", "questions", "preferences", "reward_benchmark")  # of a component of one's own

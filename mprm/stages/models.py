@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
 from mprm.runs.artifacts import weights_written
+from mprm.tasks import JUDGE_TASKS
 from mprm.terminal import tracked
 
 if TYPE_CHECKING:
@@ -48,11 +49,14 @@ def max_tokens(cfg: Config) -> int:
 
 
 def load_backbone(cfg: Config) -> tuple[Any, Any]:
-    """Processor and step model; what is drawn at random is drawn by the seed."""
+    """Processor and step model, which writes if it is a judge; what is drawn at random is drawn by the seed."""
     import torch
 
     torch.manual_seed(cfg.seed)  # adapters, and a mark drawn at random
-    return cfg.backbone.load()
+    processor, model = cfg.backbone.load()
+    if cfg.task in JUDGE_TASKS:
+        model.speak()
+    return processor, model
 
 
 def load_scorer(cfg: Config, run: str | None) -> StepScorer:

@@ -71,7 +71,6 @@ class JudgeWork(Work):
         from mprm.training.checkpoint import load_weights
 
         processor, model = load_backbone(self.cfg)
-        model.speak()
         if stage != UNTRAINED:
             load_weights(model, self.run.path / stage / "weights.safetensors")
         return processor, model.to(device(self.cfg)).eval()

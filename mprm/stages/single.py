@@ -32,7 +32,6 @@ def export(cfg: Config) -> None:
     started = monotonic()
     processor, model = load_backbone(trained)
     if trained.task in JUDGE_TASKS:
-        model.speak()
         folder /= "rl" if (folder / "rl" / "weights.safetensors").is_file() else "sft"
     if cfg.checkpoint is None:
         load_weights(model, folder / "weights.safetensors")
@@ -45,7 +44,9 @@ def export(cfg: Config) -> None:
         say_next("task=report", f"runs={folder.parent.parent}")
     else:
         scores = f"{cfg.output}_scores.jsonl"
-        say_next("task=score", f"run={cfg.output}", f"input={trained.benchmark.path}", f"output={scores}")
+        read_by_itself = (Path(cfg.output) / "config.json").is_file()
+        run = cfg.output if read_by_itself else cfg.run
+        say_next("task=score", f"run={run}", f"input={trained.benchmark.path}", f"output={scores}")
 
 
 def choices(cfg: Config) -> None:
