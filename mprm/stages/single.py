@@ -44,7 +44,7 @@ def export(cfg: Config) -> None:
         say_next("task=report", f"runs={folder.parent.parent}")
     else:
         scores = f"{cfg.output}_scores.jsonl"
-        read_by_itself = (Path(cfg.output) / "config.json").is_file()
+        read_by_itself = (output.target / "config.json").is_file()  # not a backbone of one's own
         run = cfg.output if read_by_itself else cfg.run
         say_next("task=score", f"run={run}", f"input={trained.benchmark.path}", f"output={scores}")
 
