@@ -31,6 +31,11 @@ SMALL = {
 }
 SEEN = {  # section -> the file that shows the component at work, and its words there
     "A policy": ("annotated.jsonl", "I guess that it is"),
+    "A selector": ("runs/*/subset/manifest.json", '"label": "Longest (per_step True)"'),
+    "A dataset": ("runs/*/subset/manifest.json", '"name": "Tables"'),
+    "A benchmark": ("runs/*/results.json", '"graded"'),
+    "An order": ("runs/*/config.yaml", "mine.crowded.Crowded"),
+    "Preferences": ("runs/*/results.json", '"graded"'),
     "A logger": ("log.txt", "results in "),
 }
 OWN_SIZE = ("dataset", "benchmark", "questions", "preferences", "reward_benchmark")  # of a component of one's own
@@ -61,7 +66,7 @@ def test_every_group_has_a_section() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("title", SEEN)
 def test_a_component_of_ones_own(title: str, tmp_path: Path) -> None:
-    files = [block for language in ("python", "yaml", "json") for block in blocks(SECTIONS[title], language)]
+    files = [block for language in ("python", "yaml", "json", "text") for block in blocks(SECTIONS[title], language)]
     for block in files:
         name, _, content = block.partition("\n")
         path = tmp_path / name.removeprefix("# ")

@@ -66,6 +66,8 @@ def build_signals(dataset: Dataset, cache: str | Path) -> pa.Table:
     """
     folder = Path(cache) / "signals"
     files = dataset.files()
+    if not files:
+        raise ValueError(f"dataset: there is no annotation file; give {dataset.wanted}")
     hashes = _content_hashes(files, folder / "hashes.json")
     data_hash = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     path = folder / f"{_key(dataset, data_hash)}.parquet"
