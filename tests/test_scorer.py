@@ -18,8 +18,7 @@ from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
 from mprm.config import Config
 from mprm.runs.artifacts import write_text
-from mprm.training.checkpoint import save_weights
-from mprm.training.export import export
+from mprm.training.checkpoint import export, save_weights
 from tools import tiny
 
 QUESTION = "What is <image2> plus red?"

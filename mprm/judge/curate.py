@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mprm.data.preferences import Pair
 from mprm.inference.policy import key_hash
-from mprm.judge.judge import Shown, shown
+from mprm.judge.judge import PresentedPair, present
 from mprm.metrics.estimate import TAILS, Estimate
 from mprm.metrics.pairwise import entropy_bins
 from mprm.metrics.results import Curation, WrongLabels, as_json
@@ -28,9 +28,9 @@ from mprm.runs.artifacts import atomic_folder, reading, write_json
 DRAWS = 10_000  # random subsets that a curated one is compared with
 
 
-def in_seeded_order(one: Shown, seed: int) -> Shown:
+def in_seeded_order(one: PresentedPair, seed: int) -> PresentedPair:
     """The pair with its answers in an order that the seed and the pair alone decide."""
-    return shown(one.pair, one.images, key_hash(f"{seed}\0{one.pair.id}") % 2 == 1)
+    return present(one.pair, one.images, key_hash(f"{seed}\0{one.pair.id}") % 2 == 1)
 
 
 def signals_of(pairs: Sequence[Pair], unusable: Mapping[str, str], records: Sequence[dict[str, Any]]) -> pa.Table:

@@ -4,7 +4,7 @@ Every optimizer step draws a group of responses per pair from the judge as it is
 likely that earn more than their group's mean. Each response serves one step, so that the ratio of the new to the old
 policy is 1 and there is nothing to clip; no reference model is held, and no divergence from one is punished.
 
-Shape suffixes: G responses of a pair, M tokens of all responses in a row.
+Shape suffixes: N pairs, G responses of a pair, M tokens of all responses in a row.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torchmetrics import MeanMetric, Metric, SumMetric
+from torchmetrics import MeanMetric, SumMetric
 
-from mprm.backbones.chat import ChatModel, ChatProcessor
+from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Example
 from mprm.batching.examples import image_size, open_images
+from mprm.batching.packing import Lengths
 from mprm.inference.local import Generation
 from mprm.inference.policy import key_hash
 from mprm.inference.scoring import answered
-from mprm.judge.judge import Judge, Shown, shown
-from mprm.judge.likelihood import in_a_row, log_likelihood
-from mprm.judge.respond import prompt_of, sampler_of
-from mprm.training.module import Optimised
-from mprm.training.recipe import Recipe
+from mprm.judge.judge import Judge, PresentedPair, present, sampler_of
+from mprm.judge.sft import in_a_row, log_likelihood
+from mprm.training.lengths import Measured, token_lengths
+from mprm.training.module import TrainingModule
+from mprm.training.recipe import Machine, Recipe, Schedule
 
 LEAST_DEVIATION = 1e-4  # added to a group's, which is 0 where all earn the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class GRPO(Recipe):
-    """Component `grpo`; global_batch_size: pairs per optimizer step.
-
-    group_size: responses per pair; verdict_reward: for the verdict that the label gives; format_reward: for reasoning
-    that ends in a verdict, whichever it is.
-    """
+    """Component `grpo`; global_batch_size: pairs per optimizer step."""
 
     GROUP: ClassVar[str] = "grpo"
 
+    # Responses per pair.
     group_size: int = 8
+    # For the verdict that the label gives.
     verdict_reward: float = 1.0
+    # For reasoning that ends in a verdict, whichever it is.
     format_reward: float = 0.2
 
     def __post_init__(self) -> None:
@@ -86,10 +86,16 @@ class Asked:
 
 
 class Prompts:
-    """Map-style view of pairs to be judged; a row of them is an Asked, once it is collated."""
+    """Map-style view of pairs to be judged; a row of them is an Asked, once it is collated.
 
-    def __init__(self, pairs: Sequence[Shown], processor: ChatProcessor, judge: Judge) -> None:
+    entropy: of every pair, (N,), nats.
+    """
+
+    def __init__(
+        self, pairs: Sequence[PresentedPair], entropy: np.ndarray, processor: ChatProcessor, judge: Judge
+    ) -> None:
         self.pairs = pairs
+        self.entropy = entropy
         self.processor = processor
         self.judge = judge
         self.question = np.arange(len(pairs))
@@ -107,79 +113,141 @@ class Prompts:
         return list(keys)
 
 
-class Reinforcement(Optimised):
-    """Draws, rewards, learns. Logged per optimizer step, over the responses of the global batch: train/loss,
-    train/reward, train/accuracy (right verdicts), train/format (any verdict), train/entropy (nats), train/tokens."""
+def measure_prompts(prompts: Prompts, recipe: GRPO, machine: Machine, max_length: int) -> Measured:
+    """The pairs whose prompt and longest response have at most max_length tokens, and how many are too_long.
+
+    A pair is as long as its responses can become: how a step is cut must not depend on what will be drawn.
+    Raises ValueError if no pair is left, or one with all of its responses does not fit the machine's max_tokens.
+    """
+    longest = prompts.judge.max_new_tokens
+    measured = token_lengths(prompts, machine.num_workers)
+    usable = np.flatnonzero(measured.tokens + longest <= max_length)
+    if not len(usable):
+        raise ValueError(
+            f"backbone.max_length={max_length} is less than any prompt and judge.max_new_tokens={longest} have; raise "
+            "it"
+        )
+    lengths = Lengths(measured.tokens + recipe.group_size * longest, measured.tokens, measured.question)
+    if (most := int(lengths.tokens[usable].max())) > machine.max_tokens:
+        raise ValueError(
+            f"trainer.max_tokens={machine.max_tokens} is less than the {most} tokens of a pair with "
+            f"grpo.group_size={recipe.group_size} responses of judge.max_new_tokens={longest}; raise it, or lower these"
+        )
+    return Measured(prompts, lengths, usable, {"too_long": len(prompts) - len(usable)})
+
+
+def check_sampling(judge: Judge, machine: Machine) -> None:
+    """Raises ValueError if all responses of a group would be the same, or the machine's strategy can write none."""
+    if judge.temperature == 0:
+        raise ValueError(
+            "judge.temperature=0 writes the same response again and again, which leaves grpo nothing to compare; try "
+            "judge.temperature=1"
+        )
+    if machine.strategy == "deepspeed_stage_3":
+        raise ValueError(
+            "trainer.strategy=deepspeed_stage_3 shards the weights that every response needs whole; use "
+            "trainer=gpu, with backbone.language_model=lora if they do not fit"
+        )
+
+
+class Reinforcement(TrainingModule):
+    """Draws, rewards, learns. Logged, over the responses of the global batch: train/loss, train/reward, train/accuracy
+    (right verdicts), train/format (any verdict), train/entropy (nats), train/tokens."""
 
     model: ChatModel
 
-    def __init__(self, model: ChatModel, prompts: Prompts, recipe: GRPO, optimizer_steps: int, seed: int) -> None:
-        super().__init__(model, recipe, optimizer_steps)
+    def __init__(self, model: ChatModel, prompts: Prompts, recipe: GRPO, schedule: Schedule) -> None:
+        """recipe: the schedule's."""
+        # The weights of a global batch sum to 1.
+        means = {name: MeanMetric() for name in ("reward", "accuracy", "format", "entropy", "tokens")}
+        super().__init__(model, schedule, {"loss": SumMetric(nan_strategy="disable"), **means})
         self.grpo = recipe
         self.prompts = prompts
-        self.seed = seed
         judge = prompts.judge
-        self.sampler = sampler_of(judge, prompts.processor, model, judge.temperature, seed)
-        self.loss = SumMetric(nan_strategy="disable")  # the weights of a global batch sum to 1
-        self.reward, self.accuracy, self.format, self.entropy, self.tokens = (MeanMetric() for _ in range(5))
+        self.sampler = sampler_of(judge, prompts.processor, model, judge.temperature, schedule.seed)
 
-    def curve(self) -> dict[str, Metric]:
-        names = ("reward", "accuracy", "format", "entropy", "tokens")
-        return {"train/loss": self.loss} | {f"train/{name}": getattr(self, name) for name in names}
+    @staticmethod
+    def collate(examples: list[tuple[int, float]]) -> Asked:
+        return Asked(examples)
 
-    def training_step(self, asked: Asked, batch_index: int) -> torch.Tensor:
+    def prepare(self) -> None:
+        check_sampling(self.prompts.judge, self.schedule.machine)
+        self.model.speak()
+
+    def terms(self, part: Measured) -> np.ndarray:
+        """A pair is one: it weighs as much as any other, however long its responses become."""
+        return np.ones(len(part.lengths), dtype=np.int64)
+
+    def loss(self, asked: Asked) -> torch.Tensor:
         pairs = [self.in_some_order(self.prompts.pairs[position]) for position, _ in asked.keys]
+        groups = self.responses(pairs)
+        weights = [weight for _, weight in asked.keys]
+        rewards = [
+            torch.tensor(self.rewards(one, group, weight > 0))
+            for one, group, weight in zip(pairs, groups, weights, strict=True)
+        ]
+        return self.loss_of(pairs, groups, weights, [advantages(reward_G) for reward_G in rewards])
+
+    def rehearse(self, asked: Asked) -> torch.Tensor:
+        """Of responses that nobody wrote, as long as they can become."""
+        judge, tokenizer = self.prompts.judge, self.prompts.processor.tokenizer
+        words = encode_text(tokenizer, [str(number) for number in range(self.grpo.group_size)])
+        group = [Generation((ids * judge.max_new_tokens)[: judge.max_new_tokens], False, 0.0) for ids in words]
+        pairs = [self.prompts.pairs[position] for position, _ in asked.keys]
+        advantage = [torch.ones(len(group))] * len(pairs)
+        return self.loss_of(pairs, [group] * len(pairs), [weight for _, weight in asked.keys], advantage)
+
+    def loss_of(
+        self,
+        pairs: Sequence[PresentedPair],
+        groups: Sequence[Sequence[Generation]],
+        weights: Sequence[float],
+        advantages: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
+        """Of a group of responses per pair and their advantages (G,); a token weighs as much as a response of its pair,
+        divided by the tokens of the response."""
         examples: list[Example] = []
         advantage: list[torch.Tensor] = []
-        for number, (one, group) in enumerate(zip(pairs, self.responses(pairs), strict=True)):
-            weight = asked.keys[number][1] / len(group)
-            reward_G = torch.tensor(self.rewards(one, group, weight > 0))
-            examples += self.examples(one, group, weight, number)
-            lengths = torch.tensor([len(example.marks) for example in examples[-len(group) :]])
-            advantage.append(advantages(reward_G).repeat_interleave(lengths))
+        for number, (one, group, weight) in enumerate(zip(pairs, groups, weights, strict=True)):
+            processor, images = self.prompts.processor, open_images(one.images)
+            asked = processor.ask([image.size for image in images], one.text, self.prompts.judge.instruction)
+            asked = replace(asked, vision=processor.vision(images), group=number)  # they share their prompt
+            for generation, advantage_of_it in zip(group, advantages[number], strict=True):
+                example = answered(asked, generation.tokens)
+                n_tokens = len(example.marks)
+                examples.append(replace(example, weight=weight / len(group) / n_tokens))
+                advantage.append(advantage_of_it.expand(n_tokens))
         batch = in_a_row(examples).to(self.device)
         logp_M = log_likelihood(self.model, batch, self.prompts.judge.temperature)
         loss_M = grpo_losses(logp_M, torch.cat(advantage).to(self.device))
-        self.loss.update((loss_M.detach() * batch.row.weight_M).sum())
-        # Lightning divides by the accumulated micro-batches and DDP by the ranks: undo both.
-        return (loss_M * batch.row.weight_M).sum() * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        loss = (loss_M * batch.row.weight_M).sum()
+        self.curve["loss"].update(loss.detach())
+        return loss
 
-    def in_some_order(self, one: Shown) -> Shown:
+    def in_some_order(self, one: PresentedPair) -> PresentedPair:
         """The pair with its answers in an order that the seed, the step and the pair alone decide."""
-        swapped = key_hash(f"{self.seed}\0{self.trainer.global_step}\0{one.pair.id}") % 2 == 1
-        return shown(one.pair, one.images, swapped)
+        key = f"{self.schedule.seed}\0{self.trainer.global_step}\0{one.pair.id}"
+        return present(one.pair, one.images, swapped=key_hash(key) % 2 == 1)
 
-    def responses(self, pairs: Sequence[Shown]) -> list[list[Generation]]:
+    def responses(self, pairs: Sequence[PresentedPair]) -> list[list[Generation]]:
         """A group per pair, drawn from the judge as it is; the random numbers depend on seed, step and pair alone."""
         self.model.eval()  # layers that are checkpointed in training could not keep what they have seen
-        drawn = [prompt_of(one, self.grpo.group_size) for one in pairs]
         step = self.trainer.global_step
-        found = self.sampler.generate([replace(prompt, key=f"{step}\0{prompt.key}") for prompt in drawn])
+        prompts = [one.prompt(self.grpo.group_size) for one in pairs]
+        found = self.sampler.generate([replace(prompt, key=f"{step}\0{prompt.key}") for prompt in prompts])
         self.model.train()
         return found
 
-    def rewards(self, one: Shown, group: Sequence[Generation], counted: bool) -> list[float]:
-        """Of every response of a pair; counted: they enter what is logged."""
-        verdicts = [self.verdict(generation) for generation in group]
-        rewards = [self.grpo.reward(verdict, one.better) for verdict in verdicts]
-        for generation, verdict, reward in zip(group, verdicts, rewards, strict=True):
-            # A row left empty has a filler, which weighs nothing.
-            self.reward.update(reward, counted)
-            self.accuracy.update(float(verdict == one.better), counted)
-            self.format.update(float(verdict is not None), counted)
-            self.entropy.update(generation.entropy, counted)
-            self.tokens.update(len(generation.ids), counted)
+    def rewards(self, one: PresentedPair, group: Sequence[Generation], counted: bool) -> list[float]:
+        """Of every response of a pair; counted: they enter what is logged, a filler of a row left empty does not."""
+        rewards = []
+        for generation in group:
+            # A response that was cut off has no verdict.
+            verdict = self.prompts.judge.verdict_of(self.sampler.text(generation)) if generation.finished else None
+            rewards.append(self.grpo.reward(verdict, one.better))
+            self.curve["reward"].update(rewards[-1], counted)
+            self.curve["accuracy"].update(float(verdict == one.better), counted)
+            self.curve["format"].update(float(verdict is not None), counted)
+            self.curve["entropy"].update(generation.entropy, counted)
+            self.curve["tokens"].update(len(generation.ids), counted)
         return rewards
-
-    def verdict(self, generation: Generation) -> str | None:
-        """None, too, of a response that was cut off."""
-        return self.prompts.judge.verdict_of(self.sampler.text(generation)) if generation.finished else None
-
-    def examples(self, one: Shown, group: Sequence[Generation], weight: float, number: int) -> list[Example]:
-        """The responses behind their prompt, which they share; a token weighs `weight` / tokens of its response."""
-        processor = self.prompts.processor
-        images = open_images(one.images)
-        asked = processor.ask([image.size for image in images], one.text, self.prompts.judge.instruction)
-        asked = replace(asked, vision=processor.vision(images), group=number)
-        examples = [answered(asked, generation.tokens) for generation in group]
-        return [replace(example, weight=weight / len(example.marks)) for example in examples]

@@ -1,13 +1,20 @@
-"""How a judge is asked, and what it must answer."""
+"""How a judge is asked, what it must answer, and its responses, kept as they come."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.data.preferences import Pair
+from mprm.inference.local import Sampler
+from mprm.inference.policy import Completion, Prompt
+from mprm.runs.journal import Journal
 
 NAMES = ("A", "B")
 
@@ -33,34 +40,52 @@ EMPHASIS = re.compile(r"[*_`\"]+")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A pair as a judge sees it. text: the question and both answers; better: the name that the label gives the better
-    one, A or B; swapped: the record's answer_b is shown as A."""
+class PresentedPair:
+    """A pair as a judge sees it."""
 
     pair: Pair
     images: tuple[Path, ...]
+    # The question and both answers.
     text: str
+    # The name that the label gives the better answer, A or B.
     better: str
+    # The record's answer_b is presented as A.
     swapped: bool
+
+    @property
+    def key(self) -> str:
+        """Names the pair in this order: its randomness and its result."""
+        return f"{self.pair.id}\0{'swapped' if self.swapped else 'as it stands'}"
+
+    def prompt(self, n: int) -> Prompt:
+        """As a policy is asked it, for n responses."""
+        return Prompt(self.key, self.images, self.text, (), n)
+
+
+def present(pair: Pair, images: tuple[Path, ...], swapped: bool) -> PresentedPair:
+    """The pair in the order of the record, or the other one."""
+    first, second = (pair.answer_b, pair.answer_a) if swapped else (pair.answer_a, pair.answer_b)
+    text = f"{pair.prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
+    return PresentedPair(pair, images, text, NAMES[(pair.label == "b") != swapped], swapped)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Component `judge`.
+    """Component `judge`."""
 
-    instruction: stands below the question and both answers; verdict: how a response must end, `{}` stands for A or B;
-    temperature, samples: of the responses whose mean entropy is that of a pair, temperature also of those that
-    reinforcement learning draws; evaluation_temperature: of the one response per order whose verdict is measured;
-    max_new_tokens: a response that does not end within them has no verdict; max_tokens: held at once while responses
-    are written.
-    """
-
+    # Stands below the question and both answers.
     instruction: str = ""
+    # How a response must end; `{}` stands for A or B.
     verdict: str = "The better answer is {}."
+    # Of the responses whose mean entropy is that of a pair, and of those that reinforcement learning draws.
     temperature: float = 1.0
+    # Responses whose mean entropy is that of a pair.
     samples: int = 1
+    # Of the one response per order whose verdict is measured.
     evaluation_temperature: float = 0.0
+    # A response that does not end within them has no verdict.
     max_new_tokens: int = 1024
+    # Held at once while responses are written.
     max_tokens: int = 65_536
 
     def __post_init__(self) -> None:
@@ -108,8 +133,57 @@ class Judge:
         return (last["upper"] or last["lower"]).upper()
 
 
-def shown(pair: Pair, images: tuple[Path, ...], swapped: bool) -> Shown:
-    """The pair in the order of the record, or the other one."""
-    first, second = (pair.answer_b, pair.answer_a) if swapped else (pair.answer_a, pair.answer_b)
-    text = f"{pair.prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
-    return Shown(pair, images, text, NAMES[(pair.label == "b") != swapped], swapped)
+def sampler_of(judge: Judge, processor: ChatProcessor, model: ChatModel, temperature: float, seed: int) -> Sampler:
+    """Draws the responses of a model that is asked to judge."""
+    return Sampler(
+        processor=processor,
+        model=model,
+        instruction=judge.instruction,
+        temperature=temperature,
+        max_new_tokens=judge.max_new_tokens,
+        max_tokens=judge.max_tokens,
+        seed=seed,
+    )
+
+
+def respond(
+    sampler: Sampler,
+    judge: Judge,
+    pairs: Sequence[PresentedPair],
+    samples: int,
+    kept: Journal,
+    advance: Callable[[int], None],
+    batch: int = 64,
+) -> None:
+    """Fill the journal: key of the pair -> {"id", "swapped", "better", "responses": [{"text", "verdict", "in_format",
+    "entropy", "n_tokens"}]}.
+
+    verdict: A, B or null, as it is meant; in_format: it stands as judge.verdict wants it. entropy: nats, the mean over
+    the tokens of the response of the entropy of the judge's own next-token distribution, whatever the temperature; no
+    token of the prompt counts.
+
+    batch: pairs that are asked together and kept together; advance: told how many more are done.
+    """
+    waiting = (one for one in pairs if one.key not in kept.done)
+    while chosen := list(islice(waiting, batch)):
+        found = sampler.complete([one.prompt(samples) for one in chosen])
+        kept.add({one.key: _record(one, completions, judge) for one, completions in zip(chosen, found, strict=True)})
+        advance(len(chosen))
+
+
+def _record(one: PresentedPair, completions: list[Completion], judge: Judge) -> dict[str, Any]:
+    return {
+        "id": one.pair.id,
+        "swapped": one.swapped,
+        "better": one.better,
+        "responses": [
+            {
+                "text": completion.text,
+                "verdict": judge.meant(completion.text) if completion.finished else None,
+                "in_format": completion.finished and judge.verdict_of(completion.text) is not None,
+                "entropy": completion.entropy,
+                "n_tokens": completion.n_tokens,
+            }
+            for completion in completions
+        ],
+    }

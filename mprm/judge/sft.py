@@ -1,6 +1,6 @@
 """Stage 1, reasoning enhancement: supervised fine-tuning on traces whose verdict is the label.
 
-Shape suffix: M tokens of the responses in a row.
+Shape suffixes: M marks (one before every token of a response), C marks of a chunk, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,27 +13,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torchmetrics import MeanMetric, Metric
+from torch.utils.checkpoint import checkpoint
+from torchmetrics import MeanMetric
 
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
-from mprm.batching.collate import Example
+from mprm.batching.collate import Batch, Example, collate
 from mprm.batching.examples import image_size, open_images
-from mprm.batching.order import Shuffled
 from mprm.batching.prompt import neutralise
 from mprm.data.preferences import Pair
 from mprm.inference.scoring import answered
-from mprm.judge.judge import Judge, Shown, shown
-from mprm.judge.likelihood import Responses, in_a_row, log_likelihood
-from mprm.training.batches import BatchPlan
-from mprm.training.checkpoint import save_weights
-from mprm.training.datamodule import Rows
-from mprm.training.fit import checkpoint_of, optimise
-from mprm.training.history import Mirror
+from mprm.judge.judge import Judge, PresentedPair, present
 from mprm.training.lengths import Measured
-from mprm.training.module import Optimised
-from mprm.training.recipe import Machine, Recipe
+from mprm.training.module import TrainingModule
+from mprm.training.recipe import Recipe, Schedule
 
 END = "<|im_end|>"
+CHUNK = 1024  # marks whose logits are held at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +40,16 @@ class SFT(Recipe):
 
 def faithful(
     pairs: Iterable[Pair], judge: Judge, image_path: Callable[[str], Path]
-) -> tuple[list[Shown], dict[str, int]]:
+) -> tuple[list[PresentedPair], dict[str, int]]:
     """The pairs whose trace ends in the verdict that the label gives, in the order of the record, which is the trace's;
     and how many others there are: no_trace, no_verdict (not a single one, at the end) or other_verdict."""
-    kept: list[Shown] = []
+    kept: list[PresentedPair] = []
     left_out = Counter[str]()
     for pair in pairs:
         if pair.trace is None:
             left_out["no_trace"] += 1
             continue
-        one = shown(pair, tuple(map(image_path, pair.images)), swapped=False)
+        one = present(pair, tuple(map(image_path, pair.images)), swapped=False)
         verdict = judge.verdict_of(pair.trace)
         if verdict == one.better:
             kept.append(one)
@@ -63,17 +58,61 @@ def faithful(
     return kept, dict(left_out)
 
 
+# ---- responses in a row, and how likely they are
+
+
+@dataclass(frozen=True)
+class Responses:
+    """A row of prompts with responses. token_M: the token that each mark of the row predicts; the row's weight_M is the
+    weight of that token in the loss."""
+
+    row: Batch
+    token_M: torch.Tensor
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Responses:
+        return Responses(self.row.to(device, non_blocking), self.token_M.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Responses:
+        return replace(self, row=self.row.pin_memory())
+
+
+def in_a_row(examples: Sequence[Example]) -> Responses:
+    """Collate what answered() gave; prompts that are alike stand in the row once."""
+    return Responses(collate(examples), torch.cat([example.input_ids[example.marks + 1] for example in examples]))
+
+
+def log_likelihood(model: ChatModel, responses: Responses, temperature: float = 1.0) -> torch.Tensor:
+    """Log-probability of every token given all before it, (M,) float32, at the temperature it was drawn with, among
+    the tokens that can be written: a piece of an image can not.
+
+    Logits of the whole vocabulary are held for a chunk of the marks only, and computed again for the gradient.
+    """
+    h_MD = model.marked(responses.row)
+    parts = zip(h_MD.split(CHUNK), responses.token_M.split(CHUNK), strict=True)
+    return torch.cat([checkpoint(_chunk, model, *part, temperature, use_reentrant=False) for part in parts])
+
+
+def _chunk(model: ChatModel, h_CD: torch.Tensor, token_C: torch.Tensor, temperature: float) -> torch.Tensor:
+    logits_CV = model.hf.lm_head(h_CD).float() / temperature
+    logits_CV[:, model.hf.config.image_token_id] = -torch.inf
+    return logits_CV.log_softmax(-1).gather(-1, token_C[:, None])[:, 0]
+
+
+# ---- what is learnt
+
+
 class Traces:
-    """Map-style view of faithful traces, asked for as data.examples.Examples is.
+    """Map-style view of faithful traces, asked for as batching's Examples are.
 
     Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
     """
 
-    def __init__(self, traced: Sequence[Shown], processor: ChatProcessor, judge: Judge) -> None:
+    def __init__(self, traced: Sequence[PresentedPair], processor: ChatProcessor, judge: Judge) -> None:
         self.traced = traced
         self.processor = processor
         self.judge = judge
         self.question = np.arange(len(traced))  # no two pairs share their whole prompt
+        self.entropy = np.full(len(traced), np.nan)
         self.ids = [one.pair.id for one in traced]
         self.images = [one.images for one in traced]
         self.image_path: Callable[[Any], Path] = Path
@@ -106,70 +145,31 @@ class Traces:
         ]
 
 
-class Imitation(Optimised):
-    """Teaches a judge the tokens of its traces. Logged per optimizer step, over the tokens of the global batch:
-    train/loss, the mean cross-entropy, and train/likelihood, the mean probability."""
+class Imitation(TrainingModule):
+    """Teaches a judge the tokens of its Traces. Logged: train/loss, the mean cross-entropy of a token, and
+    train/likelihood, the mean probability."""
 
     model: ChatModel
 
-    def __init__(self, model: ChatModel, recipe: Recipe, optimizer_steps: int) -> None:
-        super().__init__(model, recipe, optimizer_steps)
-        self.train_likelihood = MeanMetric()
+    def __init__(self, model: ChatModel, schedule: Schedule) -> None:
+        super().__init__(model, schedule, {"loss": MeanMetric(nan_strategy="disable"), "likelihood": MeanMetric()})
 
-    def curve(self) -> dict[str, Metric]:
-        return {"train/loss": self.train_loss, "train/likelihood": self.train_likelihood}
+    @staticmethod
+    def collate(examples: list[Example]) -> Responses:
+        return in_a_row(examples)
 
-    def training_step(self, batch: Responses, batch_index: int) -> torch.Tensor:
+    def prepare(self) -> None:
+        self.model.speak()
+
+    def terms(self, part: Measured) -> np.ndarray:
+        """Tokens of every trace."""
+        tokens = np.zeros(len(part.lengths), dtype=np.int64)
+        tokens[part.usable] = [len(part.examples.layout(position).marks) for position in part.usable.tolist()]
+        return tokens
+
+    def loss(self, batch: Responses) -> torch.Tensor:
         logp_M = log_likelihood(self.model, batch)
         counted_M = batch.row.weight_M > 0  # a row left empty has a filler
-        self.train_loss.update(-logp_M.detach()[counted_M])
-        self.train_likelihood.update(logp_M.detach().exp(), counted_M)
-        # Lightning divides by the accumulated micro-batches and DDP by the ranks: undo both.
-        return -(logp_M * batch.row.weight_M).sum() * self.trainer.accumulate_grad_batches * self.trainer.world_size
-
-
-def imitate(
-    model: ChatModel,
-    traces: Measured | None,
-    recipe: SFT,
-    machine: Machine,
-    folder: Path,
-    seed: int,
-    mirror: Mirror | None = None,
-) -> dict[str, Any]:
-    """Train `model` in place and write metrics.jsonl, checkpoints/ and weights.safetensors into `folder`.
-
-    traces: measured Traces; None with sft.epochs=0. The order is shuffled anew every epoch: traces have no entropy.
-
-    Returns optimizer_steps, traces, the step it was resumed from and the number of skipped_steps.
-    Raises ValueError if a trace does not fit the machine's max_tokens.
-    """
-    model.speak()
-    if recipe.epochs == 0:
-        save_weights(model, folder / "weights.safetensors")
-        return {"optimizer_steps": 0, "traces": 0, "resumed_from": 0, "skipped_steps": 0}
-    assert traces is not None, "there are epochs"
-    checkpoint, start = checkpoint_of(folder, machine)
-    machine.check(recipe)
-    usable = traces.usable
-    machine.check_longest(int(traces.lengths.tokens[usable].max()))
-    epochs = [usable[Shuffled().epoch(usable, usable, seed, epoch)] for epoch in range(recipe.epochs)]
-    n_scored = np.zeros(len(traces.lengths), dtype=np.int64)
-    n_scored[usable] = [len(traces.examples.layout(position).marks) for position in usable.tolist()]
-    plan = BatchPlan(
-        order=np.concatenate(epochs),
-        n_scored=n_scored,
-        lengths=traces.lengths,
-        global_batch_size=recipe.global_batch_size,
-        max_tokens=machine.max_tokens,
-        world_size=machine.devices * machine.num_nodes,
-    )
-    loaders = Rows(traces.examples, plan, start, machine.num_workers, in_a_row)
-    module = Imitation(model, recipe, plan.optimizer_steps)
-    skipped = optimise(module, loaders, machine, folder, checkpoint, seed, mirror)
-    return {
-        "optimizer_steps": plan.optimizer_steps,
-        "traces": len(usable),
-        "resumed_from": start,
-        "skipped_steps": skipped,
-    }
+        self.curve["loss"].update(-logp_M.detach()[counted_M])
+        self.curve["likelihood"].update(logp_M.detach().exp(), counted_M)
+        return -(logp_M * batch.row.weight_M).sum()

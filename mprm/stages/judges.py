@@ -4,6 +4,7 @@ reinforcement learning from low to high entropy; and how good the judge is after
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from time import monotonic
@@ -51,7 +52,7 @@ def judge(cfg: Config) -> None:
 
 def _run(cfg: Config, *stages: Stage[JudgeWork]) -> None:
     """What the last stage will want and has not is told before the first one starts."""
-    from mprm.judge.reinforce import check_sampling
+    from mprm.judge.grpo import check_sampling
 
     check_before_selection(cfg)
     if CURATE in stages:
@@ -77,7 +78,10 @@ def check_selector(cfg: Config) -> None:
 
 
 def _sft(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.sft import Traces, faithful, imitate
+    from mprm.batching.order import Shuffled
+    from mprm.judge.sft import Imitation, Traces, faithful
+    from mprm.training.fit import fit
+    from mprm.training.recipe import Schedule
 
     cfg, run = work.cfg, work.run
     started = monotonic()
@@ -93,12 +97,13 @@ def _sft(work: JudgeWork) -> dict[str, Any]:
         (traces,) = usable(work, SFT, Traces(traced, processor, cfg.judge))
         left_out |= traces.left_out
     run.finish(SFT.ready, {})
+    module = Imitation(model, Schedule(cfg.sft, cfg.trainer, Shuffled(), cfg.seed))  # traces have no entropy
     with start_tracker(work) as tracker:
-        mirror = partial(mirrored, tracker.log, SFT.name, 0)
-        summary = imitate(model, traces, cfg.sft, cfg.trainer, run.path / SFT.name, cfg.seed, mirror)
+        summary = fit(module, traces, None, run.path / SFT.name, partial(mirrored, tracker.log, SFT.name, 0))
+    learnt = len(traces.usable) if traces else 0
     if is_rank_zero():
-        say(f"SFT: {summary['traces']:,} traces in {monotonic() - started:.0f} s -> {run.path / SFT.name}")
-    return summary | {"left_out": left_out}
+        say(f"SFT: {learnt:,} traces in {monotonic() - started:.0f} s -> {run.path / SFT.name}")
+    return {**summary, "traces": learnt, "left_out": left_out}
 
 
 def _curate(work: JudgeWork) -> dict[str, Any]:
@@ -136,9 +141,10 @@ def _curate(work: JudgeWork) -> dict[str, Any]:
 
 def _rl(work: JudgeWork) -> dict[str, Any]:
     from mprm.judge.curate import read_kept
-    from mprm.judge.grpo import Prompts
-    from mprm.judge.judge import shown
-    from mprm.judge.reinforce import reinforce
+    from mprm.judge.grpo import Prompts, Reinforcement, measure_prompts
+    from mprm.judge.judge import present
+    from mprm.training.fit import fit
+    from mprm.training.recipe import Schedule
 
     cfg, run = work.cfg, work.run
     started = monotonic()
@@ -146,28 +152,24 @@ def _rl(work: JudgeWork) -> dict[str, Any]:
     by_id = {pair.id: pair for pair in work.preferences.usable}
     ids, entropy_N = read_kept(run.path / "curated")
     image_path = cfg.preferences.image_folder.path
-    pairs = [shown(by_id[name], tuple(map(image_path, by_id[name].images)), False) for name in ids]
+    pairs = [present(by_id[name], tuple(map(image_path, by_id[name].images)), False) for name in ids]
     processor, model = work.judge_after(SFT.name)
+    prompts = Prompts(pairs, entropy_N, processor, cfg.judge)
+    measured = measure_prompts(prompts, cfg.grpo, cfg.trainer, cfg.backbone.max_length) if cfg.grpo.epochs else None
+    # Loader workers have nothing to do: a pair is read where its responses are drawn.
+    schedule = Schedule(cfg.grpo, replace(cfg.trainer, num_workers=0), cfg.order, cfg.seed)
+    module = Reinforcement(model, prompts, cfg.grpo, schedule)
+    before = run.summary(SFT.name)["optimizer_steps"]
     with start_tracker(work) as tracker:
-        summary = reinforce(
-            model,
-            Prompts(pairs, processor, cfg.judge),
-            entropy_N,
-            cfg.order,
-            cfg.grpo,
-            cfg.trainer,
-            cfg.backbone.max_length,
-            run.path / RL.name,
-            cfg.seed,
-            partial(mirrored, tracker.log, RL.name, run.summary(SFT.name)["optimizer_steps"]),
-        )
+        summary = fit(module, measured, None, run.path / RL.name, partial(mirrored, tracker.log, RL.name, before))
+    learnt, too_long = (len(measured.usable), measured.left_out["too_long"]) if measured else (0, 0)
     if is_rank_zero():
-        say(f"RL: {summary['pairs']:,} pairs in {monotonic() - started:.0f} s -> {run.path / RL.name}")
-    return summary | {"order": type(cfg.order).__name__}
+        say(f"RL: {learnt:,} pairs in {monotonic() - started:.0f} s -> {run.path / RL.name}")
+    return {**summary, "pairs": learnt, "too_long": too_long, "order": type(cfg.order).__name__}
 
 
 def _judge(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.judge import shown
+    from mprm.judge.judge import present
     from mprm.metrics.pairwise import accuracy_difference, judgements, measure_judge
     from mprm.metrics.results import Curation, JudgeResults, read_part, write_results
 
@@ -189,7 +191,7 @@ def _judge(work: JudgeWork) -> dict[str, Any]:
             inputs=asked | {"the reward benchmark": work.benchmark.hash},
             preferences=cfg.reward_benchmark,
             pairs=pairs,
-            orders=lambda one: [shown(one.pair, one.images, swapped) for swapped in (False, True)],
+            orders=lambda one: [present(one.pair, one.images, swapped) for swapped in (False, True)],
             samples=1,
             temperature=cfg.judge.evaluation_temperature,
         )

@@ -20,7 +20,7 @@ from mprm.terminal import bar, listed
 if TYPE_CHECKING:
     from mprm.backbones.chat import ChatModel, ChatProcessor
     from mprm.data.preferences import Pair, Preferences
-    from mprm.judge.judge import Shown
+    from mprm.judge.judge import PresentedPair
 
 UNTRAINED = "untrained"
 AT_ONCE = 256  # pairs: what a kill can lose
@@ -89,8 +89,8 @@ class Asking:
     # the group that the pairs are of
     preferences: Preferences
     pairs: list[Pair]
-    # in which a pair is shown
-    orders: Callable[[Shown], Iterable[Shown]]
+    # in which a pair is presented
+    orders: Callable[[PresentedPair], Iterable[PresentedPair]]
     # of the responses to a pair in an order
     samples: int
     temperature: float
@@ -118,19 +118,18 @@ def responses(work: JudgeWork, asking: Asking) -> tuple[list[dict[str, Any]], di
 
 def _ask(work: JudgeWork, asking: Asking) -> dict[str, Any]:
     from mprm.inference.policy import image_refusal
-    from mprm.judge.judge import shown
-    from mprm.judge.respond import key_of, respond, sampler_of
+    from mprm.judge.judge import present, respond, sampler_of
     from mprm.runs.journal import journal
 
     cfg, group = work.cfg, asking.preferences
     processor, model = work.judge_after(asking.after)
-    asked: list[Shown] = []
+    asked: list[PresentedPair] = []
     unusable: dict[str, str] = {}
     for pair in asking.pairs:
         paths = tuple(map(group.image_folder.path, pair.images))
         reason = image_refusal(paths, processor)
         if reason is None:
-            asked += asking.orders(shown(pair, paths, swapped=False))
+            asked += asking.orders(present(pair, paths, swapped=False))
         else:
             unusable[pair.id] = reason
     if not asked:
@@ -139,7 +138,7 @@ def _ask(work: JudgeWork, asking: Asking) -> dict[str, Any]:
             "preferences.images and reward_benchmark.images lead"
         )
     sampler = sampler_of(cfg.judge, processor, model, asking.temperature, cfg.seed)
-    keys = [key_of(one) for one in asked]
+    keys = [one.key for one in asked]
     settings = [asking.inputs, weights_written(work.run.path / asking.after), keys]
     with journal(work.run.path / asking.file, settings) as kept, bar() as progress:
         doing = f"judging pairs ({asking.part.rpartition('/')[2]})"

@@ -19,8 +19,8 @@ from mprm.terminal import say, say_next
 def export(cfg: Config) -> None:
     """A trained run as a folder that other software loads."""
     from mprm.backbones.loading import PROMPT
+    from mprm.training.checkpoint import export as write
     from mprm.training.checkpoint import load_checkpoint, load_weights
-    from mprm.training.export import export as write
 
     folder = Path(str(cfg.run))
     trained = config_of_run(folder)

@@ -191,6 +191,8 @@ def _selected_from(work: StepWork) -> dict[str, str]:
 
 def _train(work: StepWork) -> dict[str, Any]:
     from mprm.training.fit import fit
+    from mprm.training.module import StepScoring
+    from mprm.training.recipe import Schedule
 
     cfg, run = work.cfg, work.run
     processor, model = load_backbone(cfg)
@@ -200,8 +202,9 @@ def _train(work: StepWork) -> dict[str, Any]:
     run.finish(TRAIN.ready, {})
     started = monotonic()
     with start_tracker(work) as tracker:
-        settings = cfg.objective, cfg.order, cfg.recipe, cfg.trainer
-        summary = fit(model, trained, validated, *settings, run.path, cfg.seed, tracker.log)
+        module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed))
+        summary: dict[str, Any] = fit(module, trained, validated, run.path, tracker.log)
+        summary["rollouts"] = cfg.recipe.epochs * len(trained.usable) if trained else 0
         tracker.finish(summary)
     left_out = trained.left_out if trained else {}
     held = len(subset) - len(parts[0])

@@ -80,17 +80,17 @@ def usable(work: W, stage: Stage[W], *parts: Pictured) -> list[Measured]:
 
 def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Measured, n_kept: int) -> None:
     """Print rollouts, steps, tokens and optimizer steps, and what these will take of memory and time."""
-    from mprm.training import pace
-    from mprm.training.disk import announce_disk
-    from mprm.training.fit import announce_memory, check_counts, make_plans
+    from mprm.training.cost import announce
+    from mprm.training.fit import plan_parts
+    from mprm.training.module import StepScoring
+    from mprm.training.recipe import Schedule
 
-    if cfg.objective.kappa:
-        check_counts(train.examples, validation.examples)
-    model.set_kappa(cfg.objective.kappa)
+    module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed))
+    module.prepare()
+    part, _ = plan_parts(module, train, validation)
     records: Any = train.examples.records
     steps = sum(len(records[position]["steps"]) for position in train.usable.tolist())
     tokens = train.lengths.tokens[train.usable]
-    plan, _ = make_plans(train, validation, cfg.objective, cfg.order, cfg.recipe, cfg.trainer, cfg.seed)
     left_out = f", left out {listed(train.left_out)}" if train.left_out else ""
     say(
         f"rollouts: {len(tokens):,} to train on, of {n_kept:,} kept ({n_kept - len(train.lengths):,} are held out by "
@@ -98,9 +98,7 @@ def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Me
     )
     say(f"steps: {steps:,}; tokens: {tokens.sum():,}, {tokens.mean():.1f} a rollout, {tokens.max():,} the longest")
     say(
-        f"training: {plan.optimizer_steps:,} optimizer steps of {cfg.recipe.global_batch_size} rollouts "
-        f"({cfg.recipe.GROUP}.epochs={cfg.recipe.epochs}), each {plan.accumulate} forward passes of every device"
+        f"training: {part.plan.optimizer_steps:,} optimizer steps of {cfg.recipe.global_batch_size} rollouts "
+        f"({cfg.recipe.GROUP}.epochs={cfg.recipe.epochs}), each {part.plan.accumulate} forward passes of every device"
     )
-    announce_memory(model, cfg.trainer, plan.most_keys)
-    announce_disk(model, cfg.trainer, Path(cfg.runs) / str(cfg.name))
-    say(f"time: {pace.words(model, train, plan, cfg.objective, cfg.recipe, cfg.trainer)}")
+    announce(module, part, Path(cfg.runs) / str(cfg.name), with_time=True)

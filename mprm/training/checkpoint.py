@@ -1,21 +1,34 @@
-"""Checkpoints that are whole or not there, and the trained weights."""
+"""What a training leaves on disk: checkpoints that are whole or not there, the trained weights, an exported model."""
 
 from __future__ import annotations
 
 import re
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
+from types import FrameType
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mprm.backbones.base import StepModel
-from mprm.runs.artifacts import atomic_file, is_rank_zero, reading, remove
+from mprm.backbones.base import KAPPA, Backbone, StepModel
+from mprm.backbones.loading import PROMPT
+from mprm.runs.artifacts import atomic_file, atomic_folder, is_rank_zero, reading, remove, write_json
+from mprm.training.recipe import Machine
+from mprm.training.strategies import INTERRUPTED, SIGNALS_TO_END, in_main_thread, part_ranks
+
+KEPT = 2  # checkpoints
 
 _STEP = re.compile(r"step-(\d+)\.ckpt")
+
+
+# ---- checkpoints
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -44,6 +57,12 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return [(int(match[1]), path) for path in folder.glob("*.ckpt") if (match := _STEP.fullmatch(path.name))]
 
 
+def prune(folder: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep`."""
+    for _, path in sorted(checkpoints(folder), reverse=True)[keep:]:
+        remove(path)
+
+
 def recount(checkpoint: dict[str, Any], accumulate: int) -> None:
     """Make a checkpoint count forward passes as a training does that has `accumulate` of them in an optimizer step.
 
@@ -55,10 +74,82 @@ def recount(checkpoint: dict[str, Any], accumulate: int) -> None:
         counts.update(dict.fromkeys(counts, checkpoint["global_step"] * accumulate))
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep`."""
-    for _, path in sorted(checkpoints(folder), reverse=True)[keep:]:
-        remove(path)
+class Ended(SystemExit):
+    """A training that was told to end, on all ranks alike, behind its checkpoint."""
+
+
+class Checkpoints(pl.Callback):
+    """Writes checkpoints/step-N.ckpt, N optimizer steps being done, and keeps the last two; at the end the weights.
+
+    All ranks agree before every forward pass whether to write, so that they write together, DeepSpeed's shards too.
+    Until a step is done the weights are those of the last one: a checkpoint may be written in the middle of a step,
+    whose forward passes are computed again on resume.
+    """
+
+    def __init__(self, folder: Path, machine: Machine, start: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder = folder
+        self.machine = machine
+        self.start = start
+        self.clock = clock
+        self.handlers = {number: signal.getsignal(number) for number in SIGNALS_TO_END}
+        self.heard = 0
+        self.seen = self.written = start
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if trainer.global_step != self.start:
+            raise ValueError(
+                f"{self.folder}: the training would go on from step {trainer.global_step}, but its checkpoint is of "
+                f"step {self.start}; remove hpc_ckpt_*.ckpt, which Lightning looks for, from this folder"
+            )
+        self.written_at = self.clock()
+        module.random_state = torch.get_rng_state()
+        if in_main_thread():
+            # Lightning's own handlers talk to other ranks, which may be at another place.
+            for number in SIGNALS_TO_END:
+                signal.signal(number, self.hear)
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal; the place to act is between two forward passes."""
+        self.heard = number
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_index: int) -> None:
+        step = trainer.global_step
+        if step != self.seen:
+            self.seen, module.random_state = step, torch.get_rng_state()
+        overdue = trainer.is_global_zero and self.clock() - self.written_at >= 60 * self.machine.checkpoint_minutes
+        told = max(self.heard, int(overdue))
+        if trainer.world_size > 1:
+            asked = torch.tensor(told, device=trainer.strategy.root_device)
+            told = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        if (told or step % self.machine.checkpoint_every == 0) and step != self.written:
+            if trainer.is_global_zero:
+                prune(self.folder / "checkpoints", KEPT - 1)  # before, so that the disk never holds one more
+            trainer.save_checkpoint(self.folder / "checkpoints" / f"step-{step}.ckpt", weights_only=False)
+            self.written = step
+            self.written_at = self.clock()
+        if told in SIGNALS_TO_END:
+            self.leave(trainer, told)
+
+    def leave(self, trainer: pl.Trainer, number: int) -> None:
+        """End the training, or do what was to be done for this signal before: submitit has the job started again."""
+        handler, code = self.handlers[signal.Signals(number)], INTERRUPTED
+        if callable(handler):
+            code = 0
+            try:
+                handler(number, None)
+            except SystemExit as ended:  # of the first rank alone
+                code = int(ended.code or 0)
+            code = trainer.strategy.broadcast(code)
+        self.heard = 0
+        if code:
+            part_ranks(trainer.strategy)
+            raise Ended(code)
+
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        save_weights(module.model, self.folder / "weights.safetensors")
+
+
+# ---- weights
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -97,7 +188,7 @@ def load_weights(model: StepModel, path: Path) -> None:
     with reading(path):
         tensors = load_file(path)
     model.set_kappa("kappa.weight" in tensors)
-    put_back(model, tensors, path)
+    _put_back(model, tensors, path)
 
 
 def load_checkpoint(model: StepModel, path: Path) -> None:
@@ -118,10 +209,10 @@ def load_checkpoint(model: StepModel, path: Path) -> None:
         raise ValueError(f"checkpoint={path} is not there; give one of runs/NAME/checkpoints")
     model.set_kappa("model.kappa.weight" in state)
     names = {f"model.{name}": name for name, p in model.named_parameters() if p.requires_grad}
-    put_back(model, {name: state[full] for full, name in names.items() if full in state}, path)
+    _put_back(model, {name: state[full] for full, name in names.items() if full in state}, path)
 
 
-def put_back(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _put_back(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Copy trained parameters, from `path`, into the model's own, in their type."""
     parameters = dict(model.named_parameters())
     wanted = {name for name, parameter in parameters.items() if parameter.requires_grad}
@@ -132,3 +223,17 @@ def put_back(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> 
     with torch.no_grad():
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
+
+
+def export(model: StepModel, processor: Any, backbone: Backbone, folder: Path, layout: str) -> None:
+    """Write the model into `folder`, in place of what is there; the model is not a step model any more.
+
+    layout: hf, for transformers' AutoModelForImageTextToText, or original, OpenGVLab's, which the backbone's own folder
+    must then be in. A kappa head has a file of its own, which other software passes over.
+    Raises ValueError if the backbone cannot write the layout.
+    """
+    with atomic_folder(folder) as temporary:
+        backbone.export(model, processor, temporary, layout)
+        if model.kappa is not None:
+            save_file(model.kappa.state_dict(), temporary / KAPPA)
+        write_json(temporary / PROMPT, backbone.prompt())

@@ -1,4 +1,4 @@
-"""What can be trained on, told before anything is computed: pictures that decode, rollouts that are short enough.
+"""What can be trained on, found before anything is computed: pictures that decode, examples that are short enough.
 
 Every picture is decoded once. CACHE/pictures.jsonl remembers the sound ones by the state of their file, as [path, size,
 modification time in ns]; the few others are tried by every run, for what is wrong may lie outside the file.
@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mprm.batching.collate import Example, common_prefix
 from mprm.batching.examples import image_fault, open_images
 from mprm.batching.packing import Lengths
 from mprm.terminal import tracked
 
-CHUNK = 256  # rollouts or pictures that a loader worker looks at at a time
+CHUNK = 256  # examples or pictures that a loader worker looks at at a time
 
-State = tuple[str, int, int]
+FileState = tuple[str, int, int]
 
 
 class LaidOut(Protocol):
@@ -65,19 +65,21 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """Examples, their lengths by position (0 with a faulty image), the positions that can be used, and how many others
-    there are by reason."""
+    """Examples that were looked at. They have `entropy`, (N,), and give those of a list of (position, weight)."""
 
     examples: Any
+    # By position, 0 with a faulty image.
     lengths: Lengths
+    # Positions of those that can be used.
     usable: np.ndarray
+    # How many others there are, by reason.
     left_out: dict[str, int]
 
 
 def measure(
     examples: Pictured, max_length: int, num_workers: int, cache: str | Path
 ) -> tuple[Measured, dict[int, Fault]]:
-    """Look at every picture and rollout: what can be used, and why the others can not, by position."""
+    """Look at every picture and example: what can be used, and why the others can not, by position."""
     broken = broken_pictures(examples, num_workers, Path(cache))
     faults: dict[int, Fault] = {}
     for position, names in enumerate(examples.images):
@@ -103,8 +105,13 @@ def measure_again(examples: Pictured, left_out: dict[int, str], num_workers: int
     return _without(examples, token_lengths(examples, num_workers, faulty), left_out)
 
 
+def _without(examples: Pictured, lengths: Lengths, left_out: dict[int, str]) -> Measured:
+    usable = np.setdiff1d(np.arange(len(lengths)), list(left_out))
+    return Measured(examples, lengths, usable, dict(Counter(left_out.values()).most_common()))
+
+
 def token_lengths(examples: LaidOut, num_workers: int, left_out: Collection[int] = ()) -> Lengths:
-    """Lengths by position, 0 of those left out; `shared` is over the rollouts of a question that are in `examples`.
+    """Lengths by position, 0 of those left out; `shared` is over the examples of a question that are in `examples`.
 
     Raises ValueError if an image file is missing, its header broken or its shape refused.
     """
@@ -114,87 +121,24 @@ def token_lengths(examples: LaidOut, num_workers: int, left_out: Collection[int]
     return lengths
 
 
-def _without(examples: Pictured, lengths: Lengths, left_out: dict[int, str]) -> Measured:
-    usable = np.setdiff1d(np.arange(len(lengths)), list(left_out))
-    return Measured(examples, lengths, usable, dict(Counter(left_out.values()).most_common()))
-
-
-def broken_pictures(examples: Any, num_workers: int, cache: Path) -> dict[Any, Fault]:
-    """What is wrong with pictures that can not be decoded, by their name in the examples, of which only images and
-    image_path are looked at."""
-    memory = cache / "pictures.jsonl"
-    sound, broken, names, paths = _remembered(memory), {}, [], []
-    for name in dict.fromkeys(name for names in examples.images for name in names):
-        try:
-            path = examples.image_path(name)
-        except ValueError as error:
-            broken[name] = Fault(image_fault(error), str(name), str(error))
-            continue
-        if _state(path) not in sound:
-            names.append(name)
-            paths.append(path)
-    found: list[Fault | None] = []
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    # Unbuffered: a chunk is one write, between those of other runs. A line that a killed one left torn is ended first.
-    with open(memory, "ab", buffering=0) as file:
-        for _, decoded in _in_workers(_decoded, chunks, num_workers, "reading pictures"):
-            lines = ["\n" + json.dumps(state) for state, fault in decoded if fault is None]
-            file.write("".join(lines).encode())
-            found += [fault for _, fault in decoded]
-    return broken | {name: fault for name, fault in zip(names, found, strict=True) if fault is not None}
-
-
-def _remembered(memory: Path) -> set[State]:
-    """States of sound pictures. Those of a line that can not be read are forgotten."""
-    states = set()
-    with suppress(FileNotFoundError), open(memory, "rb") as file:
-        for line in file:
-            with suppress(ValueError, TypeError):
-                states.add(tuple(json.loads(line)))
-    return states
-
-
-def _state(path: Path) -> State | None:
-    """What stands for the content of a file, None if it is not there."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns
-
-
-def _decoded(paths: Sequence[Path]) -> list[tuple[State | None, Fault | None]]:
-    """The state of every file before it was read, and what is wrong with it."""
-    found: list[tuple[State | None, Fault | None]] = []
-    for path in paths:
-        state, fault = _state(path), None
-        try:
-            open_images([path])
-        except ValueError as error:
-            fault = Fault(image_fault(error), str(path), " ".join(str(error).split()))
-        found.append((state, fault))
-    return found
-
-
 def _lengths(examples: LaidOut, num_workers: int, left_out: Collection[int]) -> tuple[Lengths, dict[int, str]]:
     """Lengths by position, and what is wrong with those that can not be laid out."""
     question = examples.question
     chosen = np.setdiff1d(np.arange(len(question)), list(left_out))
     by_question = chosen[np.argsort(question[chosen], kind="stable")]
     borders = np.flatnonzero(np.diff(question[by_question])) + 1
-    cuts = borders[np.diff(borders // CHUNK, prepend=0) > 0]
+    chunks = np.split(by_question, borders[np.diff(borders // CHUNK, prepend=0) > 0])
     measured = np.zeros((2, len(question)), dtype=np.int64)
     refused: dict[int, str] = {}
-    look = partial(_laid_out, examples)
-    for chunk, (lengths, faults) in _in_workers(look, np.split(by_question, cuts), num_workers, "reading lengths"):
+    found = _in_workers(partial(_laid_out, examples), chunks, num_workers, "reading lengths")
+    for chunk, (lengths, faults) in zip(chunks, found, strict=True):
         measured[:, chunk] = lengths
         refused |= faults
     return Lengths(tokens=measured[0], shared=measured[1], question=question), refused
 
 
 def _laid_out(examples: LaidOut, chunk: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """Tokens and shared tokens of the rollouts of a chunk, (2, rollouts), which holds whole questions; and by position
+    """Tokens and shared tokens of the examples of a chunk, (2, examples), which holds whole questions; and by position
     why some have none."""
     ids: dict[int, list[Any]] = {}
     places: dict[int, list[int]] = {}
@@ -215,22 +159,61 @@ def _laid_out(examples: LaidOut, chunk: np.ndarray) -> tuple[np.ndarray, dict[in
     return lengths, refused
 
 
-def _in_workers(
-    look: Callable[[Any], Any], chunks: Sequence[Any], num_workers: int, description: str
-) -> Iterator[tuple[Any, Any]]:
-    """Every chunk, and what a loader worker has found in it."""
+def broken_pictures(examples: Any, num_workers: int, cache: Path) -> dict[Any, Fault]:
+    """What is wrong with pictures that can not be decoded, by their name in the examples, of which only images and
+    image_path are looked at."""
+    memory = cache / "pictures.jsonl"
+    sound: set[FileState] = set()
+    with suppress(FileNotFoundError), open(memory, "rb") as file:
+        for line in file:
+            with suppress(ValueError, TypeError):  # torn by a kill: these pictures are decoded again
+                sound.add(tuple(json.loads(line)))
+    broken, names, paths = {}, [], []
+    for name in dict.fromkeys(name for names in examples.images for name in names):
+        try:
+            path = examples.image_path(name)
+        except ValueError as error:
+            broken[name] = Fault(image_fault(error), str(name), str(error))
+            continue
+        if _state(path) not in sound:
+            names.append(name)
+            paths.append(path)
+    found: list[Fault | None] = []
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    # Unbuffered: a chunk is one write, between those of other runs. A line that a killed one left torn is ended first.
+    with open(memory, "ab", buffering=0) as file:
+        for decoded in _in_workers(_decoded, chunks, num_workers, "reading pictures"):
+            lines = ["\n" + json.dumps(state) for state, fault in decoded if fault is None]
+            file.write("".join(lines).encode())
+            found += [fault for _, fault in decoded]
+    return broken | {name: fault for name, fault in zip(names, found, strict=True) if fault is not None}
+
+
+def _state(path: Path) -> FileState | None:
+    """What stands for the content of a file, None if it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+def _decoded(paths: Sequence[Path]) -> list[tuple[FileState | None, Fault | None]]:
+    """The state of every file before it was read, and what is wrong with it."""
+    found: list[tuple[FileState | None, Fault | None]] = []
+    for path in paths:
+        state, fault = _state(path), None
+        try:
+            open_images([path])
+        except ValueError as error:
+            fault = Fault(image_fault(error), str(path), " ".join(str(error).split()))
+        found.append((state, fault))
+    return found
+
+
+def _in_workers(look: Callable[[Any], Any], chunks: Sequence[Any], num_workers: int, description: str) -> Iterator[Any]:
+    """What loader workers find in every chunk."""
     n_workers = min(num_workers, len(chunks), os.cpu_count() or 1)  # a machine that only checks may have few cores
-    loader = DataLoader(_Chunks(look, chunks), batch_size=None, num_workers=n_workers)
-    return zip(chunks, tracked(loader, len(chunks), description), strict=True)
-
-
-class _Chunks(Dataset):
-    def __init__(self, look: Callable[[Any], Any], chunks: Sequence[Any]) -> None:
-        self.look = look
-        self.chunks = chunks
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, number: int) -> Any:
-        return self.look(self.chunks[number])
+    loader: Any = DataLoader(chunks, batch_size=None, num_workers=n_workers, collate_fn=look)  # type: ignore[arg-type]
+    return tracked(loader, len(chunks), description)

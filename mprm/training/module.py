@@ -1,4 +1,4 @@
-"""The Lightning modules: they log and optimise. The arithmetic lives in objectives.py, the batches in batches.py.
+"""The Lightning modules: how a model is optimised, and what it learns.
 
 Shape suffixes: M marks of a micro-batch, 2 logits (no, yes).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import nn
@@ -15,44 +16,75 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAUROC
 
 from mprm.backbones.base import StepModel
-from mprm.batching.collate import Batch
+from mprm.batching.collate import Batch, collate
 from mprm.training.checkpoint import recount
+from mprm.training.lengths import Measured
 from mprm.training.objectives import Objective
-from mprm.training.recipe import Recipe
+from mprm.training.recipe import Schedule
 from mprm.training.strategies import Sharded, build_optimizer
 
 
-class Optimised(pl.LightningModule):
-    """Base of the modules: how their model is optimised, and what a checkpoint holds of it."""
+class TrainingModule(pl.LightningModule):
+    """Base of all trainings: how the model is optimised, and what a checkpoint holds of it.
 
-    skips = False  # steps whose gradient is not finite, instead of stopping at the first
+    A subclass gives prepare(), terms() and loss(), and updates the metrics of `curve`, which are logged as train/NAME
+    once per optimizer step, over the whole global batch.
+    """
 
-    def __init__(self, model: StepModel, recipe: Recipe, optimizer_steps: int) -> None:
+    def __init__(self, model: StepModel, schedule: Schedule, curve: dict[str, Metric]) -> None:
+        """curve: with `loss`, which a diverging training is told by."""
         super().__init__()
         self.model = model
-        self.recipe = recipe
-        self.optimizer_steps = optimizer_steps
+        self.schedule = schedule
+        self.curve: Any = nn.ModuleDict(curve)
+        self.optimizer_steps = 0  # told by fit()
         self.strict_loading = False  # checkpoints hold what is trained; the rest lies in the backbone's folder
-        self.train_loss = MeanMetric(nan_strategy="disable")
         self.random_state = torch.get_rng_state()  # as the last optimizer step ended
         self.gradient_norm = 0.0  # of the last optimizer step, before it was clipped
 
-    def curve(self) -> dict[str, Metric]:
-        """What is logged of an optimizer step, over the whole global batch, by name; train/loss is among it."""
-        raise AssertionError("a module names its metrics")
+    @staticmethod
+    def collate(examples: list[Any]) -> Any:
+        """A batch of the examples of a row."""
+        return collate(examples)
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        """Examples whose terms are averaged first; None: all terms of a global batch weigh the same."""
+        return None
+
+    def prepare(self) -> None:
+        """Make ready what of the model is trained; new weights are drawn from torch's generator."""
+        raise AssertionError("a training says what it trains")
+
+    def terms(self, part: Measured) -> np.ndarray:
+        """Terms of the loss that every example has, by position. Raises ValueError if an example can not be learnt."""
+        raise AssertionError("a training counts its terms")
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        """The sum of all terms of the batch, each times its weight."""
+        raise AssertionError("a training has a loss")
+
+    def rehearse(self, batch: Any) -> torch.Tensor:
+        """Something as costly as loss(), before there is a trainer."""
+        return self.loss(batch)
+
+    def training_step(self, batch: Any, batch_index: int) -> torch.Tensor:
+        # Lightning divides by the accumulated micro-batches and DDP by the ranks: undo both.
+        return self.loss(batch) * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     def configure_optimizers(self) -> Any:
         """AdamW; weight decay on matrices only, as the published trainer does. Warm-up and cosine by optimizer step."""
+        recipe = self.schedule.recipe
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = build_optimizer(groups, self.recipe, self.trainer.strategy)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.recipe.factor(step, self.optimizer_steps)
+        optimizer = build_optimizer(groups, recipe, self.trainer.strategy)
+        warm_up_and_cosine = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: recipe.factor(step, self.optimizer_steps)
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warm_up_and_cosine, "interval": "step"}}
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
@@ -72,13 +104,13 @@ class Optimised(pl.LightningModule):
     def see_gradient(self, norm: float) -> None:
         """Note the norm. Raises ValueError if it is not finite, unless such steps are to be skipped."""
         self.gradient_norm = norm
-        if math.isfinite(norm) or self.skips:
+        if math.isfinite(norm) or self.schedule.machine.non_finite == "skip":
             return
         gradients = ((name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None)
         where = next((name for name, gradient in gradients if not gradient.isfinite().all()), "a sharded parameter")
         raise ValueError(
             f"the gradient of step {self.trainer.global_step + 1} is not finite (in {where}) and was not applied; "
-            f"lower {self.recipe.GROUP}.learning_rate, or skip such steps with trainer.non_finite=skip"
+            f"lower {self.schedule.recipe.GROUP}.learning_rate, or skip such steps with trainer.non_finite=skip"
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -91,24 +123,45 @@ class Optimised(pl.LightningModule):
         recount(checkpoint, self.trainer.accumulate_grad_batches)
 
 
-class StepScoring(Optimised):
-    """Trains a step model on MC scores.
+class StepScoring(TrainingModule):
+    """Trains a step model on MC scores. Logged: train/loss and train/step_accuracy; per validation val/loss,
+    val/step_accuracy, and val/auc against the hard labels (MC score > 0)."""
 
-    Logged per optimizer step: train/loss and train/step_accuracy over the whole global batch, lr, and
-    train/gradient_norm before clipping, or train/skipped where it is not finite; per validation:
-    val/loss, val/step_accuracy, val/auc against the hard labels (MC score > 0).
-    """
-
-    def __init__(self, model: StepModel, objective: Objective, recipe: Recipe, optimizer_steps: int) -> None:
-        super().__init__(model, recipe, optimizer_steps)
+    def __init__(self, model: StepModel, objective: Objective, schedule: Schedule) -> None:
+        # Without a NaN strategy a metric has no weights.
+        super().__init__(model, schedule, {"loss": MeanMetric(nan_strategy="disable"), "step_accuracy": MeanMetric()})
         self.objective = objective
-        self.train_accuracy = MeanMetric()
-        self.val_loss = MeanMetric()
-        self.val_accuracy = MeanMetric()
-        self.val_auc = BinaryAUROC()
+        self.validation: Any = nn.ModuleDict(
+            {"loss": MeanMetric(), "step_accuracy": MeanMetric(), "auc": BinaryAUROC()}
+        )
 
-    def curve(self) -> dict[str, Metric]:
-        return {"train/loss": self.train_loss, "train/step_accuracy": self.train_accuracy}
+    @property
+    def micro_batch_size(self) -> int | None:
+        return self.objective.micro_batch_size if self.objective.normalise == "micro_batch" else None
+
+    def prepare(self) -> None:
+        self.model.set_kappa(self.objective.kappa)
+
+    def terms(self, part: Measured) -> np.ndarray:
+        """Steps with an MC score, for a kappa head with continuations.
+
+        Raises ValueError if a kappa head needs the continuations of a scored step and they were not counted, or do not
+        make its score. The score 0 of 0 of 0 continuations is implied, not counted: it is left out."""
+        columns = (part.examples.records[name] for name in ("id", "scores", "n_correct", "n_total"))
+        terms = []
+        for rollout, *steps in zip(*columns, strict=True):
+            terms.append(0)
+            for number, (score, correct, total) in enumerate(zip(*steps, strict=True)):
+                implied = score == 0 and total == 0
+                if score is None or (self.objective.kappa and implied):
+                    continue
+                terms[-1] += 1
+                if self.objective.kappa and (not total or round(score * total) != correct):
+                    raise ValueError(
+                        f"rollout {rollout} has score {score} at step {number} (from 0), but {correct} of {total} "
+                        "continuations; this objective trains on these counts: correct them, or use objective=soft"
+                    )
+        return np.array(terms, dtype=np.int64)
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss (M,) of every step, mask (M,) of those that count (never an unsampled one), and P(yes) (M,)."""
@@ -119,22 +172,21 @@ class StepScoring(Optimised):
         loss_M = self.objective.losses(output, torch.where(scored_M, batch.mc_M, 0.0), batch.n_M)
         return loss_M * scored_M, scored_M, output.logits_M2.softmax(-1)[:, 1]
 
-    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+    def loss(self, batch: Batch) -> torch.Tensor:
         loss_M, scored_M, yes_M = self.losses(batch)
         hit_M = (yes_M > 0.5) == (self.objective.target(batch.mc_M) > 0.5)
-        self.train_loss.update(loss_M.detach()[scored_M])  # without a NaN strategy it has no weights
-        self.train_accuracy.update(hit_M.float(), scored_M)
-        # Lightning divides by the accumulated micro-batches and DDP by the ranks: undo both.
-        return (loss_M * batch.weight_M).sum() * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        self.curve["loss"].update(loss_M.detach()[scored_M])
+        self.curve["step_accuracy"].update(hit_M.float(), scored_M)
+        return (loss_M * batch.weight_M).sum()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         loss_M, scored_M, yes_M = self.losses(batch)
         label_M = (batch.mc_M > 0).long()
         labelled_M = ~batch.mc_M.isnan() & (batch.weight_M > 0)  # whatever the objective trains on
-        self.val_loss.update(loss_M, scored_M)
-        self.val_accuracy.update(((yes_M > 0.5) == label_M).float(), labelled_M)
-        self.val_auc.update(yes_M[labelled_M], label_M[labelled_M])
+        self.validation["loss"].update(loss_M, scored_M)
+        self.validation["step_accuracy"].update(((yes_M > 0.5) == label_M).float(), labelled_M)
+        self.validation["auc"].update(yes_M[labelled_M], label_M[labelled_M])
 
     def on_validation_epoch_end(self) -> None:
-        for name, metric in (("loss", self.val_loss), ("step_accuracy", self.val_accuracy), ("auc", self.val_auc)):
+        for name, metric in self.validation.items():
             self.log(f"val/{name}", metric, prog_bar=name == "auc")

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
-if TYPE_CHECKING:  # a selection that is exported wants the targets, and need not wait for torch
+if TYPE_CHECKING:  # a selection that exports targets loads no torch
     import torch
 
     from mprm.backbones.base import StepOutput
@@ -18,44 +18,67 @@ Score = TypeVar("Score", float, "torch.Tensor")  # one MC score, as the export a
 
 
 class Objective(Protocol):
-    """A component of the config group `objective`.
+    """A component of the config group `objective`."""
 
-    normalise: global_batch, a mean over all steps of a global batch; micro_batch, the published mean of the means over
-    micro-batches, which are micro_batch_size rollouts that follow each other in the order of the training. kappa: it
-    trains a kappa head, from the continuations of every scored step; steps without any are left out.
-    """
-
+    # It trains a kappa head, from the continuations of every scored step; steps without any are left out.
     kappa: ClassVar[bool]
 
     @property
-    def normalise(self) -> str: ...
+    def label(self) -> str:
+        """What reports call it: its name and the settings that are not the usual ones."""
+        ...
+
+    @property
+    def normalise(self) -> str:
+        """global_batch: a mean over all steps of a global batch. micro_batch: the published mean of the means over
+        micro-batches, which are micro_batch_size rollouts that follow each other in the order of the training."""
+        ...
 
     @property
     def micro_batch_size(self) -> int: ...
 
     def target(self, mc_M: Score) -> Score:
-        """What P(yes) is trained towards."""
+        """What P(yes) is trained towards, in [0, 1]."""
         ...
 
     def losses(self, output: StepOutput, mc_M: torch.Tensor, n_M: torch.Tensor) -> torch.Tensor:
-        """Loss (M,) of every step. mc_M: MC scores without NaN; n_M: continuations, 0 where they were not counted."""
+        """Loss (M,) of every step. output: logits_M2 and, with kappa, kappa_M; mc_M: MC scores without NaN; n_M:
+        continuations, 0 where they were not counted."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hard:
-    """Label 1 where the MC score is above tau (arXiv 2602.04145: tau 0; variants tau = 1/N, 2/N)."""
+class Averaging:
+    """Base of objectives: how the losses of steps are averaged. No kappa head unless a subclass says so."""
 
     kappa: ClassVar[bool] = False
 
-    tau: float = 0.0
     normalise: str = "global_batch"
     micro_batch_size: int = 4
 
     def __post_init__(self) -> None:
+        if self.normalise not in ("global_batch", "micro_batch"):
+            raise ValueError(
+                f"objective.normalise={self.normalise} is unknown; choose global_batch or micro_batch (published)"
+            )
+        if self.micro_batch_size < 1:
+            raise ValueError(f"objective.micro_batch_size={self.micro_batch_size} is not positive; try 4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hard(Averaging):
+    """Label 1 where the MC score is above tau (arXiv 2602.04145: tau 0; variants tau = 1/N, 2/N)."""
+
+    tau: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.tau < 1:
             raise ValueError(f"objective.tau={self.tau} is not in [0, 1); a score above it is a correct step, try 0")
-        check_normalise(self)
+
+    @property
+    def label(self) -> str:
+        return f"hard, tau {self.tau:g}" if self.tau else "hard"
 
     def target(self, mc_M: Score) -> Score:
         return (mc_M > self.tau) * 1.0
@@ -65,16 +88,12 @@ class Hard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Soft:
+class Soft(Averaging):
     """The MC score itself is the target probability of Yes."""
 
-    kappa: ClassVar[bool] = False
-
-    normalise: str = "global_batch"
-    micro_batch_size: int = 4
-
-    def __post_init__(self) -> None:
-        check_normalise(self)
+    @property
+    def label(self) -> str:
+        return "soft"
 
     def target(self, mc_M: Score) -> Score:
         return mc_M
@@ -84,7 +103,7 @@ class Soft:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BetaBinomial:
+class BetaBinomial(Averaging):
     """How many of its N continuations a step leads to the right answer, and how sure that is (arXiv 2605.15529).
 
     Per step -log BetaBinomial(K; N, a, b) + penalty |mu - K / N| kappa, mu = P(yes). The second term keeps kappa from
@@ -97,13 +116,15 @@ class BetaBinomial:
     kappa: ClassVar[bool] = True
 
     penalty: float = 0.05
-    normalise: str = "global_batch"
-    micro_batch_size: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.penalty < math.inf:
             raise ValueError(f"objective.penalty={self.penalty} is not a number from 0; the published one is 0.05")
-        check_normalise(self)
+
+    @property
+    def label(self) -> str:
+        return "beta-binomial" if self.penalty == 0.05 else f"beta-binomial, penalty {self.penalty:g}"
 
     def target(self, mc_M: Score) -> Score:
         return mc_M
@@ -117,21 +138,12 @@ class BetaBinomial:
         return (nll_M + self.penalty * off_M * output.kappa_M).float()
 
 
-def check_normalise(objective: Objective) -> None:
-    if objective.normalise not in ("global_batch", "micro_batch"):
-        raise ValueError(
-            f"objective.normalise={objective.normalise} is unknown; choose global_batch or micro_batch (published)"
-        )
-    if objective.micro_batch_size < 1:
-        raise ValueError(f"objective.micro_batch_size={objective.micro_batch_size} is not positive; try 4")
-
-
 def step_losses(logits_M2: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:
     """Two-way cross-entropy per step: -(t log p + (1 - t) log(1 - p)), p = softmax(no, yes)[yes].
 
     Example: logits (0, ln 3) give p = 0.75; target 1 costs ln 4/3 = 0.2877, target 0.5 costs 0.8370.
     """
-    logp_M2 = logits_M2.log_softmax(dim=-1)
+    logp_M2 = logits_M2.log_softmax(-1)
     return -(target_M * logp_M2[:, 1] + (1 - target_M) * logp_M2[:, 0])
 
 
@@ -147,10 +159,9 @@ def beta_binomial_losses(
     a_M = log_odds_M.sigmoid() * kappa_M + 1e-6
     b_M = (-log_odds_M).sigmoid() * kappa_M + 1e-6
     # n choose k = 1 / ((n + 1) Beta(k + 1, n - k + 1))
-    log_choices_M = -(n_M + 1).log() - log_beta(k_M + 1, n_M - k_M + 1)
-    return log_beta(a_M, b_M) - log_beta(a_M + k_M, b_M + n_M - k_M) - log_choices_M
+    log_choices_M = -(n_M + 1).log() - _log_beta(k_M + 1, n_M - k_M + 1)
+    return _log_beta(a_M, b_M) - _log_beta(a_M + k_M, b_M + n_M - k_M) - log_choices_M
 
 
-def log_beta(a_M: torch.Tensor, b_M: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the beta function."""
+def _log_beta(a_M: torch.Tensor, b_M: torch.Tensor) -> torch.Tensor:
     return a_M.lgamma() + b_M.lgamma() - (a_M + b_M).lgamma()

@@ -1,20 +1,17 @@
-"""How a backbone is optimised, and on which machine."""
+"""How a backbone is optimised, on which machine, and in which order its examples come."""
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from mprm.batching.order import Order
 from mprm.runs.artifacts import is_rank_zero, remove
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Component `recipe`; the defaults are the published ones. AdamW, linear warm-up, cosine to 0.
-
-    epochs: 0 leaves the backbone untrained; warmup: share of the optimizer steps;
-    global_batch_size: rollouts per optimizer step over all devices and accumulated micro-batches.
-    """
+    """Component `recipe`; the defaults are the published ones. AdamW, linear warm-up, cosine to 0."""
 
     GROUP: ClassVar[str] = "recipe"  # of the configuration, for messages
 
@@ -22,8 +19,11 @@ class Recipe:
     weight_decay: float = 0.05
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
+    # Share of the optimizer steps.
     warmup: float = 0.05
+    # 0 leaves the backbone untrained.
     epochs: int = 1
+    # Examples per optimizer step, over all devices and accumulated micro-batches.
     global_batch_size: int = 512
     gradient_clip: float = 1.0
 
@@ -55,26 +55,26 @@ STRATEGIES = ("auto", "ddp", "ddp_cpu", "deepspeed_stage_2", "deepspeed_stage_3"
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Component `trainer`: devices and how the global batch is cut for them. None of it changes the gradient.
-
-    strategy: one of STRATEGIES; precision: 32-true, bf16-mixed, or with DeepSpeed bf16-true; max_tokens: text and image
-    tokens of one forward pass on one device; validate_every, checkpoint_every: optimizer steps; checkpoint_minutes:
-    since the last checkpoint; keep_optimizer: keep the checkpoints of a finished training; non_finite: stop at a
-    gradient that is not finite, or skip its step.
-    """
+    """Component `trainer`: devices, and how the global batch is cut for them. None of it changes the gradient."""
 
     accelerator: str = "cpu"
     devices: int = 1
     num_nodes: int = 1
+    # One of STRATEGIES.
     strategy: str = "auto"
     offload_optimizer: bool = False
+    # 32-true, bf16-mixed, or with DeepSpeed bf16-true.
     precision: str = "32-true"
+    # Text and image tokens of one forward pass on one device.
     max_tokens: int = 4096
     num_workers: int = 0
+    # Optimizer steps between two validations, and between two checkpoints.
     validate_every: int = 50
     checkpoint_every: int = 50
     checkpoint_minutes: float = 15.0
+    # Keep the checkpoints of a finished training.
     keep_optimizer: bool = False
+    # At a gradient that is not finite: stop, or skip its step.
     non_finite: str = "stop"
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class Machine:
             "strategy": STRATEGIES,
             "non_finite": ("stop", "skip"),
             # Without DeepSpeed's float32 copies small updates of bfloat16 weights would be rounded away.
-            "precision": ("32-true", "bf16-mixed", *(["bf16-true"] if self.strategy.startswith("deepspeed") else [])),
+            "precision": ("32-true", "bf16-mixed", *(["bf16-true"] if self.is_deepspeed else [])),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -94,13 +94,25 @@ class Machine:
         if not self.checkpoint_minutes > 0:
             raise ValueError(f"trainer.checkpoint_minutes={self.checkpoint_minutes} is not positive; try 15")
 
-    def check(self, recipe: Recipe) -> None:
-        """Raises ValueError if a device would have nothing to do."""
-        world_size = self.devices * self.num_nodes
-        if recipe.global_batch_size < world_size:
+    @property
+    def world_size(self) -> int:
+        return self.devices * self.num_nodes
+
+    @property
+    def is_deepspeed(self) -> bool:
+        return self.strategy.startswith("deepspeed")
+
+    def check(self, recipe: Recipe, longest: int) -> None:
+        """Raises ValueError if a device would have nothing to do, or `longest` tokens do not fit a forward pass."""
+        if recipe.global_batch_size < self.world_size:
             raise ValueError(
                 f"{recipe.GROUP}.global_batch_size={recipe.global_batch_size} is less than trainer.devices x num_nodes "
                 f"= {self.devices} x {self.num_nodes}; every device needs a rollout in every optimizer step"
+            )
+        if longest > self.max_tokens:
+            raise ValueError(
+                f"trainer.max_tokens={self.max_tokens} is less than the {longest} tokens of the longest rollout; "
+                "raise it, or lower backbone.max_length to leave such rollouts out"
             )
 
     def forget(self, checkpoints: Path) -> None:
@@ -108,10 +120,12 @@ class Machine:
         if not self.keep_optimizer and is_rank_zero():
             remove(checkpoints)
 
-    def check_longest(self, tokens: int) -> None:
-        """Raises ValueError if the longest rollout does not fit one forward pass."""
-        if tokens > self.max_tokens:
-            raise ValueError(
-                f"trainer.max_tokens={self.max_tokens} is less than the {tokens} tokens of the longest rollout; "
-                "raise it, or lower backbone.max_length to leave such rollouts out"
-            )
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a training goes, whatever it learns from which examples."""
+
+    recipe: Recipe
+    machine: Machine
+    order: Order
+    seed: int

@@ -1,22 +1,31 @@
-"""How Lightning spreads a training over devices: strategies, DeepSpeed's settings and optimizer, launchers."""
+"""How Lightning spreads a training over devices: strategies, DeepSpeed's settings and optimizer, launchers, signals."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from mprm.runs.artifacts import atomic_folder, write_text
 from mprm.training.recipe import Machine, Recipe
+
+# By SLURM, and the last one by submitit, which starts a job again.
+SIGNALS_TO_END = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+INTERRUPTED = 130  # exit code
 
 
 class KeepTargets(DeepSpeedPrecision):
@@ -133,7 +142,7 @@ def build_strategy(machine: Machine) -> str | Strategy:
         if launched() is not None:
             return DDPStrategy(process_group_backend="gloo")
         return DDPStrategy(process_group_backend="gloo", start_method="spawn")
-    if machine.strategy in ("deepspeed_stage_2", "deepspeed_stage_3"):
+    if machine.is_deepspeed:
         return Sharded(int(machine.strategy[-1]), machine.offload_optimizer)
     return machine.strategy
 
@@ -161,13 +170,39 @@ def launched() -> tuple[str, int] | None:
     return None
 
 
+def cluster() -> list[SLURMEnvironment]:
+    """Lightning's plugin under SLURM: without its own checkpoints, from which any later training would go on."""
+    started = launched()
+    return [SLURMEnvironment(auto_requeue=False)] if started is not None and started[0] == "SLURM_NTASKS" else []
+
+
+def in_main_thread() -> bool:
+    """The only one that may set signal handlers."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def passing_on(trainer: pl.Trainer) -> Iterator[None]:
+    """Pass signals on to ranks that this process spawns: it waits for them and trains nothing itself."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _MultiProcessingLauncher) or not in_main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda number, _: launcher.kill(number)) for number in SIGNALS_TO_END}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def check_world_size(machine: Machine) -> None:
     """Raises ValueError if a launcher started another number of processes than the machine has devices."""
     started = launched()
-    wanted = machine.devices * machine.num_nodes
-    if started is not None and started[1] != wanted:
+    if started is not None and started[1] != machine.world_size:
         raise ValueError(
-            f"trainer.devices={machine.devices} x trainer.num_nodes={machine.num_nodes} are {wanted} processes, but "
+            f"trainer.devices={machine.devices} x trainer.num_nodes={machine.num_nodes} are {machine.world_size} "
+            "processes, but "
             f"the launcher started {started[0]}={started[1]}; change the launcher's number or the trainer's"
         )
 
@@ -179,7 +214,7 @@ def check_checkpoint(checkpoint: Path | None, machine: Machine) -> None:
     written = "no deepspeed strategy"
     if checkpoint.is_dir():
         written = f"deepspeed_stage_{2 if (checkpoint / 'checkpoint' / 'mp_rank_00_model_states.pt').is_file() else 3}"
-    wanted = machine.strategy if machine.strategy.startswith("deepspeed") else "no deepspeed strategy"
+    wanted = machine.strategy if machine.is_deepspeed else "no deepspeed strategy"
     if written != wanted:
         raise ValueError(
             f"trainer.strategy={machine.strategy} can not resume {checkpoint}, which was written with {written}; "

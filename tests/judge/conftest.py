@@ -15,15 +15,17 @@ from transformers import AutoModelForImageTextToText
 
 from mprm.backbones.internvl import InternVL, InternVLProcessor, InternVLStepModel
 from mprm.batching.examples import open_images
+from mprm.batching.order import Shuffled
 from mprm.chartworld.pairs import ChartWorldPairs
 from mprm.data.preferences import Pair
 from mprm.inference.local import Sampler
-from mprm.judge.judge import Judge, Shown
-from mprm.judge.sft import SFT, Traces, faithful, imitate
+from mprm.judge.judge import Judge, PresentedPair
+from mprm.judge.sft import SFT, Imitation, Traces, faithful
 from mprm.runs import artifacts
 from mprm.training.checkpoint import load_weights
+from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
-from mprm.training.recipe import Machine
+from mprm.training.recipe import Machine, Schedule
 
 READER = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights" / "internvl_reader"
 BACKBONE = InternVL(path=str(READER), max_tiles=1, max_length=512)
@@ -37,7 +39,7 @@ def judge() -> Judge:
 
 
 @pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Shown]:
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[PresentedPair]:
     """24 pairs, all with a short trace; every eighth has a long answer."""
     world = ChartWorldPairs(path=str(tmp_path_factory.mktemp("world") / "pairs" / "pairs.jsonl"), size=24)
     with pytest.MonkeyPatch.context() as patched:
@@ -46,19 +48,19 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Shown]:
     traced = [replace(pair, trace=f"The {pair.label.upper()}.") for pair in read]
     for number in (0, 8, 16):
         traced[number] = replace(traced[number], answer_b="I look at the chart.\n" * 6 + traced[number].answer_b)
-    shown, left_out = faithful(traced, JUDGE, world.image_folder.path)
-    assert len(shown) == 24
+    presented, left_out = faithful(traced, JUDGE, world.image_folder.path)
+    assert len(presented) == 24
     assert not left_out
-    return shown
+    return presented
 
 
 @dataclass(frozen=True)
 class Taught:
-    """The judge after its fine-tuning. folder: of the training; counted: what imitate() has returned; lines: of its
+    """The judge after its fine-tuning. folder: of the training; counted: what fit() has returned; lines: of its
     metrics.jsonl."""
 
     folder: Path
-    counted: dict[str, Any]
+    counted: dict[str, int]
     lines: list[dict[str, float]]
 
     def load(self) -> Loaded:
@@ -70,16 +72,15 @@ class Taught:
 
 
 @pytest.fixture(scope="session")
-def taught(pairs: list[Shown], tmp_path_factory: pytest.TempPathFactory) -> Taught:
+def taught(pairs: list[PresentedPair], tmp_path_factory: pytest.TempPathFactory) -> Taught:
     """24 steps of 4 traces: nearly all responses have a verdict, A about as often as B."""
     folder = tmp_path_factory.mktemp("taught")
     lines: list[dict[str, float]] = []
     processor, model = BACKBONE.load()
     recipe = SFT(learning_rate=4e-3, weight_decay=0.0, epochs=4, global_batch_size=4)
-    traces = Traces(pairs, processor, JUDGE)
-    return Taught(
-        folder, imitate(model, measure_again(traces, {}, 0), recipe, Machine(), folder, 0, lines.append), lines
-    )
+    module = Imitation(model, Schedule(recipe, Machine(), Shuffled(), seed=0))
+    traces = measure_again(Traces(pairs, processor, JUDGE), {}, 0)
+    return Taught(folder, fit(module, traces, None, folder, lines.append), lines)
 
 
 @pytest.fixture(scope="session")
@@ -110,11 +111,11 @@ def stock(taught: Taught) -> Any:
 
 
 @pytest.fixture(scope="session")
-def stock_logits(stock: Any, loaded: Loaded) -> Callable[[Shown, list[int]], torch.Tensor]:
+def stock_logits(stock: Any, loaded: Loaded) -> Callable[[PresentedPair, list[int]], torch.Tensor]:
     """Logits (R, V) before every token of a response, by one pass over all of it in transformers."""
     processor, _ = loaded
 
-    def logits(one: Shown, ids: list[int]) -> torch.Tensor:
+    def logits(one: PresentedPair, ids: list[int]) -> torch.Tensor:
         images = open_images(one.images)
         prompt_ids = processor.ask([image.size for image in images], one.text, JUDGE.instruction).input_ids.tolist()
         ids_1L = torch.tensor([prompt_ids + ids])

@@ -22,7 +22,7 @@ from mprm.judge.curate import (
     write_curated,
     wrong_labels,
 )
-from mprm.judge.judge import shown
+from mprm.judge.judge import present
 from mprm.metrics.results import Curation, read_part
 from mprm.selection.keep import keep
 from mprm.selection.selectors import Entropy, Random
@@ -133,15 +133,15 @@ def test_wrong_labels_are_counted_where_all_are_known() -> None:
 
 def test_the_order_of_answers_is_by_seed_and_pair_alone() -> None:
     images = (Path("0.png"),)
-    pool = [shown(pair(str(number)), images, swapped=False) for number in range(400)]
+    pool = [present(pair(str(number)), images, swapped=False) for number in range(400)]
     orders = {seed: [in_seeded_order(one, seed).swapped for one in pool] for seed in (0, 1)}
     for order in orders.values():
         assert np.mean(order) == pytest.approx(0.5, abs=0.1)
     assert np.mean(np.array(orders[0]) == orders[1]) == pytest.approx(0.5, abs=0.1)
     for number, one in enumerate(pool[:20]):
         other = replace(one.pair, source="t", prompt="Else?", answer_a="7", label="b")
-        again = in_seeded_order(shown(other, (), swapped=True), 0)
-        assert again == shown(other, (), swapped=orders[0][number])
+        again = in_seeded_order(present(other, (), swapped=True), 0)
+        assert again == present(other, (), swapped=orders[0][number])
 
 
 def test_what_was_kept_is_read_back(tmp_path: Path) -> None:

@@ -17,16 +17,15 @@ from safetensors.torch import load_file
 
 from mprm.batching.examples import open_images
 from mprm.batching.order import LowToHigh
-from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Prompt
+from mprm.inference.local import Sampler, Generation
 from mprm.inference.scoring import answered
-from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement, advantages, grpo_losses
-from mprm.judge.judge import Judge, Shown, shown
-from mprm.judge.likelihood import in_a_row, log_likelihood
-from mprm.judge.reinforce import reinforce
-from mprm.judge.respond import prompt_of
+from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement, advantages, grpo_losses, measure_prompts
+from mprm.judge.judge import Judge, PresentedPair, present
+from mprm.judge.sft import in_a_row, log_likelihood
 from mprm.training.checkpoint import latest
-from mprm.training.recipe import Machine
+from mprm.training.fit import fit
+from mprm.training.recipe import Machine, Schedule
 
 END = "<|im_end|>"
 
@@ -70,15 +69,18 @@ def test_wrong_settings_are_one_line(settings: dict[str, float], line: str) -> N
         GRPO(**settings)  # type: ignore[arg-type]
 
 
-def step_of(processor: Any, model: Any, judge: Judge, pairs: list[Shown], recipe: GRPO, step: int) -> Reinforcement:
+def step_of(
+    processor: Any, model: Any, judge: Judge, pairs: list[PresentedPair], recipe: GRPO, step: int
+) -> Reinforcement:
     """The module in optimizer step `step` of a training, without a trainer."""
-    module = Reinforcement(model, Prompts(pairs, processor, judge), recipe, 3, seed=7)
+    prompts = Prompts(pairs, np.zeros(len(pairs)), processor, judge)
+    module = Reinforcement(model, prompts, recipe, Schedule(recipe, Machine(), LowToHigh(), seed=7))
     module.trainer = SimpleNamespace(global_step=step, accumulate_grad_batches=3, world_size=2)  # type: ignore[assignment]
     return module
 
 
 def test_a_step_by_its_definition(
-    pairs: list[Shown], judge: Judge, taught: Any, loaded: Any, sampler: Callable[..., Sampler]
+    pairs: list[PresentedPair], judge: Judge, taught: Any, loaded: Any, sampler: Callable[..., Sampler]
 ) -> None:
     """Its gradient, as what Lightning and DDP divide by has been undone, is that of
     - sum over pairs of weight / G x sum over responses of advantage / tokens x sum of log-probabilities."""
@@ -88,13 +90,13 @@ def test_a_step_by_its_definition(
     module = step_of(processor, model, judge, pairs, recipe, step=3)
     module.training_step(Asked(keys), 0).backward()
     found = {name: parameter.grad / 6 for name, parameter in model.named_parameters() if parameter.grad is not None}
-    logged = {name: metric.compute().item() for name, metric in module.curve().items()}
+    logged = {name: metric.compute().item() for name, metric in module.curve.items()}
     model.zero_grad()
 
     rewards, drawn, total = [], [], torch.zeros(())
     for position, weight in keys[:2]:
         one = module.in_some_order(pairs[position])
-        prompt = replace(prompt_of(one, 5), key=f"3\0{prompt_of(one, 5).key}")
+        prompt = replace(one.prompt(5), key=f"3\0{one.key}")
         [group] = sampler(*loaded, seed=7, max_new_tokens=5).generate([prompt])
         texts = [processor.tokenizer.decode(generation.ids) if generation.finished else "" for generation in group]
         reward_G = torch.tensor([recipe.reward(judge.verdict_of(text), one.better) for text in texts])
@@ -117,11 +119,12 @@ def test_a_step_by_its_definition(
     shares = {"accuracy": np.mean([reward > 1 for reward in rewards]), "format": np.mean([r > 0 for r in rewards])}
     means = {"reward": np.mean(rewards), "tokens": np.mean([len(generation.ids) for generation in drawn])}
     means |= {"entropy": np.mean([generation.entropy for generation in drawn])}
-    expected_logged = {f"train/{name}": value for name, value in (shares | means).items()}
-    assert logged == pytest.approx(expected_logged | {"train/loss": 0.0}, abs=1e-5)
+    assert logged == pytest.approx(shares | means | {"loss": 0.0}, abs=1e-5)
 
 
-def test_answers_change_places_by_seed_step_and_pair_alone(pairs: list[Shown], loaded: Any, judge: Judge) -> None:
+def test_answers_change_places_by_seed_step_and_pair_alone(
+    pairs: list[PresentedPair], loaded: Any, judge: Judge
+) -> None:
     def orders(module: Reinforcement) -> list[tuple[bool, ...]]:
         found = []
         for step in range(8):
@@ -135,13 +138,13 @@ def test_answers_change_places_by_seed_step_and_pair_alone(pairs: list[Shown], l
     assert np.mean(found) == pytest.approx(0.5, abs=0.12)
     assert len(set(found)) == 8
     one = next(one for one in pairs if module.in_some_order(one).swapped)
-    assert module.in_some_order(one) == shown(one.pair, one.images, swapped=True)
-    module.seed = 8
+    assert module.in_some_order(one) == present(one.pair, one.images, swapped=True)
+    module.schedule = replace(module.schedule, seed=8)
     assert not set(orders(module)) & set(found)
 
 
 def test_a_response_of_what_can_not_be_written_is_never_drawn(
-    pairs: list[Shown], judge: Judge, with_bias: Callable[..., Any]
+    pairs: list[PresentedPair], judge: Judge, with_bias: Callable[..., Any]
 ) -> None:
     """A piece of an image would be the most likely token by far."""
     processor, model = with_bias({"<IMG_CONTEXT>": 9.0, "A": 1.0, ".": 0.5, END: 0.0})
@@ -152,19 +155,19 @@ def test_a_response_of_what_can_not_be_written_is_never_drawn(
     assert model.training, "as it was"
 
 
-def test_a_verdict_that_was_cut_off_earns_nothing(pairs: list[Shown], judge: Judge, loaded: Any) -> None:
+def test_a_verdict_that_was_cut_off_earns_nothing(pairs: list[PresentedPair], judge: Judge, loaded: Any) -> None:
     module = step_of(*loaded, judge, pairs, GRPO(), 0)
     ids = loaded[0].tokenizer.encode("The A.", add_special_tokens=False)
     end = loaded[0].tokenizer.convert_tokens_to_ids(END)
     group = [Generation([*ids, end], True, 1.0), Generation(ids, False, 1.0), Generation([*ids[:-1], end], True, 1.0)]
     assert module.rewards(replace(pairs[0], better="A"), group, counted=True) == [1.2, 0.0, 0.0]
     assert module.rewards(replace(pairs[0], better="B"), group, counted=False) == [0.2, 0.0, 0.0]
-    assert {name: metric.compute().item() for name, metric in module.curve().items() if name != "train/loss"} == {
-        "train/reward": pytest.approx(0.4),
-        "train/accuracy": pytest.approx(1 / 3),
-        "train/format": pytest.approx(1 / 3),
-        "train/entropy": 1.0,
-        "train/tokens": pytest.approx((2 * len(ids) + len(ids) - 1) / 3),
+    assert {name: metric.compute().item() for name, metric in module.curve.items() if name != "loss"} == {
+        "reward": pytest.approx(0.4),
+        "accuracy": pytest.approx(1 / 3),
+        "format": pytest.approx(1 / 3),
+        "entropy": 1.0,
+        "tokens": pytest.approx((2 * len(ids) + len(ids) - 1) / 3),
     }
 
 
@@ -175,7 +178,7 @@ Train = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def train(pairs: list[Shown], taught: Any, judge: Judge) -> Train:
+def train(pairs: list[PresentedPair], taught: Any, judge: Judge) -> Train:
     """train(folder, mirror=..., max_tokens=...): seven pairs, one of them long, in steps of three; returns the folder
     and the lines of metrics.jsonl. Behind the last step, of one pair, a second forward pass or rank is left empty."""
 
@@ -183,9 +186,11 @@ def train(pairs: list[Shown], taught: Any, judge: Judge) -> Train:
         processor, model = taught.load()
         recipe = GRPO(learning_rate=3e-4, weight_decay=0.0, warmup=0.0, group_size=4, global_batch_size=3)
         settings = Machine(**{"checkpoint_every": 1} | machine)
-        prompts = Prompts(pairs[:7], processor, judge)
-        counted = reinforce(model, prompts, ENTROPY, LowToHigh(), recipe, settings, 512, folder, 5, mirror)
-        assert (counted["optimizer_steps"], counted["pairs"], counted["too_long"]) == (3, 7, 0)
+        prompts = Prompts(pairs[:7], ENTROPY, processor, judge)
+        measured = measure_prompts(prompts, recipe, settings, 512)
+        assert (len(measured.usable), measured.left_out) == (7, {"too_long": 0})
+        module = Reinforcement(model, prompts, recipe, Schedule(recipe, settings, LowToHigh(), seed=5))
+        assert fit(module, measured, None, folder, mirror)["optimizer_steps"] == 3
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return folder, [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
@@ -221,7 +226,9 @@ def assert_same(found: Run, expected: Run, atol: float) -> None:
         torch.testing.assert_close(one[name], two[name], atol=atol, rtol=0)
 
 
-def test_pairs_are_asked_from_low_to_high_entropy(whole: Run, asked_for: list[Prompt], pairs: list[Shown]) -> None:
+def test_pairs_are_asked_from_low_to_high_entropy(
+    whole: Run, asked_for: list[Prompt], pairs: list[PresentedPair]
+) -> None:
     """Step by step the sequence is the stable sort; within a step the rows may stand otherwise."""
     steps = [[pairs[position].pair.id for position in LOW_TO_HIGH[start : start + 3]] for start in (0, 3, 6)]
     keys = [prompt.key.split("\0") for prompt in asked_for]
@@ -260,20 +267,22 @@ def test_resumed_equals_uninterrupted_bit_for_bit(train: Train, whole: Run, tmp_
 
 
 def test_long_pairs_are_left_out_and_what_can_not_be_trained_is_one_line(
-    pairs: list[Shown], taught: Any, judge: Judge, tmp_path: Path
+    pairs: list[PresentedPair], taught: Any, judge: Judge, tmp_path: Path
 ) -> None:
     processor, model = taught.load()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     def attempt(
         folder: str = "none", judge: Judge = judge, epochs: int = 1, max_length: int = 512, **machine: Any
-    ) -> dict[str, Any]:
-        prompts = Prompts(pairs[:3], processor, judge)
+    ) -> tuple[int, dict[str, int]]:
+        prompts = Prompts(pairs[:3], ENTROPY[:3], processor, judge)
         recipe = GRPO(epochs=epochs, global_batch_size=3, group_size=2)
-        settings = Machine(**machine)
-        return reinforce(model, prompts, ENTROPY[:3], LowToHigh(), recipe, settings, max_length, tmp_path / folder, 0)
+        schedule = Schedule(recipe, Machine(**machine), LowToHigh(), seed=0)
+        measured = measure_prompts(prompts, recipe, schedule.machine, max_length)
+        counted = fit(Reinforcement(model, prompts, recipe, schedule), measured, None, tmp_path / folder)
+        return counted["optimizer_steps"], measured.left_out
 
-    longest = len(Prompts(pairs, processor, judge).layout(0).input_ids)
+    longest = len(Prompts(pairs, ENTROPY, processor, judge).layout(0).input_ids)
     for options, line in (
         (
             {"max_length": 40},
@@ -288,14 +297,7 @@ def test_long_pairs_are_left_out_and_what_can_not_be_trained_is_one_line(
     ):
         with pytest.raises(ValueError, match=rf"\A{line}.*\Z"):
             attempt(**options)
-    assert attempt("untrained", epochs=0) == {
-        "optimizer_steps": 0,
-        "pairs": 0,
-        "too_long": 0,
-        "resumed_from": 0,
-        "skipped_steps": 0,
-    }
+    assert attempt("untrained", epochs=0) == (0, {"too_long": 0})
     for name, tensor in load_file(tmp_path / "untrained" / "weights.safetensors").items():
         assert tensor.equal(before[name])
-    counted = attempt("short", max_length=longest + 7)
-    assert counted == {"optimizer_steps": 1, "pairs": 2, "too_long": 1, "resumed_from": 0, "skipped_steps": 0}
+    assert attempt("short", max_length=longest + 7) == (1, {"too_long": 1})

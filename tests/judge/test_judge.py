@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mprm.data.preferences import Pair
-from mprm.judge.judge import Judge, shown
+from mprm.judge.judge import Judge, present
 
 PAIR = Pair("p", "s", ("0.png",), "How tall is red?", "4", "5", "a")
 IMAGES = (Path("0.png"),)
@@ -112,7 +112,7 @@ def test_what_is_in_format_is_meant(parts: list[str]) -> None:
 @pytest.mark.parametrize(("label", "better"), [("a", "AB"), ("b", "BA")])
 def test_either_order_is_shown_and_the_label_goes_with_its_answer(label: str, better: str) -> None:
     pair = replace(PAIR, label=label)
-    as_it_stands, swapped = (shown(pair, IMAGES, order) for order in (False, True))
+    as_it_stands, swapped = (present(pair, IMAGES, order) for order in (False, True))
     assert as_it_stands.text == "How tall is red?\n\nAnswer A:\n4\n\nAnswer B:\n5"
     assert swapped.text == "How tall is red?\n\nAnswer A:\n5\n\nAnswer B:\n4"
     assert as_it_stands.better + swapped.better == better

@@ -17,9 +17,9 @@ from mprm.backbones.internvl import InternVL
 from mprm.batching.collate import Example
 from mprm.batching.examples import open_images
 from mprm.inference.scoring import answered
-from mprm.judge import likelihood
-from mprm.judge.judge import Judge, Shown
-from mprm.judge.likelihood import in_a_row, log_likelihood
+from mprm.judge import sft
+from mprm.judge.judge import Judge, PresentedPair
+from mprm.judge.sft import in_a_row, log_likelihood
 from mprm.training.checkpoint import load_weights, save_weights
 
 ORIGINAL = Path(__file__).parents[1] / "oracle_data" / "internvl" / "checkpoint"  # its LM head is a table of its own
@@ -28,7 +28,7 @@ OF_PAIR = (1, 1, 1, 3, 0, 3, 1)  # the pair that each of these answers
 
 
 @pytest.fixture
-def responses(pairs: list[Shown], loaded: Any) -> list[tuple[Shown, list[int]]]:
+def responses(pairs: list[PresentedPair], loaded: Any) -> list[tuple[PresentedPair, list[int]]]:
     """To three pairs, one of them long: some begin alike, one is a part of another, one ends at once."""
     tokenizer = loaded[0].tokenizer
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -36,7 +36,7 @@ def responses(pairs: list[Shown], loaded: Any) -> list[tuple[Shown, list[int]]]:
 
 
 @pytest.fixture
-def examples(responses: list[tuple[Shown, list[int]]], loaded: Any, judge: Judge) -> list[Example]:
+def examples(responses: list[tuple[PresentedPair, list[int]]], loaded: Any, judge: Judge) -> list[Example]:
     processor, _ = loaded
     made = []
     for (one, ids), group in zip(responses, OF_PAIR, strict=True):
@@ -48,7 +48,7 @@ def examples(responses: list[tuple[Shown, list[int]]], loaded: Any, judge: Judge
 
 @pytest.fixture
 def expected(
-    responses: list[tuple[Shown, list[int]]], loaded: Any, stock_logits: Callable[..., torch.Tensor]
+    responses: list[tuple[PresentedPair, list[int]]], loaded: Any, stock_logits: Callable[..., torch.Tensor]
 ) -> Callable[[float], torch.Tensor]:
     """expected(temperature): (M,) log-probabilities among all tokens but the image's, from separate passes."""
 
@@ -69,7 +69,7 @@ def expected(
 def test_it_is_the_log_softmax_of_transformers_in_whatever_company(
     temperature: float, chunk: int, examples: list[Example], expected: Any, loaded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(likelihood, "CHUNK", chunk)
+    monkeypatch.setattr(sft, "CHUNK", chunk)
     _, model = loaded
     expected_M = expected(temperature)
     together = in_a_row(examples)
@@ -87,7 +87,7 @@ def test_it_is_the_log_softmax_of_transformers_in_whatever_company(
 def test_its_gradient_is_that_of_separate_passes_in_transformers(
     examples: list[Example], expected: Any, taught: Any, stock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(likelihood, "CHUNK", 5)
+    monkeypatch.setattr(sft, "CHUNK", 5)
     _, model = taught.load()
     weight_M = torch.randn(sum(len(example.marks) for example in examples), generator=torch.Generator().manual_seed(0))
     weight_M = weight_M / len(weight_M)
@@ -104,7 +104,9 @@ def test_its_gradient_is_that_of_separate_passes_in_transformers(
     assert max(gradient.abs().max() for gradient in trained.values() if gradient is not None) > 0.01
 
 
-def test_what_can_not_be_written_has_no_share(pairs: list[Shown], with_bias: Callable[..., Any], judge: Judge) -> None:
+def test_what_can_not_be_written_has_no_share(
+    pairs: list[PresentedPair], with_bias: Callable[..., Any], judge: Judge
+) -> None:
     """Of 1/2 for a piece of an image, 3/10 and 1/5, 3/5 and 2/5 are left; at temperature 2 they go as their roots."""
     shares = {"<IMG_CONTEXT>": 0.5, "A": 0.3, "<|im_end|>": 0.2}
     processor, model = with_bias({token: math.log(share) for token, share in shares.items()})

@@ -14,17 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Completion, Prompt
-from mprm.judge.judge import Judge, Shown, shown
-from mprm.judge.respond import key_of, prompt_of, respond
+from mprm.inference.local import Sampler, Generation
+from mprm.judge.judge import Judge, PresentedPair, present, respond
 from mprm.runs.journal import journal
 
 END = "<|im_end|>"
-Logits = Callable[[Shown, list[int]], torch.Tensor]
+Logits = Callable[[PresentedPair, list[int]], torch.Tensor]
 
 
-def by_definition(logits: Logits, one: Shown, generation: Generation, end: int) -> float:
+def by_definition(logits: Logits, one: PresentedPair, generation: Generation, end: int) -> float:
     """The mean over the tokens of a response, the ending one included, of the entropy of what each was drawn from."""
     logp_RV = logits(one, [*generation.ids, *([end] if generation.finished else [])]).double().log_softmax(-1)
     return -(logp_RV.exp() * logp_RV).sum(-1).mean().item()
@@ -33,11 +32,11 @@ def by_definition(logits: Logits, one: Shown, generation: Generation, end: int) 
 @pytest.mark.parametrize("temperature", [0.0, 3.0])
 @torch.inference_mode()
 def test_entropy_is_that_of_transformers(
-    temperature: float, pairs: list[Shown], loaded: Any, sampler: Callable[..., Sampler], stock_logits: Logits
+    temperature: float, pairs: list[PresentedPair], loaded: Any, sampler: Callable[..., Sampler], stock_logits: Logits
 ) -> None:
     """One pass over prompt and response, without a cache; the temperature decides what is drawn and nothing else."""
     chosen = pairs[:6]
-    found = sampler(*loaded, temperature=temperature, max_new_tokens=5).generate([prompt_of(one, 3) for one in chosen])
+    found = sampler(*loaded, temperature=temperature, max_new_tokens=5).generate([one.prompt(3) for one in chosen])
     end = loaded[0].tokenizer.convert_tokens_to_ids(END)
     for one, group in zip(chosen, found, strict=True):
         for generation in group:
@@ -46,15 +45,13 @@ def test_entropy_is_that_of_transformers(
         everything = [generation for group in found for generation in group]
         assert {generation.finished for generation in everything} == {True, False}
         assert len({len(generation.ids) for generation in everything}) > 2
-        assert max(generation.entropy for generation in everything) > 2 * min(
-            generation.entropy for generation in everything
-        )
+        assert max(generation.entropy for generation in everything) > 2 * min(generation.entropy for generation in everything)
 
 
 def test_entropy_depends_on_neither_company_nor_what_is_held_at_once(
-    pairs: list[Shown], loaded: Any, sampler: Callable[..., Sampler]
+    pairs: list[PresentedPair], loaded: Any, sampler: Callable[..., Sampler]
 ) -> None:
-    prompts = [prompt_of(one, 2) for one in pairs[:6]]
+    prompts = [one.prompt(2) for one in pairs[:6]]
     whole = sampler(*loaded).generate(prompts)
     cut = [sampler(*loaded, max_tokens=tokens).generate(prompts) for tokens in (1, 200)]
     alone = [group for prompt in reversed(prompts) for group in sampler(*loaded).generate([prompt])]
@@ -65,9 +62,9 @@ def test_entropy_depends_on_neither_company_nor_what_is_held_at_once(
 
 
 def test_what_is_uniform_has_ln_v_and_what_is_certain_has_none(
-    pairs: list[Shown], with_bias: Callable[..., Any], sampler: Callable[..., Sampler]
+    pairs: list[PresentedPair], with_bias: Callable[..., Any], sampler: Callable[..., Sampler]
 ) -> None:
-    prompts = [prompt_of(one, 2) for one in pairs[:3]]
+    prompts = [one.prompt(2) for one in pairs[:3]]
     processor, model = with_bias({})
     [*uniform] = [generation for group in sampler(processor, model).generate(prompts) for generation in group]
     assert [w.entropy for w in uniform] == pytest.approx([math.log(len(model.hf.lm_head.bias))] * 6, abs=1e-6)
@@ -80,17 +77,17 @@ def test_what_is_uniform_has_ln_v_and_what_is_certain_has_none(
 
 
 def test_a_piece_of_an_image_is_never_written_though_it_may_be_likely(
-    pairs: list[Shown], with_bias: Callable[..., Any], sampler: Callable[..., Sampler]
+    pairs: list[PresentedPair], with_bias: Callable[..., Any], sampler: Callable[..., Sampler]
 ) -> None:
-    """Of 1/2, 3/10 and 1/5 the entropy is 1.0297, whatever can be written; A is drawn 3 times of 5, and the end is."""
+    """Of 1/2, 3/10 and 1/5 the entropy is 1.0297, whatever can be generation; A is drawn 3 times of 5, and the end is."""
     shares = {"<IMG_CONTEXT>": 0.5, "A": 0.3, END: 0.2}
     processor, model = with_bias({token: math.log(share) for token, share in shares.items()})
-    [found] = sampler(processor, model, temperature=1.0).generate([prompt_of(pairs[1], 200)])
+    [found] = sampler(processor, model, temperature=1.0).generate([pairs[1].prompt(200)])
     assert [generation.entropy for generation in found] == pytest.approx([1.0296530] * 200, abs=1e-6)
     ids = Counter(token for generation in found for token in generation.ids)
     assert set(ids) == {processor.tokenizer.convert_tokens_to_ids("A")}
     assert sum(not generation.ids for generation in found) / 200 == pytest.approx(0.4, abs=0.1)
-    [likeliest] = sampler(processor, model, temperature=0.0).generate([prompt_of(pairs[1], 1)])
+    [likeliest] = sampler(processor, model, temperature=0.0).generate([pairs[1].prompt(1)])
     assert likeliest[0].ids == [*ids] * 8
 
 
@@ -107,9 +104,9 @@ class Counting:
 
 
 def test_a_killed_task_goes_on_to_the_same_file_and_asks_nothing_twice(
-    pairs: list[Shown], judge: Judge, loaded: Any, sampler: Callable[..., Sampler], tmp_path: Path
+    pairs: list[PresentedPair], judge: Judge, loaded: Any, sampler: Callable[..., Sampler], tmp_path: Path
 ) -> None:
-    orders = [shown(one.pair, one.images, swapped) for one in pairs[:5] for swapped in (False, True)]
+    orders = [present(one.pair, one.images, swapped) for one in pairs[:5] for swapped in (False, True)]
 
     def run(name: str, counting: Counting, stop_at: int) -> bytes:
         """The file; the process is killed behind its stop_at-th batch."""
@@ -123,7 +120,7 @@ def test_a_killed_task_goes_on_to_the_same_file_and_asks_nothing_twice(
         with journal(tmp_path / name, "settings") as kept:
             respond(counting, judge, orders, 2, kept, advance, batch=3)  # type: ignore[arg-type]
             assert told[-1] == 1
-            kept.finish([kept.done[key_of(one)] for one in orders])
+            kept.finish([kept.done[one.key] for one in orders])
         return (tmp_path / name).read_bytes()
 
     whole = run("whole.jsonl", Counting(sampler(*loaded)), 0)
@@ -133,7 +130,7 @@ def test_a_killed_task_goes_on_to_the_same_file_and_asks_nothing_twice(
             run("resumed.jsonl", resumed, stop_at)
     assert len(resumed.asked) == 9
     assert run("resumed.jsonl", resumed, 0) == whole
-    assert resumed.asked == [key_of(one) for one in orders]
+    assert resumed.asked == [one.key for one in orders]
     records = [json.loads(line) for line in whole.splitlines()]
     assert [(record["id"], record["swapped"], record["better"]) for record in records] == [
         (one.pair.id, one.swapped, one.better) for one in orders
@@ -142,7 +139,7 @@ def test_a_killed_task_goes_on_to_the_same_file_and_asks_nothing_twice(
     assert len(set(resumed.asked)) == 10, "either order has a name of its own"
 
 
-def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[Shown], tmp_path: Path) -> None:
+def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[PresentedPair], tmp_path: Path) -> None:
     said = [
         Completion("Red is 4. The better answer is B.", 9, True, 0.5),
         Completion("Red is 4. The better answer is B.", 9, False, 0.25),
@@ -158,7 +155,7 @@ def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[Shown], tmp_path
     one = replace(pairs[0], better="B", swapped=True)
     with journal(tmp_path / "said.jsonl", "settings") as kept:
         respond(Scripted(), Judge(), [one], 4, kept, lambda _: None)  # type: ignore[arg-type]
-        assert kept.done[key_of(one)] == {
+        assert kept.done[one.key] == {
             "id": one.pair.id,
             "swapped": True,
             "better": "B",

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from mprm.batching.examples import image_size
 from mprm.batching.order import Shuffled
 from mprm.data.preferences import Pair
-from mprm.judge.judge import Judge, Shown
-from mprm.judge.likelihood import Responses, in_a_row, log_likelihood
-from mprm.judge.sft import SFT, Imitation, Traces, faithful, imitate
+from mprm.judge.judge import Judge, PresentedPair
+from mprm.judge.sft import SFT, Imitation, Responses, Traces, faithful, in_a_row, log_likelihood
 from mprm.training.checkpoint import latest
+from mprm.training.fit import fit
 from mprm.training.lengths import measure, measure_again
-from mprm.training.recipe import Machine
+from mprm.training.recipe import Machine, Schedule
 
 
 def test_only_traces_that_end_in_the_verdict_of_the_label_are_taken() -> None:
@@ -49,7 +49,7 @@ def test_only_traces_that_end_in_the_verdict_of_the_label_are_taken() -> None:
 
 
 def test_a_trace_stands_behind_the_question_and_every_token_of_it_is_predicted(
-    pairs: list[Shown], loaded: Any, judge: Judge
+    pairs: list[PresentedPair], loaded: Any, judge: Judge
 ) -> None:
     processor, _ = loaded
     one = replace(pairs[2], pair=replace(pairs[2].pair, trace=" See <image> and <|im_end|>: A.\n"))
@@ -69,7 +69,7 @@ def test_a_trace_stands_behind_the_question_and_every_token_of_it_is_predicted(
 
 
 def test_the_loss_falls(taught: Any) -> None:
-    assert taught.counted == {"optimizer_steps": 24, "traces": 24, "resumed_from": 0, "skipped_steps": 0}
+    assert taught.counted == {"optimizer_steps": 24, "resumed_from": 0, "skipped_steps": 0}
     assert [line["step"] for line in taught.lines] == [*range(1, 25)]
     assert taught.lines == [json.loads(line) for line in (taught.folder / "metrics.jsonl").read_text().splitlines()]
     assert taught.lines[0]["train/loss"] > 10
@@ -84,15 +84,15 @@ Train = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def train(pairs: list[Shown], taught: Any, judge: Judge) -> Train:
+def train(pairs: list[PresentedPair], taught: Any, judge: Judge) -> Train:
     """train(folder, mirror=..., max_tokens=...): one epoch over ten traces, one of them long, in steps of four."""
 
     def train(folder: Path, mirror: Any = None, **machine: Any) -> list[dict[str, Any]]:
         processor, model = taught.load()
         recipe = SFT(learning_rate=1e-3, epochs=1, global_batch_size=4, warmup=0.0)
-        settings = Machine(**{"checkpoint_every": 1} | machine)
+        schedule = Schedule(recipe, Machine(**{"checkpoint_every": 1} | machine), Shuffled(), seed=3)
         traces = measure_again(Traces(pairs[:10], processor, judge), {}, 0)
-        imitate(model, traces, recipe, settings, folder, 3, mirror)
+        fit(Imitation(model, schedule), traces, None, folder, mirror)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
@@ -109,7 +109,7 @@ def test_every_token_of_a_step_weighs_the_same_however_the_step_is_cut(
     train: Train,
     whole: Any,
     taught: Any,
-    pairs: list[Shown],
+    pairs: list[PresentedPair],
     judge: Judge,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -161,7 +161,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(train: Train, whole: Any, tmp_
 
 
 def test_long_traces_are_left_out_and_what_can_not_be_trained_is_one_line(
-    pairs: list[Shown], taught: Any, judge: Judge, tmp_path: Path
+    pairs: list[PresentedPair], taught: Any, judge: Judge, tmp_path: Path
 ) -> None:
     processor, model = taught.load()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -169,17 +169,16 @@ def test_long_traces_are_left_out_and_what_can_not_be_trained_is_one_line(
     lengths = [len(traces.layout(position).input_ids) for position in range(10)]
     assert sum(length > 70 for length in lengths) == 2, lengths
 
-    def attempt(folder: str, epochs: int, max_length: int, max_tokens: int = 4096) -> dict[str, Any]:
+    def attempt(folder: str, epochs: int, max_length: int, max_tokens: int = 4096) -> tuple[int, int]:
         recipe = SFT(learning_rate=1e-3, epochs=epochs, global_batch_size=8)
-        machine = Machine(max_tokens=max_tokens)
+        schedule = Schedule(recipe, Machine(max_tokens=max_tokens), Shuffled(), seed=0)
         measured, _ = measure(traces, max_length, 0, tmp_path / "cache")
-        return imitate(model, measured, recipe, machine, tmp_path / folder, 0)
+        counted = fit(Imitation(model, schedule), measured, None, tmp_path / folder)
+        return counted["optimizer_steps"], len(measured.usable)
 
     with pytest.raises(ValueError, match=rf"\Atrainer\.max_tokens=80 is less than the {max(lengths)} tokens of .*\Z"):
         attempt("wide", 1, 512, max_tokens=80)
-    counted = attempt("untrained", 0, 512)
-    assert counted == {"optimizer_steps": 0, "traces": 0, "resumed_from": 0, "skipped_steps": 0}
+    assert attempt("untrained", 0, 512)[0] == 0
     for name, tensor in load_file(tmp_path / "untrained" / "weights.safetensors").items():
         assert tensor.equal(before[name])
-    counted = attempt("short", 1, 70)
-    assert counted == {"optimizer_steps": 1, "traces": 8, "resumed_from": 0, "skipped_steps": 0}
+    assert attempt("short", 1, 70) == (1, 8)

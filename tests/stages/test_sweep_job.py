@@ -12,7 +12,7 @@ from mprm.runs.artifacts import write_json
 from mprm.runs.sweep_state import SweepJob, begin_sweep, lock_sweep, read_jobs, record
 from mprm.stages import sweep_job
 from mprm.stages.sweep_job import counts, result, time_left
-from mprm.training.disk import announce_disk
+from mprm.training.cost import announce_disk
 from mprm.training.recipe import Machine
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

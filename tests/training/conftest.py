@@ -20,8 +20,9 @@ from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
+from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
-from mprm.training.recipe import Machine, Recipe
+from mprm.training.recipe import Machine, Recipe, Schedule
 from tools import tiny
 
 
@@ -77,17 +78,14 @@ def train(backbone: InternVL, part: Parts) -> Training:
         if watch is not None:
             watch(model)
         folder.mkdir(exist_ok=True)
-        fit(
-            model,
-            *(measure_again(part(processor, numbers), {}, 0) for numbers in (range(20), range(20, 30))),
-            objective or Hard(),
-            order or Shuffled(),
+        schedule = Schedule(
             Recipe(**{"learning_rate": 1e-3, "epochs": 2, "global_batch_size": 8} | (recipe or {})),
             Machine(**{"max_tokens": 4096, "checkpoint_every": 2, "validate_every": 2} | machine),
-            folder,
+            order or Shuffled(),
             seed=0,
-            mirror=mirror,
         )
+        parts = (measure_again(part(processor, numbers), {}, 0) for numbers in (range(20), range(20, 30)))
+        fit(StepScoring(model, objective or Hard(), schedule), *parts, folder, mirror)
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     return train

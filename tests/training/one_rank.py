@@ -21,7 +21,7 @@ from mprm.training import fit as fit_module
 from mprm.training import objectives
 from mprm.training.lengths import measure_again
 from mprm.training.module import StepScoring
-from mprm.training.recipe import Machine, Recipe
+from mprm.training.recipe import Machine, Recipe, Schedule
 from mprm.training.strategies import Sharded, build_strategy
 
 
@@ -78,9 +78,8 @@ def main(job: dict[str, Any]) -> None:
     if int(os.environ["RANK"]) == machine.devices - 1:
         disturb(job)
     fit_module.build_strategy = for_tests
-    fit_module.fit(
-        model, train, validation, objective, Shuffled(), recipe, machine, Path(job["folder"]), seed=0, mirror=kill
-    )
+    module = StepScoring(model, objective, Schedule(recipe, machine, Shuffled(), seed=0))
+    fit_module.fit(module, train, validation, Path(job["folder"]), kill)
 
 
 def disturb(job: dict[str, Any]) -> None:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from mprm.batching.order import LowToHigh
 from mprm.batching.packing import Lengths
-from mprm.training.batches import BatchPlan, RankBatches
-from mprm.training.fit import make_plans
+from mprm.training.fit import plan_parts
 from mprm.training.lengths import measure
+from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
-from mprm.training.recipe import Machine, Recipe
+from mprm.training.planner import BatchPlan, RankBatches
+from mprm.training.recipe import Machine, Recipe, Schedule
 
 RANKS = st.sampled_from([1, 2, 3, 4, 8])
 # Of 4 rollouts to a question, with 20 to 29 tokens of which 12 are shared: 29 hold one, 400 a global batch.
@@ -58,7 +59,7 @@ def test_the_steps_of_a_global_batch_weigh_one_together(n: int, world_size: int,
     plan = plan_of(n, 1, world_size, max_tokens)
     for step in range(plan.optimizer_steps):
         items = [item for micro_batch in plan.cut(step) for row in micro_batch for item in row]
-        assert sum(weight * plan.n_scored[position] for position, weight in items) == pytest.approx(1)
+        assert sum(weight * plan.terms[position] for position, weight in items) == pytest.approx(1)
         assert len({weight for _, weight in items if weight > 0}) == 1
 
 
@@ -146,7 +147,7 @@ def test_low_to_high_is_one_sequence_for_any_number_of_ranks(
     backbone: Any, part: Any, devices: int, tmp_path: Path
 ) -> None:
     """Entropies fall with the position; that of rollout 5 was not computed, 0 is left out as too long."""
-    processor, _ = backbone.load()
+    processor, model = backbone.load()
     train, validation = part(processor, range(12)), part(processor, range(20, 22))
     entropy = [None if position == 5 else 1.0 - position / 12 for position in range(12)]
     entropy[9] = entropy[10]  # in file order
@@ -154,7 +155,8 @@ def test_low_to_high_is_one_sequence_for_any_number_of_ranks(
     lengths = [len(train.layout(position).input_ids) for position in range(12)]
     machine = Machine(max_tokens=256, devices=devices, strategy="ddp" if devices > 1 else "auto")
     parts = [measure(one, max(lengths) - 1, 0, tmp_path)[0] for one in (train, validation)]
-    plan, _ = make_plans(*parts, Hard(), LowToHigh(), Recipe(epochs=2, global_batch_size=4), machine, seed=0)
+    schedule = Schedule(Recipe(epochs=2, global_batch_size=4), machine, LowToHigh(), seed=0)
+    plan = plan_parts(StepScoring(model, Hard(), schedule), *parts)[0].plan
     usable = [position for position in [11, 9, 10, 8, 7, 6, 4, 3, 2, 1, 0, 5] if lengths[position] < max(lengths)]
     assert len(usable) == 12 - parts[0].left_out["too_long"] < 12
     sequence = usable * 2

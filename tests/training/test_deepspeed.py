@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from mprm.backbones.internvl import InternVL
 from mprm.chartworld.corpus import ChartWorld
-from mprm.training.batches import RankBatches
 from mprm.training.checkpoint import latest, load_checkpoint
+from mprm.training.planner import RankBatches
 from mprm.training.recipe import Machine, Recipe
 from mprm.training.strategies import KeepTargets, Sharded, build_optimizer, check_world_size
 

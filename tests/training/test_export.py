@@ -25,7 +25,7 @@ from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import ChatBackbone
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
-from mprm.training.export import export
+from mprm.training.checkpoint import export
 from mprm.training.objectives import step_losses
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -15,8 +15,9 @@ from mprm.batching.order import FileOrder, Shuffled, ShuffledQuestions
 from mprm.training.checkpoint import latest, load_weights
 from mprm.training.fit import fit, run_trainer
 from mprm.training.lengths import measure_again
+from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
-from mprm.training.recipe import Machine, Recipe
+from mprm.training.recipe import Machine, Recipe, Schedule
 
 Lines = list[dict[str, Any]]
 
@@ -211,8 +212,8 @@ def test_only_what_is_trained_is_written(train: Any, whole: Lines, whole_folder:
 
 def test_an_untrained_backbone_is_written_as_it_is(train: Any, backbone: Any, tmp_path: Path) -> None:
     _, model = backbone.load()
-    counted = fit(model, None, None, Hard(), Shuffled(), Recipe(epochs=0), Machine(), tmp_path, seed=0)
-    assert counted == {"optimizer_steps": 0, "rollouts": 0, "resumed_from": 0, "skipped_steps": 0}
+    module = StepScoring(model, Hard(), Schedule(Recipe(epochs=0), Machine(), Shuffled(), seed=0))
+    assert fit(module, None, None, tmp_path) == {"optimizer_steps": 0, "resumed_from": 0, "skipped_steps": 0}
     written = load_file(tmp_path / "weights.safetensors")
     assert written["mark_D"].equal(model.mark_D)
 
@@ -263,12 +264,12 @@ def run(
     folder: Path,
     learning_rate: float = 1e-3,
     **machine: Any,
-) -> dict[str, Any]:
+) -> dict[str, int]:
     """One epoch in global batches of 4."""
     folder.mkdir(exist_ok=True)
     recipe = Recipe(learning_rate=learning_rate, global_batch_size=4)
-    parts = [measure_again(part, {}, 0) for part in (train, validation)]
-    return fit(model, *parts, Hard(), Shuffled(), recipe, Machine(**machine), folder, seed=0)
+    module = StepScoring(model, Hard(), Schedule(recipe, Machine(**machine), Shuffled(), seed=0))
+    return fit(module, *(measure_again(part, {}, 0) for part in (train, validation)), folder)
 
 
 @pytest.mark.parametrize(("code", "seen"), [(1, KeyboardInterrupt), (None, KeyboardInterrupt), (-1, SystemExit)])

@@ -28,8 +28,9 @@ from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
+from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
-from mprm.training.recipe import Machine, Recipe
+from mprm.training.recipe import Machine, Recipe, Schedule
 
 GOLDEN = Path(__file__).parent / "golden"
 WEIGHTS = Path(__file__).resolve().parents[2] / "mprm" / "chartworld" / "weights"
@@ -51,7 +52,7 @@ def curve(family: str, folder: Path, **machine: Any) -> list[float]:
         for part in (range(ROLLOUTS), range(0))
     )
     recipe = Recipe(learning_rate=5e-4, epochs=2, global_batch_size=8)
-    fit(model, train, validation, Hard(), Shuffled(), recipe, Machine(**machine), folder, seed=0)
+    fit(StepScoring(model, Hard(), Schedule(recipe, Machine(**machine), Shuffled(), 0)), train, validation, folder)
     return [json.loads(line)["train/loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

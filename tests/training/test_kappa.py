@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from mprm.batching.order import Shuffled
 from mprm.training.checkpoint import load_weights, save_weights
-from mprm.training.fit import check_counts, fit
+from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
+from mprm.training.module import StepScoring
 from mprm.training.objectives import BetaBinomial, Hard
-from mprm.training.recipe import Machine, Recipe
+from mprm.training.recipe import Machine, Recipe, Schedule
 
 KAPPA = {"kappa.scale", "kappa.shift", "kappa.weight", "kappa.bias"}
 Lines = list[dict[str, Any]]
@@ -108,20 +109,24 @@ def test_a_kappa_head_beside_adapters_on_a_half_precision_backbone(train: Any, t
 
 
 def test_every_scored_step_needs_the_counts_that_make_its_score() -> None:
-    def examples(scores: list[float | None], correct: list[int | None], total: list[int | None]) -> Any:
+    def check(scores: list[float | None], correct: list[int | None], total: list[int | None]) -> list[int]:
         columns = {"id": ["a:0", "a:7"], "scores": [[1.0], scores], "n_correct": [[16], correct]}
-        return SimpleNamespace(records=columns | {"n_total": [[16], total]})
+        part: Any = SimpleNamespace(examples=SimpleNamespace(records=columns | {"n_total": [[16], total]}))
+        schedule = Schedule(Recipe(), Machine(), Shuffled(), seed=0)
+        terms: list[int] = StepScoring(torch.nn.Linear(1, 1), BetaBinomial(), schedule).terms(part).tolist()  # type: ignore[arg-type]
+        return terms
 
-    fine = examples([0.5, 0.33, None], [8, 1, 0], [16, 3, 0])  # a rounded score, and a step that was never sampled
-    check_counts(fine)
+    # A rounded score, and a step that was never sampled.
+    assert check([0.5, 0.33, None], [8, 1, 0], [16, 3, 0]) == [1, 2]
     line = r"^rollout a:7 has score 0\.5 at step 1 \(from 0\), but None of None continuations; .* use objective=soft$"
     with pytest.raises(ValueError, match=line):
-        check_counts(fine, examples([1.0, 0.5], [4, None], [4, None]))
-    check_counts(examples([0.5, 0.0, 0.0], [8, 0, 0], [16, 16, 0]))  # behind a dead end no continuation is drawn
+        check([1.0, 0.5], [4, None], [4, None])
+    # Behind a dead end no continuation is drawn.
+    assert check([0.5, 0.0, 0.0], [8, 0, 0], [16, 16, 0]) == [1, 2]
     with pytest.raises(ValueError, match=r"^rollout a:7 has score 0\.5 at step 0 \(from 0\), but 0 of 0 continuations"):
-        check_counts(examples([0.5], [0], [0]))
+        check([0.5], [0], [0])
     with pytest.raises(ValueError, match=r"^rollout a:7 has score 0\.5 at step 0 \(from 0\), but 3 of 4 continuations"):
-        check_counts(examples([0.5], [3], [4]))
+        check([0.5], [3], [4])
 
 
 def test_implied_negatives_are_no_evidence_for_counts(backbone: Any, part: Any, tmp_path: Path) -> None:
@@ -139,7 +144,7 @@ def test_implied_negatives_are_no_evidence_for_counts(backbone: Any, part: Any, 
         folder.mkdir()
         recipe, machine = Recipe(global_batch_size=4), Machine(validate_every=1)
         measured = measure_again(examples, {}, 0)
-        fit(model, measured, measured, objective, Shuffled(), recipe, machine, folder, seed=0)
+        fit(StepScoring(model, objective, Schedule(recipe, machine, Shuffled(), 0)), measured, measured, folder)
         lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
         return [line[name] for line in lines for name in ("train/loss", "val/loss") if name in line]
 
@@ -152,12 +157,13 @@ def test_missing_counts_stop_a_training_before_it_starts(backbone: Any, part: An
     examples = part(processor, range(8))
     examples.records = examples.records.map(lambda row: {"n_total": [None] * len(row["steps"])})
 
-    def train_with(objective: Any) -> dict[str, Any]:
+    def train_with(objective: Any) -> dict[str, int]:
         recipe = Recipe(global_batch_size=4)
         measured = measure_again(examples, {}, 0)
-        return fit(model, measured, measured, objective, Shuffled(), recipe, Machine(), tmp_path, seed=0)
+        schedule = Schedule(recipe, Machine(), Shuffled(), seed=0)
+        return fit(StepScoring(model, objective, schedule), measured, measured, tmp_path)
 
     with pytest.raises(ValueError, match=r"^rollout .* of None continuations; this objective trains on these counts"):
         train_with(BetaBinomial())
     assert not list(tmp_path.iterdir())
-    assert train_with(Hard())["rollouts"] == 8
+    assert train_with(Hard())["optimizer_steps"] == 2

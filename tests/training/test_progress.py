@@ -1,9 +1,10 @@
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mprm.training.progress import ProgressLine
+from mprm.training.fit import History
 
 
 @pytest.mark.parametrize(
@@ -17,4 +18,4 @@ from mprm.training.progress import ProgressLine
 )
 def test_the_epoch_is_that_of_the_plan(step: int, words: str) -> None:
     plan: Any = SimpleNamespace(global_batch_size=8, order=range(80), optimizer_steps=10)
-    assert ProgressLine(plan, epochs=2).words(step) == words
+    assert History(Path("metrics.jsonl"), plan, epochs=2).words(step) == words

@@ -16,16 +16,16 @@ def test_warm_up_and_cosine() -> None:
 
 
 def test_every_device_has_a_rollout() -> None:
-    Machine(devices=4, num_nodes=2).check(Recipe(global_batch_size=8))
-    Machine(devices=3).check(Recipe(global_batch_size=512))  # need not divide it
+    Machine(devices=4, num_nodes=2).check(Recipe(global_batch_size=8), 1)
+    Machine(devices=3).check(Recipe(global_batch_size=512), 1)  # need not divide it
     with pytest.raises(ValueError, match=r"^recipe\.global_batch_size=7 is less than .* = 4 x 2; every device needs"):
-        Machine(devices=4, num_nodes=2).check(Recipe(global_batch_size=7))
+        Machine(devices=4, num_nodes=2).check(Recipe(global_batch_size=7), 1)
 
 
 def test_the_longest_rollout_fits_a_forward_pass() -> None:
-    Machine(max_tokens=100).check_longest(100)
+    Machine(max_tokens=100).check(Recipe(), 100)
     with pytest.raises(ValueError, match=r"^trainer\.max_tokens=100 is less than the 101 tokens of the longest"):
-        Machine(max_tokens=100).check_longest(101)
+        Machine(max_tokens=100).check(Recipe(), 101)
 
 
 @pytest.mark.parametrize("bad", [{"learning_rate": 0.0}, {"warmup": 1.0}, {"epochs": -1}, {"global_batch_size": 0}])

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from mprm.training import fit as fit_module
-from mprm.training.checkpoint import checkpoints, latest
-from mprm.training.saving import TOLD, Checkpoints
+from mprm.training.checkpoint import Checkpoints, checkpoints, latest
+from mprm.training.strategies import SIGNALS_TO_END
 
 Lines = list[dict[str, Any]]
 SLURM = {"NTASKS": "1", "JOB_ID": "123456", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "train"}
@@ -117,7 +117,7 @@ def test_lightnings_own_checkpoints_are_never_gone_on_from(train: Any, whole: Pa
 @pytest.fixture
 def handled() -> Any:
     """handled(number, handler): a handler that was there before the training."""
-    before = {number: signal.getsignal(number) for number in TOLD}
+    before = {number: signal.getsignal(number) for number in SIGNALS_TO_END}
     yield signal.signal
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -167,7 +167,7 @@ def test_loader_processes_outlive_a_signal(train: Any, tmp_path: Path) -> None:
         loaders = multiprocessing.active_children()
         assert loaders
         for loader in loaders:
-            for number in TOLD:
+            for number in SIGNALS_TO_END:
                 os.kill(int(loader.pid or 0), number)
 
     lines = train(tmp_path / "told", num_workers=1, mirror=at_step(1, tell_loaders))

@@ -1,0 +1,241 @@
+"""What a training needs of memory, disk and time, told and checked before it starts.
+
+The states of the optimizer are arithmetic. Activations are measured: the largest row of the training goes forward and
+backward once on the device, whatever the backbone, the objective and the settings make of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+
+import torch
+from torch import nn
+
+from mprm.runs.artifacts import is_rank_zero
+from mprm.terminal import say
+from mprm.training.checkpoint import KEPT
+from mprm.training.module import TrainingModule
+from mprm.training.planner import Part, Row
+from mprm.training.recipe import Machine
+
+GIB = 2**30
+
+# DeepSpeed: numbers in a bucket of gradients on their way (Lightning's setting; two buckets, to overlap), and numbers
+# of gathered parameters that ZeRO-3 keeps (its default).
+BUCKET = 200_000_000
+GATHERED = 1_000_000_000
+
+DEVICE_FLOPS = 4e14  # a second: four tenths of what an H100 or H200 can do in bfloat16
+MOST_ON_A_CPU = 1e13  # floating-point operations of a row that is worth the wait
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes per device."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    # None: not measured.
+    activations: int | None = None
+    # What optimizer offload keeps in the CPU memory of every node.
+    host: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.gradients + self.optimizer + (self.activations or 0)
+
+    def __str__(self) -> str:
+        names = ("parameters", "gradients", "optimizer", *([] if self.activations is None else ["activations"]))
+        parts = ", ".join(f"{name} {readable(getattr(self, name))}" for name in names)
+        on_top = "; activations come on top" if self.activations is None else ""
+        offloaded = f"; in the CPU memory of a node {readable(self.host)}" if self.host else ""
+        return f"memory per device: {parts}, in all {readable(self.total)}{on_top}{offloaded}"
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A forward and a backward pass of one row. activations: bytes beside weights and their gradients, None on a CPU
+    or where they do not fit beside the whole model, which DeepSpeed shards later."""
+
+    seconds: float
+    activations: int | None
+
+
+def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool = False) -> None:
+    """Print what the training needs of memory and, in `folder`, of the disk, and if wanted the time it will take.
+
+    Raises ValueError if that is more than the device has memory or the disk has left.
+    """
+    model, machine, plan = module.model, module.schedule.machine, train.plan
+    rows = [row for step in range(plan.optimizer_steps) for ranks in plan.cut(step) for row in ranks]
+    tokens = [plan.lengths.cost([position for position, _ in row]) for row in rows]
+    largest = max(range(len(rows)), key=tokens.__getitem__)
+    # Two operations per number and token forward, four backward, and forward again where layers are checkpointed.
+    work = (8 if model.recomputes else 6) * sum(weight.numel() for weight in model.parameters())
+    on_gpu = machine.accelerator == "gpu" and torch.cuda.is_available()
+    on_cpu = machine.accelerator == "cpu" and with_time and work * tokens[largest] < MOST_ON_A_CPU
+    rehearsal = rehearse(module, train, rows[largest]) if on_gpu or on_cpu else None
+    memory = states(model, machine)
+    if rehearsal is not None:
+        memory = replace(memory, activations=rehearsal.activations)
+    if is_rank_zero():
+        say(str(memory))
+    check(memory, torch.cuda.get_device_properties(0).total_memory if on_gpu else None, machine)
+    announce_disk(model, machine, folder)
+    if not with_time:
+        return
+    if rehearsal is None:
+        seconds = work * sum(tokens) / machine.world_size / DEVICE_FLOPS
+        told = (
+            f"{_duration(seconds)} on {machine.world_size} devices of {DEVICE_FLOPS / 1e12:.0f} TFLOP/s each, not "
+            f"measured: {work * sum(tokens) / 1e12:,.2f} TFLOP, {work // 1_000_000:,} million operations per token"
+        )
+    else:
+        seconds = rehearsal.seconds * sum(tokens) / tokens[largest] / machine.world_size
+        told = (
+            f"{_duration(seconds)}, told from the largest row: {tokens[largest]:,} tokens forward and backward took "
+            f"{rehearsal.seconds:.2f} s here; validation and evaluation come on top"
+        )
+    say(f"time: {told}")
+
+
+# ---- memory and time
+
+
+def states(model: nn.Module, machine: Machine) -> Memory:
+    """Memory of weights, gradients and optimizer.
+
+    Plain training keeps trained weights, gradients and two moments in float32. ZeRO: weights in the type of the
+    precision; gradients are summed in float32; the optimizer has float32 weights and two moments, divided over devices.
+    """
+    weights = list(model.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
+    n_weights, n_trained = (sum(weight.numel() for weight in part) for part in (weights, trained))
+    if not machine.is_deepspeed:
+        frozen = sum(weight.nbytes for weight in weights if not weight.requires_grad)
+        gradients = 4 * n_trained * (2 if machine.world_size > 1 else 1)  # DDP reduces copies of them
+        moments = 8 * n_trained + 4 * len(trained)  # and a float32 count of steps beside every parameter
+        return Memory(frozen + 4 * n_trained, gradients, moments)
+    size = 2 if machine.precision.startswith("bf16") else 4
+    parameters = n_weights * size
+    if machine.strategy == "deepspeed_stage_3":
+        parameters = -(-parameters // machine.world_size) + min(n_weights, GATHERED) * size
+    share = -(-n_trained // machine.world_size)
+    on_the_way = 2 * min(n_trained, BUCKET) * size
+    if machine.offload_optimizer:  # the summed gradients move with it
+        return Memory(parameters, on_the_way, 0, host=(12 + 4) * share * machine.devices)
+    return Memory(parameters, 4 * share + on_the_way, 12 * share)
+
+
+def rehearse(module: TrainingModule, train: Part, row: Row) -> Rehearsal:
+    """Compute the row twice, the second time by the clock. The module is left as it was.
+
+    Gradients are dropped as they come: states() counts them.
+    """
+    machine, parameters = module.schedule.machine, list(module.model.parameters())
+    on_gpu = machine.accelerator == "gpu"
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
+    kept, random_state = [parameter.data for parameter in parameters], torch.get_rng_state()
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in trained]
+    try:
+        for parameter in parameters:
+            if machine.precision == "bf16-true":
+                parameter.data = parameter.data.bfloat16()
+            elif parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        module.to(device).train()
+        before = torch.cuda.memory_allocated(device) if on_gpu else 0
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+        batch = train.collate(train.examples.__getitems__(row)).to(device)
+        for _ in range(2):
+            started = monotonic()
+            with torch.autocast(device.type, torch.bfloat16, enabled=machine.precision == "bf16-mixed"):
+                loss = module.rehearse(batch)
+            loss.backward()
+            if on_gpu:
+                torch.cuda.synchronize(device)
+        return Rehearsal(monotonic() - started, torch.cuda.max_memory_allocated(device) - before if on_gpu else None)
+    except torch.OutOfMemoryError:
+        if machine.is_deepspeed:
+            return Rehearsal(0.0, None)
+        tokens = train.plan.lengths.cost([position for position, _ in row])
+        raise ValueError(
+            f"trainer: a forward and backward pass of {tokens:,} tokens does not fit this device; {_remedy(machine)}"
+        ) from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter, data in zip(parameters, kept, strict=True):
+            parameter.data = data
+        module.to("cpu")
+        for metric in module.curve.values():
+            metric.reset()
+        torch.set_rng_state(random_state)
+        if on_gpu:
+            torch.cuda.empty_cache()
+
+
+def _drop_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None
+
+
+def check(memory: Memory, available: int | None, machine: Machine) -> None:
+    """Raises ValueError if the training can not fit into the `available` bytes of a device; None: not known."""
+    if available is not None and memory.total > available:
+        raise ValueError(
+            f"trainer: needs about {memory.total / GIB:.1f} GiB per device, this one has {available / GIB:.1f} GiB; "
+            f"{_remedy(machine)}"
+        )
+
+
+def _remedy(machine: Machine) -> str:
+    sharding = "" if machine.strategy == "deepspeed_stage_3" else "trainer=deepspeed_zero3, "
+    offload = "" if machine.offload_optimizer else "trainer.offload_optimizer=true (with DeepSpeed), "
+    return f"lower trainer.max_tokens, use backbone.language_model=lora, {sharding}{offload}or more devices"
+
+
+def _duration(seconds: float) -> str:
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.1f} seconds"
+
+
+# ---- disk
+
+
+def disk_need(model: nn.Module, machine: Machine) -> tuple[int, int]:
+    """Bytes of a checkpoint and of the final weights.
+
+    A checkpoint holds what is trained, in float32, and two moments of it; DeepSpeed's in its own precision besides.
+    """
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    besides = (2 if machine.precision.startswith("bf16") else 4) if machine.is_deepspeed else 0
+    return (12 + besides) * trained, 4 * trained
+
+
+def announce_disk(model: nn.Module, machine: Machine, folder: Path) -> None:
+    """Print what the training writes into `folder`; raises ValueError if that is more than the disk has left."""
+    checkpoint, weights = disk_need(model, machine)
+    need = KEPT * checkpoint + weights
+    folder.mkdir(parents=True, exist_ok=True)
+    written = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free + written  # an earlier attempt's checkpoints make room for this one's
+    sizes = f"{KEPT} checkpoints of {readable(checkpoint)} and weights of {readable(weights)}, in all {readable(need)}"
+    if is_rank_zero():
+        say(f"disk: {sizes}; {readable(free)} are free")
+    if need > free:
+        raise ValueError(
+            f"{folder} is on a disk with {readable(free)} free, the training writes {sizes}; free some, or give runs= "
+            "on another disk"
+        )
+
+
+def readable(n_bytes: int) -> str:
+    return f"{n_bytes / GIB:.1f} GiB" if n_bytes >= GIB else f"{n_bytes / 2**20:.0f} MiB"

@@ -1,0 +1,190 @@
+"""Which examples make up which forward pass of which rank, and what their terms weigh, for every training.
+
+Training is one sequence of optimizer steps. The orders of all epochs are joined and cut into global batches; the
+examples of a global batch are packed into rows of at most max_tokens, as many on every rank and in every optimizer
+step. The weight of a term of the loss (a step, a token) is a function of its global batch: 1 / (all its terms), or what
+makes the published mean of micro-batch means. So the gradient does not depend on how the batch was packed or on the
+number of ranks. The sequence is a function of its arguments, so that a resumed run continues it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from mprm.batching.packing import Lengths, pack, rows_needed
+from mprm.training.lengths import Measured
+from mprm.training.recipe import Schedule
+from mprm.training.strategies import SIGNALS_TO_END
+
+Row = list[tuple[int, float]]  # position of an example and weight of its terms
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The rows of a training or of a validation."""
+
+    # Positions over all epochs.
+    order: np.ndarray
+    # Terms of the loss that every example has, by position.
+    terms: np.ndarray
+    lengths: Lengths
+    global_batch_size: int
+    max_tokens: int
+    world_size: int
+    # Examples whose terms are averaged first; None: all of a global batch.
+    micro_batch_size: int | None = None
+
+    @property
+    def optimizer_steps(self) -> int:
+        return -(-len(self.order) // self.global_batch_size)
+
+    @cached_property
+    def accumulate(self) -> int:
+        """Rows per rank and optimizer step: Lightning and DeepSpeed want the same number in every step."""
+        batches = [self.chosen(step) for step in range(self.optimizer_steps)]
+        needed = [rows_needed(self.lengths, batch, self.max_tokens, self.world_size) for batch in batches]
+        n_rows = max(needed, default=0)
+        while any(pack(self.lengths, batch, self.max_tokens, n_rows) is None for batch in batches):
+            n_rows += self.world_size
+        return n_rows // self.world_size
+
+    @property
+    def micro_batches(self) -> int:
+        """Rows of one rank over the whole training."""
+        return self.optimizer_steps * self.accumulate
+
+    def chosen(self, step: int) -> list[int]:
+        """Examples of the global batch of optimizer step `step`."""
+        chosen: list[int] = self.order[step * self.global_batch_size : (step + 1) * self.global_batch_size].tolist()
+        return chosen
+
+    def cut(self, step: int) -> list[list[Row]]:
+        """Rows of optimizer step `step`: [forward pass][rank]. A row left empty gets the shortest example, weight 0."""
+        chosen = self.chosen(step)
+        weights = self._weights(chosen)
+        rows = pack(self.lengths, chosen, self.max_tokens, self.accumulate * self.world_size)
+        assert rows is not None
+        filler = [(min(chosen, key=lambda position: int(self.lengths.tokens[position])), 0.0)]
+        # An example may stand in a batch twice, at the border of two epochs.
+        weighted = [[(position, weights[position].pop()) for position in row] or filler for row in rows]
+        return [weighted[start : start + self.world_size] for start in range(0, len(rows), self.world_size)]
+
+    def _weights(self, chosen: list[int]) -> dict[int, list[float]]:
+        """Weight of a term of each chosen example, as often as it was chosen."""
+        size = self.micro_batch_size or len(chosen)
+        means = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        weights: dict[int, list[float]] = {}
+        for examples in means:
+            weight = 1.0 / (len(means) * max(1, int(self.terms[examples].sum())))
+            for position in examples:
+                weights.setdefault(position, []).append(weight)
+        return weights
+
+
+def plan_training(
+    train: Measured, terms: np.ndarray, schedule: Schedule, micro_batch_size: int | None = None
+) -> BatchPlan:
+    """The rows of all epochs."""
+    usable, recipe = train.usable, schedule.recipe
+    entropy, question = train.examples.entropy[usable], train.lengths.question[usable]
+    epochs = [usable[schedule.order.epoch(question, entropy, schedule.seed, epoch)] for epoch in range(recipe.epochs)]
+    return BatchPlan(
+        order=np.concatenate(epochs),
+        terms=terms,
+        lengths=train.lengths,
+        global_batch_size=recipe.global_batch_size,
+        max_tokens=schedule.machine.max_tokens,
+        world_size=schedule.machine.world_size,
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def plan_validation(validation: Measured, terms: np.ndarray, schedule: Schedule) -> BatchPlan:
+    """All of it is one batch; without a backward pass twice the tokens fit."""
+    return BatchPlan(
+        order=validation.usable,
+        terms=terms,
+        lengths=validation.lengths,
+        global_batch_size=max(1, len(validation.usable)),
+        max_tokens=2 * schedule.machine.max_tokens,
+        world_size=schedule.machine.world_size,
+    )
+
+
+class RankBatches:
+    """Batch sampler of one rank, from optimizer step `start` on. Its length is that of the whole training."""
+
+    batch_size = 1  # DeepSpeed asks its sampler, for its own statistics
+
+    def __init__(self, plan: BatchPlan, rank: int, start: int) -> None:
+        self.plan = plan
+        self.rank = rank
+        self.start = start
+
+    def __len__(self) -> int:
+        return self.plan.micro_batches
+
+    def __iter__(self) -> Iterator[Row]:
+        for step in range(self.start, self.plan.optimizer_steps):
+            for micro_batch in self.plan.cut(step):
+                yield micro_batch[self.rank]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Examples and the rows in which they are asked for; `collate` makes a batch of a row's examples, which has
+    to(device, non_blocking) and pin_memory()."""
+
+    examples: Any
+    plan: BatchPlan
+    collate: Callable[[Any], Any]
+
+
+class Loaders(pl.LightningDataModule):
+    """The loaders of one rank: training from optimizer step `start` on, and validation where there is one."""
+
+    def __init__(self, train: Part, validation: Part | None, start: int, num_workers: int) -> None:
+        super().__init__()
+        self.train = train
+        self.validation = validation
+        self.start = start
+        self.num_workers = num_workers
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.train, self.start)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        return [] if self.validation is None else self._loader(self.validation, 0)
+
+    def _loader(self, part: Part, start: int) -> DataLoader[Any]:
+        assert self.trainer is not None
+        plan = replace(part.plan, world_size=self.trainer.world_size)
+        return DataLoader(
+            part.examples,
+            batch_sampler=RankBatches(plan, self.trainer.global_rank, start),
+            collate_fn=part.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            # Of its own, so that building a loader draws nothing from the global generator.
+            generator=torch.Generator().manual_seed(0),
+            worker_init_fn=ignore_signals,
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device, non_blocking=True)  # beside the device's work: the loader has pinned the pixels
+
+
+def ignore_signals(worker: int) -> None:
+    """SLURM tells all processes of a job to end: a loader's must outlive the checkpoint that its training writes."""
+    for number in SIGNALS_TO_END:
+        signal.signal(number, signal.SIG_IGN)
