@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from safetensors.torch import load_file
 
 from mprm.batching.examples import open_images
 from mprm.batching.order import LowToHigh
+from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Prompt
-from mprm.inference.local import Sampler, Generation
 from mprm.inference.scoring import answered
 from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement, advantages, grpo_losses, measure_prompts
 from mprm.judge.judge import Judge, PresentedPair, present
 from mprm.judge.sft import in_a_row, log_likelihood
+from mprm.training import fit as fit_module
 from mprm.training.checkpoint import latest
 from mprm.training.fit import fit
 from mprm.training.recipe import Machine, Schedule
@@ -249,7 +251,9 @@ def test_how_a_step_is_cut_does_not_matter(train: Train, whole: Run, tmp_path: P
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one(train: Train, whole: Run, tmp_path: Path) -> None:
+def test_two_ranks_equal_one(train: Train, whole: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    strategy = DDPStrategy(process_group_backend="gloo", start_method="fork")  # spawned, it would import all again
+    monkeypatch.setattr(fit_module, "build_strategy", lambda machine: strategy)
     assert_same(train(tmp_path / "ranks", devices=2, strategy="ddp_cpu"), whole, 1e-5)
 
 

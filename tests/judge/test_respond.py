@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Completion, Prompt
-from mprm.inference.local import Sampler, Generation
 from mprm.judge.judge import Judge, PresentedPair, present, respond
 from mprm.runs.journal import journal
 
@@ -45,7 +45,9 @@ def test_entropy_is_that_of_transformers(
         everything = [generation for group in found for generation in group]
         assert {generation.finished for generation in everything} == {True, False}
         assert len({len(generation.ids) for generation in everything}) > 2
-        assert max(generation.entropy for generation in everything) > 2 * min(generation.entropy for generation in everything)
+        assert max(generation.entropy for generation in everything) > 2 * min(
+            generation.entropy for generation in everything
+        )
 
 
 def test_entropy_depends_on_neither_company_nor_what_is_held_at_once(
@@ -79,7 +81,7 @@ def test_what_is_uniform_has_ln_v_and_what_is_certain_has_none(
 def test_a_piece_of_an_image_is_never_written_though_it_may_be_likely(
     pairs: list[PresentedPair], with_bias: Callable[..., Any], sampler: Callable[..., Sampler]
 ) -> None:
-    """Of 1/2, 3/10 and 1/5 the entropy is 1.0297, whatever can be generation; A is drawn 3 times of 5, and the end is."""
+    """Of 1/2, 3/10 and 1/5 the entropy is 1.0297, whatever can be written; A is drawn 3 times of 5, and the end is."""
     shares = {"<IMG_CONTEXT>": 0.5, "A": 0.3, END: 0.2}
     processor, model = with_bias({token: math.log(share) for token, share in shares.items()})
     [found] = sampler(processor, model, temperature=1.0).generate([pairs[1].prompt(200)])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from mprm.backbones.internvl import InternVL
 from mprm.batching.examples import Examples
@@ -18,11 +19,13 @@ from mprm.selection.examples import write_examples
 from mprm.selection.keep import keep
 from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
+from mprm.training import fit as fit_module
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
 from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe, Schedule
+from mprm.training.strategies import build_strategy
 from tools import tiny
 
 
@@ -56,6 +59,13 @@ def part(corpus: tuple[ChartWorld, Path]) -> Parts:
     return lambda processor, numbers: Examples(records.select(numbers), world.image_folder.path, processor)
 
 
+def forked(machine: Machine) -> str | Strategy:
+    """build_strategy's; ranks on CPUs are forked, not spawned, which would import everything once more."""
+    if machine.strategy == "ddp_cpu":
+        return DDPStrategy(process_group_backend="gloo", start_method="fork")
+    return build_strategy(machine)
+
+
 @pytest.fixture(scope="session")
 def train(backbone: InternVL, part: Parts) -> Training:
     """train(folder, max_tokens=256, ...) trains 20 rollouts for two epochs in steps of 8; returns metrics.jsonl.
@@ -71,6 +81,7 @@ def train(backbone: InternVL, part: Parts) -> Training:
         options: Any = None,
         recipe: Any = None,
         watch: Any = None,
+        spawned: bool = False,
         **machine: Any,
     ) -> list[dict[str, Any]]:
         torch.manual_seed(0)
@@ -85,7 +96,10 @@ def train(backbone: InternVL, part: Parts) -> Training:
             seed=0,
         )
         parts = (measure_again(part(processor, numbers), {}, 0) for numbers in (range(20), range(20, 30)))
-        fit(StepScoring(model, objective or Hard(), schedule), *parts, folder, mirror)
+        with pytest.MonkeyPatch.context() as patched:
+            if not spawned:
+                patched.setattr(fit_module, "build_strategy", forked)
+            fit(StepScoring(model, objective or Hard(), schedule), *parts, folder, mirror)
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     return train

@@ -11,6 +11,8 @@ from typing import Any
 import deepspeed
 import torch
 from datasets import Dataset
+from deepspeed.accelerator import set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from pytorch_lightning.strategies import DeepSpeedStrategy
 
 from mprm.backbones.internvl import InternVL
@@ -77,6 +79,8 @@ def main(job: dict[str, Any]) -> None:
     machine, objective = Machine(**job["machine"]), getattr(objectives, job["objective"])()
     if int(os.environ["RANK"]) == machine.devices - 1:
         disturb(job)
+    if machine.accelerator == "cpu":
+        set_accelerator(CPU_Accelerator())  # where there is a GPU, DeepSpeed has chosen it as it was imported
     fit_module.build_strategy = for_tests
     module = StepScoring(model, objective, Schedule(recipe, machine, Shuffled(), seed=0))
     fit_module.fit(module, train, validation, Path(job["folder"]), kill)

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from deepspeed.ops.op_builder.cpu import CPUAdamBuilder
+from program import start_program
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from safetensors.torch import load_file
 
@@ -53,20 +52,16 @@ def start(backbone: InternVL, corpus: tuple[ChartWorld, Path]) -> Start:
         job |= {"kill_at": kill_at, "told_at": told_at, "nan_at": nan_at}
         shared = os.environ | {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         shared |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"}
-        if machine.get("accelerator") != "gpu":
-            shared["DS_ACCELERATOR"] = "cpu"
         processes = []
         for rank in range(ranks):
             env = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            with (folder / f"rank{rank}.log").open("w") as log:
-                command = [sys.executable, str(ONE_RANK), json.dumps(job)]
-                processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT))
+            log = folder / f"rank{rank}.log"
+            processes.append(start_program(str(ONE_RANK), json.dumps(job), env=env, output=log))
         try:
             ends = [process.wait(timeout=120) for process in processes[: 1 if kill_at else ranks]]
         finally:
             for process in processes:
                 process.kill()
-                process.wait()
         logs = "".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(ranks))
         assert ends == ([-signal.SIGKILL] if kill_at else [130 if told_at else 0] * ranks), logs
 

@@ -158,7 +158,7 @@ def test_ranks_that_are_spawned_are_told(train: Any, tmp_path: Path) -> None:
 
     threading.Thread(target=tell_when_it_trains, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        train(folder, recipe={"epochs": 200}, devices=2, strategy="ddp_cpu", checkpoint_every=1000)
+        train(folder, recipe={"epochs": 200}, devices=2, strategy="ddp_cpu", checkpoint_every=1000, spawned=True)
     assert latest(folder / "checkpoints")[1] >= 1
 
 
