@@ -34,6 +34,7 @@ SEEN = {  # section -> the file that shows the component at work, and its words 
     "A selector": ("runs/*/subset/manifest.json", '"label": "Longest (per_step True)"'),
     "A dataset": ("runs/*/subset/manifest.json", '"name": "Tables"'),
     "A benchmark": ("runs/*/results.json", '"graded"'),
+    "An objective": ("runs/*/stages.json", '"objective": "Focal (gamma 1.0)"'),
     "An order": ("runs/*/config.yaml", "mine.crowded.Crowded"),
     "Preferences": ("runs/*/results.json", '"graded"'),
     "A logger": ("log.txt", "results in "),

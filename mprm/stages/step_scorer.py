@@ -205,6 +205,7 @@ def _train(work: StepWork) -> dict[str, Any]:
         module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed))
         summary: dict[str, Any] = fit(module, trained, validated, run.path, tracker.log)
         summary["rollouts"] = cfg.recipe.epochs * len(trained.usable) if trained else 0
+        summary["objective"] = cfg.objective.label
         tracker.finish(summary)
     left_out = trained.left_out if trained else {}
     held = len(subset) - len(parts[0])

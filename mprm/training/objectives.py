@@ -6,7 +6,8 @@ Shape suffixes: M marks, 2 logits (no, yes).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 if TYPE_CHECKING:  # a selection that exports targets loads no torch
@@ -25,7 +26,7 @@ class Objective(Protocol):
 
     @property
     def label(self) -> str:
-        """What reports call it: its name and the settings that are not the usual ones."""
+        """What reports call it: its name, and the settings that are not the usual ones."""
         ...
 
     @property
@@ -49,7 +50,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging:
-    """Base of objectives: how the losses of steps are averaged. No kappa head unless a subclass says so."""
+    """Base of objectives: all that the Protocol asks for but target() and losses()."""
 
     kappa: ClassVar[bool] = False
 
@@ -64,6 +65,13 @@ class Averaging:
         if self.micro_batch_size < 1:
             raise ValueError(f"objective.micro_batch_size={self.micro_batch_size} is not positive; try 4")
 
+    @property
+    def label(self) -> str:
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(self).__name__)
+        settings = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
+        unusual = [f"{name} {value}" for name, value, usual in settings if value != usual]
+        return f"{words} ({', '.join(unusual)})" if unusual else words
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hard(Averaging):
@@ -76,10 +84,6 @@ class Hard(Averaging):
         if not 0 <= self.tau < 1:
             raise ValueError(f"objective.tau={self.tau} is not in [0, 1); a score above it is a correct step, try 0")
 
-    @property
-    def label(self) -> str:
-        return f"hard, tau {self.tau:g}" if self.tau else "hard"
-
     def target(self, mc_M: Score) -> Score:
         return (mc_M > self.tau) * 1.0
 
@@ -90,10 +94,6 @@ class Hard(Averaging):
 @dataclass(frozen=True, kw_only=True)
 class Soft(Averaging):
     """The MC score itself is the target probability of Yes."""
-
-    @property
-    def label(self) -> str:
-        return "soft"
 
     def target(self, mc_M: Score) -> Score:
         return mc_M
@@ -121,10 +121,6 @@ class BetaBinomial(Averaging):
         super().__post_init__()
         if not 0 <= self.penalty < math.inf:
             raise ValueError(f"objective.penalty={self.penalty} is not a number from 0; the published one is 0.05")
-
-    @property
-    def label(self) -> str:
-        return "beta-binomial" if self.penalty == 0.05 else f"beta-binomial, penalty {self.penalty:g}"
 
     def target(self, mc_M: Score) -> Score:
         return mc_M

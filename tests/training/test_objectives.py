@@ -27,6 +27,11 @@ def test_soft_label_is_the_score() -> None:
     assert Soft().target(torch.tensor([0.25])).tolist() == [0.25]
 
 
+def test_a_label_names_what_is_not_usual() -> None:
+    assert [one.label for one in (Hard(), Soft(), BetaBinomial())] == ["Hard", "Soft", "Beta Binomial"]
+    assert Hard(tau=0.125, normalise="micro_batch").label == "Hard (normalise micro_batch, tau 0.125)"
+
+
 def test_values_that_make_no_sense() -> None:
     with pytest.raises(ValueError, match=r"objective\.tau=1\.0"):
         Hard(tau=1.0)
