@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mprm.data.lines import HEAD_BYTES, Dropped, Unusable, check_json_lines, json_object, lines_of, read_each
 from mprm.runs.artifacts import write_json_lines
 
 OURS = ("id", "source", "labels", "scores")
@@ -109,59 +111,50 @@ def read_predictions(path: str | Path) -> list[Prediction]:
         ValueError: no such file, not JSON, a bad record (named by its number), an id twice, or no labelled step at all.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # a byte order mark may come first
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ValueError(f"{path}: {reason}; give a file of predictions, e.g. runs/NAME/predictions.jsonl") from error
-    predictions: dict[str, Prediction] = {}
-    first_seen: dict[str, str] = {}
-    for place, number, record in _records(path, text):
+    items, unit = _items(path)
+
+    def read(number: int, item: Any) -> Prediction:
         try:
-            one = _prediction(record, number)
+            return _prediction(json_object(item) if isinstance(item, bytes) else item, number + 1)
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
-        if one.id in predictions:
-            raise ValueError(f"{place}: id {one.id!r} was given at {first_seen[one.id]}; keep one of the two")
-        first_seen[one.id], predictions[one.id] = place, one
-    if not any(any(prediction.labels) for prediction in predictions.values()):
+            raise ValueError(f"{path}, {unit} {number + 1}: {error}") from error
+
+    predictions = []
+    for one in read_each(path.stem, items, read):
+        if isinstance(one, Dropped):
+            raise ValueError(f"{path}, {unit} {one.line + 1}: {one.reason}; give {', '.join(OURS)}, each id once")
+        predictions.append(one)
+    if not any(any(prediction.labels) for prediction in predictions):
         raise ValueError(
             f"{path}: none of its {len(predictions)} records has a step labelled 1 or -1; give labelled solutions"
         )
-    return list(predictions.values())
+    return predictions
 
 
-def _records(path: Path, text: str) -> Iterator[tuple[str, int, Any]]:
-    """(place for messages, record number, record): of the list, or of every line that is not blank."""
-    if text.lstrip().startswith("["):
-        for number, record in enumerate(_json(text, str(path)), start=1):
-            yield f"{path}, record {number}", number, record
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            place = f"{path}, line {number}"
-            yield place, number, _json(line, place)
-
-
-def _json(text: str, place: str) -> Any:
+def _items(path: Path) -> tuple[Iterable[tuple[int, Any]], str]:
+    """The numbered lines of the file, or the records of its list; and what one of them is called."""
+    with open(check_json_lines(path, "predictions"), "rb") as stream:
+        if not stream.read(HEAD_BYTES).removeprefix(BOM_UTF8).lstrip().startswith(b"["):
+            return lines_of(path, "predictions"), "line"
     try:
-        return json.loads(text)
+        return enumerate(json.loads(path.read_bytes())), "record"
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{place}: not JSON ({reason}); give JSON Lines, or the published tool's JSON list") from error
+        raise ValueError(f"{path}: not JSON ({reason}); give JSON Lines, or the published tool's JSON list") from error
 
 
 def _prediction(record: Any, number: int) -> Prediction:
     if not isinstance(record, dict):
-        raise ValueError(f"not a JSON object; give {', '.join(OURS)}")
+        raise Unusable("not_an_object")
     published = not any(key in record for key in OURS) and any(key in record for key in PUBLISHED)
     keys = PUBLISHED if published else OURS
     if missing := [key for key in keys if key not in record]:
         raise ValueError(f"no {', '.join(missing)}; give {', '.join(keys)}")
     for key in keys:
-        if key in ("id", "source", "data_source") and not isinstance(record[key], str):
+        is_text = key in ("id", "source", "data_source")
+        if is_text and not isinstance(record[key], str):
             raise ValueError(f"{key} is not text; write it in quotes")
-        if key not in ("id", "source", "data_source") and not isinstance(record[key], list):
+        if not is_text and not isinstance(record[key], list):
             raise ValueError(f"{key} is not a list; give one entry per step")
     if not published:
         return Prediction(record["id"], record["source"], tuple(record["labels"]), tuple(record["scores"]))

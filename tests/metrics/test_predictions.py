@@ -82,7 +82,7 @@ def test_both_formats_of_the_same_solutions_agree(tmp_path: Path) -> None:
         ({"scores": [[0.9, 0.2, 0.5]]}, "3 labels and 1 scores"),
         ({"scores": 0.9}, "scores is not a list; give one entry per step"),
         ({"source": 3}, "source is not text; write it in quotes"),
-        ({"id": "first"}, "id 'first' was given at"),
+        ({"id": "first"}, "duplicate_id; give id, source, labels, scores, each id once"),
     ],
 )
 def test_bad_record_is_named_with_a_remedy(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -131,18 +131,19 @@ def test_missing_published_key_is_named(tmp_path: Path, key: str) -> None:
         (b"", "none of its 0 records has a step labelled 1 or -1"),
         (b"[]", "none of its 0 records has a step labelled 1 or -1"),
         (b'{"id": "a", "source": "s", "labels": [0, 0], "scores": [1, 0]}', "none of its 1 records"),
-        (b'{"id": "a", "sour', "p, line 1: not JSON"),
+        (b'{"id": "a", "sour', "p, line 1: not_json"),
         (b'[{"data_source": "a"', "p: not JSON"),
-        (b"[1]", "p, record 1: not a JSON object"),
-        (b"7", "p, line 1: not a JSON object"),
-        (b"\xff\xfe\x00", "not UTF-8 text; give a file of predictions"),
+        (b"[1]", "p, record 1: not_an_object"),
+        (b"7", "p, line 1: not_an_object"),
+        (b"\xff\xfe\x00", "is written in UTF-16; convert it"),
+        (b"\xff", "p, line 1: not_utf8; give"),
         (b"[" * 100_000, "not JSON"),
     ],
 )
 def test_bad_file_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "p"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="give") as caught:
+    with pytest.raises(ValueError, match=r"give|convert") as caught:
         read_predictions(path)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
@@ -151,7 +152,7 @@ def test_bad_file_is_one_line(tmp_path: Path, content: bytes, message: str) -> N
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "."])
 def test_unreadable_path_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="give a file of predictions"):
+    with pytest.raises(ValueError, match="give a file"):
         read_predictions(tmp_path / name)
 
 
