@@ -22,7 +22,7 @@ from mprm.messages import PRETRAINING, did_you_mean, type_name, unknown_key
 from mprm.runs.artifacts import STAGES, reading
 from mprm.runs.config_hash import CHECKOUT, SHIPPED, run_name
 from mprm.runs.run_folder import latest_run, read_record
-from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, OF_A_RUN, STEP_STAGES, TASKS, help_lines
+from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, OF_A_RUN, STEP_STAGES, TASKS
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
@@ -39,8 +39,6 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.selection.keep import Selector
     from mprm.training.objectives import Objective
     from mprm.training.recipe import Machine, Recipe
-
-OmegaConf.register_new_resolver("tasks", help_lines, replace=True)  # of conf/hydra/help
 
 MAY_BE_EMPTY = ("system", "instruction")  # texts for the model
 

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from string import Template
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -22,6 +23,7 @@ from mprm.config import validate
 from mprm.messages import explain, refuse_flags
 from mprm.runs.artifacts import is_rank_zero
 from mprm.tasks import TASKS
+from mprm.terminal import command
 
 PACKAGE = Path(__file__).resolve().parent
 VERSION_BASE = "1.3"  # of Hydra, whose defaults are taken
@@ -37,10 +39,13 @@ def main() -> int:
         parser = get_args_parser()
         parser.error = partial(refuse_flags, parser)  # type: ignore[method-assign]
         flags = parser.parse_args()
-        if flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
+        if flags.help:
+            print(help_text(PACKAGE / "conf", *([Path(flags.config_dir)] if flags.config_dir else [])), end="")
+        elif flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
             show()
-            return 0
-        return run(flags)
+        else:
+            return run(flags)
+        return 0
     except KeyboardInterrupt:
         print("mprm: interrupted; the same command resumes", file=sys.stderr)
         return 130
@@ -118,8 +123,20 @@ def report(error: Exception, debug: bool) -> tuple[int, str]:
     return explained[1], explained[0]
 
 
+def help_text(*folders: Path) -> str:
+    """What --help prints; the choices of every group are the files in these folders of configs."""
+    choices: dict[str, set[str]] = {}
+    for folder in folders:
+        for path in folder.glob("*/*.yaml"):
+            choices.setdefault(path.parent.name, set()).add(path.stem)
+    groups = "".join(f"{group}: {', '.join(sorted(choices[group]))}\n" for group in sorted(choices))
+    tasks = "\n".join(f"    {name:10}  {task.does}" for name, task in TASKS.items())
+    text = Template((PACKAGE / "help.txt").read_text(encoding="utf-8"))
+    return text.substitute(command=command(), tasks=tasks, groups=groups)
+
+
 def show() -> None:
-    """What Hydra shows, and completes: --help, --hydra-help, --cfg, --info, --shell-completion."""
+    """What Hydra shows, and completes: --hydra-help, --cfg, --info, --shell-completion."""
     complete = CompletionPlugin._query_config_groups
 
     def complete_task(

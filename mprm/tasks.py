@@ -183,8 +183,3 @@ TASKS = {
 
 # Of the two lines of work the second: judges.
 JUDGE_TASKS = tuple(name for name, task in TASKS.items() if task.groups == JUDGE_GROUPS)
-
-
-def help_lines() -> str:
-    """What --help says of the tasks; it indents the first line itself."""
-    return "\n    ".join(f"{name:10}  {task.does}" for name, task in TASKS.items())

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mprm.runs.artifacts import is_rank_zero
@@ -44,16 +45,24 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
+def command() -> str:
+    """How this program was called: `python run.py`, or `mprm` as installed."""
+    script = Path(sys.argv[0])
+    return f"python {shlex.quote(sys.argv[0])}" if script.suffix == ".py" else script.name
+
+
 def say_next(*overrides: str) -> None:
     """The next useful command."""
     if is_rank_zero():
-        say(f"next: python {shlex.join([sys.argv[0], *overrides])}")
+        say(f"next: {command()} {shlex.join(overrides)}")
 
 
 def retyped(task: str) -> list[str]:
-    """The overrides of this command for another task on the same run."""
-    of_this_task = ("task=", "export=", "redo=", "overwrite=", "check=")
-    return [f"task={task}", *(word for word in sys.argv[1:] if not word.startswith(of_this_task))]
+    """The words of this command for another task on the same run; flags stand before the overrides."""
+    kept = [word for word in sys.argv[1:] if not word.startswith(("export=", "redo=", "overwrite=", "check="))]
+    if not any(word.startswith("task=") for word in kept):
+        return [*kept, f"task={task}"]
+    return [f"task={task}" if word.startswith("task=") else word for word in kept]
 
 
 def bar() -> Progress:

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "messages": set(),
     "tasks": set(),
     "config": {"messages", "runs", "tasks"},
-    "main": {"config", "messages", "runs", "stages", "tasks"},
+    "main": {"config", "messages", "runs", "stages", "tasks", "terminal"},
     "scorer": {"config", "runs", "data", "batching", "backbones", "training", "inference", "metrics"},
     "__init__": {"scorer"},
 }

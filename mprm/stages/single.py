@@ -51,7 +51,7 @@ def export(cfg: Config) -> None:
 
 def choices(cfg: Config) -> None:
     """Print every choice of every group as its file has it, and the fields that the file leaves out."""
-    for path in sorted((CHECKOUT / "conf").glob("*/*.yaml")):
+    for path in sorted((CHECKOUT / "mprm" / "conf").glob("*/*.yaml")):
         print(f"\n{path.parent.name}={path.stem}")
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "_target_" not in line]
         print("".join(f"    {line}\n" for line in lines if not line.startswith("# @package")), end="")
