@@ -56,5 +56,5 @@ def test_an_installed_command_selects_with_a_selector_of_ones_own(tmp_path: Path
     assert sorted(path.name for path in work.iterdir()) == ["annotations", "cache", "conf", "mine.py", "runs"]
     assert "everything" in run("-cd", "conf", "--help")
     assert "mode: MULTIRUN" in run("-cd", "sweeps", "-cn", "bis_grid", "--cfg", "hydra")
-    program = "import mprm; assert mprm.__file__.startswith(%r); from mprm import StepScorer" % str(target)
+    program = f"import mprm; assert mprm.__file__.startswith({str(target)!r}); from mprm import StepScorer"
     subprocess.run([sys.executable, "-c", program], cwd=work, env=environment, check=True)

@@ -127,9 +127,16 @@ def numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     pyarrow's own to_numpy() imports pandas, which takes longer than the rest of a selection from a cached table.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_boolean(array.type):
-        return np.from_dlpack(array.cast(pa.uint8())).view(bool)
-    return np.from_dlpack(array.cast(pa.float64()).fill_null(np.nan) if array.null_count else array)
+    truth = pa.types.is_boolean(array.type)
+    if truth:
+        array = array.cast(pa.uint8())
+    elif array.null_count:
+        array = array.cast(pa.float64()).fill_null(np.nan)
+    dtype = array.type.to_pandas_dtype()
+    if not len(array):
+        return np.empty(0, bool if truth else dtype)
+    values = np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
+    return values.astype(bool) if truth else values
 
 
 def source_rows(table: pa.Table) -> dict[str, np.ndarray]:
