@@ -37,6 +37,7 @@ SEEN = {  # section -> the file that shows the component at work, and its words 
     "An objective": ("runs/*/stages.json", '"objective": "Focal (gamma 1.0)"'),
     "An order": ("runs/*/config.yaml", "mine.crowded.Crowded"),
     "Preferences": ("runs/*/results.json", '"graded"'),
+    "A backbone": ("runs/*-hard-tiny-seed0-*/report.html", "AUC"),
     "A logger": ("log.txt", "results in "),
 }
 OWN_SIZE = ("dataset", "benchmark", "questions", "preferences", "reward_benchmark")  # of a component of one's own
@@ -65,7 +66,7 @@ def test_every_group_has_a_section() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("title", SEEN)
+@pytest.mark.parametrize("title", SECTIONS)
 def test_a_component_of_ones_own(title: str, tmp_path: Path) -> None:
     files = [block for language in ("python", "yaml", "json", "text") for block in blocks(SECTIONS[title], language)]
     for block in files:
