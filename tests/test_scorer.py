@@ -118,7 +118,7 @@ def test_a_type_can_be_asked_for(exported: Path, capfd: pytest.CaptureFixture[st
 
 def test_what_can_not_be_scored_is_one_line(exported: Path, tmp_path: Path) -> None:
     scorer = StepScorer.from_pretrained(exported, device="cpu")
-    with pytest.raises(ValueError, match=r"^solution 0 can not be scored: image .*none\.png can not be read"):
+    with pytest.raises(ValueError, match=r"^solution 0 can not be scored: image .*none\.png cannot be read"):
         scorer.score(tmp_path / "none.png", "Why?", ["a"])
     with pytest.raises(ValueError, match=r"^solution 0 can not be scored: there is no image"):
         scorer.score([], "Why?", ["a"])

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from mprm.batching.segments import Segments
+from mprm.batching.collate import Segments
 
 try:
     from torch.nn.attention.varlen import varlen_attn

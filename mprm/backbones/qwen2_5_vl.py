@@ -25,7 +25,7 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 from mprm.backbones.attention import attend
 from mprm.backbones.chat import ChatModel, ChatProcessor, MarksOnly
 from mprm.backbones.loading import ChatBackbone, load_hf
-from mprm.batching.segments import Segments, rows
+from mprm.batching.collate import Segments, rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,61 +5,135 @@ first steps, a few are the same to the end. The row is a tree of segments: what 
 and each goes on behind it on its own. A solution attends to the segments on its way from the root, and its positions
 go on from one to the next, so that the row gives what separate ones would.
 
-Shape suffixes: T tokens of the row, M marks of all solutions, L tokens of a solution, K keys of a segment.
+Shape suffixes: T tokens of the row, M marks of all solutions, L tokens of a solution, S segments, Q and K queries and
+keys of a segment, padded to the longest of a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from itertools import accumulate, groupby
+from typing import NamedTuple
 
-from mprm.batching.segments import Segments, from_keys, rows
+import torch
 
-if TYPE_CHECKING:
-    import torch
+# A block's shorter segments are at least this share of its longest, so that little of it is padding.
+ALIKE = 0.7
+
+
+class Block(NamedTuple):
+    """Segments of like length, padded."""
+
+    query_SQ: torch.Tensor  # places in the row
+    key_SK: torch.Tensor
+    mask_S1QK: torch.Tensor | None  # which key a query sees; (S, 1, 1, K) when all of a segment do, None: all see all
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Who attends to whom: a segment's queries see its keys only. The queries of all segments make up the row."""
+
+    query_border: torch.Tensor  # (S + 1,) int32
+    key_border: torch.Tensor
+    longest_query: int
+    longest_key: int
+    # Places in the row of all segments' keys, one segment behind the other, int64; None: its keys are its queries.
+    key: torch.Tensor | None = None
+    causal: bool = True  # a query sees the keys up to its own; the last query of a segment has the last key
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Segments:
+        names = ("query_border", "key_border") if self.key is None else ("query_border", "key_border", "key")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+
+    @cached_property
+    def padded(self) -> tuple[list[Block], torch.Tensor]:
+        """Blocks of padded segments, and for every token of the row where its query is when the blocks' (S, Q) are
+        laid flat one behind the other, (T,). Kept: made under inference_mode, they cannot serve a training."""
+        device = self.query_border.device
+        starts, key_starts = self.query_border[:-1].long().cpu(), self.key_border[:-1].long().cpu()
+        lengths, key_lengths = self.query_border.diff().cpu(), self.key_border.diff().cpu()
+        key = torch.arange(int(self.key_border[-1])) if self.key is None else self.key.cpu()
+        place_T = torch.empty(int(self.query_border[-1]), dtype=torch.int64)
+        blocks, offset = [], 0
+        for chosen in _alike(lengths.tolist(), key_lengths.tolist()):
+            n_query, n_key = lengths[chosen, None], key_lengths[chosen, None]
+            step_Q, step_K = torch.arange(int(n_query.max())), torch.arange(int(n_key.max()))
+            query_SQ = starts[chosen, None] + step_Q.minimum(n_query - 1)
+            key_SK = key[key_starts[chosen, None] + step_K.minimum(n_key - 1)]
+            place_T[query_SQ[step_Q < n_query]] = (
+                offset + torch.arange(query_SQ.numel()).view_as(query_SQ)[step_Q < n_query]
+            )
+            offset += query_SQ.numel()
+            last_SQ = step_Q + (n_key - n_query) if self.causal else n_key - 1
+            mask_SQK = step_K <= last_SQ[..., None]
+            mask = None if bool(mask_SQK.all()) else mask_SQK[:, None].to(device)
+            blocks.append(Block(query_SQ.to(device), key_SK.to(device), mask))
+        return blocks, place_T.to(device)
+
+
+def from_keys(lengths: Sequence[int], keys: Sequence[torch.Tensor], causal: bool) -> Segments:
+    """Segments of so many queries each, and the places in the row of each one's keys."""
+    n_keys = list(map(len, keys))
+    return Segments(_borders(lengths), _borders(n_keys), max(lengths), max(n_keys), torch.cat(list(keys)), causal)
+
+
+def _borders(lengths: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+
+
+def rows(lengths: Sequence[int], causal: bool) -> Segments:
+    """Segments that stand one behind the other, each its own keys."""
+    border = _borders(lengths)
+    return Segments(border, border, max(lengths), max(lengths), causal=causal)
+
+
+def _alike(lengths: list[int], key_lengths: list[int]) -> list[list[int]]:
+    """Numbers of the segments in groups of like length."""
+    groups: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda i: (lengths[i], key_lengths[i]), reverse=True):
+        first = groups[-1][0] if groups else None
+        if (
+            first is not None
+            and lengths[number] >= ALIKE * lengths[first]
+            and (ALIKE * key_lengths[first] <= key_lengths[number] <= key_lengths[first] / ALIKE)
+        ):
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
 
 
 @dataclass(frozen=True)
 class Example:
-    """One encoded solution.
+    """One encoded solution."""
 
-    input_ids (L,) and marks (n_steps,) int64; position_ids (L,) or (3, L) for M-RoPE; vision: the backbone's image
-    tensors, to be concatenated over the batch; mc (n_steps,) float32 MC scores, NaN where a step was never sampled;
-    n (n_steps,) int64 continuations of each step, 0 where they were not counted;
-    weight: factor of every step of this rollout in the loss; id: the rollout's; group: examples with the same one have
-    the same images and question, None: shared with nobody.
-    """
-
-    input_ids: torch.Tensor
-    marks: torch.Tensor
-    position_ids: torch.Tensor
-    vision: dict[str, torch.Tensor]
-    mc: torch.Tensor | None = None
-    n: torch.Tensor | None = None
-    weight: float = 1.0
-    id: str = ""
-    group: int | None = None
+    input_ids: torch.Tensor  # (L,) int64
+    marks: torch.Tensor  # (n_steps,) int64, places of the marks
+    position_ids: torch.Tensor  # (L,), or (3, L) for M-RoPE
+    vision: dict[str, torch.Tensor]  # the backbone's image tensors, to be concatenated over the batch
+    mc: torch.Tensor | None = None  # (n_steps,) float32 MC scores, NaN where a step was never sampled
+    n: torch.Tensor | None = None  # (n_steps,) int64 continuations of each step, 0 where they were not counted
+    weight: float = 1.0  # factor of every step in the loss
+    id: str = ""  # of the rollout
+    group: int | None = None  # examples with the same one have the same images and question; None: with nobody
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A row of T tokens. mark_M: places of the marks in it, example after example in the order given to collate().
-
-    ids, n_marks: per example, the rollout's id and its number of steps.
-    """
+    """A row of T tokens. Marks come example after example, in the order given to collate()."""
 
     input_ids_T: torch.Tensor
     position_ids: torch.Tensor
     segments: Segments
     vision: dict[str, torch.Tensor]
-    mark_M: torch.Tensor
+    mark_M: torch.Tensor  # places in the row
     mc_M: torch.Tensor
     n_M: torch.Tensor
     weight_M: torch.Tensor
-    ids: list[str]
-    n_marks: list[int]
+    ids: list[str]  # of the examples' rollouts
+    n_marks: list[int]  # per example
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         tensors = ("input_ids_T", "position_ids", "segments", "mark_M", "mc_M", "n_M", "weight_M")
@@ -73,19 +147,16 @@ class Batch:
 
 
 class Piece(NamedTuple):
-    """A segment of the row: the tokens from `start` to `end` of an example, which others may share, and the places in
-    the row of these and all before them, (K,)."""
+    """A segment of the row: the tokens from `start` to `end` of an example, which others may share."""
 
     example: Example
     start: int
     end: int
-    key_K: torch.Tensor
+    key_K: torch.Tensor  # places in the row of these tokens and of all before them
 
 
 def collate(examples: Sequence[Example]) -> Batch:
     """Lay the examples out in one row, groups in the order of their first member."""
-    import torch
-
     groups = group_members(examples)
     pieces: list[Piece] = []
     place: dict[int, torch.Tensor] = {}
@@ -120,8 +191,6 @@ def tree(
 
     They part wherever tokens differ: even short pieces cost less than the tokens that they save.
     """
-    import torch
-
     ids = {number: examples[number].input_ids.tolist() for number in members}
     pieces = []
     place: dict[int, torch.Tensor] = {}

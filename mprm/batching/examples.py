@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import TiffImageFile
 
+from mprm.batching.collate import Example
+
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
 
     from mprm.backbones.base import Processor
-    from mprm.batching.collate import Example
 
 
 # What Pillow's decoders raise on damaged files.
@@ -96,7 +97,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise ValueError(f"image {path} can not be read ({error}); restore the file, or remove its rollouts") from error
+        raise ValueError(f"image {path} cannot be read ({error}); restore the file, or remove its rollouts") from error
 
 
 def _orientation(image: Image.Image) -> object:
@@ -140,7 +141,7 @@ class Examples:
 
     Items are asked for in lists of (position, weight), the rollouts of one row: the weight is that of the rollout's
     steps in the loss, and rollouts of one question share their images.
-    Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
+    Raises ValueError for an image that cannot be read or is of a shape that the processor refuses.
     """
 
     def __init__(self, records: Dataset, image_path: Callable[[str], Path], processor: Processor) -> None:
@@ -196,8 +197,6 @@ class Examples:
         return examples
 
     def _layout(self, record: dict[str, Any]) -> Example:
-        import torch
-
         sizes = [image_size(path) for path in self._paths(record)]
         with _refused(record):
             example = self.processor.layout(sizes, record["question"], record["steps"])
@@ -219,4 +218,4 @@ def _refused(record: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"rollout {record['id']} can not be encoded: {error}; remove it and select again") from error
+        raise ValueError(f"rollout {record['id']} cannot be encoded: {error}; remove it and select again") from error

@@ -1,37 +1,6 @@
 """JSON lines that may be malformed: a record is used whole, or dropped for one reason that is counted.
 
-Nothing is repaired or replaced. The reasons:
-
-    line_too_long       longer than MAX_LINE_BYTES
-    not_utf8            bytes that are not UTF-8, or text that cannot be written as UTF-8 (half a surrogate pair)
-    not_json            cut off or otherwise unparsable
-    not_an_object       JSON, but no object
-    duplicate_key       an object has a key twice
-    excluded            listed in dataset.exclude
-    no_image            no image path
-    missing_image_file  an image path without a file
-    image_outside       an image path that leads out of the folder of images: .., an absolute path, a URL
-    no_question         no question text; preferences: no prompt
-    no_steps            no list of steps, or an empty one
-    bad_step            a step of the wrong type
-    empty_step          a step without text
-    bad_counts          num_mc_correct and num_mc_total are not whole numbers with 0 <= correct <= total
-    bad_score           a score that is not a finite number in [0, 1]
-    score_contradicts_counts  a score that is not num_mc_correct / num_mc_total
-    no_usable_score     no step has a score
-    length_mismatch     not as many labels, scores or counts as steps
-    bad_conversation    turns that do not alternate, or no question or no mark where one belongs
-    bad_label           benchmark: a step label other than 1, -1, 0; conversations: one other than + and -;
-                        preferences: a label other than a, b, a tie, or flipped is not a boolean
-    no_source           benchmark: no data_source; questions and preferences: one that is not text
-    no_answer           questions and preferences: no answer, or neither text nor a number
-    no_candidates       candidates: no list of them, or an empty one
-    bad_candidate       candidates: one that is not an object, or has a field of the wrong type
-    bad_id              an id that is neither text nor an integer
-    duplicate_id        an earlier record has the id
-    same_answers        preferences: both answers are the same
-    tie                 preferences: neither answer is better
-    bad_trace           preferences: a trace that is blank or not text
+Nothing is repaired or replaced. docs/formats.md lists the reasons.
 """
 
 import json

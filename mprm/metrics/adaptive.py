@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mprm.data.candidates import CandidateSet
+from mprm.data.questions import CandidateSet
 from mprm.metrics.best_of_n import Scores, candidate_scores, orders
 from mprm.metrics.estimate import Floats, Ints, Resamples
 from mprm.metrics.predictions import StepScores

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mprm.data.answers import answer_classes
-from mprm.data.candidates import CandidateSet
+from mprm.data.questions import CandidateSet
 from mprm.metrics.estimate import Bools, Floats, Ints, Resamples
 from mprm.metrics.predictions import StepScores
 from mprm.metrics.results import BestOfNBenchmark, BestOfNResults, Between, Method

@@ -19,7 +19,7 @@ from mprm.stages.outputs import Output, content
 from mprm.terminal import console, listed, say, say_next
 
 if TYPE_CHECKING:
-    from mprm.data.candidates import CandidateSet
+    from mprm.data.questions import CandidateSet
     from mprm.data.visualprocessbench import Solution
     from mprm.inference.scoring import ScoreRequest
     from mprm.metrics.predictions import NotScored, StepScores
@@ -50,7 +50,7 @@ def score(cfg: Config) -> int:
 
 def rerank(cfg: Config) -> None:
     """Choose among the candidate solutions of every question by their step scores; how often that is right."""
-    from mprm.data.candidates import read_candidates
+    from mprm.data.questions import read_candidates
     from mprm.inference.score_file import open_beside, score_kept
     from mprm.metrics.best_of_n import check_aggregate
     from mprm.metrics.results import write_results

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mprm.backbones import attention
 from mprm.backbones.attention import attend
-from mprm.batching.segments import Segments, from_keys, rows
+from mprm.batching.collate import Segments, from_keys, rows
 
 SCALE = 0.3
 

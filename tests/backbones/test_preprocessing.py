@@ -135,7 +135,7 @@ def test_a_picture_too_narrow_for_qwen_is_one_line_that_names_the_rollout(
         assert examples.layout(0).id == "set:3"
         return examples.__getitems__([(0, 1.0)])[0]
 
-    with pytest.raises(ValueError, match=r"^rollout set:3 can not be encoded: [^\n]*200[^\n]*; remove it and [^\n]*$"):
+    with pytest.raises(ValueError, match=r"^rollout set:3 cannot be encoded: [^\n]*200[^\n]*; remove it and [^\n]*$"):
         read(qwen[0])
     assert read(internvl[0]).id == "set:3"
     picture(400, 2).save(tmp_path / "a.png")

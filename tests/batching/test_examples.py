@@ -96,17 +96,17 @@ def test_a_layout_reads_no_pixels(tmp_path: Path) -> None:
     assert view.layout(0).input_ids.tolist() == [0] * 9 + list(map(ord, "How?One.Two."))
     assert view.layout(0).vision == {}
     assert view.layout(0).group == 11
-    with pytest.raises(ValueError, match=r"^image .*a\.png can not be read \(.*\); restore the file, or remove"):
+    with pytest.raises(ValueError, match=r"^image .*a\.png cannot be read \(.*\); restore the file, or remove"):
         view.__getitems__([(0, 1.0)])
 
 
 def test_what_the_processor_refuses_is_an_error_that_names_the_rollout(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     Image.new("L", (9, 101)).save(tmp_path / "tall.png")
-    line = r"^rollout set:3 can not be encoded: aspect ratio too large; remove it and select again$"
+    line = r"^rollout set:3 cannot be encoded: aspect ratio too large; remove it and select again$"
     with pytest.raises(ValueError, match=line):
         examples(tmp_path, images=["tall.png"]).__getitems__([(1, 1.0)])
-    line = r"^rollout set:3 can not be encoded: this is no question; remove it and select again$"
+    line = r"^rollout set:3 cannot be encoded: this is no question; remove it and select again$"
     for read in (Examples.layout, lambda view, position: view.__getitems__([(position, 1.0)])):
         with pytest.raises(ValueError, match=line):
             read(examples(tmp_path, question="How"), 1)
@@ -116,11 +116,11 @@ def test_a_missing_or_broken_image_is_an_error_that_names_it(tmp_path: Path) -> 
     data = save(tmp_path / "a.png")
     for name, content in (("empty.png", b""), ("text.png", b"no image"), ("cut.png", data[: len(data) // 2])):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"^image .*{name} can not be read \(.*\); restore the file, or remove"):
+        with pytest.raises(ValueError, match=rf"^image .*{name} cannot be read \(.*\); restore the file, or remove"):
             examples(tmp_path, images=["a.png", name]).__getitems__([(1, 1.0)])
-    with pytest.raises(ValueError, match=r"^image .*gone.png can not be read"):
+    with pytest.raises(ValueError, match=r"^image .*gone.png cannot be read"):
         open_images([tmp_path / "gone.png"])
-    with pytest.raises(ValueError, match="can not be read"):
+    with pytest.raises(ValueError, match="cannot be read"):
         open_images([tmp_path])
 
 
@@ -275,7 +275,7 @@ def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
 def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:
     for name, pixels in (("f.tif", np.ones((2, 2), np.float32)), ("i.tif", np.full((2, 2), 70_000, np.int32))):
         Image.fromarray(pixels).save(tmp_path / name)
-        with pytest.raises(ValueError, match=rf"^image .*{name} can not be read \(its [^\n]*\); restore the file"):
+        with pytest.raises(ValueError, match=rf"^image .*{name} cannot be read \(its [^\n]*\); restore the file"):
             open_images([tmp_path / name])
 
 
@@ -324,7 +324,7 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path: Path, monkeypatch: p
         raise RuntimeError("Decoding of color planes failed")
 
     monkeypatch.setattr(Image, "open", decode)
-    line = r"^image .*a\.avif can not be read \(Decoding of color planes failed\); restore the file"
+    line = r"^image .*a\.avif cannot be read \(Decoding of color planes failed\); restore the file"
     with pytest.raises(ValueError, match=line):
         open_images([tmp_path / "a.avif"])
 
@@ -343,7 +343,7 @@ def test_a_large_picture_is_read_and_a_bomb_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(
         png([(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)), (b"IDAT", b"")])
     )
-    line = r"^image .*bomb\.png can not be read \(Image size \(400000000 pixels\) [^\n]*\); restore the file[^\n]*$"
+    line = r"^image .*bomb\.png cannot be read \(Image size \(400000000 pixels\) [^\n]*\); restore the file[^\n]*$"
     for read in (image_size, lambda path: open_images([path])):
         with pytest.raises(ValueError, match=line):
             read(tmp_path / "bomb.png")
@@ -355,7 +355,7 @@ def test_the_size_is_read_from_the_header_alone(tmp_path: Path) -> None:
     assert image_size(tmp_path / "cut.png") == (9, 7)
     for name, content in (("text.png", b"no image"), ("header.png", data[:20])):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"^image .*{name} can not be read \(.*\); restore the file, or remove"):
+        with pytest.raises(ValueError, match=rf"^image .*{name} cannot be read \(.*\); restore the file, or remove"):
             image_size(tmp_path / name)
-    with pytest.raises(ValueError, match=r"^image .*gone.png can not be read"):
+    with pytest.raises(ValueError, match=r"^image .*gone.png cannot be read"):
         image_size(tmp_path / "gone.png")

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mprm.batching.segments import ALIKE, Segments, from_keys, rows
+from mprm.batching.collate import ALIKE, Segments, from_keys, rows
 
 
 def dense(segments: Segments) -> torch.Tensor:

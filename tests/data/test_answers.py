@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mprm.data import algebra
+from mprm.data import quantities as algebra
 from mprm.data.answers import answer_classes, final_answer, same_answer
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mprm.data.candidates import Candidate, CandidateSet, read_candidates
+from mprm.data.questions import Candidate, CandidateSet, read_candidates
 
 
 def candidate(**changes: Any) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from mprm.data.candidates import read_candidates
 from mprm.data.json_lines import JsonLines
 from mprm.data.lines import Dropped
 from mprm.data.preferences import PairFile
-from mprm.data.questions import QuestionFile
+from mprm.data.questions import QuestionFile, read_candidates
 from mprm.data.rollouts import Dataset, read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.data.visualprocessbench import VisualProcessBench

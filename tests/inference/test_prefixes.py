@@ -52,7 +52,7 @@ def test_text_that_looks_like_tokens_is_text(tiny_policy: Any, charts: Any) -> N
 
 
 def test_an_unreadable_image_is_one_line(tiny_policy: Any) -> None:
-    with pytest.raises(ValueError, match=r"\Aimage nowhere.png can not be read .*\Z"):
+    with pytest.raises(ValueError, match=r"\Aimage nowhere.png cannot be read .*\Z"):
         list(tiny_policy("internvl").sampler.trunks([Prompt("", (Path("nowhere.png"),), "Which?", (), 1)]))
 
 

@@ -107,7 +107,7 @@ def test_images_lie_beside_the_file_or_in_the_working_folder(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     pictures = open_beside(tmp_path / "beside" / "in.jsonl")(["a.png", "b.png"])
     assert pictures[0].width == pictures[1].width + 1
-    with pytest.raises(ValueError, match=r"^image c.png can not be read"):
+    with pytest.raises(ValueError, match=r"^image c.png cannot be read"):
         open_beside(tmp_path / "beside" / "in.jsonl")(["c.png"])
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mprm.data.candidates import Candidate, CandidateSet
+from mprm.data.questions import Candidate, CandidateSet
 from mprm.metrics.predictions import StepScores
 
 MakeSet = Callable[..., CandidateSet]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mprm.data.candidates import CandidateSet
+from mprm.data.questions import CandidateSet
 from mprm.metrics.adaptive import adaptive, bounds, candidates_needed
 from mprm.metrics.predictions import StepScores
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm.data.candidates import CandidateSet
+from mprm.data.questions import CandidateSet
 from mprm.metrics.best_of_n import AGGREGATORS, best_of_n, choices, orders, pass_at_n, rerank, vote
 from mprm.metrics.predictions import StepScores
 from mprm.metrics.results import Between, Estimate, Method

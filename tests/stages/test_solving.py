@@ -8,7 +8,7 @@ import pytest
 from program import RUN, start_program
 
 from mprm.config import Config
-from mprm.data.candidates import read_candidates
+from mprm.data.questions import read_candidates
 from mprm.data.rollouts import read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.inference.policy import Completion, Prompt

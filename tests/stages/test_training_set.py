@@ -107,7 +107,7 @@ def test_a_resumed_run_and_another_rank_leave_out_the_same(
     pictures[3].write_bytes(b"")
     with (
         open_run(config.raw) as run,
-        pytest.raises(ValueError, match=rf"^image {pictures[3]} can not be read \(.*\); "),
+        pytest.raises(ValueError, match=rf"^image {pictures[3]} cannot be read \(.*\); "),
     ):
         usable(StepWork(config, run), TRAIN, examples)
     file.unlink()

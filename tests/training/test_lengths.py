@@ -87,10 +87,10 @@ def test_a_missing_image_is_one_line(backbone: Any, part: Any, num_workers: int)
         path: Path = whole.image_path(name)
         return path.with_name("gone.png") if path.name == lost else path
 
-    with pytest.raises(ValueError, match="can not be read") as caught:
+    with pytest.raises(ValueError, match="cannot be read") as caught:
         token_lengths(Examples(whole.records, image_path, whole.processor), num_workers)
     line, exit_code = explain(caught.value) or ("", 0)
-    assert re.fullmatch(r"image \S+gone\.png can not be read \(.*\); restore the file, or remove its rollouts", line)
+    assert re.fullmatch(r"image \S+gone\.png cannot be read \(.*\); restore the file, or remove its rollouts", line)
     assert exit_code == 2
 
 
@@ -148,7 +148,7 @@ def test_what_can_not_be_used_is_left_out_with_a_reason(
     assert again.usable.tolist() == measured.usable.tolist()
     assert again.left_out == measured.left_out
     paths[3].unlink()
-    with pytest.raises(ValueError, match=r"^image \S+3\.png can not be read \(.*\); restore the file, or remove its"):
+    with pytest.raises(ValueError, match=r"^image \S+3\.png cannot be read \(.*\); restore the file, or remove its"):
         measure_again(examples, reasons, num_workers)
 
 
