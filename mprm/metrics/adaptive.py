@@ -1,6 +1,7 @@
 """Adaptive best-of-N (BetaPRM, arXiv 2605.15529): candidates are drawn until one is surely the best.
 
-Shape suffixes: M candidates of a question, O orders, N the candidates of an order, Q questions.
+Shape suffixes: M candidates of a question, O orders, N the candidates of an order, Q questions, W ways of
+drawing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from mprm.data.questions import CandidateSet
 from mprm.metrics.best_of_n import Scores, candidate_scores, orders
-from mprm.metrics.estimate import Floats, Ints, Resamples
+from mprm.metrics.estimate import Floats, Resamples
 from mprm.metrics.predictions import StepScores
 from mprm.metrics.results import AdaptiveResults, Draws
 
@@ -21,7 +22,8 @@ LIMIT = 16  # candidates at most
 RISK = 0.5  # standard deviations by which an unsure step is worth less
 WIDTH = 0.3  # of the bounds, in mean standard deviations
 
-COSTS = ("candidates", "tokens")
+ADAPTIVE, ALL, ALL_MEAN = range(3)  # ways of drawing; behind them those of fixed numbers
+ACCURACY, CANDIDATES, TOKENS = range(3)  # what is measured of a way
 
 
 def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: int = 64) -> AdaptiveResults:
@@ -36,36 +38,35 @@ def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: 
     """
     n_least = min(len(question.candidates) for question in sets)
     fixed = [n for n in range(AT_ONCE, LIMIT + 1, AT_ONCE) if n <= n_least]
-    values: dict[str, list[float]] = {}
-    for row, (question, scores_M) in enumerate(zip(sets, scores, strict=True)):
-        rng = np.random.default_rng([seed, row])
-        order_ON = orders(len(question.candidates), n_orders, rng)[:, :LIMIT]
-        for name, value in _question(question, scores_M, order_ON, fixed).items():
-            values.setdefault(name, []).append(value)
+    values_QW3 = np.stack(
+        [
+            _measured(question, scores_M, fixed, n_orders, np.random.default_rng([seed, row]))
+            for row, (question, scores_M) in enumerate(zip(sets, scores, strict=True))
+        ]
+    )
     resamples = Resamples(len(sets), seed)
-    value_Q = {name: np.array(column) for name, column in values.items()}
     tokens_known = all(candidate.n_tokens is not None for question in sets for candidate in question.candidates)
-    costs = COSTS if tokens_known else COSTS[:1]
+    costs = {"candidates": CANDIDATES} | ({"tokens": TOKENS} if tokens_known else {})
 
-    def draws(way: str) -> Draws:
-        found = {name: resamples.mean(value_Q[f"{way} {name}"]) for name in ("accuracy", *costs)}
-        return Draws(accuracy=found["accuracy"], candidates=found["candidates"], tokens=found.get("tokens"))
+    def draws(way: int) -> Draws:
+        accuracy, candidates, tokens = (resamples.mean(values_Q) for values_Q in values_QW3[:, way].T)
+        return Draws(accuracy=accuracy, candidates=candidates, tokens=tokens if tokens_known else None)
 
-    accuracy_Q = value_Q["adaptive accuracy"]
+    accuracy_QW = values_QW3[..., ACCURACY]
     return AdaptiveResults(
         orders=n_orders,
         limit=LIMIT,
-        adaptive=draws("adaptive"),
-        all=draws("all"),
-        all_mean=draws("all_mean"),
+        adaptive=draws(ADAPTIVE),
+        all=draws(ALL),
+        all_mean=draws(ALL_MEAN),
         saved={
-            cost: resamples.saved(value_Q[f"adaptive {cost}"], value_Q[f"all {cost}"])
-            for cost in costs
-            if value_Q[f"all {cost}"].any()
+            name: resamples.saved(values_QW3[:, ADAPTIVE, cost], values_QW3[:, ALL, cost])
+            for name, cost in costs.items()
+            if values_QW3[:, ALL, cost].any()
         },
-        minus_all=resamples.mean(accuracy_Q - value_Q["all accuracy"]),
-        minus_all_mean=resamples.mean(accuracy_Q - value_Q["all_mean accuracy"]),
-        fixed={n: draws(f"fixed {n}") for n in fixed},
+        minus_all=resamples.mean(accuracy_QW[:, ADAPTIVE] - accuracy_QW[:, ALL]),
+        minus_all_mean=resamples.mean(accuracy_QW[:, ADAPTIVE] - accuracy_QW[:, ALL_MEAN]),
+        fixed={n: draws(way) for way, n in enumerate(fixed, start=ALL_MEAN + 1)},
     )
 
 
@@ -100,27 +101,27 @@ def bounds(scores_M: Sequence[StepScores | None], where: str) -> tuple[Floats, F
     return score_M, spread_M
 
 
-def _question(
-    question: CandidateSet, scores_M: Sequence[StepScores | None], order_ON: Ints, fixed: list[int]
-) -> dict[str, float]:
-    """Accuracy, candidates and tokens of every way of drawing, means over the orders."""
+def _measured(
+    question: CandidateSet,
+    scores_M: Sequence[StepScores | None],
+    fixed: Sequence[int],
+    n_orders: int,
+    rng: np.random.Generator,
+) -> Floats:
+    """Accuracy, candidates and tokens of every way of drawing, means over the orders, (W, 3)."""
     score_M, spread_M = bounds(scores_M, question.id)
     correct_M = np.array([candidate.correct for candidate in question.candidates])
     tokens_M = np.array([candidate.n_tokens or 0 for candidate in question.candidates])
-    n_orders, n = order_ON.shape
+    order_ON = orders(len(correct_M), n_orders, rng)[:, :LIMIT]
     needed_O = np.array([candidates_needed(score_M[order], spread_M[order]) for order in order_ON])
-    ways: dict[str, tuple[Floats, Ints]] = {
-        "adaptive": (score_M, needed_O),
-        "all": (score_M, np.full(n_orders, n)),
-        "all_mean": (candidate_scores(scores_M, "mean"), np.full(n_orders, n)),
-        **{f"fixed {count}": (score_M, np.full(n_orders, count)) for count in fixed},
-    }
-    found: dict[str, float] = {}
-    for name, (worth_M, used_O) in ways.items():
-        drawn_ON = np.arange(n) < used_O[:, None]
+    n = order_ON.shape[1]
+    ways = [(score_M, needed_O), (score_M, n), (candidate_scores(scores_M, "mean"), n), *((score_M, k) for k in fixed)]
+    measured = []
+    for worth_M, used in ways:
+        drawn_ON = np.arange(n) < np.broadcast_to(used, n_orders)[:, None]
         # One behind what is drawn never wins, not even where nothing drawn could be scored: argmax takes the first.
         best_O = np.where(drawn_ON, worth_M[order_ON], -np.inf).argmax(axis=1)
-        found[f"{name} accuracy"] = float(correct_M[order_ON[np.arange(n_orders), best_O]].mean())
-        found[f"{name} candidates"] = float(used_O.mean())
-        found[f"{name} tokens"] = float((tokens_M[order_ON] * drawn_ON).sum(axis=1).mean())
-    return found
+        right_O = correct_M[order_ON[np.arange(n_orders), best_O]]
+        tokens_O = (tokens_M[order_ON] * drawn_ON).sum(axis=1)
+        measured.append([right_O.mean(), np.mean(used), tokens_O.mean()])
+    return np.array(measured)

@@ -165,8 +165,8 @@ def difference(measure: str, a: Mapping[int, Resampled], b: Mapping[int, Resampl
         if run.items != items:
             apart = sorted({name for name, _ in set(run.items) ^ set(items)})
             raise ValueError(
-                f"the solutions of the two, or their labels, differ ({len(apart)}, e.g. {apart[0]!r}); evaluate both "
-                "settings on the same benchmark"
+                f"what the two were measured on, or its labels, differ ({len(apart)}, e.g. {apart[0]!r}); evaluate "
+                "both settings on the same benchmark"
             )
     differences = [a[seed].value - b[seed].value for seed in seeds]
     resampled_B = np.mean([a[seed].values_B - b[seed].values_B for seed in seeds], axis=0)

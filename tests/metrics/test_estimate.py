@@ -203,7 +203,7 @@ def test_other_solutions_or_labels_are_refused() -> None:
     fewer = {0: resampled_auc(a[:-1], resamples=5)}
     relabelled = {0: resampled_auc([*a[:-1], Prediction("s059", "z", (1, 1), (0.5, 0.5))], resamples=5)}
     for other in (fewer, relabelled):
-        with pytest.raises(ValueError, match=r"^the solutions .* differ \(1, e.g. 's059'\); evaluate both"):
+        with pytest.raises(ValueError, match=r"^what the two .* differ \(1, e.g. 's059'\); evaluate both"):
             difference("auc", {0: resampled_auc(a, resamples=5)}, other)
 
 
