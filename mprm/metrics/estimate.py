@@ -41,6 +41,29 @@ class Estimate:
         """As a fraction: 0.893 [0.880, 0.905]."""
         return self._text(1, ".3f")
 
+    def signed_points(self) -> str:
+        """A difference as percentage points: +3.1 [1.2, 5.0]."""
+        text = self.points()
+        return text if text.startswith("-") else f"+{text}"
+
+    def negative(self) -> Estimate:
+        """b - a, where this is a - b."""
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return Estimate(-self.value, low, high, tuple(-value for value in self.each))
+
+    def above(self, other: Estimate | float) -> bool:
+        """Does the whole interval lie above a number, or above the whole interval of another estimate?"""
+        end = other.high if isinstance(other, Estimate) else other
+        return self.low is not None and end is not None and self.low > end
+
+    def below(self, other: Estimate | float) -> bool:
+        end = other.low if isinstance(other, Estimate) else other
+        return self.high is not None and end is not None and self.high < end
+
+    def relation(self, better: str = "better than", worse: str = "worse than") -> str:
+        """What a difference says: nothing where its interval holds 0."""
+        return better if self.above(0) else worse if self.below(0) else "not distinguishable from"
+
     def _text(self, scale: float, form: str) -> str:
         text = format(self.value * scale, form)
         if self.each:

@@ -37,3 +37,13 @@ def draw_bubbles(axes: Axes, counts: np.ndarray, largest: int, **looks: Any) -> 
     x, y = np.nonzero(counts)
     cells = len(counts) - 1
     axes.scatter(x / cells, y / cells, s=area(counts[x, y], largest), **looks)
+
+
+def eligible(signals: pa.Table) -> pa.Table:
+    """The rollouts that a selector could choose from."""
+    return signals.filter(signals["ranked"])
+
+
+def column(table: pa.Table, name: str) -> np.ndarray:
+    """One column as float64, null as NaN."""
+    return np.asarray(table[name].to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -1,90 +1,20 @@
-"""Read one run folder into plain tables and dictionaries."""
+"""What the comparison still reads in the old layout."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from omegaconf import OmegaConf
-
 from mprm.reporting.old_layout import read_before
-from mprm.runs.artifacts import STAGES, reading, redo_remedy
-
-REPEAT = "restore it, or run the run's command again"
-SIGNALS = ["p_pos", "reliability", "mean_mc", "ranked"]  # what the figures need of half a million rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """What a run folder holds; a piece that is not there (yet) is None."""
-
-    folder: Path
-    config: dict[str, Any] | None
-    versions: dict[str, Any] | None
-    manifest: dict[str, Any] | None
-    kept: pa.Table | None
-    signals: pa.Table | None
-    metrics: list[dict[str, Any]] | None
-    results: dict[str, Any] | None
-    scored: tuple[np.ndarray, np.ndarray] | None  # benchmark steps with a label: is it correct (bool), its score
-
-
-def read_run(folder: Path) -> RunRecord:
-    """Read a run folder.
-
-    The signals table lies in a cache outside the folder, at the path that the manifest names, and may be gone.
-    Raises ValueError when the folder does not exist or a file in it can not be read.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a run folder; give one that `python run.py` wrote, e.g. runs/NAME")
-    manifest = read_manifest(folder)
-    return RunRecord(
-        folder=folder,
-        config=read_config(folder),
-        versions=read_json_object(folder / "versions.json"),
-        manifest=manifest,
-        kept=read_parquet(folder / "subset" / "kept.parquet"),
-        signals=read_signals(manifest),
-        metrics=read_json_lines(folder / "metrics.jsonl"),
-        results=read_results(folder),
-        scored=_scored_steps(folder / "predictions.jsonl"),
-    )
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with the files of a run that reports read, in one line; None when all that are there are whole."""
-    try:
-        read_config(folder), read_manifest(folder), read_results(folder)
-        read_json_object(folder / STAGES)
-        read_parquet(folder / "subset" / "kept.parquet")
-        _scored_steps(folder / "predictions.jsonl")
-        for stage in (".", "sft", "rl"):
-            read_json_lines(folder / stage / "metrics.jsonl")
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """The resolved config of a run, or None."""
-    path = folder / "config.yaml"
-    if not path.exists():
-        return None
-    with reading(path, REPEAT):
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        if not isinstance(config, dict):
-            raise TypeError("not a mapping")
-        return {str(key): value for key, value in config.items()}
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What the selection kept and dropped, or None."""
-    return read_json_object(folder / "subset" / "manifest.json", "select")
+from mprm.reporting.run_record import SIGNALS
+from mprm.reporting.run_record import RunRecord as RunRecord
+from mprm.reporting.run_record import damage as damage
+from mprm.reporting.run_record import read_config as read_config
+from mprm.reporting.run_record import read_json_lines as read_json_lines
+from mprm.reporting.run_record import read_json_object as read_json
+from mprm.reporting.run_record import read_parquet as read_parquet
+from mprm.reporting.run_record import read_run as read_run
+from mprm.runs.artifacts import redo_remedy
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
@@ -94,50 +24,15 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 
 
 def read_json_object(path: Path, stage: str | None = None) -> dict[str, Any] | None:
-    """A file that a stage left, or None; the stage is for a run of an earlier version, which does not know."""
-    if not path.exists():
-        return None
-    with reading(path, REPEAT if stage is None else redo_remedy(stage)):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError("not an object")
-        return content
+    return read_json(path)
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table | None:
-    if not path.exists():
-        return None
-    with reading(path, redo_remedy("select")):
-        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    return read_json(folder / "subset" / "manifest.json")
 
 
-def read_signals(manifest: dict[str, Any] | None) -> pa.Table | None:
-    """What the figures need of the signals table; None when it is no longer in its cache, or damaged there."""
+def read_signals(manifest: dict[str, Any] | None) -> Any:
     try:
         return read_parquet(Path(manifest["signals"]), SIGNALS) if manifest and manifest.get("signals") else None
     except ValueError:
         return None
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
-    if not path.exists():
-        return None
-    rows = []
-    with reading(path, "remove that line and run task=report again"):
-        # A line without its newline is still being written, or was cut off when the run was killed.
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
-    return rows
-
-
-def _scored_steps(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    solutions = read_json_lines(path)
-    if solutions is None:
-        return None
-    with reading(path, redo_remedy("evaluate")):
-        labels = np.array([label for solution in solutions for label in solution["labels"]], dtype=np.int64)
-        scores = np.array([score for solution in solutions for score in solution["scores"]], dtype=np.float64)
-    return labels[labels != 0] == 1, scores[labels != 0]

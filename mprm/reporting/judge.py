@@ -1,22 +1,28 @@
-"""What the run of a judge reports: the page beside results.json, its figures as files, and what the terminal says."""
+"""The report of a judge: how often it is right, whether its entropy tells, what the kept pairs are worth, the costs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from mprm.reporting import judge_tables as tables
-from mprm.reporting import markup
-from mprm.reporting.collect import read_json_lines
-from mprm.reporting.console import print_table
-from mprm.reporting.exhibit import Exhibit, save
-from mprm.reporting.judge_figures import RL_CURVES, SFT_CURVES, curves_exhibit, entropy_exhibit, pairs_exhibit
-from mprm.reporting.judge_words import STAGES, Results, headline, judges, percent, sentences
-from mprm.reporting.old_layout import read_before
-from mprm.runs.artifacts import redo_remedy, write_text
+from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults, read_results
+from mprm.reporting.judge_figures import MEANS, STAGES, entropy_figure, measured, pairs_figure, training_figures
+from mprm.reporting.report import (
+    Report,
+    Table,
+    Text,
+    Tile,
+    Tiles,
+    code,
+    counts_table,
+    print_report,
+    write_figures,
+    write_page,
+)
+
+WHEN = {"untrained": "Without training", "sft": "After SFT", "rl": "After RL"}
 
 
 def write_judge(folder: Path) -> Path:
@@ -24,75 +30,211 @@ def write_judge(folder: Path) -> Path:
 
     The curves of the two trainings come from folder/sft/metrics.jsonl and folder/rl/metrics.jsonl; what was not run or
     not measured is not on the page.
-    Raises ValueError when there is no results.json of a judge in the folder, or a file can not be read.
+    Raises ValueError when there is no results.json of a judge in the folder, or a file cannot be read.
     """
-    source = folder / "results.json"
-    results = read_before(source, redo_remedy("judge")) if source.exists() else {}
-    if "preferences" not in results:
-        raise ValueError(f"{source} is not there or not of a judge; run task=egt runs={folder.parent}")
-    exhibits = _exhibits(folder, results)
-    for exhibit in exhibits:
-        save(exhibit, folder)
-    page = folder / "report.html"
-    write_text(page, _page(f"mprm judge {folder.resolve().name}", results, exhibits))
-    return page
+    report = judge_report(folder, read_results(folder / "results.json", JudgeResults))
+    write_figures(report, folder)
+    return write_page(report, folder / "report.html")
 
 
-def print_judge(results: Results, console: Console | None = None) -> None:
+def print_judge(results: JudgeResults, console: Console | None = None) -> None:
     """Print the judge by stage, what was kept where none was measured, and what can be said of both."""
-    console = console or Console()
-    table = tables.judges_table(results) or tables.curation_table(results)
-    if table:
-        print_table(table, console)
-    if plus := tables.acc_plus_table(results):
-        print_table(plus, console)
-    for line in sentences(results) or [headline(results)]:
-        console.print(Text(line))
+    first = judges_table(results) if results.judges else curation_table(results)
+    said = Text("", sentences(results) or [headline(results)], "list")
+    print_report(Report("", "", [first, sources_table(results, acc_plus=True), said]), console)
 
 
-def _exhibits(folder: Path, results: Results) -> list[Exhibit]:
-    def logged(stage: str) -> list[dict[str, Any]]:
-        return read_json_lines(folder / stage / "metrics.jsonl") or []
-
-    drawn = [
-        entropy_exhibit(results),
-        pairs_exhibit(results),
-        curves_exhibit("rl_curves", "Reinforcement learning", RL_CURVES, logged("rl")),
-        curves_exhibit("sft_curves", "Supervised fine-tuning", SFT_CURVES, logged("sft")),
+def judge_report(folder: Path, results: JudgeResults) -> Report:
+    """The page of a judge whose run lies in the folder."""
+    sections = [
+        Text("Verdicts", sentences(results), "list"),
+        Tiles(_tiles(results)),
+        entropy_figure(results),
+        pairs_figure(results.curation) if results.curation else None,
+        *training_figures(folder),
+        judges_table(results),
+        responses_table(results),
+        sources_table(results),
+        sources_table(results, acc_plus=True),
+        curation_table(results),
+        training_table(results),
+        left_out_table(results),
+        code("Pairs", {"preferences": results.preferences, "reward_benchmark": results.reward_benchmark}),
     ]
-    return [one for one in drawn if one]
+    return Report(f"mprm judge {folder.resolve().name}", headline(results), sections, wide=True)
 
 
-def _page(title: str, results: Results, exhibits: list[Exhibit]) -> str:
-    shown = [
-        tables.judges_table(results),
-        tables.responses_table(results),
-        tables.sources_table(results),
-        tables.acc_plus_table(results),
-        tables.bins_table(results),
-        tables.curation_table(results),
-        tables.training_bins_table(results),
-        tables.training_table(results),
-        tables.left_out_table(results),
-    ]
-    said, tiles = sentences(results), _tiles(results)
-    html = [markup.findings("Verdicts", said)] if said else []
-    html += [markup.tiles(tiles)] if tiles else []
-    html += [markup.figure(one.figure, one.name, one.caption, one.says, one.title) for one in exhibits]
-    html += [markup.table(one) for one in shown if one]
-    used = {key: results[key] for key in ("preferences", "reward_benchmark") if results.get(key)}
-    html.append(markup.listing("Pairs", used))
-    return markup.document(title, headline(results), html, wide=True)
+# ---- in words
 
 
-def _tiles(results: Results) -> list[tuple[str, str, str]]:
-    numbers = []
-    for stage, judge in judges(results).items():
-        value, interval = percent(judge["accuracy"]).split(" ", 1)
-        numbers.append((f"Accuracy {STAGES[stage]}", f"{value} %", f"95 % interval {interval}"))
-    if curation := results.get("curation"):
-        numbers.append(("Pairs kept", f"{curation['kept']:,}", f"of {curation['eligible']:,}"))
-        if flipped := curation.get("flipped"):
-            below = f"in random subsets {100 * flipped['random']:.1f} %"
-            numbers.append(("Wrong labels kept", f"{100 * flipped['kept']:.1f} %", below))
-    return numbers
+def gain(results: JudgeResults, stage: str) -> Estimate | None:
+    """Accuracy of a stage minus that of the one before it."""
+    return next((one for name, one in results.differences.items() if name.startswith(f"{stage} - ")), None)
+
+
+def headline(results: JudgeResults) -> str:
+    """How many pairs were kept, and how well the judge of the last stage does."""
+    said = []
+    if results.curation:
+        said.append(f"{results.curation.kept:,} of {results.curation.eligible:,} labelled pairs were kept.")
+    for stage, last in [*measured(results).items()][-1:]:
+        said.append(
+            f"On {last.pairs:,} pairs of the benchmark, each judged in both orders, the judge is right in "
+            f"{last.accuracy.points()} % {WHEN[stage][0].lower()}{WHEN[stage][1:]}."
+        )
+    return " ".join(said) or "No judge has been measured and no pair has been chosen yet."
+
+
+def sentences(results: JudgeResults) -> list[str]:
+    """What can be said of the judge, of its entropy, and of the pairs that were kept."""
+    judges, said = measured(results), []
+    for place, (stage, judge) in enumerate(judges.items()):
+        text = f"{WHEN[stage]} {'it' if place else 'the judge'} is right in {judge.accuracy.points()} %"
+        if difference := gain(results, stage):
+            text += f", {difference.relation()} before: {difference.signed_points()} points"
+        said.append(f"{text}.")
+    if judges:
+        stage = "sft" if "sft" in judges else next(iter(judges))  # pairs are kept by the entropy after SFT
+        said += _trend(f"{WHEN[stage]} accuracy", [one.accuracy for one in judges[stage].bins])
+    if curation := results.curation:
+        said += _trend("On the training pairs agreement with the labels", [one.accuracy for one in curation.bins])
+        said += _trend("The share of wrong labels among them", [one.flipped for one in curation.bins if one.flipped])
+        if flipped := curation.flipped:
+            said.append(
+                f"The kept pairs hold {100 * flipped.kept:.1f} % wrong labels, "
+                f"{flipped.difference.relation('more than', 'fewer than')} random subsets of that size, "
+                f"{100 * flipped.random:.1f} %: {flipped.difference.signed_points()} points."
+            )
+    return said + [words for stage, judge in [*judges.items()][-1:] for words in _last_words(WHEN[stage], judge)]
+
+
+def _trend(what: str, bins: Sequence[Estimate]) -> list[str]:
+    """Does it fall or rise with entropy? Only where the intervals of the two outer bins do not overlap."""
+    if len(bins) < 2:
+        return []
+    lowest, highest, goes = bins[0], bins[-1], "is not distinguishable between low and high entropy"
+    if lowest.above(highest) or lowest.below(highest):
+        goes = "falls with entropy" if lowest.above(highest) else "rises with entropy"
+    ends = f"{lowest.points()} % in the lowest of {len(bins)} bins, {highest.points()} % in the highest"
+    return [f"{what} {goes}: {ends}."]
+
+
+def _last_words(begin: str, judge: JudgeAccuracy) -> list[str]:
+    """Has it a position bias, how many verdicts are there, and how many in the strict format?"""
+    said = []
+    if first := judge.first:
+        bias = "no position bias is distinguishable"
+        if first.above(0.5) or first.below(0.5):
+            bias = f"it prefers the answer that is shown {'first' if first.above(0.5) else 'second'}"
+        said.append(f"{begin} {bias}: {first.points()} % of its verdicts are for the first.")
+    with_verdict = f"{begin} {100 * (1 - judge.without_verdict):.1f} % of its responses have a verdict"
+    return [*said, f"{with_verdict}, {100 * judge.in_format:.1f} % in the words of judge.verdict."]
+
+
+def _tiles(results: JudgeResults) -> list[Tile]:
+    tiles = []
+    for stage, judge in measured(results).items():
+        value, interval = judge.accuracy.points().split(" ", 1)
+        tiles.append(Tile(f"Accuracy {STAGES[stage]}", f"{value} %", f"95 % interval {interval}"))
+    if curation := results.curation:
+        tiles.append(Tile("Pairs kept", f"{curation.kept:,}", f"of {curation.eligible:,}"))
+        if flipped := curation.flipped:
+            below = f"in random subsets {100 * flipped.random:.1f} %"
+            tiles.append(Tile("Wrong labels kept", f"{100 * flipped.kept:.1f} %", below))
+    return tiles
+
+
+# ---- in tables
+
+
+def judges_table(results: JudgeResults) -> Table:
+    """Every stage that was measured."""
+    rows = []
+    for stage, judge in measured(results).items():
+        before = gain(results, stage)
+        numbers = (judge.accuracy.points(), before.signed_points() if before else "-")
+        shown = (judge.consistent.points(), judge.first.points() if judge.first else "-")
+        rows.append((STAGES[stage], *numbers, f"{100 * judge.macro_accuracy:.1f}", *shown))
+    note = (
+        "Accuracy: right verdicts, every pair judged in both orders; no verdict counts as wrong. Minus before: paired "
+        "difference in points. Macro: mean over sources. Consistent: the same answer wins in both orders. First: "
+        "verdicts for the answer that is shown first, 50 without a position bias. Brackets: 95 % bootstrap over the "
+        "benchmark's pairs, for this training."
+    )
+    columns = ("judge", "accuracy (%)", "minus before", "macro (%)", "consistent (%)", "first (%)")
+    return Table("The judge by stage", columns, tuple(rows), note, rows[-1][0] if rows else "")
+
+
+def responses_table(results: JudgeResults) -> Table:
+    """What the responses of every stage are like."""
+    rows = []
+    for stage, judge in measured(results).items():
+        shares = (judge.without_verdict, judge.in_format, judge.accuracy_in_format)
+        tells = "-" if judge.tells is None else f"{judge.tells:.3f}"
+        numbers = (f"{judge.tokens:.1f}", f"{judge.entropy:.3f}", tells)
+        rows.append((STAGES[stage], *(f"{100 * share:.1f}" for share in shares), *numbers))
+    note = (
+        "A verdict is read as it is meant, in bold, lower case or other words. In format: in the words of "
+        "judge.verdict, which alone are rewarded. Entropy: mean over the tokens of a response of the entropy of the "
+        "next token. Tells: how likely a wrong response has a higher entropy than a right one, 0.5 by chance."
+    )
+    columns = ("judge", "without verdict (%)", "in format (%)", "right in format (%)", "tokens", "entropy (nats)")
+    return Table("Its responses on the benchmark", (*columns, "entropy tells"), tuple(rows), note)
+
+
+def sources_table(results: JudgeResults, acc_plus: bool = False) -> Table | None:
+    """Accuracy, or ACC+, by source of the pair, a column per judge; None where that says nothing."""
+    judges = measured(results)
+    names = list(next(iter(judges.values())).sources) if judges else []
+    if not any(judge.acc_plus for judge in judges.values()) if acc_plus else len(names) < 2:
+        return None
+    rows = []
+    for name in [*names, "all"] if acc_plus else names:
+        parts = [judge if name == "all" else judge.sources[name] for judge in judges.values()]
+        values = [part.acc_plus if acc_plus else part.accuracy for part in parts]
+        size = parts[0].items if acc_plus else parts[0].pairs
+        rows.append((name, f"{size:,}", *(value.points() if value else "-" for value in values)))
+    columns = ("source", "items" if acc_plus else "pairs", *(f"{STAGES[stage]} (%)" for stage in judges))
+    note = "Items of which all pairs are judged right, the mean over both orders of the answers. " if acc_plus else ""
+    title = "ACC+" if acc_plus else "Accuracy by source"
+    return Table(title, columns, tuple(rows), f"{note}Brackets: 95 % bootstrap.")
+
+
+def curation_table(results: JudgeResults) -> Table | None:
+    """What was kept; None where nothing has been chosen."""
+    if not (curation := results.curation):
+        return None
+    share = 100 * curation.kept / max(curation.eligible, 1)
+    rows = [("eligible pairs", f"{curation.eligible:,}"), ("kept pairs", f"{curation.kept:,} ({share:.1f} %)")]
+    rows.append(("selector", curation.selector))
+    for key, words in MEANS.items():
+        if (entropy := curation.entropy.get(key)) is not None:
+            rows.append((f"{words[0].lower()}{words[1:]} (nats)", f"{entropy:.3f}"))
+    if flipped := curation.flipped:
+        rows.append(("wrong labels among the kept (%)", f"{100 * flipped.kept:.1f}"))
+        rows.append(("wrong labels in random subsets (%)", f"{100 * flipped.random:.1f}"))
+        rows.append(("kept minus random (points)", flipped.difference.signed_points()))
+    note = "Random subsets: as many pairs of every source as are kept. Brackets: 95 % of these subsets."
+    return Table("Curation", ("", "value"), tuple(rows), note if flipped else "")
+
+
+def training_table(results: JudgeResults) -> Table:
+    """What the two trainings cost."""
+    rows = []
+    for stage, examples in (("sft", "traces"), ("rl", "pairs")):
+        if done := results.training.get(stage):
+            numbers = (f"{done.examples:,} {examples}", f"{done.optimizer_steps:,}", f"{done.seconds:,.1f}")
+            rows.append((stage.upper(), *numbers, done.order or "-"))
+    columns = ("stage", "trained on", "optimizer steps", "seconds", "order")
+    return Table("Training", columns, tuple(rows))
+
+
+def left_out_table(results: JudgeResults) -> Table:
+    """What could not be used, by reason."""
+    counts = {"records": results.unusable}
+    for stage, words in (("sft", "traces for SFT"), ("rl", "pairs for RL")):
+        if training := results.training.get(stage):
+            counts[words] = training.left_out
+    if results.curation:
+        counts["pairs to be kept"] = results.curation.dropped
+    return counts_table("Left out", counts)

@@ -1,144 +1,120 @@
-"""Figures of a judge: accuracy against entropy, the training pairs by entropy, and how training went."""
+"""The figures of a judge: accuracy against entropy, the training pairs by entropy, and how training went."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure as Drawing
 
-from mprm.reporting.exhibit import Exhibit, legend_below
-from mprm.reporting.judge_words import STAGES, Results, judges, span
-from mprm.reporting.plots import series, smooth
-from mprm.reporting.style import BLUE, CARD, GREEN, GREY, INK, MUTED, ORANGE, PURPLE, name_axes, styled
+from mprm.metrics.results import Curation, EntropyBin, Estimate, JudgeAccuracy, JudgeResults
+from mprm.reporting.plots import Curves, percents, training_curves
+from mprm.reporting.report import Figure
+from mprm.reporting.run_record import read_json_lines
+from mprm.reporting.style import CARD, GREEN, INK, MUTED, legend_below, looks, name_axes, styled
 
-LOOKS: dict[str, dict[str, Any]] = {
-    "untrained": {"color": GREY, "marker": "o", "ls": (0, (1, 1.5))},
-    "sft": {"color": BLUE, "marker": "s", "ls": (0, (6, 2))},
-    "rl": {"color": ORANGE, "marker": "D", "ls": "-"},
-}
-AGREES: dict[str, Any] = {"color": BLUE, "marker": "s", "ls": "-"}
-WRONG: dict[str, Any] = {"color": PURPLE, "marker": "X", "ls": (0, (6, 2, 1, 2))}
-MEANS = {
-    "kept": ("Mean entropy of the kept pairs", GREEN, "-"),
-    "left_out": ("Mean entropy of pairs left out", MUTED, (0, (3, 1, 1, 1))),
-}
-
-# Of a stage's metrics.jsonl: key -> (title, axis, factor).
-RL_CURVES = {
-    "train/reward": ("Reward", "mean reward of a response", 1),
-    "train/accuracy": ("Accuracy", "right verdicts (%)", 100),
-    "train/entropy": ("Entropy", "mean entropy (nats)", 1),
-}
-SFT_CURVES = {
-    "train/loss": ("Loss", "loss per token (nats)", 1),
-    "train/likelihood": ("Likelihood", "mean probability of a token", 1),
+STAGES = {"untrained": "untrained", "sft": "after SFT", "rl": "after RL"}
+MEANS = {"kept": "Mean entropy of the kept pairs", "left_out": "Mean entropy of pairs left out"}
+TRAININGS = {
+    "rl": (
+        "Reinforcement learning",
+        (
+            Curves("Reward", "mean reward of a response", {"train/reward": "reward"}),
+            Curves("Accuracy", "right verdicts (%)", {"train/accuracy": "accuracy"}, scale=100),
+            Curves("Entropy", "mean entropy (nats)", {"train/entropy": "entropy"}),
+        ),
+    ),
+    "sft": (
+        "Supervised fine-tuning",
+        (
+            Curves("Loss", "loss per token (nats)", {"train/loss": "loss"}),
+            Curves("Likelihood", "mean probability of a token", {"train/likelihood": "likelihood"}),
+        ),
+    ),
 }
 
-Bins = list[dict[str, Any]]
-Curves = dict[str, tuple[str, str, int]]
+Binned = list[tuple[EntropyBin, Estimate]]  # what was measured, in bins of entropy
 
 
-def entropy_exhibit(results: Results) -> Exhibit | None:
-    """Accuracy on the benchmark against the entropy of the responses, a line per judge that gives verdicts at all; None
-    without any."""
-    measured = {stage: judge for stage, judge in judges(results).items() if judge["without_verdict"] < 1}
-    if not measured:
+def measured(results: JudgeResults) -> dict[str, JudgeAccuracy]:
+    """What was measured, in the order of the stages."""
+    return {stage: results.judges[stage] for stage in STAGES if stage in results.judges}
+
+
+def entropy_figure(results: JudgeResults) -> Figure | None:
+    """Accuracy against the entropy of the responses, a line per judge that gives verdicts; None without any."""
+    judges = {STAGES[stage]: judge.bins for stage, judge in measured(results).items() if judge.without_verdict < 1}
+    lines = {words: [(one, one.accuracy) for one in bins] for words, bins in judges.items()}
+    if not lines:
         return None
-    bins = {stage: judge["bins"] for stage, judge in measured.items()}
-    with styled():
-        figure = Figure(figsize=(8.4, 5.0), layout="constrained")
-        axes = figure.subplots()
-        name_axes(axes, "Accuracy against entropy", "entropy of the responses (nats)", "accuracy (%)")
-        axes.axhline(50, color=INK, lw=1.2, ls=":", label="chance")
-        for stage, of_stage in bins.items():
-            _bins(axes, of_stage, "accuracy", STAGES[stage], LOOKS[stage])
-        axes.margins(x=0.06, y=0.1)
-        legend_below(figure)
-    return Exhibit(
-        name="accuracy_by_entropy",
-        title="Is the judge right where it is sure?",
-        figure=figure,
-        caption="Pairs of the benchmark in the order of the mean entropy of their two responses, cut into bins of as "
+    return Figure(
+        "accuracy_by_entropy",
+        "Is the judge right where it is sure?",
+        _against_entropy({("Accuracy against entropy", "accuracy (%)"): lines}, {}, chance=True),
+        "Pairs of the benchmark in the order of the mean entropy of their two responses, cut into bins of as "
         "many each. Marker: mean of the bin; bar: 95 % bootstrap over its pairs.",
-        says="Accuracy on the benchmark by entropy of the responses. "
-        + " ".join(f"{STAGES[stage]}: {_in_words(of_stage, 'accuracy')}." for stage, of_stage in bins.items()),
+        f"Accuracy on the benchmark by entropy of the responses. {_in_words(lines)}",
     )
 
 
-def pairs_exhibit(results: Results) -> Exhibit | None:
+def pairs_figure(curation: Curation) -> Figure | None:
     """Agreement with the labels, and wrong labels where known, against entropy; None without entropies."""
-    curation = results.get("curation") or {}
-    bins: Bins = curation.get("bins") or []
-    if not bins:
+    lines = {"Agreement with the labels": [(one, one.accuracy) for one in curation.bins]}
+    if wrong := [(one, one.flipped) for one in curation.bins if one.flipped]:
+        lines["Wrong labels"] = wrong
+    if not curation.bins:
         return None
-    known = all(one["flipped"] for one in bins)
-    panels = [("accuracy", "Agreement with the labels", "verdict agrees with label (%)", AGREES)]
-    if known:
-        panels.append(("flipped", "Wrong labels", "label is wrong (%)", WRONG))
-    means = {key: value for key, value in (curation.get("entropy") or {}).items() if value is not None}
-    with styled():
-        figure = Figure(figsize=(5.4 * len(panels), 4.2), layout="constrained")
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, (key, title, y_label, look) in zip(grid, panels, strict=True):
-            name_axes(axes, title, "entropy of the responses (nats)", y_label)
-            for group, value in means.items():
-                words, colour, dash = MEANS[group]
-                axes.axvline(value, color=colour, ls=dash, lw=1.5, label=f"{words}: {value:.3f}", zorder=1)
-            _bins(axes, bins, key, "_pairs", look)
-            axes.margins(x=0.06, y=0.1)
-        if means:
-            legend_below(figure)
-    says = [f"Agreement with the labels: {_in_words(bins, 'accuracy')}."]
-    says += [f"Wrong labels: {_in_words(bins, 'flipped')}."] if known else []
-    says += [f"{MEANS[key][0]}: {value:.3f} nats." for key, value in means.items()]
-    return Exhibit(
-        name="training_pairs",
-        title="Does entropy find wrong labels?" if known else "Where does the judge agree with the labels?",
-        figure=figure,
-        caption="The pairs that could be kept, in the order of their entropy after SFT, cut into bins of as many each. "
+    axes = ("verdict agrees with label (%)", "label is wrong (%)")
+    panels = {(title, axis): {title: line} for (title, line), axis in zip(lines.items(), axes, strict=False)}
+    means = {MEANS[key]: value for key, value in curation.entropy.items() if value is not None}
+    return Figure(
+        "training_pairs",
+        "Does entropy find wrong labels?" if wrong else "Where does the judge agree with the labels?",
+        _against_entropy(panels, means),
+        "The pairs that could be kept, in the order of their entropy after SFT, cut into bins of as many each. "
         "Agreement is with the labels as they are given, right or wrong. Marker: mean of the bin; "
-        "bar: 95 % bootstrap over its pairs.",
-        says=" ".join(says),
+        "bar: 95 % bootstrap over its pairs. Whether a label is wrong is known of simulated worlds only.",
+        " ".join([_in_words(lines), *(f"{words}: {value:.3f} nats." for words, value in means.items())]),
     )
 
 
-def curves_exhibit(name: str, title: str, curves: Curves, metrics: list[dict[str, Any]]) -> Exhibit | None:
-    """What a training logged against its optimizer steps, a panel per key of `curves`; None where it logged none."""
-    found = {key: line for key in curves if len((line := series(metrics, key))[0])}
-    if not found:
-        return None
-    ends = []
+def _in_words(lines: Mapping[str, Binned]) -> str:
+    told = {
+        name: [f"{100 * value.value:.1f} % at {one.lowest:.3f} to {one.highest:.3f} nats" for one, value in line]
+        for name, line in lines.items()
+    }
+    return " ".join(f"{name}: {', '.join(points)}." for name, points in told.items())
+
+
+def _against_entropy(
+    panels: Mapping[tuple[str, str], Mapping[str, Binned]], means: Mapping[str, float], chance: bool = False
+) -> Drawing:
+    """Panels by title and axis, with lines by name; means: entropies to mark, by name."""
+    stages = [*STAGES.values()]
+    look = looks({name: name for name in (*stages, *(name for lines in panels.values() for name in lines))}, stages[:1])
     with styled():
-        figure = Figure(figsize=(4.2 * len(found), 3.7), layout=ConstrainedLayoutEngine(w_pad=0.12))
-        panels = figure.subplots(1, len(found), squeeze=False)[0]
-        for axes, (key, (steps, values)) in zip(panels, found.items(), strict=True):
-            panel, y_label, factor = curves[key]
-            mean = factor * smooth(values)
-            name_axes(axes, panel, "optimizer steps", y_label)
-            axes.plot(steps, factor * values, color=GREY, lw=0.9, alpha=0.7, label="one step")
-            axes.plot(steps, mean, color=BLUE, lw=2.2, label="running mean")
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            axes.margins(y=0.12)
-            ends.append(f"{panel.lower()} from {mean[0]:.3g} to {mean[-1]:.3g} at step {steps[-1]:.0f}")
+        figure = Drawing(figsize=(max(8.4, 5.4 * len(panels)), 4.6), layout="constrained")
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, ((title, axis), lines) in zip(grid, panels.items(), strict=True):
+            name_axes(axes, title, "entropy of the responses (nats)", axis)
+            if chance:
+                axes.axhline(50, color=INK, lw=1.2, ls=":", label="chance")
+            for (words, value), colour, dash in zip(means.items(), (GREEN, MUTED), ("-", "--"), strict=False):
+                axes.axvline(value, color=colour, ls=dash, lw=1.5, label=f"{words}: {value:.3f}", zorder=1)
+            for name, line in lines.items():
+                x, (low, y, high) = [one.entropy for one, _ in line], percents([number for _, number in line])
+                axes.vlines(x, low, high, color=look[name]["color"], lw=2.2, alpha=0.8)
+                axes.plot(x, y, label=name, ms=6.5, mec=CARD, lw=1.7, zorder=3, **look[name])
+            axes.margins(x=0.06, y=0.1)
         legend_below(figure)
-    return Exhibit(
-        name=name,
-        title=title,
-        figure=figure,
-        caption="Thin: means of one optimizer step, as it logged them. Thick: their running mean.",
-        says=f"{title}: {', '.join(ends)}.",
-    )
+    return figure
 
 
-def _bins(axes: Axes, bins: Bins, key: str, label: str, look: dict[str, Any]) -> None:
-    middles = [one["entropy"] for one in bins]
-    low, value, high = ([100 * one[key][end] for one in bins] for end in ("low", "value", "high"))
-    axes.vlines(middles, low, high, color=look["color"], lw=2.2, alpha=0.8)
-    axes.plot(middles, value, label=label, ms=6.5, mec=CARD, lw=1.7, zorder=3, **look)
-
-
-def _in_words(bins: Bins, key: str) -> str:
-    return ", ".join(f"{100 * one[key]['value']:.1f} % at {span(one)} nats" for one in bins)
+def training_figures(folder: Path) -> list[Figure]:
+    """What the two trainings logged; none where they were not run."""
+    figures = []
+    for stage, (title, panels) in TRAININGS.items():
+        if drawn := training_curves(panels, read_json_lines(folder / stage / "metrics.jsonl") or []):
+            caption = "Thin: means of one optimizer step, as it logged them. Thick: their running mean."
+            figures.append(Figure(f"{stage}_curves", title, drawn[0], caption, f"{title}: {drawn[1]}"))
+    return figures

@@ -1,19 +1,23 @@
-"""What every report is: a title, a lead sentence and sections; and its writers: HTML, Markdown, CSV, figure files."""
+"""What every report is: a title, a lead sentence and sections; and its writers: HTML, Markdown, CSV, terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text as Words
 
 from mprm.reporting.style import PALETTE, inline_svg, save_drawing
 from mprm.runs.artifacts import write_text
@@ -69,7 +73,7 @@ class Table:
     name: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Figure:
     kind: ClassVar = "figure"
     # Of its files and its place on the page.
@@ -88,27 +92,54 @@ Section = Heading | Text | Tiles | Table | Figure
 
 @dataclass(frozen=True)
 class Report:
+    """Sections that are None, or have nothing to show, are left out."""
+
     title: str
     lead: str
-    sections: Sequence[Section]
+    sections: Sequence[Section | None]
     wide: bool = False
     # Does the page link to its named sections?
     contents: bool = False
 
+    @cached_property
+    def shown(self) -> list[Section]:
+        return [one for one in self.sections if one and not _is_empty(one)]
+
     @property
     def figures(self) -> list[Figure]:
-        return [section for section in self.sections if isinstance(section, Figure)]
+        return [section for section in self.shown if isinstance(section, Figure)]
 
     @property
     def links(self) -> list[tuple[str, str]]:
         """(name, title) of the sections that have a name."""
-        return [(one.name, one.title) for one in self.sections if isinstance(one, Table | Figure) and one.name]
+        return [(one.name, one.title) for one in self.shown if isinstance(one, Table | Figure) and one.name]
+
+
+def _is_empty(section: Section) -> bool:
+    match section:
+        case Text(lines=content) | Tiles(content) | Table(rows=content):
+            return not content
+    return False
+
+
+def counts_table(title: str, counts: Mapping[str, Mapping[str, int]], note: str = "") -> Table:
+    """What was left out (what -> reason -> number), the most frequent reason first."""
+    rows = [
+        (what, reason, f"{number:,}")
+        for what, reasons in counts.items()
+        for reason, number in sorted(reasons.items(), key=lambda item: -item[1])
+        if number
+    ]
+    return Table(title, ("what", "reason", "number"), tuple(rows), note)
 
 
 def code(title: str, content: Any) -> Text:
     """A text, or an object as JSON, folded behind its title."""
     text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False, default=str)
     return Text(title, text.splitlines(), "code")
+
+
+# ---- files
 
 
 def html(report: Report) -> str:
@@ -118,7 +149,6 @@ def html(report: Report) -> str:
 
 @cache
 def _template() -> jinja2.Template:
-    source = Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.globals |= {
         "folded_from": FOLDED_FROM,
@@ -126,7 +156,7 @@ def _template() -> jinja2.Template:
         "palette": PALETTE,
         "words_columns": _words_columns,
     }
-    return environment.from_string(source)
+    return environment.from_string(Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8"))
 
 
 def _words_columns(table: Table) -> list[bool]:
@@ -141,7 +171,7 @@ def _words_columns(table: Table) -> list[bool]:
 def markdown(report: Report) -> str:
     """The report as Markdown; its figures are the .svg files beside it (write_figures)."""
     texts = [f"# {report.title}", report.lead]
-    for section in report.sections:
+    for section in report.shown:
         match section:
             case Heading(title):
                 texts.append(f"# {title}")
@@ -187,7 +217,80 @@ def write_figures(report: Report, folder: Path) -> None:
 
 def write_tables(report: Report, folder: Path) -> None:
     """Write every named table of the report, and the numbers behind its figures, into the folder as .csv."""
-    tables = {table.name: table for table in report.sections if isinstance(table, Table) and table.name}
+    tables = {table.name: table for table in report.shown if isinstance(table, Table) and table.name}
     tables |= {figure.name: figure.data for figure in report.figures if figure.data}
     for name, table in tables.items():
         write_text(folder / f"{name}.csv", table_csv(table))
+
+
+# ---- the terminal
+
+GAP = 2  # columns of the terminal between two of a table
+NAME = (14, 30)  # how narrow a row's name may be made: a word that is longer than the second is broken
+UNBROKEN = re.compile(r"[\[(][^\])]*[\])]|\S+")  # an interval, or a word
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Print title, lead, tables and sentences in the console's width; plain where colour is unwanted."""
+    console = console or Console()
+    if report.title:
+        console.rule(Words(report.title, style="bold"), align="left", characters="─")
+    if report.lead:
+        console.print(Words(report.lead))
+    for section in report.shown:
+        if isinstance(section, Table):
+            print_table(section, console)
+        elif isinstance(section, Text):
+            for line in section.lines:
+                console.print(Words(line))
+
+
+def print_table(content: Table, console: Console) -> None:
+    """Print a table and its note. Texts are never read as rich markup.
+
+    Whatever does not fit is broken into lines: first names of rows, then cells before their interval. What still does
+    not fit goes into a second table below, under the same names: no column is ever lost.
+    """
+    lines = (content.columns, *content.rows)
+    widths = _widths(list(zip(*lines, strict=True)), console.width)
+    start, title = 1, content.title
+    while start < len(widths) or title:
+        end = start
+        while end < len(widths) and (end == start or _total(widths, start, end + 1) <= console.width):
+            end += 1
+        table = RichTable(title=Words(title, style="bold"), title_justify="left", box=None, pad_edge=False)
+        table.header_style, table.padding = "dim", (0, GAP, 0, 0)
+        shown = (0, *range(start, end))
+        for place in shown:
+            side: Literal["right", "left"] = "right" if place else "left"
+            head = _fitted(content.columns[place], widths[place])
+            table.add_column(head, justify=side, width=widths[place], overflow="fold")
+        for row in content.rows:
+            cells = [_fitted(row[place], widths[place]) for place in shown]
+            table.add_row(*cells, style="bold" if row[0] == content.main else "")
+        console.print(table)
+        start, title = end, ""
+    console.print(Words(content.note, style="dim"))
+
+
+def _fitted(cell: str, width: int) -> Words:
+    """A cell that is too long has its interval in a line of its own."""
+    return Words(cell if len(cell) <= width else re.sub(r" (?=[\[(])", "\n", cell))
+
+
+def _widths(columns: list[tuple[str, ...]], available: int) -> list[int]:
+    """As wide as the longest cell; if that is too much, names and then cells are as narrow as their words allow."""
+    widths = [max(map(len, column)) for column in columns]
+    words = [max(len(word) for cell in column for word in UNBROKEN.findall(cell) or [""]) for column in columns]
+    room = available - GAP - max(words[1:], default=0)
+    words[0] = min(widths[0], max(NAME[0], min(words[0], NAME[1], room)))
+    for place in range(len(columns)):
+        over = _total(widths, 1, len(columns)) - available
+        widths[place] = max(words[place], widths[place] - max(0, over))
+    widths[0] = min(widths[0], available)
+    return widths
+
+
+def _total(widths: list[int], start: int, end: int) -> int:
+    """Of a table with the names and the columns from start to end."""
+    return widths[0] + sum(width + GAP for width in widths[start:end])

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mprm.reporting.bubbles import places
+from mprm.reporting.bubbles import column, eligible, places
 from mprm.reporting.collect import read_manifest, read_parquet, read_signals
 from mprm.reporting.compare import Row
-from mprm.reporting.plots import column, eligible
 from mprm.reporting.tables import COMPOSITION, Table
 
 MAP_GRID = 20  # cells per unit in the small maps

@@ -6,8 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mprm.reporting import plots, tables
-from mprm.reporting.collect import RunRecord, read_run
+from mprm.reporting.run_record import RunRecord, read_run
+from mprm.reporting.selection import COMPOSITION, drawings
 from mprm.reporting.style import styled
 from mprm.runs.artifacts import read_json
 
@@ -28,7 +28,7 @@ def store_results(run: Any, folder: Path) -> None:
         for name, (columns, rows) in {"results/sources": sources(record), "subset/table": composition(record)}.items()
         if rows
     }
-    shown |= {f"subset/{name}": picture(figure) for name, figure in figures(record).items()}
+    shown |= {f"subset/{name}": picture(figure) for name, figure in drawings(record).items()}
     # Said here, because a continued W&B run would take step 0 for a line without one.
     run.log(shown | {"step": record.metrics[-1]["step"] if record.metrics else 0})
     if record.manifest is not None:
@@ -40,18 +40,17 @@ def store_results(run: Any, folder: Path) -> None:
 def numbers(record: RunRecord, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The run's summary: auc and overall_THRESHOLD (fractions) with _low and _high, rollouts, seconds of the stages."""
     found: dict[str, Any] = {}
-    if record.results is not None:
-        estimates = {"auc": tables.auc(record.results)}
-        estimates |= {f"overall_{name}": tables.overall(record.results, name) for name in THRESHOLDS}
+    if results := record.results:
+        shown = {name: results.thresholds[name] for name in THRESHOLDS if name in results.thresholds}
+        estimates = {"auc": results.auc}
+        estimates |= {f"overall_{name}": part.overall_step_weighted_macro_f1 for name, part in shown.items()}
         for name, number in estimates.items():
             if number is not None:
                 found |= {name: number.value, f"{name}_low": number.low, f"{name}_high": number.high}
-        for name in THRESHOLDS:
-            if part := record.results["thresholds"].get(name):
-                found[f"threshold_{name}"] = part["threshold"]
+        found |= {f"threshold_{name}": part.threshold for name, part in shown.items()}
     if record.manifest is not None:
-        totals = record.manifest["totals"]
-        found |= {f"rollouts_{group}": totals[group]["rollouts"] for group in ("kept", "eligible")}
+        totals = record.manifest.totals
+        found |= {"rollouts_kept": totals.kept.rollouts, "rollouts_eligible": totals.eligible.rollouts}
     found |= {f"seconds_{name}": summary["seconds"] for name, summary in stages.items() if "seconds" in summary}
     if "shared_with" in stages.get("train", {}):
         found["training_shared_with"] = stages["train"]["shared_with"]
@@ -60,17 +59,17 @@ def numbers(record: RunRecord, stages: dict[str, dict[str, Any]]) -> dict[str, A
 
 def sources(record: RunRecord) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of macro-F1 per source of the benchmark, as fractions with intervals, at both thresholds."""
-    at = [name for name in THRESHOLDS if record.results and record.results["thresholds"].get(name)]
+    at = [name for name in THRESHOLDS if record.results and name in record.results.thresholds]
     columns = ["source", "labelled steps"]
     columns += [f"macro-F1 {name}{end}" for name in at for end in ("", " low", " high")]
     if not record.results or not at:
         return columns, []
-    steps = record.results["thresholds"][at[0]]["per_source"]
-    f1 = [tables.per_source(record.results, name) for name in at]
-    return columns, [
-        [source, part["n"], *(value for by in f1 for value in (by[source].value, by[source].low, by[source].high))]
-        for source, part in steps.items()
-    ]
+    parts = [record.results.thresholds[name].per_source for name in at]
+    rows: list[list[Any]] = []
+    for source, first in parts[0].items():
+        numbers = [part[source].macro_f1 for part in parts]
+        rows.append([source, first.n, *(end for one in numbers for end in (one.value, one.low, one.high))])
+    return columns, rows
 
 
 def composition(record: RunRecord) -> tuple[list[str], list[list[Any]]]:
@@ -78,20 +77,11 @@ def composition(record: RunRecord) -> tuple[list[str], list[list[Any]]]:
     columns = ["statistic", "eligible", "kept"]
     if record.manifest is None:
         return columns, []
-    groups = [record.manifest["totals"][name] for name in ("eligible", "kept")]
+    groups = (record.manifest.totals.eligible, record.manifest.totals.kept)
     return columns, [
-        [label, *(None if group.get(key) is None else float(group[key] * scale) for group in groups)]
-        for key, (label, _, scale) in tables.COMPOSITION.items()
+        [label, *(float(getattr(group, key) * scale) for group in groups)]
+        for key, (label, _, scale) in COMPOSITION.items()
     ]
-
-
-def figures(record: RunRecord) -> dict[str, Figure]:
-    """The p_pos x R map and the MC histogram; empty where the signals table is no longer in its cache."""
-    if record.signals is None or record.kept is None:
-        return {}
-    candidates, kept = plots.eligible(record.signals), record.kept
-    alpha = ((record.config or {}).get("selector") or {}).get("alpha")
-    return {"map": plots.bis_map(candidates, kept, alpha), "mc_histogram": plots.mc_histogram(candidates, kept)}
 
 
 def picture(figure: Figure) -> Any:

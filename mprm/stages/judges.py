@@ -229,13 +229,12 @@ def _training(summary: dict[str, Any]) -> JudgeTraining:
 def _after_judging(work: JudgeWork, taken: bool) -> None:
     from mprm.metrics.results import JudgeResults, read_results
     from mprm.reporting.judge import print_judge, write_judge
-    from mprm.reporting.old_layout import as_before
 
     run = work.run
     summary = run.summary("judge")
     page = write_judge(run.path)
     start_tracker(work).finish({name: value for name, value in summary.items() if name != "seconds"})
-    print_judge(as_before(read_results(run.path / "results.json", JudgeResults)), console())
+    print_judge(read_results(run.path / "results.json", JudgeResults), console())
     say(f"judged {len(work.benchmark.usable):,} pairs in {summary['seconds']:.1f} s; wrote {page}")
     trained = ["task=export", f"run={run.path}", f"output=exported/{run.path.name}"]
     say_next(*(trained if run.finished(SFT.name, dear=True) else retyped("egt")))

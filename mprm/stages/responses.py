@@ -103,7 +103,7 @@ class Asking:
 def responses(work: JudgeWork, asking: Asking) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """What respond() keeps of the pairs, and why the judge cannot look at the others, by id: kept over kills, and
     shared by runs that ask the same judge the same."""
-    from mprm.reporting.collect import read_json_lines
+    from mprm.reporting.run_record import read_json_lines
 
     stage = Stage[JudgeWork](
         name=asking.part,

@@ -55,7 +55,6 @@ def rerank(cfg: Config) -> None:
     from mprm.metrics.best_of_n import check_aggregate
     from mprm.metrics.results import write_results
     from mprm.reporting.best_of_n import print_best_of_n, write_best_of_n
-    from mprm.reporting.old_layout import as_before
     from mprm.runs.journal import journal
 
     check_aggregate(cfg.aggregate)
@@ -80,7 +79,7 @@ def rerank(cfg: Config) -> None:
         page = write_best_of_n(folder)
         kept.finish({"candidate": key, **result} for key, result in kept.done.items())
     output.remember()
-    print_best_of_n(as_before(results), console())
+    print_best_of_n(results, console())
     say(f"wrote {page} in {monotonic() - started:.1f} s")
     say_next(*after_use(cfg.run))
 
@@ -173,9 +172,8 @@ def tell_benchmark(cfg: Config) -> None:
 
 def report(folder: Path) -> None:
     """Write the page of a run or an evaluation, and print its tables."""
-    from mprm.reporting.collect import read_run
-    from mprm.reporting.console import print_run
-    from mprm.reporting.page import write_report
+    from mprm.reporting.run_record import read_run
+    from mprm.reporting.steps import print_run, write_report
 
     started = monotonic()
     page = write_report(folder)

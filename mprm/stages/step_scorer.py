@@ -219,7 +219,7 @@ def _train(work: StepWork) -> dict[str, Any]:
 
 def _after_training(work: StepWork, taken: bool) -> None:
     """Mirror the curves of a training that was taken from another run; forget the checkpoints of one's own."""
-    from mprm.reporting.collect import read_json_lines
+    from mprm.reporting.run_record import read_json_lines
 
     if not taken:
         work.cfg.trainer.forget(work.run.path / "checkpoints")

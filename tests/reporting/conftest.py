@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from mprm.metrics.estimate import Estimate
+from mprm.metrics.results import SourceResults, StepResults, ThresholdResults, write_results
 from mprm.reporting.compare import Row
-from mprm.reporting.tables import Estimate
+from mprm.runs.manifest import Chosen, Manifest, SourceCounts, Statistics, Totals
 
 SOURCES = ("bars_sum", "bars_diff", "pie_share")
 SelectorFields = dict[str, Any]
@@ -40,75 +42,105 @@ def invented_signals(n: int, rng: np.random.Generator) -> pa.Table:
     ).append_column("ranked", reasons.is_null())
 
 
-def invented_manifest(signals: pa.Table, kept: pa.Table, path: Path) -> dict[str, Any]:
+def invented_manifest(selector: SelectorFields, signals: pa.Table, kept: pa.Table, path: Path) -> Manifest:
     """The manifest of a selection; the statistics beside the counts are constants."""
     candidates = signals.num_rows - signals.num_rows // 50
-    statistics = {"steps_per_rollout": 5.62, "words_per_step": 27.8, "error_step_share": 0.0357, "mean_mc": 0.8566}
-    part = {"records": signals.num_rows, "dropped": signals.num_rows // 50, "eligible": candidates}
-    return {
-        "version": "0.1.0",
-        "data_hash": "3fa9",
-        "sources": {"all_bars": {**part, "kept": kept.num_rows, "realised_ratio": kept.num_rows / candidates}},
-        "dropped": {"no_steps": signals.num_rows // 50},
-        "totals": {
-            "eligible": {"rollouts": candidates, "steps": 5 * candidates, "mixed_share": 0.0767, **statistics},
-            "kept": {"rollouts": kept.num_rows, "steps": 6 * kept.num_rows, "mixed_share": 0.4321, **statistics},
-        },
-        "signals": str(path),
+    constants = {
+        "steps_per_rollout": 5.62,
+        "words_per_step": 27.8,
+        "error_step_share": 0.0357,
+        "mean_mc": 0.8566,
+        "unsampled_share": 0.0,
+        "unsampled_negative_share": 0.0,
     }
+    name = str(selector["_target_"]).rpartition(".")[2]
+    label = f"{name} (alpha {selector['alpha']:g})" if "alpha" in selector else name
+    counts = SourceCounts(
+        records=signals.num_rows,
+        dropped=signals.num_rows // 50,
+        eligible=candidates,
+        kept=kept.num_rows,
+        realised_ratio=kept.num_rows / candidates,
+    )
+    return Manifest(
+        seed=0,
+        data_hash="3fa9",
+        dataset=Chosen(name="VisualPRM400K", label="VisualPRM400K", settings={}),
+        selector=Chosen(name=name, label=label, baseline=name in ("Full", "Random"), settings=selector),
+        sources={"all_bars": counts},
+        dropped={"no_steps": signals.num_rows // 50},
+        totals=Totals(
+            eligible=Statistics(rollouts=candidates, steps=5 * candidates, mixed_share=0.0767, **constants),
+            kept=Statistics(rollouts=kept.num_rows, steps=6 * kept.num_rows, mixed_share=0.4321, **constants),
+        ),
+        signals=str(path),
+    )
 
 
-def at_threshold(threshold: float, f1: float, intervals: bool = True) -> dict[str, Any]:
-    """What evaluation says at one threshold, with an overall macro-F1 of `f1`."""
-    overall = {
-        "threshold": threshold,
-        "overall_step_weighted_macro_f1": f1,
-        "pooled_macro_f1": f1 - 0.002,
-        "first_error_accuracy": 0.612,
-        "confusion": {"tp": 700, "fp": 0, "fn": 203, "tn": 0},
-        "per_source": {
-            source: {"f1_positive": f1 + 0.1, "f1_negative": f1 - 0.1, "macro_f1": f1 + 0.03 * (i - 1), "n": 300 + i}
-            for i, source in enumerate(SOURCES)
-        },
+def estimate(value: float, spread: float = 0.015) -> Estimate:
+    return Estimate(value, value - spread, value + spread)
+
+
+def at_threshold(threshold: float, f1: float, auc: float) -> ThresholdResults:
+    """What an evaluation says at one threshold, with an overall macro-F1 of `f1`; sources lie 3 points apart."""
+    per_source = {
+        source: SourceResults(
+            macro_f1=estimate(f1 + 0.03 * (i - 1), 0.03),
+            f1_positive=f1 + 0.1,
+            f1_negative=f1 - 0.1,
+            counts={},
+            n=300 + i,
+        )
+        for i, source in enumerate(SOURCES)
     }
-    if intervals:
-        overall["intervals"] = {
-            "overall_step_weighted_macro_f1": [f1 - 0.015, f1 + 0.014],
-            "pooled_macro_f1": [f1 - 0.016, f1 + 0.013],
-            "first_error_accuracy": [0.58, 0.64],
-            "per_source": {
-                source: [f1 + 0.03 * (i - 1) - 0.03, f1 + 0.03 * (i - 1) + 0.027] for i, source in enumerate(SOURCES)
-            },
-        }
-    return overall
+    return ThresholdResults(
+        threshold=threshold,
+        threshold_from="invented",
+        auc=estimate(auc, 0.011),
+        overall_step_weighted_macro_f1=estimate(f1),
+        pooled_macro_f1=estimate(f1 - 0.002),
+        pooled_f1_positive=f1 + 0.1,
+        pooled_f1_negative=f1 - 0.1,
+        classical_micro_f1=f1,
+        first_error_accuracy=estimate(0.612, 0.03),
+        first_error_f1=0.6,
+        confusion={"tp": 700, "fp": 0, "fn": 203, "tn": 0},
+        total_steps=903,
+        per_source=per_source,
+    )
 
 
-def invented_results(f1: float, auc: float) -> dict[str, Any]:
-    """results.json with the given overall macro-F1 at 0.5 and AUC; calibrated is 0.01 better, oracle 0.02."""
-    return {
-        "n_solutions": 120,
-        "n_steps": 903,
-        "auc": auc,
-        "ece": 0.0712,
-        "ece_bins": 15,
-        "brier": 0.1234,
-        "intervals": {"auc": [auc - 0.011, auc + 0.012]},
-        "thresholds": {
-            "fixed": at_threshold(0.5, f1),
-            "calibrated": at_threshold(0.43, f1 + 0.01),
-            "oracle": at_threshold(0.4712, f1 + 0.02),
-        },
-        "baselines": {
-            "majority": at_threshold(0.5, 0.4123, intervals=False),
-            "position_only": at_threshold(0.5, 0.5512, intervals=False),
-        },
-    }
+def invented_results(f1: float, auc: float, benchmark: str = "b" * 64) -> StepResults:
+    """Results with the given overall macro-F1 at 0.5 and AUC; calibrated is 0.01 better, oracle 0.02."""
+    thresholds = {"fixed": (0.5, f1), "calibrated": (0.43, f1 + 0.01), "oracle": (0.4712, f1 + 0.02)}
+    return StepResults(
+        n_solutions=120,
+        n_steps=903,
+        n_neutral_steps=0,
+        auc=estimate(auc, 0.011),
+        ece=0.0712,
+        ece_bins=15,
+        brier=0.1234,
+        resamples=1000,
+        seed=0,
+        thresholds={name: at_threshold(*at, auc) for name, at in thresholds.items()},
+        baselines={"majority": at_threshold(0.5, 0.4123, auc), "position_only": at_threshold(0.5, 0.5512, auc)},
+        benchmark_hash=benchmark,
+    )
 
 
 def write_run(
-    folder: Path, *, seed: int = 0, selector: SelectorFields = BIS, f1: float = 0.8, auc: float = 0.893, n: int = 1000
+    folder: Path,
+    *,
+    seed: int = 0,
+    selector: SelectorFields = BIS,
+    f1: float = 0.8,
+    auc: float = 0.893,
+    n: int = 1000,
+    benchmark: str = "b" * 64,
+    **groups: Any,
 ) -> Path:
-    """Write a finished run folder; its signals table lies beside it, as the cache does."""
+    """Write a finished run folder; its signals table lies beside it, as the cache does. groups: of its config."""
     rng = np.random.default_rng(seed)
     signals = invented_signals(n, rng)
     eligible = signals.filter(signals["ranked"])
@@ -125,14 +157,11 @@ def write_run(
         "name": folder.name,
         "selector": selector,
         "objective": {"_target_": "mprm.x.Hard", "tau": 0.0},
-    }
+    } | groups
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    for name, content in (
-        ("versions.json", {"mprm": "0.1.0", "torch": "2.13.0"}),
-        ("subset/manifest.json", invented_manifest(signals, kept, cache)),
-        ("results.json", invented_results(f1, auc)),
-    ):
-        (folder / name).write_text(json.dumps(content))
+    (folder / "versions.json").write_text(json.dumps({"mprm": "0.1.0", "torch": "2.13.0"}))
+    invented_manifest(selector, signals, kept, cache).write(folder / "subset" / "manifest.json")
+    write_results(folder / "results.json", invented_results(f1, auc, benchmark))
     _write_lines(folder / "metrics.jsonl", _invented_metrics(rng))
     _write_lines(folder / "predictions.jsonl", _invented_predictions(rng))
     return folder
@@ -152,9 +181,9 @@ def _invented_metrics(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def _invented_predictions(rng: np.random.Generator) -> list[dict[str, Any]]:
-    lines = []
+    lines, of_benchmark = [], np.random.default_rng(7)
     for i in range(120):
-        labels = np.where(rng.random(7) < 0.3, -1, 1)
+        labels = np.where(of_benchmark.random(7) < 0.3, -1, 1)
         scores = 1 / (1 + np.exp(-(1.6 * labels + 0.5 + rng.normal(0, 1.3, 7))))
         lines.append({"id": str(i), "source": SOURCES[i % 3], "labels": labels.tolist(), "scores": scores.tolist()})
     return lines

@@ -1,130 +1,120 @@
-"""The page of task=rerank (best_of_n.py), its tables (choice_tables.py) and figures (choice_figures.py)."""
+"""The report of best-of-N (best_of_n.py)."""
 
 import io
 import json
-import re
-from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from mprm.reporting.best_of_n import print_best_of_n, write_best_of_n
-from mprm.reporting.choice_figures import adaptive_exhibit, curves_exhibit, looks, sources_exhibit
-from mprm.reporting.choice_tables import (
-    METHODS,
-    adaptive_table,
-    between_table,
-    headline,
-    left_out_table,
-    methods_table,
-    points,
-    ranked,
-    relation,
-    sentences,
+from mprm.metrics.results import (
+    AdaptiveResults,
+    BestOfNBenchmark,
+    BestOfNResults,
+    Between,
+    Draws,
+    Estimate,
+    Method,
+    write_results,
 )
+from mprm.reporting.best_of_n import (
+    METHODS,
+    adaptive_figure,
+    best_of_n_report,
+    between_table,
+    curves_figure,
+    headline,
+    methods_table,
+    print_best_of_n,
+    sentences,
+    write_best_of_n,
+)
+from mprm.reporting.report import Table, html
 
-Results = dict[str, Any]
+
+def number(value: float, spread: float = 0.02) -> Estimate:
+    return Estimate(value, value - spread, value + spread)
 
 
-def number(value: float, spread: float = 0.02) -> dict[str, float]:
-    return {"value": value, "low": value - spread, "high": value + spread}
-
-
-def method(last: float, first: float = 0.5, n: int = 4) -> dict[str, Any]:
+def method(last: float, first: float = 0.5, n: int = 4, minus: bool = True) -> Method:
     """Accuracy in a straight line from one candidate to n; the policy has 0.5 and its majority 0.6 with all."""
     accuracy = [first + (last - first) * place / max(n - 1, 1) for place in range(n - 1)] + [last]
-    interval = [[value - 0.03, value + 0.03] for value in accuracy]
-    differences = {"minus_pass@1": number(last - 0.5), "minus_majority": number(last - 0.6)}
-    return {"accuracy": accuracy, "interval": interval, **differences}
+    differences = {"pass@1": number(last - 0.5), "majority": number(last - 0.6)} if minus else {}
+    return Method(accuracy=tuple(number(value, 0.03) for value in accuracy), minus=differences)
 
 
-def without_differences(curve: dict[str, Any]) -> dict[str, Any]:
-    return {key: curve[key] for key in ("accuracy", "interval")}
-
-
-def model(mean: float, n: int) -> dict[str, Any]:
-    return {name: method(mean - 0.01 * place, n=n) for place, name in enumerate(METHODS)} | {"ties": 7}
-
-
-def benchmark(models: dict[str, float], questions: int, n: int = 4) -> dict[str, Any]:
+def benchmark(models: dict[str, float], questions: int, n: int = 4) -> BestOfNBenchmark:
     names = list(models)
     pairs = [(a, b) for place, a in enumerate(names) for b in names[place + 1 :]]
-    return {
-        "questions": questions,
-        "policy": {
-            "pass@1": without_differences(method(0.5, n=n)),
-            "majority": without_differences(method(0.6, n=n)),
+    return BestOfNBenchmark(
+        questions=questions,
+        policy={
+            "pass@1": method(0.5, n=n, minus=False),
+            "majority": method(0.6, n=n, minus=False),
             "pass@N": method(0.9, n=n),
         },
-        "models": {name: model(mean, n) for name, mean in models.items()},
-        "between": [{"a": a, "b": b, **number(models[a] - models[b])} for a, b in pairs],
-    }
+        models={
+            name: {one: method(mean - 0.01 * place, n=n) for place, one in enumerate(METHODS)}
+            for name, mean in models.items()
+        },
+        ties=dict.fromkeys(models, 7),
+        between=tuple(Between(a=a, b=b, difference=number(models[a] - models[b])) for a, b in pairs),
+    )
 
 
-def sure(tokens: bool = True) -> Results:
+def sure(tokens: bool = True) -> AdaptiveResults:
     """Adaptive: half of the cost of all 16, half a point worse."""
 
-    def way(accuracy: float, candidates: float) -> dict[str, Any]:
-        cost = {"candidates": number(candidates, 0.5), "tokens": number(40 * candidates, 9) if tokens else None}
-        return {"accuracy": number(accuracy), **cost}
+    def way(accuracy: float, candidates: float) -> Draws:
+        counted = number(40 * candidates, 9) if tokens else None
+        return Draws(accuracy=number(accuracy), candidates=number(candidates, 0.5), tokens=counted)
 
-    return {
-        "questions": 200,
-        "limit": 16,
-        "adaptive": way(0.695, 8.0),
-        "all": way(0.7, 16.0),
-        "all_mean": way(0.69, 16.0),
-        "saved": {"candidates": number(0.5), "tokens": number(0.5) if tokens else None},
-        "minus_all": number(-0.005),
-        "minus_all_mean": number(0.005),
-        "fixed": [{"n": n, **way(0.6 + n / 200, n)} for n in (4, 8, 12)],
-    }
+    return AdaptiveResults(
+        orders=8,
+        limit=16,
+        adaptive=way(0.695, 8.0),
+        all=way(0.7, 16.0),
+        all_mean=way(0.69, 16.0),
+        saved={kind: number(0.5) for kind in ("candidates", *(["tokens"] if tokens else []))},
+        minus_all=number(-0.005),
+        minus_all_mean=number(0.005),
+        fixed={n: way(0.6 + n / 200, n) for n in (4, 8, 12)},
+    )
 
 
 @pytest.fixture
-def results() -> Results:
+def results() -> BestOfNResults:
     """Two models on two sources: "bis" beats the majority by ten points, "random" by one, which says nothing."""
-    return {
-        "aggregate": "mean",
-        "n_max": 4,
-        "questions": 200,
-        "seed": 0,
-        "candidates_file": "candidates.jsonl",
-        "unusable": {"bad_candidate": 3},
-        "unscored": {"bis": {"too_long": 2}, "random": {}},
-        "benchmarks": {
+    return BestOfNResults(
+        aggregate="mean",
+        n_max=4,
+        questions=200,
+        seed=0,
+        candidates_file="candidates.jsonl",
+        unusable={"bad_candidate": 3},
+        unscored={"bis": {"too_long": 2}, "random": {}},
+        benchmarks={
             "charts": benchmark({"random": 0.6, "bis": 0.72}, 120),
             "pies": benchmark({"random": 0.63, "bis": 0.68}, 80),
             "all": benchmark({"random": 0.61, "bis": 0.7}, 200),
         },
-        "adaptive": {"bis": sure()},
-    }
+        adaptive={"bis": sure()},
+    )
 
 
-def alone(results: Results, n: int = 4) -> Results:
+def alone(results: BestOfNResults, n: int = 4, model: str = "bis") -> BestOfNResults:
     """One model on one source, without kappa."""
-    report = benchmark({"bis": 0.7}, 200, n)
-    return results | {"n_max": n, "benchmarks": {"charts": report, "all": report}, "adaptive": {}, "unscored": {}}
+    found = benchmark({model: 0.7}, 200, n)
+    return replace(results, n_max=n, benchmarks={"charts": found, "all": found}, adaptive={}, unscored={})
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [(0.01, 0.05, "better than"), (-0.05, -0.01, "worse than"), (-0.01, 0.05, "not distinguishable from")],
-)
-def test_a_difference_is_one_only_where_the_interval_leaves_out_nothing(low: float, high: float, words: str) -> None:
-    assert relation({"value": 0.03, "low": low, "high": high}) == words
+def titles(results: BestOfNResults) -> list[str]:
+    return [one.title for one in best_of_n_report(Path("x"), results).shown if isinstance(one, Table)]
 
 
-def test_differences_are_points_with_a_sign() -> None:
-    assert points({"value": 0.031, "low": 0.012, "high": 0.05}) == "+3.1 [1.2, 5.0]"
-    assert points({"value": -0.004, "low": -0.02, "high": 0.012}) == "-0.4 [-2.0, 1.2]"
-    assert points(None) == "-"
-
-
-def test_the_headline_has_the_policy_and_the_best_model(results: Results) -> None:
+def test_the_headline_has_the_policy_and_the_best_model(results: BestOfNResults) -> None:
     assert headline(results) == (
         "200 questions with 4 candidates. One candidate at random is right for 50.0 [47.0, 53.0] % of them, the "
         "majority vote for 60.0 [57.0, 63.0], at least one candidate for 90.0 [87.0, 93.0]. Best-of-4 by the chosen "
@@ -140,12 +130,12 @@ def test_the_headline_has_the_policy_and_the_best_model(results: Results) -> Non
         (None, "majority", "majority vote, 80.0 [77.0, 83.0] %."),
     ],
 )
-def test_the_best_rule_measured_is_named(results: Results, model: str | None, name: str, words: str) -> None:
-    report = results["benchmarks"]["all"]
+def test_the_best_rule_measured_is_named(results: BestOfNResults, model: str | None, name: str, words: str) -> None:
+    of_all = results.benchmarks["all"]
     if model:
-        report["models"][model][name] = method(0.8)
+        of_all.models[model][name] = method(0.8)
     else:
-        report["policy"][name] = without_differences(method(0.8))
+        of_all.policy[name] = method(0.8, minus=False)
     rule = words.partition(", 80.0")[0]
     assert "by the chosen rule, mean, reaches 70.0 [67.0, 73.0] with bis;" in headline(results)
     assert headline(results).endswith(f"the best rule measured is {rule}, 80.0 [77.0, 83.0].")
@@ -156,7 +146,7 @@ def test_the_best_rule_measured_is_named(results: Results, model: str | None, na
     assert short.main == "bis, mean", "the chosen one"
 
 
-def test_sentences_say_what_is_real(results: Results) -> None:
+def test_sentences_say_what_is_real(results: BestOfNResults) -> None:
     said = sentences(results)
     assert said[0] == (
         "bis, mean, 70.0 [67.0, 73.0] %, is better than majority vote: +10.0 [8.0, 12.0] points; better than one "
@@ -171,15 +161,11 @@ def test_sentences_say_what_is_real(results: Results) -> None:
         "from that of drawing all: -0.5 [-2.5, 1.5] points."
     )
     assert len(said) == 4
+    (only,) = sentences(alone(results))
+    assert "Chosen" not in only
 
 
-def test_one_model_is_not_said_to_be_chosen(results: Results) -> None:
-    (said,) = sentences(alone(results))
-    assert "Chosen" not in said
-    assert between_table(alone(results)) is None
-
-
-def test_every_method_is_a_row_of_its_benchmark(results: Results) -> None:
+def test_every_method_is_a_row_of_its_benchmark(results: BestOfNResults) -> None:
     table = methods_table(results, "pies")
     assert table.title == "Best of 4: pies (80 questions)"
     assert len(table.rows) == 3 + 2 * len(METHODS)
@@ -190,153 +176,99 @@ def test_every_method_is_a_row_of_its_benchmark(results: Results) -> None:
     assert table.main == "bis, mean"
 
 
-def test_models_are_compared_in_pairs(results: Results) -> None:
-    table = between_table(results)
-    assert table is not None
-    assert table.rows == (("random", "bis", "worse", "-9.0 [-11.0, -7.0]"),)
+def test_the_page_has_the_tables_that_say_something(results: BestOfNResults) -> None:
+    by_source = ["Best of 4: charts (120 questions)", "Best of 4: pies (80 questions)"]
+    assert titles(results) == [
+        "Best of 4: all questions (200 questions)",
+        "Models against each other",
+        *by_source,
+        "Not used or not scored",
+    ]
+    assert titles(replace(alone(results), unusable={})) == ["Best of 4: all questions (200 questions)"]
+    assert between_table(results).rows == (("random", "bis", "worse", "-9.0 [-11.0, -7.0]"),)
+    last = [one for one in best_of_n_report(Path("x"), results).shown if isinstance(one, Table)][-1]
+    assert last.rows == (("questions", "bad_candidate", "3"), ("candidates for bis", "too_long", "2"))
 
 
-def test_the_cost_of_adaptive_sampling_is_a_share_of_all(results: Results) -> None:
-    table = adaptive_table(results)
-    assert table is not None
-    rows = {row[0]: row[1:] for row in table.rows}
-    assert rows["bis: adaptive"] == ("69.5 [67.5, 71.5]", "8.0 (50 %)", "320.0 (50 %)", "-0.5 [-2.5, 1.5]")
-    assert rows["bis: always 4"][1:3] == ("4.0 (25 %)", "160.0 (25 %)")
-    assert rows["bis: all"][1:] == ("16.0 (100 %)", "640.0 (100 %)", "-")
-    assert adaptive_table(alone(results)) is None
-
-
-def test_without_tokens_candidates_are_counted(results: Results) -> None:
-    counted = results | {"adaptive": {"bis": sure(tokens=False)}}
+def test_adaptive_sampling_costs_a_share_of_all(results: BestOfNResults) -> None:
+    figure = adaptive_figure(results)
+    assert figure.alt == (
+        "bis: adaptive 69.5 % for 50 % of the tokens, always 4 62.0 % for 25 % of the tokens, "
+        "always 8 64.0 % for 50 % of the tokens, always 12 66.0 % for 75 % of the tokens."
+    )
+    counted = replace(results, adaptive={"bis": sure(tokens=False)})
     assert "50.0 [48.0, 52.0] % of the candidates" in sentences(counted)[-1]
-    table, exhibit = adaptive_table(counted), adaptive_exhibit(counted)
-    assert table is not None
-    assert exhibit is not None
-    assert table.rows[0][2:4] == ("8.0 (50 %)", "-")
-    assert exhibit.figure.axes[0].get_xlabel() == "candidates drawn (% of all)"
+    assert adaptive_figure(counted).drawing.axes[0].get_xlabel() == "candidates drawn (% of all)"
 
 
-def test_what_was_left_out_is_counted(results: Results) -> None:
-    table = left_out_table(results)
-    assert table is not None
-    assert table.rows == (("questions", "bad_candidate", "3"), ("candidates for bis", "too_long", "2"))
-    assert left_out_table(results | {"unusable": {}, "unscored": {"bis": {}}}) is None
-
-
-def test_the_curves_run_over_the_number_of_candidates(results: Results) -> None:
-    axes = curves_exhibit(results).figure.axes[0]
+def test_the_curves_run_over_the_number_of_candidates(results: BestOfNResults) -> None:
+    figure = curves_figure(results)
+    (axes,) = figure.drawing.axes
     assert (axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()) == (
         "Best-of-N (200 questions)",
         "candidates of a question",
         "accuracy (%)",
     )
     lines = {str(line.get_label()): line for line in axes.lines}
-    assert list(lines) == [
-        "pass@N, the ceiling",
-        "bis, mean",
-        "random, mean",
-        "majority vote",
-        "pass@1, one candidate",
-    ]
+    models = ["bis, mean", "random, mean"]
+    assert list(lines) == ["pass@N, the ceiling", *models, "majority vote", "pass@1, one candidate"]
     assert np.asarray(lines["bis, mean"].get_ydata()).tolist() == pytest.approx([50, 50 + 20 / 3, 50 + 40 / 3, 70])
     assert axes.get_xticks().tolist() == [1, 2, 4]
     assert len(axes.collections) == 3, "bands of two models and of the majority vote"
+    assert "majority: 50.0 at 1, 53.3 at 2, 60.0 at 4." in figure.alt
+    assert "bis: 50.0 at 1, 56.7 at 2, 70.0 at 4." in figure.alt
 
 
-@pytest.mark.parametrize(("n", "ticks"), [(1, [1]), (5, [1, 2, 5]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])])
-def test_ticks_are_powers_of_two_and_all(results: Results, n: int, ticks: list[int]) -> None:
-    axes = curves_exhibit(alone(results, n)).figure.axes[0]
-    assert axes.get_xticks().tolist() == ticks
+def test_ticks_are_powers_of_two_and_all(results: BestOfNResults) -> None:
+    for n, ticks in ((1, [1]), (5, [1, 2, 5]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])):
+        axes = curves_figure(alone(results, n)).drawing.axes[0]
+        assert axes.get_xticks().tolist() == ticks
 
 
-def test_many_models_are_told_apart_and_only_the_best_has_a_band(results: Results) -> None:
+def test_many_models_are_told_apart_and_only_the_best_has_a_band(results: BestOfNResults) -> None:
     models = {f"m{place}": 0.7 - 0.01 * place for place in range(12)}
-    many = results | {"benchmarks": {"all": benchmark(models, 200)}, "adaptive": {}}
-    drawn = looks(many)
-    assert list(drawn) == ranked(many) == list(models)
-    assert len({(look["color"], look["marker"], look["ls"]) for look in drawn.values()}) == 12
-    assert len({(look["marker"], look["ls"]) for look in drawn.values()}) == 12, "not by colour alone"
-    exhibit = curves_exhibit(many)
-    assert len(exhibit.figure.axes[0].collections) == 2
-    assert "of the best model alone" in exhibit.caption
+    figure = curves_figure(replace(results, benchmarks={"all": benchmark(models, 200)}, adaptive={}))
+    (axes,) = figure.drawing.axes
+    lines = [line for line in axes.lines if str(line.get_label()).startswith("m") and line.get_marker() != "None"]
+    assert [str(line.get_label()).partition(",")[0] for line in lines] == list(models)
+    assert len({(line.get_marker(), str(line.get_linestyle())) for line in lines}) == 12, "not by colour alone"
+    assert len(axes.collections) == 2
+    assert "of the best model alone" in figure.caption
 
 
-def test_the_text_alternative_says_the_numbers(results: Results) -> None:
-    says = curves_exhibit(results).says
-    assert "majority: 50.0 at 1, 53.3 at 2, 60.0 at 4." in says
-    assert "bis: 50.0 at 1, 56.7 at 2, 70.0 at 4." in says
-    exhibit = adaptive_exhibit(results)
-    assert exhibit is not None
-    assert exhibit.says == (
-        "bis: adaptive 69.5 % for 50 % of the tokens, always 4 62.0 % for 25 % of the tokens, "
-        "always 8 64.0 % for 50 % of the tokens, always 12 66.0 % for 75 % of the tokens."
-    )
-
-
-def test_a_source_has_a_panel_where_there_are_several(results: Results) -> None:
-    exhibit = sources_exhibit(results)
-    assert exhibit is not None
-    titles = [axes.get_title(loc="left") for axes in exhibit.figure.axes]
-    assert titles == ["charts (120 questions)", "pies (80 questions)"]
-    assert sources_exhibit(alone(results)) is None
-
-
-@pytest.mark.parametrize(("n_sources", "across"), [(3, [3]), (4, [2, 2]), (5, [3, 2]), (7, [3, 3, 1])])
-def test_the_panels_leave_no_hole(results: Results, n_sources: int, across: list[int]) -> None:
-    found = {f"s{place}": results["benchmarks"]["pies"] for place in range(n_sources)}
-    exhibit = sources_exhibit(results | {"benchmarks": {**found, "all": results["benchmarks"]["all"]}})
-    assert exhibit is not None
-    spans = [axes.get_subplotspec() for axes in exhibit.figure.axes]
-    rows = [[span for span in spans if span and span.rowspan.start == row] for row in range(len(across))]
-    assert [len(row) for row in rows] == across
-    for row in rows:  # in the middle: as much room on the left as on the right
-        assert row[0].colspan.start == row[0].get_gridspec().ncols - row[-1].colspan.stop
-
-
-def test_the_page_is_whole_and_needs_nothing_from_outside(results: Results, tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    page = write_best_of_n(tmp_path)
-    assert page == tmp_path / "report.html"
-    html = page.read_text()
-    for text in (headline(results), "Verdicts", "Best of 4: pies", "Adaptive best-of-N", "bad_candidate", "aria-label"):
-        assert text in html
-    assert not re.search(r'<script|src=|href="http|@import|\[nan', html)
-    written = {path.name for path in tmp_path.iterdir()}
-    figures = {f"{name}.{kind}" for name in ("best_of_n", "best_of_n_sources", "adaptive") for kind in ("svg", "png")}
-    assert written == {"results.json", "report.html"} | figures
-
-
-def test_the_same_results_give_the_same_files(results: Results, tmp_path: Path) -> None:
+def test_the_page_and_its_figures_are_files_that_depend_on_the_results_alone(
+    results: BestOfNResults, tmp_path: Path
+) -> None:
     written = []
     for name in ("a/same", "b/same"):
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        (folder / "results.json").write_text(json.dumps(results))
-        write_best_of_n(folder)
-        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        (tmp_path / name).mkdir(parents=True)
+        write_results(tmp_path / name / "results.json", results)
+        assert write_best_of_n(tmp_path / name) == tmp_path / name / "report.html"
+        written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert written[0] == written[1]
+    figures = {f"{name}.{kind}" for name in ("best_of_n", "adaptive") for kind in ("svg", "png")}
+    assert set(written[0]) == {"results.json", "report.html"} | figures
+    page = written[0]["report.html"].decode()
+    for text in (headline(results), "Verdicts", "Best of 4: pies", "Adaptive best-of-N", "bad_candidate", "aria-label"):
+        assert text in page
 
 
-def test_names_of_models_are_no_markup(results: Results, tmp_path: Path) -> None:
-    odd = deepcopy(alone(results))
-    for report in odd["benchmarks"].values():
-        report["models"] = {"<b>&[red]": next(iter(report["models"].values()))}
-    (tmp_path / "results.json").write_text(json.dumps(odd))
-    html = write_best_of_n(tmp_path).read_text()
-    assert "<b>" not in html
-    assert "&lt;b&gt;&amp;[red]" in html
+def test_names_of_models_are_no_markup(results: BestOfNResults) -> None:
+    page = html(best_of_n_report(Path("x"), alone(results, model="<b>&[red]")))
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;[red]" in page
 
 
-@pytest.mark.parametrize("content", [None, {"auc": 0.9}])
-def test_another_folder_is_refused(content: Results | None, tmp_path: Path) -> None:
-    if content is not None:
-        (tmp_path / "results.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"results\.json is not there or not of task=rerank; run") as raised:
-        write_best_of_n(tmp_path)
-    assert "\n" not in str(raised.value)
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    for content in (None, {"auc": 0.9}):
+        if content is not None:
+            (tmp_path / "results.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"results\.json can ?not be read") as raised:
+            write_best_of_n(tmp_path)
+        assert "\n" not in str(raised.value)
 
 
-def test_the_terminal_has_a_row_per_way_to_choose(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_terminal_has_a_row_per_way_to_choose(results: BestOfNResults, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     buffer = io.StringIO()
     print_best_of_n(results, Console(file=buffer, width=100))

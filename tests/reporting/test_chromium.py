@@ -10,7 +10,7 @@ from PIL import Image
 
 from mprm.reporting.compare import compare, run_folders
 from mprm.reporting.compare_page import write_comparison
-from mprm.reporting.page import write_report
+from mprm.reporting.steps import write_report
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

@@ -1,83 +1,120 @@
-from pathlib import Path
+import warnings
+from itertools import combinations
 
 import matplotlib
 import numpy as np
-import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
 
-from mprm.reporting import plots, tables
-from mprm.reporting.bubbles import places
-from mprm.reporting.collect import read_run
-from mprm.reporting.style import PALETTE, inline_svg
-from mprm.reporting.tables import Estimate
+from mprm.metrics.results import Estimate
+from mprm.reporting import plots
+from mprm.reporting.plots import Curves, ForestRow, Panel
+from mprm.reporting.style import inline_svg, looks, styled
+
+PANELS = [
+    Panel(title="AUC", axis="area", scale=1, form=".3f"),
+    Panel(title="F1", axis="points", references={"majority class": 0.5}),
+]
+NUMBERS = [
+    [Estimate(0.8, 0.78, 0.83), None],
+    [Estimate(0.9, each=(0.88, 0.92)), Estimate(0.7)],
+    [Estimate(0.85), Estimate(0.6, 0.5, 0.7)],
+]
 
 
-@pytest.fixture
-def figures(run: Path) -> dict[str, Figure]:
-    record = read_run(run)
-    assert not [name for name, value in vars(record).items() if value is None]
-    candidates = plots.eligible(record.signals)
-    sources = tables.per_source(record.results, "fixed")
-    return {
-        "map": plots.bis_map(candidates, record.kept, 0.2),
-        "histogram": plots.mc_histogram(candidates, record.kept),
-        "learning": plots.learning_curve(record.metrics),
-        "sources": plots.source_f1(Estimate(0.8, 0.78, 0.82), sources, {"majority class": 0.4}, "threshold 0.5"),
-        "calibration": plots.calibration(*record.scored, 0.5, 15),
+def rows(names: tuple[str, ...] = ("Full", "mine", "Random")) -> list[ForestRow]:
+    look = looks({name: name for name in names}, ["Full", "Random"])
+    return [
+        ForestRow(label=name, numbers=numbers, look=look[name], group=name, main=name == "mine", before=Estimate(0.75))
+        for name, numbers in zip(names, NUMBERS, strict=True)
+    ]
+
+
+def labels(figure: Figure) -> list[list[str]]:
+    return [[text.get_text() for text in axes.get_yticklabels()] for axes in figure.axes]
+
+
+def test_a_forest_has_every_number_first_row_on_top_and_marks_the_best() -> None:
+    figure = plots.forest(PANELS, rows(), before="after SFT")
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["Random", "mine", "Full"]
+    assert [text.get_text() for text in left.texts] == ["0.850", "0.900 best", "0.800"]
+    assert [text.get_text() for text in right.texts] == ["60.0", "70.0 best"]
+    assert [(axes.get_title(loc="left"), axes.get_xlabel()) for axes in figure.axes] == [
+        ("AUC", "area"),
+        ("F1", "points"),
+    ]
+    (legend,) = figure.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == ["Full", "mine", "Random", "after SFT", "majority class"]
+    # An interval is a line, two seeds are dots, a single number is neither.
+    assert [len(collection.get_segments()) for collection in left.collections] == [1]
+    assert [0.88, 0.92] in [list(line.get_xdata()) for line in left.lines]
+
+
+def test_without_marks_no_row_is_called_the_best() -> None:
+    figure = plots.forest(PANELS[:1], rows(), mark_best=False)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.850", "0.900", "0.800"]
+
+
+@pytest.mark.parametrize("n_panels", [1, 3, 7])
+def test_a_forest_is_readable_however_many_panels_and_however_long_the_names(n_panels: int) -> None:
+    long = [
+        ForestRow(label=f"BIS (alpha 0.2), 10 %, objective SoftWithConfidence, backbone a_rather_long_name {n}",
+                  numbers=[Estimate(0.8, 0.7, 0.9)] * n_panels, group=f"a selector of a long name {n}")
+        for n in range(5)
+    ]  # fmt: skip
+    panels = [Panel(title=f"a source of a long name, panel {n}", axis="macro-F1 (points)") for n in range(n_panels)]
+    figure = plots.forest(panels, long, across=5)
+    assert len(figure.axes) == n_panels
+    assert_readable(figure)
+
+
+def test_a_heat_map_shows_numbers_in_their_cells_and_the_highest_in_bold() -> None:
+    cells = {("a", "5"): [NUMBERS[0][0], None], ("a", "10"): [NUMBERS[1][0], None], ("Full", "100"): NUMBERS[2]}
+    figure = plots.heatmap(PANELS, ["a", "Full"], ["5", "10", "100"], cells, x_label="kept (%)", y_label="setting")
+    left, right = figure.axes
+    found = {text.get_position(): (text.get_text(), text.get_fontweight()) for text in left.texts}
+    assert found == {
+        (0.5, 0.5): ("0.800\n± 0.025", "normal"),
+        (1.5, 0.5): ("0.900\n(0.880, 0.920)", "bold"),
+        (2.5, 1.5): ("0.850", "normal"),
     }
+    assert [text.get_text() for text in right.texts] == ["60.0\n± 10.0"]
+    values = left.collections[0].get_array()
+    assert np.ma.getmaskarray(values).reshape(2, 3).tolist() == [[False, False, True], [True, True, False]]
+    assert left.get_ylim() == (2, 0), "the first row on top"
+    assert_readable(figure)
 
 
-def test_every_axes_has_title_and_labels(figures: dict[str, Figure]) -> None:
-    for figure in figures.values():
-        assert figure.axes
-        for axes in figure.axes:
-            assert axes.get_title(loc="left")
-            assert axes.get_xlabel()
-            assert axes.get_ylabel()
+def assert_readable(figure: Figure) -> None:
+    """Nothing leaves the figure, and no title of a panel covers another."""
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="constrained_layout")
+        figure.draw_without_rendering()
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0) > -0.03, box
+    assert box.x1 < width + 0.03, (box, width)
+    assert box.y1 < height + 0.03, (box, height)
+    titles = [axes._left_title.get_window_extent() for axes in figure.axes]
+    assert not any(one.overlaps(other) for one, other in combinations(titles, 2))
 
 
-def test_drawing_leaves_the_settings_of_the_caller_alone(run: Path) -> None:
-    record = read_run(run)
+def test_drawing_leaves_the_settings_of_the_caller_alone() -> None:
     before = dict(matplotlib.rcParams)
-    inline_svg(plots.learning_curve(record.metrics), "a", "a")
+    inline_svg(plots.forest(PANELS, rows()), "a", "a")
     assert dict(matplotlib.rcParams) == before
 
 
-def test_map_counts_every_rollout_once_as_kept_or_dropped() -> None:
-    table = pa.table({"p_pos": [0.5, 0.5, 0.5, 1.0], "reliability": [0.25, 0.25, 0.75, 1.0]})
-    cells = places(table, plots.GRID)
-    assert cells.sum() == 4
-    assert cells[20, 10] == 2
-    assert cells[20, 30] == 1
-    assert cells[40, 40] == 1
-    kept, dropped = plots.bis_map(table, table.slice(1, 2), None).axes[0].collections
-    assert kept.get_offsets().tolist() == [[0.5, 0.25], [0.5, 0.75]]
-    assert dropped.get_offsets().tolist() == [[0.5, 0.25], [1.0, 1.0]]
-
-
-def test_kept_and_dropped_differ_in_marker_as_well_as_colour(figures: dict[str, Figure]) -> None:
-    kept, dropped = figures["map"].axes[0].collections[-2:]
-    assert len(kept.get_paths()[0].vertices) != len(dropped.get_paths()[0].vertices)
-    assert len(dropped.get_facecolor()) == 0
-
-
-def test_score_lines_only_for_bis(figures: dict[str, Figure], run: Path) -> None:
-    record = read_run(run)
-    assert record.signals is not None
-    without = plots.bis_map(plots.eligible(record.signals), record.kept, None)
-    assert len(figures["map"].axes[0].collections) == len(without.axes[0].collections) + 1
-
-
 def test_series_leaves_out_lines_without_a_finite_value() -> None:
-    rows = [
+    lines = [
         {"step": 1, "a": 2.0},
         {"step": 2},
         {"step": 3, "a": float("nan")},
         {"step": 4, "a": None},
         {"step": 5, "a": 1},
     ]
-    steps, values = plots.series(rows, "a")
+    steps, values = plots.series(lines, "a")
     assert steps.tolist() == [1, 5]
     assert values.tolist() == [2, 1]
 
@@ -91,32 +128,28 @@ def test_smooth_is_a_running_mean_that_shrinks_at_the_ends() -> None:
     assert plots.smooth(values[:20]).tolist() == values[:20].tolist()
 
 
-def test_calibration_bins_by_hand() -> None:
-    correct = np.array([True, False, True, False])
-    scores = np.array([0.91, 0.93, 1.0, 0.2])
-    score, share, count = plots.calibration_bins(correct, scores, 10)
-    assert score.tolist() == pytest.approx([0.2, (0.91 + 0.93 + 1.0) / 3])
-    assert share.tolist() == pytest.approx([0, 2 / 3])
-    assert count.tolist() == [1, 3]
+def test_curves_are_those_that_were_logged() -> None:
+    panels = [
+        Curves("Loss", "nats", {"train/loss": "train loss", "val/loss": "validation loss"}),
+        Curves("Accuracy", "right (%)", {"train/accuracy": "accuracy"}, scale=100),
+        Curves("Reward", "reward", {"train/reward": "reward"}),
+    ]
+    lines = [{"step": step, "train/loss": step / 10, "train/accuracy": 0.1 * step} for step in range(1, 6)]
+    drawn = plots.training_curves(panels, [*lines, {"step": 5, "val/loss": 0.4}])
+    assert drawn is not None
+    figure, words = drawn
+    assert [(axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes] == [
+        ("Loss", "optimizer steps", "nats"),
+        ("Accuracy", "optimizer steps", "right (%)"),
+    ]
+    assert np.asarray(figure.axes[1].lines[0].get_ydata()).tolist() == pytest.approx([10, 20, 30, 40, 50])
+    assert words == (
+        "train loss from 0.1 to 0.5 at step 5; validation loss from 0.4 to 0.4 at step 5; "
+        "accuracy from 10 to 50 at step 5."
+    )
+    assert plots.training_curves(panels, [{"step": 1, "train/loss": float("nan")}]) is None
 
 
-def test_source_rows_are_sorted_with_overall_apart(figures: dict[str, Figure]) -> None:
-    axes = figures["sources"].axes[0]
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["Overall", "bars_sum", "bars_diff", "pie_share"]
-    assert [text.get_text() for text in axes.texts] == ["80.0", "77.0", "80.0", "83.0"]
-
-
-def test_one_run_of_one_step_can_be_drawn() -> None:
-    figure = plots.learning_curve([{"step": 1, "train/loss": 0.7}])
-    assert len(figure.axes[0].lines) == 2
-    assert len(figure.axes[1].lines) == 0
-
-
-def test_inline_svg_follows_the_page(figures: dict[str, Figure]) -> None:
-    for name, figure in figures.items():
-        svg = inline_svg(figure, name, 'says "<b>"')
-        assert svg.startswith("<svg ")
-        assert 'role="img" aria-label="says &quot;&lt;b&gt;&quot;"' in svg
-        assert "var(--ink)" in svg
-        assert not any(light in svg for light, _ in PALETTE.values())
-        assert "http" not in svg.replace("http://www.w3.org/", "")
+def test_percents_have_ends_even_without_an_interval() -> None:
+    found = plots.percents([Estimate(0.5, 0.4, 0.7), Estimate(0.2)])
+    assert found == pytest.approx(np.array([[40, 20], [50, 20], [70, 20]]))

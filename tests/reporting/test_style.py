@@ -1,21 +1,29 @@
 import io
 import warnings
 from html import escape
+from itertools import combinations
 
 import pytest
 from matplotlib.figure import Figure
 
-from mprm.reporting.style import PALETTE, inline_svg, line_looks, styled
+from mprm.reporting.style import PALETTE, inline_svg, legend_below, looks, styled
 
 
-def test_twenty_lines_of_a_selector_differ_without_colour() -> None:
-    looks = line_looks({f"alpha {number}": "BIS" for number in range(20)})
-    assert len({(str(look["ls"]), look["marker"], look["fillstyle"]) for look in looks.values()}) == 20
+def test_twenty_lines_of_a_group_differ_without_colour() -> None:
+    found = looks({f"alpha {number}": "BIS" for number in range(20)}).values()
+    assert len({(str(look["ls"]), look["marker"], look["fillstyle"]) for look in found}) == 20
 
 
-def test_selectors_differ_in_their_markers() -> None:
-    names = ("BIS", "Full", "Random", "Mixed", "Reliable", "LowMC", "Longest")
-    assert len({look["marker"] for look in line_looks({name: name for name in names}).values()}) == len(names)
+def test_groups_differ_in_their_markers_and_baselines_are_ink_and_grey() -> None:
+    names = ["mine", "Full", "another", "Random", "third"]
+    found = looks({name: name for name in names}, ["Full", "Random"])
+    assert len({look["marker"] for look in found.values()}) == len(names)
+    assert [found[name]["color"] for name in ("Full", "Random")] == [PALETTE[key][0] for key in ("ink", "grey")]
+
+
+def test_twenty_groups_differ_without_colour() -> None:
+    found = looks({str(number): str(number) for number in range(20)}).values()
+    assert len({(str(look["ls"]), look["marker"]) for look in found}) == 20
 
 
 def test_no_two_colours_of_the_palette_are_one_in_a_page() -> None:
@@ -31,4 +39,34 @@ def test_any_name_is_drawn_as_it_is_without_a_warning(name: str) -> None:
             figure = Figure(layout="constrained")
             figure.subplots().set_title(name)
             figure.savefig(io.BytesIO(), format="png")
-        assert escape(name) in inline_svg(figure, "x", "y")
+        svg = inline_svg(figure, "x", name)
+    assert escape(name) in svg
+    assert f'role="img" aria-label="{escape(name)}"' in svg
+
+
+def test_a_legend_fits_and_takes_no_room_from_the_panel() -> None:
+    for name in ("bis", "bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed, weighted majority"):
+        for width in (4.2, 8.4, 13):
+            for n_lines in (1, 2, 15):
+                with styled():
+                    figure = Figure(figsize=(width, 4), layout="constrained")
+                    axes = figure.subplots()
+                    for number in range(n_lines):
+                        axes.plot([0, 1], [0, number], label=f"{name} {number}")
+                    legend_below(figure)
+                assert_readable(figure)
+                assert axes.get_position().height * figure.get_figheight() > 2.4, (name, width, n_lines)
+
+
+def assert_readable(figure: Figure) -> None:
+    """Nothing leaves the figure, and no title of a panel covers another."""
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="constrained_layout")
+        figure.draw_without_rendering()
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0) > -0.03, box
+    assert box.x1 < width + 0.03, (box, width)
+    assert box.y1 < height + 0.03, (box, height)
+    titles = [title.get_window_extent() for axes in figure.axes for title in (axes.title, axes._left_title)]
+    titles = [title for title in titles if title.width > 0]
+    assert not any(one.overlaps(other) for one, other in combinations(titles, 2))

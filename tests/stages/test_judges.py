@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 from mprm import stages
 from mprm.config import Config, config_of_run
-from mprm.reporting.collect import read_json_lines
+from mprm.reporting.run_record import read_json_lines
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
 from mprm.stages.responses import JudgeWork

@@ -1,0 +1,143 @@
+"""Read one run folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import OmegaConf
+
+from mprm.metrics.results import StepResults, read_results
+from mprm.runs.artifacts import STAGES, reading, redo_remedy
+from mprm.runs.manifest import Manifest
+from mprm.runs.manifest import read_manifest as read_manifest_file
+
+REPEAT = "restore it, or run the run's command again"
+SIGNALS = ["p_pos", "reliability", "mean_mc", "ranked"]  # what the figures need of half a million rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What the run folder of a step scorer holds; a piece that is not there (yet) is None."""
+
+    folder: Path
+    config: dict[str, Any] | None
+    versions: dict[str, Any] | None
+    manifest: Manifest | None
+    kept: pa.Table | None
+    signals: pa.Table | None
+    metrics: list[dict[str, Any]] | None
+    results: StepResults | None
+    # Of benchmark steps with a label: is it correct (bool), and its score.
+    scored: tuple[np.ndarray, np.ndarray] | None
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run folder.
+
+    The signals table lies in a cache outside the folder, at the path that the manifest names, and may be gone.
+    Raises ValueError when the folder does not exist or a file in it cannot be read.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a run folder; give one that `python run.py` wrote, e.g. runs/NAME")
+    manifest, results = read_manifest(folder), folder / "results.json"
+    return RunRecord(
+        folder=folder,
+        config=read_config(folder),
+        versions=read_json_object(folder / "versions.json"),
+        manifest=manifest,
+        kept=read_parquet(folder / "subset" / "kept.parquet"),
+        signals=read_signals(manifest),
+        metrics=read_json_lines(folder / "metrics.jsonl"),
+        results=read_results(results, StepResults) if results.exists() else None,
+        scored=_scored_steps(folder / "predictions.jsonl"),
+    )
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the files of a run that reports read, in one line; None when all that are there are whole."""
+    try:
+        read_config(folder), read_manifest(folder)
+        if (folder / "results.json").exists():
+            read_results(folder / "results.json")
+        read_json_object(folder / STAGES)
+        read_parquet(folder / "subset" / "kept.parquet")
+        _scored_steps(folder / "predictions.jsonl")
+        for stage in (".", "sft", "rl"):
+            read_json_lines(folder / stage / "metrics.jsonl")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The resolved config of a run, or None."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return None
+    with reading(path, REPEAT):
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        if not isinstance(config, dict):
+            raise TypeError("not a mapping")
+        return {str(key): value for key, value in config.items()}
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """What the selection kept and dropped, or None."""
+    path = folder / "subset" / "manifest.json"
+    return read_manifest_file(path) if path.exists() else None
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    with reading(path, REPEAT):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("not an object")
+        return content
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table | None:
+    if not path.exists():
+        return None
+    with reading(path, redo_remedy("select")):
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+def read_signals(manifest: Manifest | None) -> pa.Table | None:
+    """The rollouts that a selector could choose from; None when the table is not in its cache, or damaged there."""
+    try:
+        table = read_parquet(Path(manifest.signals), SIGNALS) if manifest else None
+    except ValueError:
+        return None
+    return table.filter(table["ranked"]) if table is not None else None
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
+    if not path.exists():
+        return None
+    rows = []
+    with reading(path, "remove that line and run task=report again"):
+        # A line without its newline is still being written, or was cut off when the run was killed.
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+    return rows
+
+
+def _scored_steps(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    solutions = read_json_lines(path)
+    if solutions is None:
+        return None
+    with reading(path, redo_remedy("evaluate")):
+        labels = np.array([label for solution in solutions for label in solution["labels"]], dtype=np.int64)
+        scores = np.array([score for solution in solutions for score in solution["scores"]], dtype=np.float64)
+    return labels[labels != 0] == 1, scores[labels != 0]
