@@ -147,7 +147,10 @@ def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert f": {setting} {said}" in line
 
 
-def test_the_commands_of_the_documentation_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_of_the_documentation_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "held_out_accuracy", lambda config, seed: {"numbers": 0.5, "claims": 0.25})
     text = (Path(__file__).parents[2] / "docs" / "chartworld.md").read_text()
     commands = re.findall(r"^python -m tools\.pretrain (\S+) --output (\S+)$", text, re.MULTILINE)
     assert [preset for preset, _ in commands] == list(PRESETS)
