@@ -83,7 +83,7 @@ def in_a_row(examples: Sequence[Example]) -> Responses:
 
 def log_likelihood(model: ChatModel, responses: Responses, temperature: float = 1.0) -> torch.Tensor:
     """Log-probability of every token given all before it, (M,) float32, at the temperature it was drawn with, among
-    the tokens that can be written: a piece of an image can not.
+    the tokens that can be written: a piece of an image cannot.
 
     Logits of the whole vocabulary are held for a chunk of the marks only, and computed again for the gradient.
     """
@@ -104,7 +104,7 @@ def _chunk(model: ChatModel, h_CD: torch.Tensor, token_C: torch.Tensor, temperat
 class Traces:
     """Map-style view of faithful traces, asked for as batching's Examples are.
 
-    Raises ValueError for an image that can not be read or is of a shape that the processor refuses.
+    Raises ValueError for an image that cannot be read or is of a shape that the processor refuses.
     """
 
     def __init__(self, traced: Sequence[PresentedPair], processor: ChatProcessor, judge: Judge) -> None:

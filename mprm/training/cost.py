@@ -57,15 +57,6 @@ class Memory:
         return f"memory per device: {parts}, in all {readable(self.total)}{on_top}{offloaded}"
 
 
-@dataclass(frozen=True)
-class Rehearsal:
-    """A forward and a backward pass of one row. activations: bytes beside weights and their gradients, None on a CPU
-    or where they do not fit beside the whole model, which DeepSpeed shards later."""
-
-    seconds: float
-    activations: int | None
-
-
 def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool = False) -> None:
     """Print what the training needs of memory and, in `folder`, of the disk, and if wanted the time it will take.
 
@@ -79,32 +70,29 @@ def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool 
     work = (8 if model.recomputes else 6) * sum(weight.numel() for weight in model.parameters())
     on_gpu = machine.accelerator == "gpu" and torch.cuda.is_available()
     on_cpu = machine.accelerator == "cpu" and with_time and work * tokens[largest] < MOST_ON_A_CPU
-    rehearsal = rehearse(module, train, rows[largest]) if on_gpu or on_cpu else None
-    memory = states(model, machine)
-    if rehearsal is not None:
-        memory = replace(memory, activations=rehearsal.activations)
+    available = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
+    memory, seconds = states(model, machine), None
+    check(memory, available, machine)
+    if on_gpu or on_cpu:
+        seconds, activations = rehearse(module, train, rows[largest])
+        memory = replace(memory, activations=activations)
     if is_rank_zero():
         say(str(memory))
-    check(memory, torch.cuda.get_device_properties(0).total_memory if on_gpu else None, machine)
+    check(memory, available, machine)
     announce_disk(model, machine, folder)
-    if not with_time:
-        return
-    if rehearsal is None:
-        seconds = work * sum(tokens) / machine.world_size / DEVICE_FLOPS
-        told = (
-            f"{_duration(seconds)} on {machine.world_size} devices of {DEVICE_FLOPS / 1e12:.0f} TFLOP/s each, not "
-            f"measured: {work * sum(tokens) / 1e12:,.2f} TFLOP, {work // 1_000_000:,} million operations per token"
+    if with_time and seconds is not None:
+        say(
+            f"time: {_duration(seconds * sum(tokens) / tokens[largest] / machine.world_size)}, told from the largest "
+            f"row: {tokens[largest]:,} tokens forward and backward took {seconds:.2f} s here; validation and "
+            "evaluation come on top"
         )
-    else:
-        seconds = rehearsal.seconds * sum(tokens) / tokens[largest] / machine.world_size
-        told = (
-            f"{_duration(seconds)}, told from the largest row: {tokens[largest]:,} tokens forward and backward took "
-            f"{rehearsal.seconds:.2f} s here; validation and evaluation come on top"
+    elif with_time:
+        operations = work * sum(tokens)
+        say(
+            f"time: {_duration(operations / machine.world_size / DEVICE_FLOPS)} on {machine.world_size} devices of "
+            f"{DEVICE_FLOPS / 1e12:.0f} TFLOP/s each, not measured: {operations / 1e12:,.2f} TFLOP, "
+            f"{work // 1_000_000:,} million operations per token"
         )
-    say(f"time: {told}")
-
-
-# ---- memory and time
 
 
 def states(model: nn.Module, machine: Machine) -> Memory:
@@ -121,21 +109,22 @@ def states(model: nn.Module, machine: Machine) -> Memory:
         gradients = 4 * n_trained * (2 if machine.world_size > 1 else 1)  # DDP reduces copies of them
         moments = 8 * n_trained + 4 * len(trained)  # and a float32 count of steps beside every parameter
         return Memory(frozen + 4 * n_trained, gradients, moments)
-    size = 2 if machine.precision.startswith("bf16") else 4
-    parameters = n_weights * size
+    parameters = n_weights * machine.bytes
     if machine.strategy == "deepspeed_stage_3":
-        parameters = -(-parameters // machine.world_size) + min(n_weights, GATHERED) * size
+        parameters = -(-parameters // machine.world_size) + min(n_weights, GATHERED) * machine.bytes
     share = -(-n_trained // machine.world_size)
-    on_the_way = 2 * min(n_trained, BUCKET) * size
+    on_the_way = 2 * min(n_trained, BUCKET) * machine.bytes
     if machine.offload_optimizer:  # the summed gradients move with it
         return Memory(parameters, on_the_way, 0, host=(12 + 4) * share * machine.devices)
     return Memory(parameters, 4 * share + on_the_way, 12 * share)
 
 
-def rehearse(module: TrainingModule, train: Part, row: Row) -> Rehearsal:
-    """Compute the row twice, the second time by the clock. The module is left as it was.
+def rehearse(module: TrainingModule, train: Part, row: Row) -> tuple[float | None, int | None]:
+    """Compute the row twice; the seconds of the second time, and the bytes that it takes beside weights and gradients.
 
-    Gradients are dropped as they come: states() counts them.
+    No bytes are told on a CPU, and nothing where the row does not fit beside the whole model, which DeepSpeed will
+    shard. The module is left as it was. Gradients are dropped as they come: states() counts them.
+    Raises ValueError if the row does not fit the device.
     """
     machine, parameters = module.schedule.machine, list(module.model.parameters())
     on_gpu = machine.accelerator == "gpu"
@@ -144,11 +133,8 @@ def rehearse(module: TrainingModule, train: Part, row: Row) -> Rehearsal:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in trained]
     try:
-        for parameter in parameters:
-            if machine.precision == "bf16-true":
-                parameter.data = parameter.data.bfloat16()
-            elif parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        for parameter in parameters if machine.precision == "bf16-true" else trained:
+            parameter.data = parameter.data.to(torch.bfloat16 if machine.precision == "bf16-true" else torch.float32)
         module.to(device).train()
         before = torch.cuda.memory_allocated(device) if on_gpu else 0
         if on_gpu:
@@ -161,10 +147,11 @@ def rehearse(module: TrainingModule, train: Part, row: Row) -> Rehearsal:
             loss.backward()
             if on_gpu:
                 torch.cuda.synchronize(device)
-        return Rehearsal(monotonic() - started, torch.cuda.max_memory_allocated(device) - before if on_gpu else None)
+        taken = torch.cuda.max_memory_allocated(device) - before if on_gpu else None
+        return monotonic() - started, taken
     except torch.OutOfMemoryError:
         if machine.is_deepspeed:
-            return Rehearsal(0.0, None)
+            return None, None
         tokens = train.plan.lengths.cost([position for position, _ in row])
         raise ValueError(
             f"trainer: a forward and backward pass of {tokens:,} tokens does not fit this device; {_remedy(machine)}"
@@ -187,7 +174,7 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
 
 
 def check(memory: Memory, available: int | None, machine: Machine) -> None:
-    """Raises ValueError if the training can not fit into the `available` bytes of a device; None: not known."""
+    """Raises ValueError if the training cannot fit into the `available` bytes of a device; None: not known."""
     if available is not None and memory.total > available:
         raise ValueError(
             f"trainer: needs about {memory.total / GIB:.1f} GiB per device, this one has {available / GIB:.1f} GiB; "
@@ -201,23 +188,13 @@ def _remedy(machine: Machine) -> str:
     return f"lower trainer.max_tokens, use backbone.language_model=lora, {sharding}{offload}or more devices"
 
 
-def _duration(seconds: float) -> str:
-    if seconds > 5400:
-        return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.1f} seconds"
-
-
-# ---- disk
-
-
 def disk_need(model: nn.Module, machine: Machine) -> tuple[int, int]:
     """Bytes of a checkpoint and of the final weights.
 
     A checkpoint holds what is trained, in float32, and two moments of it; DeepSpeed's in its own precision besides.
     """
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    besides = (2 if machine.precision.startswith("bf16") else 4) if machine.is_deepspeed else 0
-    return (12 + besides) * trained, 4 * trained
+    return (12 + machine.bytes * machine.is_deepspeed) * trained, 4 * trained
 
 
 def announce_disk(model: nn.Module, machine: Machine, folder: Path) -> None:
@@ -239,3 +216,9 @@ def announce_disk(model: nn.Module, machine: Machine, folder: Path) -> None:
 
 def readable(n_bytes: int) -> str:
     return f"{n_bytes / GIB:.1f} GiB" if n_bytes >= GIB else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.1f} seconds"

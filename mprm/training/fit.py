@@ -57,7 +57,7 @@ def fit(
 
     train: None with recipe.epochs=0; mirror: gets every line of metrics.jsonl.
     Returns optimizer_steps, the step it was resumed_from, and skipped_steps: those whose gradient was not finite.
-    Raises ValueError if an example can not be read or learnt, the training does not fit the machine's max_tokens, its
+    Raises ValueError if an example cannot be read or learnt, the training does not fit the machine's max_tokens, its
     device or its disk, or it diverges.
     """
     model, schedule = module.model, module.schedule
@@ -178,7 +178,7 @@ class History(pl.Callback):
         self.seconds_before = 0.0
         self.started = 0.0
         self.seen_step = 0
-        self.line: Progress | None = None  # made where it is shown: it can not be sent to a rank that is spawned
+        self.line: Progress | None = None  # made where it is shown: it cannot be sent to a rank that is spawned
 
     def words(self, step: int) -> str:
         """What the line says after so many optimizer steps."""

@@ -79,13 +79,14 @@ class Measured:
 def measure(
     examples: Pictured, max_length: int, num_workers: int, cache: str | Path
 ) -> tuple[Measured, dict[int, Fault]]:
-    """Look at every picture and example: what can be used, and why the others can not, by position."""
+    """Look at every picture and example: what can be used, and why the others cannot, by position."""
     broken = broken_pictures(examples, num_workers, Path(cache))
     faults: dict[int, Fault] = {}
     for position, names in enumerate(examples.images):
         if found := [broken[name] for name in names if name in broken]:
             faults[position] = found[0]
-    lengths, refused = _lengths(examples, num_workers, faults)
+    refused: dict[int, str] = {}
+    lengths = token_lengths(examples, num_workers, faults, refused)
     for position, message in refused.items():
         names = [str(name) for name in examples.images[position]]
         faults[position] = Fault("refused_image", names[0] if len(names) == 1 else names, message)
@@ -99,7 +100,7 @@ def measure(
 def measure_again(examples: Pictured, left_out: dict[int, str], num_workers: int) -> Measured:
     """What measure() gave when it left these positions out, each for a reason.
 
-    Raises ValueError if an image has gone since, or changed into one that can not be laid out.
+    Raises ValueError if an image has gone since, or changed into one that cannot be laid out.
     """
     faulty = [position for position, reason in left_out.items() if reason != "too_long"]
     return _without(examples, token_lengths(examples, num_workers, faulty), left_out)
@@ -110,57 +111,52 @@ def _without(examples: Pictured, lengths: Lengths, left_out: dict[int, str]) -> 
     return Measured(examples, lengths, usable, dict(Counter(left_out.values()).most_common()))
 
 
-def token_lengths(examples: LaidOut, num_workers: int, left_out: Collection[int] = ()) -> Lengths:
+def token_lengths(
+    examples: LaidOut, num_workers: int, left_out: Collection[int] = (), refused: dict[int, str] | None = None
+) -> Lengths:
     """Lengths by position, 0 of those left out; `shared` is over the examples of a question that are in `examples`.
 
-    Raises ValueError if an image file is missing, its header broken or its shape refused.
+    refused: filled with why some cannot be laid out. Without it that raises ValueError: an image file is missing, its
+    header is broken or its shape refused.
     """
-    lengths, refused = _lengths(examples, num_workers, left_out)
-    if refused:
-        raise ValueError(refused[min(refused)])
-    return lengths
-
-
-def _lengths(examples: LaidOut, num_workers: int, left_out: Collection[int]) -> tuple[Lengths, dict[int, str]]:
-    """Lengths by position, and what is wrong with those that can not be laid out."""
     question = examples.question
     chosen = np.setdiff1d(np.arange(len(question)), list(left_out))
     by_question = chosen[np.argsort(question[chosen], kind="stable")]
     borders = np.flatnonzero(np.diff(question[by_question])) + 1
     chunks = np.split(by_question, borders[np.diff(borders // CHUNK, prepend=0) > 0])
     measured = np.zeros((2, len(question)), dtype=np.int64)
-    refused: dict[int, str] = {}
+    faults: dict[int, str] = {} if refused is None else refused
     found = _in_workers(partial(_laid_out, examples), chunks, num_workers, "reading lengths")
-    for chunk, (lengths, faults) in zip(chunks, found, strict=True):
+    for chunk, (lengths, faults_of_chunk) in zip(chunks, found, strict=True):
         measured[:, chunk] = lengths
-        refused |= faults
-    return Lengths(tokens=measured[0], shared=measured[1], question=question), refused
+        faults |= faults_of_chunk
+    if faults and refused is None:
+        raise ValueError(faults[min(faults)])
+    return Lengths(tokens=measured[0], shared=measured[1], question=question)
 
 
 def _laid_out(examples: LaidOut, chunk: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
     """Tokens and shared tokens of the examples of a chunk, (2, examples), which holds whole questions; and by position
     why some have none."""
-    ids: dict[int, list[Any]] = {}
-    places: dict[int, list[int]] = {}
+    groups: dict[int | None, list[tuple[int, Any]]] = {}
     refused = {}
-    lengths = np.zeros((2, len(chunk)), dtype=np.int64)
     for place, position in enumerate(chunk.tolist()):
         try:
             example = examples.layout(position)
         except ValueError as error:
-            refused[position] = " ".join(str(error).split())
-            continue
-        assert example.group is not None
-        ids.setdefault(example.group, []).append(example.input_ids)
-        places.setdefault(example.group, []).append(place)
-    for group, members in places.items():
-        lengths[0, members] = [len(tokens) for tokens in ids[group]]
-        lengths[1, members] = common_prefix(ids[group])
+            refused[position] = _line(error)
+        else:
+            groups.setdefault(example.group, []).append((place, example.input_ids))
+    lengths = np.zeros((2, len(chunk)), dtype=np.int64)
+    for members in groups.values():
+        places, ids = zip(*members, strict=True)
+        lengths[0, list(places)] = [len(tokens) for tokens in ids]
+        lengths[1, list(places)] = common_prefix(ids)
     return lengths, refused
 
 
 def broken_pictures(examples: Any, num_workers: int, cache: Path) -> dict[Any, Fault]:
-    """What is wrong with pictures that can not be decoded, by their name in the examples, of which only images and
+    """What is wrong with pictures that cannot be decoded, by their name in the examples, of which only images and
     image_path are looked at."""
     memory = cache / "pictures.jsonl"
     sound: set[FileState] = set()
@@ -168,7 +164,8 @@ def broken_pictures(examples: Any, num_workers: int, cache: Path) -> dict[Any, F
         for line in file:
             with suppress(ValueError, TypeError):  # torn by a kill: these pictures are decoded again
                 sound.add(tuple(json.loads(line)))
-    broken, names, paths = {}, [], []
+    broken: dict[Any, Fault] = {}
+    paths: dict[Any, Path] = {}
     for name in dict.fromkeys(name for names in examples.images for name in names):
         try:
             path = examples.image_path(name)
@@ -176,18 +173,15 @@ def broken_pictures(examples: Any, num_workers: int, cache: Path) -> dict[Any, F
             broken[name] = Fault(image_fault(error), str(name), str(error))
             continue
         if _state(path) not in sound:
-            names.append(name)
-            paths.append(path)
-    found: list[Fault | None] = []
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+            paths[name] = path
+    chunks = [list(paths.items())[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     memory.parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered: a chunk is one write, between those of other runs. A line that a killed one left torn is ended first.
     with open(memory, "ab", buffering=0) as file:
-        for decoded in _in_workers(_decoded, chunks, num_workers, "reading pictures"):
-            lines = ["\n" + json.dumps(state) for state, fault in decoded if fault is None]
-            file.write("".join(lines).encode())
-            found += [fault for _, fault in decoded]
-    return broken | {name: fault for name, fault in zip(names, found, strict=True) if fault is not None}
+        for states, faults in _in_workers(_decoded, chunks, num_workers, "reading pictures"):
+            file.write("".join("\n" + json.dumps(state) for state in states).encode())
+            broken |= faults
+    return broken
 
 
 def _state(path: Path) -> FileState | None:
@@ -199,17 +193,21 @@ def _state(path: Path) -> FileState | None:
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
 
 
-def _decoded(paths: Sequence[Path]) -> list[tuple[FileState | None, Fault | None]]:
-    """The state of every file before it was read, and what is wrong with it."""
-    found: list[tuple[FileState | None, Fault | None]] = []
-    for path in paths:
-        state, fault = _state(path), None
+def _decoded(pictures: Sequence[tuple[Any, Path]]) -> tuple[list[FileState | None], dict[Any, Fault]]:
+    """The states of the sound files, before they were read, and by name what is wrong with the others."""
+    sound, faults = [], {}
+    for name, path in pictures:
+        state = _state(path)
         try:
             open_images([path])
+            sound.append(state)
         except ValueError as error:
-            fault = Fault(image_fault(error), str(path), " ".join(str(error).split()))
-        found.append((state, fault))
-    return found
+            faults[name] = Fault(image_fault(error), str(path), _line(error))
+    return sound, faults
+
+
+def _line(error: ValueError) -> str:
+    return " ".join(str(error).split())
 
 
 def _in_workers(look: Callable[[Any], Any], chunks: Sequence[Any], num_workers: int, description: str) -> Iterator[Any]:

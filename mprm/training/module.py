@@ -57,7 +57,7 @@ class TrainingModule(pl.LightningModule):
         raise AssertionError("a training says what it trains")
 
     def terms(self, part: Measured) -> np.ndarray:
-        """Terms of the loss that every example has, by position. Raises ValueError if an example can not be learnt."""
+        """Terms of the loss that every example has, by position. Raises ValueError if an example cannot be learnt."""
         raise AssertionError("a training counts its terms")
 
     def loss(self, batch: Any) -> torch.Tensor:

@@ -102,6 +102,11 @@ class Machine:
     def is_deepspeed(self) -> bool:
         return self.strategy.startswith("deepspeed")
 
+    @property
+    def bytes(self) -> int:
+        """Of a number in the precision."""
+        return 2 if self.precision.startswith("bf16") else 4
+
     def check(self, recipe: Recipe, longest: int) -> None:
         """Raises ValueError if a device would have nothing to do, or `longest` tokens do not fit a forward pass."""
         if recipe.global_batch_size < self.world_size:

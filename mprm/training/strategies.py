@@ -119,7 +119,7 @@ def make_universal(checkpoint: Path) -> None:
             converted = subprocess.run(command, capture_output=True, text=True)
             if converted.returncode:
                 reason = (converted.stderr.strip() or "killed").splitlines()[-1]
-                raise ValueError(f"{checkpoint} can not be converted for other devices ({reason}); resume on as many")
+                raise ValueError(f"{checkpoint} cannot be converted for other devices ({reason}); resume on as many")
     write_text(checkpoint / "latest_universal", universal.name)
 
 
@@ -208,7 +208,7 @@ def check_world_size(machine: Machine) -> None:
 
 
 def check_checkpoint(checkpoint: Path | None, machine: Machine) -> None:
-    """Raises ValueError if the machine's strategy can not load the checkpoint: DeepSpeed's stages have their own."""
+    """Raises ValueError if the machine's strategy cannot load the checkpoint: DeepSpeed's stages have their own."""
     if checkpoint is None:
         return
     written = "no deepspeed strategy"
@@ -217,6 +217,6 @@ def check_checkpoint(checkpoint: Path | None, machine: Machine) -> None:
     wanted = machine.strategy if machine.is_deepspeed else "no deepspeed strategy"
     if written != wanted:
         raise ValueError(
-            f"trainer.strategy={machine.strategy} can not resume {checkpoint}, which was written with {written}; "
+            f"trainer.strategy={machine.strategy} cannot resume {checkpoint}, which was written with {written}; "
             "resume with that, or remove the checkpoints folder to start again"
         )

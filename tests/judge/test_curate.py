@@ -71,7 +71,7 @@ def test_a_row_per_pair_source_after_source() -> None:
 
 
 def test_the_least_entropy_of_every_source_is_kept_and_random_keeps_as_many() -> None:
-    """Of ten pairs of one source and six of another, two of which have an image that can not be used."""
+    """Of ten pairs of one source and six of another, two of which have an image that cannot be used."""
     rng = np.random.default_rng(0)
     pool = [pair(str(number), "ab"[number % 8 < 3], flipped=number % 5 == 0) for number in range(16)]
     entropy = dict(zip([one.id for one in pool], rng.permutation(16) / 10, strict=True))

@@ -21,11 +21,13 @@ from mprm.batching.order import LowToHigh
 from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Prompt
 from mprm.inference.scoring import answered
+from mprm.judge import grpo
 from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement, advantages, grpo_losses, measure_prompts
 from mprm.judge.judge import Judge, PresentedPair, present
-from mprm.judge.sft import in_a_row, log_likelihood
+from mprm.judge.sft import Responses, in_a_row, log_likelihood
 from mprm.training import fit as fit_module
 from mprm.training.checkpoint import latest
+from mprm.training.cost import rehearse
 from mprm.training.fit import fit
 from mprm.training.recipe import Machine, Schedule
 
@@ -171,6 +173,29 @@ def test_a_verdict_that_was_cut_off_earns_nothing(pairs: list[PresentedPair], ju
         "entropy": 1.0,
         "tokens": pytest.approx((2 * len(ids) + len(ids) - 1) / 3),
     }
+
+
+def test_a_rehearsal_is_as_long_as_responses_can_become(
+    pairs: list[PresentedPair], judge: Judge, taught: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three responses of eight tokens to each of two pairs, which begin differently; nothing is drawn."""
+    recipe = GRPO(group_size=3, global_batch_size=2)
+    prompts = Prompts(pairs[1:3], np.zeros(2), taught.load()[0], judge)
+    module = Reinforcement(taught.load()[1], prompts, recipe, Schedule(recipe, Machine(), LowToHigh(), seed=7))
+    part, _ = fit_module.plan_parts(module, measure_prompts(prompts, recipe, Machine(), 512), None)
+    rows: list[Responses] = []
+
+    def watched(model: Any, row: Responses, temperature: float) -> torch.Tensor:
+        rows.append(row)
+        return log_likelihood(model, row, temperature)
+
+    monkeypatch.setattr(grpo, "log_likelihood", watched)
+    monkeypatch.setattr(Sampler, "generate", None)
+    assert rehearse(module, part, part.plan.cut(0)[0][0])[0]
+    for row in rows:
+        assert len(row.token_M) == 2 * 3 * 8
+        assert len(set(row.row.mark_M.tolist())) == 2 * (1 + 3 * 7), "all of a pair share the first place"
+    assert not module.curve["loss"].update_called, "nothing of it is logged"
 
 
 ENTROPY = np.array([0.5, 0.2, 0.9, 0.1, 0.2, 0.7, 0.3])

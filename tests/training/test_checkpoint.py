@@ -50,9 +50,7 @@ def test_a_checkpoint_of_another_strategy_is_refused(tmp_path: Path) -> None:
             if other == strategy:
                 check_checkpoint(checkpoint, machine)
             else:
-                with pytest.raises(
-                    ValueError, match=rf"^trainer\.strategy={strategy} can not resume .*\.ckpt, .* with"
-                ):
+                with pytest.raises(ValueError, match=rf"^trainer\.strategy={strategy} cannot resume .*\.ckpt, .* with"):
                     check_checkpoint(checkpoint, machine)
 
 

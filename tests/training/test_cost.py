@@ -16,7 +16,6 @@ from mprm.training.cost import (
     GATHERED,
     GIB,
     Memory,
-    Rehearsal,
     announce,
     announce_disk,
     check,
@@ -128,9 +127,10 @@ def test_a_rehearsal_leaves_the_module_as_it_was(planned: Any, precision: str) -
     module, train = planned(precision=precision, strategy=strategy)
     before = {name: parameter.detach().clone() for name, parameter in module.model.named_parameters()}
     random_state = torch.get_rng_state()
-    ran = rehearse(module, train, train.plan.cut(0)[0][0])
-    assert ran.seconds > 0
-    assert ran.activations is None, "told by a GPU alone"
+    seconds, activations = rehearse(module, train, train.plan.cut(0)[0][0])
+    assert seconds is not None
+    assert seconds > 0
+    assert activations is None, "told by a GPU alone"
     for name, parameter in module.model.named_parameters():
         assert parameter.dtype == before[name].dtype
         assert parameter.equal(before[name]), name
@@ -153,9 +153,9 @@ def test_what_a_device_cannot_hold_is_told_before_the_training(
     activations = 10 * 2**20
     rows: list[Any] = []
 
-    def rehearsed(module: Any, train: Part, row: Any) -> Rehearsal:
+    def rehearsed(module: Any, train: Part, row: Any) -> tuple[float, int]:
         rows.append(row)
-        return Rehearsal(0.5, activations)
+        return 0.5, activations
 
     monkeypatch.setattr(cost, "rehearse", rehearsed)
     module, train = planned(accelerator="gpu")
@@ -171,8 +171,14 @@ def test_what_a_device_cannot_hold_is_told_before_the_training(
         for row in ranks
     )
     activations = 50 * 2**20
+    rows.clear()
     with pytest.raises(ValueError, match=r"^trainer: needs about 0\.1 GiB per device, this one has 0\.1 GiB; lower"):
         announce(module, train, tmp_path)
+    assert "activations 50 MiB" in capsys.readouterr().out
+    Properties.total_memory = 16 * 2**20
+    with pytest.raises(ValueError, match=r"^trainer: needs about 0\.0 GiB per device, this one has 0\.0 GiB; lower"):
+        announce(module, train, tmp_path)
+    assert len(rows) == 1, "nothing is computed where the states alone are too large"
     assert "train" not in "".join(path.name for path in tmp_path.iterdir())
 
 
@@ -189,7 +195,7 @@ def test_a_row_that_runs_out_of_memory(planned: Any, monkeypatch: pytest.MonkeyP
         with pytest.raises(ValueError, match=r"^trainer: a forward and backward pass of \d+ tokens does not fit this"):
             rehearse(module, train, train.plan.cut(0)[0][0])
     else:
-        assert rehearse(module, train, train.plan.cut(0)[0][0]).activations is None
+        assert rehearse(module, train, train.plan.cut(0)[0][0]) == (None, None)
 
 
 # ---- disk

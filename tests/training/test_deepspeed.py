@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from mprm.backbones.internvl import InternVL
 from mprm.chartworld.corpus import ChartWorld
 from mprm.training.checkpoint import latest, load_checkpoint
-from mprm.training.planner import RankBatches
 from mprm.training.recipe import Machine, Recipe
 from mprm.training.strategies import KeepTargets, Sharded, build_optimizer, check_world_size
 
@@ -238,10 +237,6 @@ def test_what_is_no_parameter_stays_float32() -> None:
     module = torch.nn.Module()
     module.register_buffer("frequencies", torch.tensor([1 / 3]))
     assert KeepTargets("bf16-true").convert_module(module).get_buffer("frequencies").dtype == torch.float32
-
-
-def test_the_sampler_tells_its_batch_size() -> None:
-    assert RankBatches.batch_size == 1
 
 
 def test_a_gradient_is_divided_once(monkeypatch: pytest.MonkeyPatch) -> None:

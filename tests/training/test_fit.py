@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from mprm.batching.order import FileOrder, Shuffled, ShuffledQuestions
 from mprm.training.checkpoint import latest, load_weights
-from mprm.training.fit import fit, run_trainer
+from mprm.training.fit import History, fit, run_trainer
 from mprm.training.lengths import measure_again
 from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
@@ -279,3 +279,17 @@ def test_an_interrupt_is_told_from_a_job_that_is_started_again(code: int | None,
     trainer: Any = SimpleNamespace(fit=lambda *_, **__: sys.exit(code), interrupted=True, strategy=strategy)
     with pytest.raises(seen):
         run_trainer(trainer, None, None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (0, "training, epoch 1 of 2, step 0 of 10"),
+        (4, "training, epoch 1 of 2, step 4 of 10"),
+        (5, "training, epoch 2 of 2, step 5 of 10"),
+        (10, "training, epoch 2 of 2, step 10 of 10"),
+    ],
+)
+def test_the_epoch_is_that_of_the_plan(step: int, words: str) -> None:
+    plan: Any = SimpleNamespace(global_batch_size=8, order=range(80), optimizer_steps=10)
+    assert History(Path("metrics.jsonl"), plan, epochs=2).words(step) == words
