@@ -154,29 +154,30 @@ def choices(sets: Sequence[CandidateSet], scores: Scores, aggregate: str) -> lis
         ValueError: `aggregate` is unknown.
     """
     check_aggregate(aggregate)
-    return [_choice(*pair, aggregate) for pair in zip(sets, scores, strict=True)]
-
-
-def _choice(question: CandidateSet, scores_M: Sequence[StepScores | None], aggregate: str) -> dict[str, Any]:
-    score_M = candidate_scores(scores_M, aggregate)
-    best = int(score_M.argmax()) if _n_best(score_M) else None
-    chosen = None if best is None else question.candidates[best]
-    answers = [candidate.final_answer for candidate in question.candidates]
-    class_M = np.array(answer_classes(answers))
-    votes_K = np.bincount(class_M[class_M >= 0])
-    givers = np.flatnonzero(class_M == votes_K.argmax()) if len(votes_K) else np.array([], dtype=np.int64)
-    right = [question.candidates[m].correct for m in givers]
-    return {
-        "id": question.id,
-        "source": question.source,
-        "choice": best,
-        "final_answer": None if chosen is None else chosen.final_answer,
-        "correct": None if chosen is None else chosen.correct,
-        "score": None if best is None else float(score_M[best]),
-        "ties": _n_best(score_M),
-        "majority": answers[givers[0]] if right else None,
-        "majority_correct": bool(right) and 2 * sum(right) >= len(right),
-    }
+    found = []
+    for question, scores_M in zip(sets, scores, strict=True):
+        score_M = candidate_scores(scores_M, aggregate)
+        best = int(score_M.argmax()) if _n_best(score_M) else None
+        chosen = None if best is None else question.candidates[best]
+        answers = [candidate.final_answer for candidate in question.candidates]
+        class_M = np.array(answer_classes(answers))
+        votes_K = np.bincount(class_M[class_M >= 0])
+        givers = np.flatnonzero(class_M == votes_K.argmax()).tolist() if len(votes_K) else []
+        right = [question.candidates[m].correct for m in givers]
+        found.append(
+            {
+                "id": question.id,
+                "source": question.source,
+                "choice": best,
+                "final_answer": None if chosen is None else chosen.final_answer,
+                "correct": None if chosen is None else chosen.correct,
+                "score": None if best is None else float(score_M[best]),
+                "ties": _n_best(score_M),
+                "majority": answers[givers[0]] if givers else None,
+                "majority_correct": bool(givers) and 2 * sum(right) >= len(right),
+            }
+        )
+    return found
 
 
 def _n_best(score_M: Floats) -> int:

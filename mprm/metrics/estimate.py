@@ -166,11 +166,11 @@ class Difference:
 def difference(measure: str, a: Mapping[int, Resampled], b: Mapping[int, Resampled]) -> Difference:
     """Mean of A - B over the seeds that both have, with a 95 % interval for other trainings and other items.
 
-    Two parts make the half width sqrt(seed^2 + benchmark^2): Student's t over the seeds' differences, and 1.96 standard
-    deviations of the mean difference over resamples that draw the same items for A and B. What a training does to
-    single items by chance shows in both, so the interval is rather too wide than too narrow (simulated: 96 to 99 %
-    hold the truth with three to five seeds). With fewer than three seeds it is the percentile interval of the
-    resamples, and holds for these trainings only. Resamples in which the measure is undefined are left out.
+    Half the width is sqrt(seed^2 + benchmark^2): Student's t over the seeds' differences, and 1.96 standard deviations
+    of the mean difference over resamples that draw the same items for A and B. What a training does to single items by
+    chance shows in both, so the interval is rather too wide than too narrow (simulated: 96 to 99 % hold the truth with
+    three to five seeds). With fewer than three seeds it is the percentile interval of the resamples, and holds for
+    these trainings only. Resamples in which the measure is undefined are left out.
 
     Args:
         measure: its name, handed through.
