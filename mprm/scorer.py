@@ -15,7 +15,7 @@ from mprm.backbones.loading import PROMPT
 from mprm.batching.examples import on_white, open_images
 from mprm.config import config_of_run
 from mprm.inference.local import backbone_class
-from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, score
+from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, Scoring
 from mprm.metrics.predictions import NotScored, StepScores
 from mprm.runs.artifacts import read_json
 from mprm.training.checkpoint import load_weights
@@ -113,7 +113,8 @@ class StepScorer:
 
     def scored(self, solutions: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
         """Scores of solutions by id as they come, or why there are none: for many, of which some may be unusable."""
-        return score(self.model, self.processor, solutions, open_images, self.max_length, self.max_tokens, self.device)
+        scoring = Scoring(self.model, self.processor, self.max_length, self.max_tokens, self.device)
+        return scoring.scores(solutions, open_images)
 
 
 def _listed(image: Pictures) -> list[Picture]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import TypeVar
 
@@ -41,110 +42,96 @@ class ScoreRequest:
 
 
 Found = TypeVar("Found")
+Sizes = list[tuple[int, int]]  # width, height
 OpenImages = Callable[[Sequence[str]], list[Image.Image]]
 Scored = Iterator[tuple[str, StepScores | NotScored]]
-Encode = Callable[[list[tuple[int, int]], ScoreRequest], Example]
 
 
-@torch.inference_mode()
-def score(
-    model: StepModel,
-    processor: Processor,
-    requests: Sequence[ScoreRequest],
-    open_images: OpenImages,
-    max_length: int,
-    max_tokens: int,
-    device: str,
-) -> Scored:
-    """Scores of every solution by its id, or why it has none, as they come: solutions of one question together.
+@dataclass(frozen=True)
+class Scoring:
+    """A model that reads solutions, those of one question together: their images are opened once, and images and prompt
+    are computed once in a forward pass.
 
     A solution without a readable image or with more than max_length tokens is not scored, never shortened or replaced.
-    At most max_tokens tokens share a forward pass; solutions of one question share their images and prompt, which are
-    computed once in it. The scores depend on neither.
+    At most max_tokens tokens share a forward pass. What is found depends on neither that nor company.
     """
-    model.to(device).eval()
 
-    def encode(sizes: list[tuple[int, int]], request: ScoreRequest) -> Example:
-        return processor.layout(sizes, request.question, list(request.steps))
+    model: StepModel
+    processor: Processor
+    max_length: int
+    max_tokens: int
+    device: str
 
-    for item in _encoded(processor, requests, open_images, encode, max_length, max_tokens):
-        if isinstance(item, list):
-            batch = collate(item).to(torch.device(device))
-            yield from zip(batch.ids, step_scores(model, batch), strict=True)
-        else:
-            yield item
+    def scores(self, requests: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
+        """Scores of every solution by its id, or why it has none, as they come."""
 
+        def encode(sizes: Sizes, request: ScoreRequest) -> Example:
+            return self.processor.layout(sizes, request.question, list(request.steps))
 
-@torch.inference_mode()
-def rollout_entropies(
-    model: StepModel,
-    processor: Processor,
-    requests: Sequence[ScoreRequest],
-    open_images: OpenImages,
-    max_length: int,
-    max_tokens: int,
-    device: str,
-) -> Iterator[tuple[str, float | NotScored]]:
-    """Entropy in nats of every solution by its id, or why it has none, as score() gives scores.
+        return self._each(requests, open_images, encode, partial(step_scores, self.model))
 
-    It is the mean over the tokens of the steps, each ended by two newlines, of the entropy of the model's next-token
-    distribution where that token comes: behind the chat prompt of the images and the question and all tokens before.
-    Tokens of prompt and images are not counted.
+    def entropies(
+        self, requests: Sequence[ScoreRequest], open_images: OpenImages
+    ) -> Iterator[tuple[str, float | NotScored]]:
+        """Entropy in nats of every solution by its id, or why it has none, as they come.
 
-    Raises ValueError for a model that does not write text.
-    """
-    if not isinstance(model, ChatModel) or not isinstance(processor, ChatProcessor):
-        raise ValueError(
-            f"backbone: {type(model).__name__} writes no text, so that rollouts have no entropy under it; choose a "
-            "chat model, e.g. backbone=chartworld_internvl"
-        )
-    chat = processor
-    model.to(device).eval()
+        It is the mean over the tokens of the steps, each ended by two newlines, of the entropy of the model's
+        next-token distribution where that token comes: behind the chat prompt of the images and the question and all
+        tokens before. Tokens of prompt and images are not counted.
 
-    def encode(sizes: list[tuple[int, int]], request: ScoreRequest) -> Example:
-        return answered(chat.ask(sizes, request.question), step_ids(chat, request.steps, SEPARATOR))
+        Raises ValueError for a model that does not write text.
+        """
+        model, processor = self.model, self.processor
+        if not isinstance(model, ChatModel) or not isinstance(processor, ChatProcessor):
+            raise ValueError(
+                f"backbone: {type(model).__name__} writes no text, so that rollouts have no entropy under it; choose a "
+                "chat model, e.g. backbone=chartworld_internvl"
+            )
+        asked = processor  # of a known type inside encode()
 
-    for item in _encoded(processor, requests, open_images, encode, max_length, max_tokens):
-        if isinstance(item, list):
-            batch = collate(item).to(torch.device(device))
-            yield from zip(batch.ids, _mean_entropies(model, batch), strict=True)
-        else:
-            yield item
+        def encode(sizes: Sizes, request: ScoreRequest) -> Example:
+            return answered(asked.ask(sizes, request.question), step_ids(asked, request.steps, SEPARATOR))
 
+        return self._each(requests, open_images, encode, partial(_mean_entropies, model))
 
-def _encoded(
-    processor: Processor,
-    requests: Sequence[ScoreRequest],
-    open_images: OpenImages,
-    encode: Encode,
-    max_length: int,
-    max_tokens: int,
-) -> Iterator[list[Example] | tuple[str, NotScored]]:
-    """Rows of encoded solutions, one forward pass each, and ids of those that cannot be scored with the reason.
+    @torch.inference_mode()
+    def _each(
+        self,
+        requests: Sequence[ScoreRequest],
+        open_images: OpenImages,
+        encode: Callable[[Sizes, ScoreRequest], Example],
+        evaluate: Callable[[Batch], Iterator[Found]],
+    ) -> Iterator[tuple[str, Found | NotScored]]:
+        """What `evaluate` makes of every example of a forward pass."""
+        self.model.to(self.device).eval()
+        held: list[Example] = []
+        n_tokens = 0
+        for (question, *images), members in groupby(sorted(requests, key=_asked), key=_asked):
+            if n_tokens > HELD * self.max_tokens:
+                yield from self._evaluated(held, evaluate)
+                held, n_tokens = [], 0
+            seen = _seen(images, open_images, self.processor)
+            for request in members:
+                if isinstance(seen, NotScored):
+                    yield request.id, seen
+                    continue
+                sizes, vision = seen
+                example = encode(sizes, request)
+                length = len(example.input_ids)
+                if length > self.max_length:
+                    reason = f"{length} tokens, more than backbone.max_length={self.max_length}"
+                    yield request.id, NotScored("too_long", reason)
+                    continue
+                held.append(replace(example, vision=vision, id=request.id, group=question_hash(question, images)))
+                n_tokens += length
+        yield from self._evaluated(held, evaluate)
 
-    Solutions of a question follow each other: its images are opened once.
-    """
-    held: list[Example] = []
-    n_tokens = 0
-    for (question, *images), members in groupby(sorted(requests, key=_asked), key=_asked):
-        if n_tokens > HELD * max_tokens:
-            yield from rows(held, max(max_tokens, max_length))
-            held, n_tokens = [], 0
-        seen = _seen(images, open_images, processor)
-        for request in members:
-            if isinstance(seen, NotScored):
-                yield request.id, seen
-                continue
-            sizes, vision = seen
-            example = encode(sizes, request)
-            length = len(example.input_ids)
-            if length > max_length:
-                reason = f"{length} tokens, more than backbone.max_length={max_length}"
-                yield request.id, NotScored("too_long", reason)
-                continue
-            held.append(replace(example, vision=vision, id=request.id, group=question_hash(question, images)))
-            n_tokens += length
-    yield from rows(held, max(max_tokens, max_length))
+    def _evaluated(
+        self, examples: list[Example], evaluate: Callable[[Batch], Iterator[Found]]
+    ) -> Iterator[tuple[str, Found]]:
+        for row in rows(examples, max(self.max_tokens, self.max_length)):
+            batch = collate(row).to(torch.device(self.device))
+            yield from zip(batch.ids, evaluate(batch), strict=True)
 
 
 def _asked(request: ScoreRequest) -> tuple[str, ...]:
@@ -153,7 +140,7 @@ def _asked(request: ScoreRequest) -> tuple[str, ...]:
 
 def _seen(
     names: Sequence[str], open_images: OpenImages, processor: Processor
-) -> tuple[list[tuple[int, int]], dict[str, torch.Tensor]] | NotScored:
+) -> tuple[Sizes, dict[str, torch.Tensor]] | NotScored:
     """Sizes and tensors of a question's images."""
     if not names:
         return NotScored("no_image", "there is no image")

@@ -112,23 +112,15 @@ def _solutions(cfg: Config, rows: pa.Table) -> list[ScoreRequest]:
 
 def _computed(cfg: Config, solutions: list[ScoreRequest], kept: Journal, advance: Callable[[int], None]) -> Found:
     """Add entropies to the journal, on the trainer's device. Returns those that it does not keep."""
-    from mprm.inference.scoring import rollout_entropies
+    from mprm.inference.scoring import Scoring
     from mprm.metrics.predictions import NotScored
 
     check_devices(cfg)
     processor, model = load_backbone(cfg)
-    entropies = rollout_entropies(
-        model,
-        processor,
-        solutions,
-        open_by(cfg.dataset.image_folder.path),
-        cfg.backbone.max_length,
-        max_tokens(cfg),
-        device(cfg),
-    )
+    scoring = Scoring(model, processor, cfg.backbone.max_length, max_tokens(cfg), device(cfg))
     fresh: Found = {}
     restorable: Found = {}
-    for name, found in entropies:
+    for name, found in scoring.entropies(solutions, open_by(cfg.dataset.image_folder.path)):
         value = found.reason if isinstance(found, NotScored) else found
         (restorable if value in RESTORABLE else fresh)[name] = value
         if len(fresh) == AT_ONCE:

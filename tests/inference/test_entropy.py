@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.inference import scoring
-from mprm.inference.scoring import ScoreRequest, rollout_entropies
+from mprm.inference.scoring import ScoreRequest, Scoring
 from mprm.metrics.predictions import NotScored
 
 WEIGHTS = Path(scoring.__file__).parents[1] / "chartworld" / "weights"
@@ -52,7 +52,7 @@ def entropies(
     loaded: Any, solutions: Sequence[ScoreRequest], max_tokens: int = 4096, max_length: int = 512
 ) -> dict[str, float | NotScored]:
     processor, model = loaded
-    found = list(rollout_entropies(model, processor, solutions, open_pictures, max_length, max_tokens, "cpu"))
+    found = list(Scoring(model, processor, max_length, max_tokens, "cpu").entropies(solutions, open_pictures))
     assert len(dict(found)) == len(found) == len(solutions), "each solution comes once"
     return dict(found)
 

@@ -14,7 +14,7 @@ from mprm.batching.collate import Batch
 from mprm.batching.examples import open_images
 from mprm.chartworld.corpus import ChartWorldBenchmark
 from mprm.data.visualprocessbench import Solution
-from mprm.inference.scoring import ScoreRequest, score
+from mprm.inference.scoring import ScoreRequest, Scoring
 from mprm.metrics.predictions import NotScored, StepScores
 from tools import tiny
 
@@ -53,7 +53,7 @@ def scores_of(
     def open_pictures(names: Sequence[str]) -> list[Image.Image]:
         return open_images([benchmark.image_folder.path(name) for name in names])
 
-    found = list(score(model, processor, solutions, open_pictures, max_length, max_tokens, "cpu"))
+    found = list(Scoring(model, processor, max_length, max_tokens, "cpu").scores(solutions, open_pictures))
     assert len(dict(found)) == len(found), "each solution comes once"
     scores = {name: one.scores for name, one in found if isinstance(one, StepScores)}
     return scores, {name: one.reason for name, one in found if isinstance(one, NotScored)}
@@ -140,7 +140,7 @@ def test_an_image_that_the_processor_refuses(
     tiny.build("qwen2_5_vl", folder)
     processor, model = Qwen2_5_VL(path=str(folder)).load()
     thread = Image.new("RGB", (4000, 10))
-    (found,) = score(model, processor, scorables(benchmark)[:1], lambda _: [thread], 512, 512, "cpu")
+    (found,) = Scoring(model, processor, 512, 512, "cpu").scores(scorables(benchmark)[:1], lambda _: [thread])
     assert isinstance(found[1], NotScored)
     assert found[1].reason == "refused_image"
     assert "aspect ratio" in found[1].message

@@ -10,8 +10,7 @@ from datasets import Dataset
 
 from mprm import stages
 from mprm.config import Config
-from mprm.inference import scoring
-from mprm.inference.scoring import ScoreRequest
+from mprm.inference.scoring import ScoreRequest, Scoring
 from mprm.metrics.predictions import NotScored
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
@@ -51,7 +50,7 @@ def invented(monkeypatch: pytest.MonkeyPatch) -> Invented:
     def invent(stop_after: int = 1000, faults: dict[str, str] | None = None) -> list[str]:
         computed: list[str] = []
 
-        def rollout_entropies(_: Any, __: Any, solutions: Sequence[ScoreRequest], *___: Any) -> Iterator[Any]:
+        def entropies(_: Scoring, solutions: Sequence[ScoreRequest], open_images: Any) -> Iterator[Any]:
             for solution in solutions:
                 if len(computed) == stop_after:
                     raise KeyboardInterrupt
@@ -59,7 +58,7 @@ def invented(monkeypatch: pytest.MonkeyPatch) -> Invented:
                 reason = (faults or {}).get(solution.id)
                 yield solution.id, NotScored(reason, "") if reason else float(len("".join(solution.steps)))
 
-        monkeypatch.setattr(scoring, "rollout_entropies", rollout_entropies)
+        monkeypatch.setattr(Scoring, "entropies", entropies)
         monkeypatch.setattr(stage, "load_backbone", lambda _: (None, None))
         return computed
 
