@@ -18,6 +18,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration, Llama
 from transformers.models.internvl import InternVLVisionConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from mprm.backbones.loading import incomplete
 from mprm.batching.prompt import MARK
 
 INDEX = "model.safetensors.index.json"
@@ -33,9 +34,7 @@ RENAMED = {
     "model.vision_tower.embeddings.position_embeddings": "vision_model.embeddings.position_embedding",
     "model.vision_tower.embeddings.patch_embeddings.projection": "vision_model.embeddings.patch_embedding",
     "model.vision_tower.encoder.layer.": "vision_model.encoder.layers.",
-    ".attention.q_proj.": ".attn.qkv.",
-    ".attention.k_proj.": ".attn.qkv.",
-    ".attention.v_proj.": ".attn.qkv.",
+    **{f".attention.{part}_proj.": ".attn.qkv." for part in "qkv"},
     ".attention.q_norm.": ".attn.q_norm.",
     ".attention.k_norm.": ".attn.k_norm.",
     ".attention.projection_layer.": ".attn.proj.",
@@ -48,9 +47,7 @@ RENAMED = {
     "model.multi_modal_projector.linear_2.": "mlp1.3.",
     "model.language_model.": "language_model.model.",
     "embed_tokens": "tok_embeddings",
-    ".self_attn.q_proj.": ".attention.wqkv.",
-    ".self_attn.k_proj.": ".attention.wqkv.",
-    ".self_attn.v_proj.": ".attention.wqkv.",
+    **{f".self_attn.{part}_proj.": ".attention.wqkv." for part in "qkv"},
     ".self_attn.o_proj.": ".attention.wo.",
     ".mlp.gate_proj.": ".feed_forward.w1.",
     ".mlp.down_proj.": ".feed_forward.w2.",
@@ -71,7 +68,7 @@ def original_config(folder: Path, image_token_id: int) -> InternVLConfig:
     """The folder's config.json in transformers' words; image_token_id is the id of <IMG_CONTEXT>.
 
     Drop-path has no counterpart in transformers: a vision tower that is trained is trained without it.
-    Raises ValueError if the config lacks a key or describes a model that transformers can not compute alike.
+    Raises ValueError if the config lacks a key or describes a model that transformers cannot compute alike.
     """
     raw = json.loads((folder / "config.json").read_text())
     try:
@@ -79,9 +76,7 @@ def original_config(folder: Path, image_token_id: int) -> InternVLConfig:
         vision, text = _vision_config(raw["vision_config"]), _text_config(raw["llm_config"])
         ratio = raw["downsample_ratio"]
     except KeyError as missing:
-        raise ValueError(
-            f"backbone.path={folder}: config.json has no {missing}; download the InternVL2.5 folder anew"
-        ) from None
+        raise incomplete(folder, f"config.json has no {missing}") from None
     return InternVLConfig(
         vision_config=vision,
         text_config=text,
@@ -175,7 +170,11 @@ def load_original(folder: Path, image_token_id: int, dtype: torch.dtype | None) 
         hf = InternVLForConditionalGeneration(config)
     empty = hf.state_dict()
     names = _original_names(empty, config)
-    _check_names(set(names), {name for shard in layout.values() for name in shard}, folder)
+    found = {name for shard in layout.values() for name in shard}
+    if missing := sorted(names.keys() - found):
+        raise incomplete(folder, f"the weights have no {missing[0]}")
+    if unknown := sorted(found - names.keys()):
+        raise ValueError(f"backbone.path={folder}: the weights have {unknown[0]}, which no InternVL2.5 has; check it")
     for file, stored in layout.items():
         filled: dict[str, torch.Tensor] = {}
         with safe_open(folder / file, framework="pt") as shard:
@@ -184,10 +183,8 @@ def load_original(folder: Path, image_token_id: int, dtype: torch.dtype | None) 
                 whole = (sum(shape[0] for shape in wanted), *wanted[0][1:])
                 tensor = shard.get_tensor(name)
                 if tensor.shape != whole:
-                    raise ValueError(
-                        f"backbone.path={folder}: {name} in {file} has shape {tuple(tensor.shape)}, "
-                        f"config.json says {whole}; download the folder anew"
-                    )
+                    shapes = f"shape {tuple(tensor.shape)}, config.json says {whole}"
+                    raise incomplete(folder, f"{name} in {file} has {shapes}")
                 filled |= zip(names[name], _split(name, tensor.to(dtype), config), strict=True)
         hf.load_state_dict(filled, strict=False, assign=True)
     # The only buffers; they are computed, not stored.
@@ -212,13 +209,6 @@ def _merge(name: str, parts: list[torch.Tensor], config: InternVLConfig) -> torc
         q, k, v = parts
         return merge_wqkv(q, k, v, text.num_attention_heads, text.num_key_value_heads)
     return torch.cat(parts) if ".attn.qkv." in name else parts[0]
-
-
-def _check_names(wanted: set[str], found: set[str], folder: Path) -> None:
-    if missing := sorted(wanted - found):
-        raise ValueError(f"backbone.path={folder}: the weights have no {missing[0]}; download the folder anew")
-    if unknown := sorted(found - wanted):
-        raise ValueError(f"backbone.path={folder}: the weights have {unknown[0]}, which no InternVL2.5 has; check it")
 
 
 def _shard_layout(folder: Path) -> dict[str, list[str]]:

@@ -92,6 +92,10 @@ class ChatBackbone:
         processor.save(folder)
 
 
+def incomplete(folder: Path, what: str) -> ValueError:
+    return ValueError(f"backbone.path={folder}: {what}; download the folder anew")
+
+
 def check_folder(path: str | None, model_types: tuple[str, ...]) -> Path:
     """The folder as a Path. Raises ValueError if it is not given, not there, or holds another architecture."""
     if path is None:
@@ -137,7 +141,7 @@ def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None, max_lengt
     except OSError as error:
         raise ValueError(f"backbone.path={folder} has no weights ({error}); download them") from None
     if missing := sorted(loaded["missing_keys"]):
-        raise ValueError(f"backbone.path={folder}: the weights have no {missing[0]}; download the folder anew")
+        raise incomplete(folder, f"the weights have no {missing[0]}")
     check_language_model(hf.model.language_model, folder, max_length)
     return hf
 

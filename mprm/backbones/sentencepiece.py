@@ -23,12 +23,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     The converted one gives the ids of the tokenizer class the folder was made for: text is cut at the added tokens and
     what lies between is encoded by sentencepiece on its own. It differs in this alone:
     - The name of a piece whose id an added token has taken over (InternLM2's "[UNUSED_TOKEN_146]", now "<|im_start|>")
-      is ordinary text, so that user text can not make special tokens.
+      is ordinary text, so that user text cannot make special tokens.
     - With split_special_tokens, added tokens that are not special are cut out all the same.
     - With add_dummy_prefix, text that is one user-defined symbol and nothing else gets no prefix.
     - Decoding prints an unknown token by its name, and takes one space off the front, not several.
 
-    Raises ValueError if there is neither file, the model can not be converted exactly (not BPE, a character map such as
+    Raises ValueError if there is neither file, the model cannot be converted exactly (not BPE, a character map such as
     nmt_nfkc, spaces as suffix), or the ids of the added tokens contradict each other.
     """
     if (folder / "tokenizer.json").is_file():
@@ -60,24 +60,31 @@ def _content(token: str | dict[str, Any]) -> str:
     return token if isinstance(token, str) else token["content"]
 
 
+def _inexact(folder: Path, reason: str) -> ValueError:
+    path = folder / "tokenizer.model"
+    return ValueError(f"{path} cannot be converted: {reason}; put the model's tokenizer.json into the folder")
+
+
+def _contradiction(folder: Path, said: str) -> ValueError:
+    files = "tokenizer_config.json, added_tokens.json and tokenizer.model"
+    return ValueError(f"{folder} gives {said}; download {files} again")
+
+
 def _read_model(folder: Path) -> Any:
-    """The sentencepiece ModelProto. Raises ValueError if it is none, or one that can not be converted exactly."""
+    """The sentencepiece ModelProto. Raises ValueError if it is none, or one that cannot be converted exactly."""
     protobuf = import_protobuf()
     path, model = folder / "tokenizer.model", protobuf.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf's DecodeError; the class belongs to an optional module
         raise ValueError(f"{path} is no sentencepiece model ({error}); download it again") from None
-    reason = None
     if model.trainer_spec.model_type != BPE_MODEL:
-        reason = "it is no BPE model"
-    elif model.normalizer_spec.precompiled_charsmap:
+        raise _inexact(folder, "it is no BPE model")
+    if model.normalizer_spec.precompiled_charsmap:
         # `tokenizers` maps grapheme by grapheme, sentencepiece takes the longest match: "\r\n" is one space or two.
-        reason = f"its character map {model.normalizer_spec.name!r} has no exact equivalent"
-    elif model.trainer_spec.treat_whitespace_as_suffix or not model.normalizer_spec.escape_whitespaces:
-        reason = "it does not write a space as a prefix of the word"
-    if reason:
-        raise ValueError(f"{path} can not be converted: {reason}; put the model's tokenizer.json into the folder")
+        raise _inexact(folder, f"its character map {model.normalizer_spec.name!r} has no exact equivalent")
+    if model.trainer_spec.treat_whitespace_as_suffix or not model.normalizer_spec.escape_whitespaces:
+        raise _inexact(folder, "it does not write a space as a prefix of the word")
     return model
 
 
@@ -93,10 +100,8 @@ def _added_tokens(folder: Path, config: dict[str, Any], names: dict[str, Any]) -
     ids = {token.content: token_id for token_id, token in added.items()}
     for content, token_id in _read_json(folder, "added_tokens.json").items():
         if ids.get(content, token_id) != token_id or (token_id in added and added[token_id].content != content):
-            raise ValueError(
-                f"{folder} gives token {content!r} the id {token_id} in added_tokens.json and another in"
-                " tokenizer_config.json; download both files again"
-            )
+            said = f"token {content!r} the id {token_id} in added_tokens.json and another in tokenizer_config.json"
+            raise _contradiction(folder, said)
         if token_id not in added:
             added[token_id] = AddedToken(content, normalized=False, special=content in special)
     return added
@@ -114,10 +119,7 @@ def _convert(folder: Path, model: Any, added: dict[int, AddedToken]) -> Tokenize
     vocab = {p.piece: token_id for token_id, p in own.items() if token_id not in renamed}
     for token_id, token in added.items():
         if vocab.setdefault(token.content, token_id) != token_id:
-            raise ValueError(
-                f"{folder} gives token {token.content!r} the ids {vocab[token.content]} and {token_id}; download"
-                " tokenizer_config.json, added_tokens.json and tokenizer.model again"
-            )
+            raise _contradiction(folder, f"token {token.content!r} the ids {vocab[token.content]} and {token_id}")
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocab,
@@ -141,10 +143,7 @@ def _check_renamed(folder: Path, pieces: list[Any], merges: list[tuple[str, str]
     used = {part for left, right in merges for part in (left, right, left + right)}
     for piece in pieces:
         if piece.piece in used or len(piece.piece) == 1 or piece.type in (UNKNOWN, BYTE):
-            raise ValueError(
-                f"{folder} gives an added token the id of {piece.piece!r}, which ordinary text needs; download"
-                " tokenizer_config.json, added_tokens.json and tokenizer.model again"
-            )
+            raise _contradiction(folder, f"an added token the id of {piece.piece!r}, which ordinary text needs")
 
 
 def _merges(folder: Path, model: Any) -> list[tuple[str, str]]:
@@ -162,18 +161,12 @@ def _merges(folder: Path, model: Any) -> list[tuple[str, str]]:
         pair = _last_merge(piece, scores)
         if pair is None:
             continue  # no text is ever encoded as this piece
-        reason = None
         if score in merges:
-            reason = f"{piece!r} and {''.join(merges[score])!r} have the same score"
-        elif piece in unused:
-            reason = f"{piece!r} is made and split again"
-        elif missing := [part for part in pair if part not in scores]:
-            reason = f"{piece!r} is made of {missing[0]!r}, which is no piece"
-        if reason:
-            raise ValueError(
-                f"{folder / 'tokenizer.model'} can not be converted: {reason}; put the model's tokenizer.json into the"
-                " folder"
-            )
+            raise _inexact(folder, f"{piece!r} and {''.join(merges[score])!r} have the same score")
+        if piece in unused:
+            raise _inexact(folder, f"{piece!r} is made and split again")
+        if missing := [part for part in pair if part not in scores]:
+            raise _inexact(folder, f"{piece!r} is made of {missing[0]!r}, which is no piece")
         merges[score] = pair
     return [merges[score] for score in sorted(merges, reverse=True)]
 
@@ -193,10 +186,7 @@ def _last_merge(piece: str, scores: dict[str, float]) -> tuple[str, str] | None:
 def _normalizer(folder: Path, spec: Any, symbols: list[str]) -> normalizers.Normalizer:
     """Spaces as sentencepiece treats them, for a text between two added tokens."""
     if any(" " in symbol or (SPACE in symbol and spec.remove_extra_whitespaces) for symbol in symbols):
-        raise ValueError(
-            f"{folder / 'tokenizer.model'} can not be converted: it has a user-defined symbol with a space; put the"
-            " model's tokenizer.json into the folder"
-        )
+        raise _inexact(folder, "it has a user-defined symbol with a space")
     steps: list[normalizers.Normalizer] = []
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" +"), " ")]

@@ -263,7 +263,7 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_models_without_an_exact_equivalent_are_refused(tmp_path: Path, options: dict, reason: str) -> None:
-    with pytest.raises(ValueError, match=rf"^[^\n]*tokenizer\.model can not be converted: [^\n]*{reason}[^\n]*$"):
+    with pytest.raises(ValueError, match=rf"^[^\n]*tokenizer\.model cannot be converted: [^\n]*{reason}[^\n]*$"):
         load_tokenizer(write(tmp_path, train(**options)))
 
 
@@ -272,7 +272,7 @@ def test_merges_without_an_exact_equivalent_are_refused(tmp_path: Path) -> None:
         model = import_protobuf().ModelProto.FromString(train())
         pieces = {piece.piece: piece for piece in model.pieces}
         change(model.pieces, pieces)
-        with pytest.raises(ValueError, match=r"^[^\n]*tokenizer\.model can not be converted[^\n]*$") as error:
+        with pytest.raises(ValueError, match=r"^[^\n]*tokenizer\.model cannot be converted[^\n]*$") as error:
             load_tokenizer(write(tmp_path, model.SerializeToString()))
         return str(error.value)
 
