@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mprm.chartworld.solver import REMARK, Skill, Solver, Trace, annotate, step_texts
-from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_problems
+from mprm.chartworld.world import KINDS, Problems, draw, question_text, right_answers, sample_problems
 from mprm.data.lines import Dropped
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.data.visualprocessbench import Solution, VisualProcessBench
@@ -38,14 +38,12 @@ BENCHMARK_SKILL = Skill(misread=0.17, slip=0.12, look_again=0.10, illusion=0.02,
 
 @dataclass(frozen=True, kw_only=True)
 class ChartWorld(VisualPRM400K):
-    """Component `dataset`. rollouts: size of the corpus; continuations: N of the Monte-Carlo annotation;
-    labels: monte_carlo, or truth (K = N for a right step, 0 for a wrong one: the ceiling); early_stop: the annotation
-    stops behind the first step with K = 0, all later ones are 0 of 0; world_seed: of the world."""
+    """Annotated rollouts of eight solvers, written to `root` on first use."""
 
     rollouts: int = 16_000
-    continuations: int = 16
-    labels: str = "monte_carlo"
-    early_stop: bool = False
+    continuations: int = 16  # N of the Monte-Carlo annotation
+    labels: str = "monte_carlo"  # or truth: K = N for a right step, 0 for a wrong one, the ceiling
+    early_stop: bool = False  # the annotation stops behind the first step with K = 0, all later ones are 0 of 0
     world_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,7 +59,6 @@ class ChartWorld(VisualPRM400K):
             raise ValueError(f"dataset.continuations={self.continuations} is not positive; the published data has 16")
 
     def files(self) -> list[Path]:
-        """Annotation files, written now if they are not there yet."""
         if self.root is None:
             raise ValueError("dataset.root is not set; give the folder to write the world to, e.g. data/chartworld")
         make(Path(self.root), _settings(self), self._write)
@@ -94,7 +91,7 @@ class ChartWorld(VisualPRM400K):
 
 @dataclass(frozen=True, kw_only=True)
 class ChartWorldBenchmark(VisualProcessBench):
-    """Component `benchmark`: solutions with more errors, a known label per step, and neutral steps."""
+    """Solutions with more errors, a known label per step, and neutral steps."""
 
     size: int = 1_000
     world_seed: int = 1_000
@@ -104,7 +101,6 @@ class ChartWorldBenchmark(VisualProcessBench):
             raise ValueError(f"benchmark.size={self.size} is not positive; try 1000")
 
     def records(self) -> Iterator[Solution | Dropped]:
-        """Solutions, written now if they are not there yet."""
         if self.path is None:
             raise ValueError("benchmark.path is not set; give the file to write, e.g. data/benchmark/test.jsonl")
         make(Path(self.path).parent, _settings(self), self._write)
@@ -153,7 +149,7 @@ def make(folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[st
 def _rollout_records(
     source: str, problems: Problems, trace: Trace, counts_ST: np.ndarray, n_ST: np.ndarray
 ) -> Iterator[dict[str, Any]]:
-    for row in range(len(problems)):
+    for row, answer in enumerate(right_answers(problems)):
         texts = step_texts(problems, trace, row)
         question = question_text(problems, row)
         steps = [
@@ -164,29 +160,23 @@ def _rollout_records(
             "image": f"images/{source}/{row // ROLLOUTS_PER_PROBLEM}.png",
             "question": f"<image>\n{question}",
             "question_orig": question,
-            "answer": str(_answer(problems, row)),
+            "answer": str(answer),
             "response": "\n\n".join(texts),
             "steps_with_score": steps,
         }
 
 
 def _benchmark_records(problems: Problems, trace: Trace, labels_ST: np.ndarray) -> Iterator[dict[str, Any]]:
-    for row in range(len(problems)):
+    for row, answer in enumerate(right_answers(problems)):
         texts = step_texts(problems, trace, row)
         yield {
             "image": [f"images/{row}.png"],
             "question": question_text(problems, row),
-            "answer": str(_answer(problems, row)),
+            "answer": str(answer),
             "response": {"steps": texts, "process_correctness": labels_ST[row, : len(texts)].tolist()},
             "policy_model": "chartworld solver",
             "data_source": KINDS[problems.kind_P[row]],
         }
-
-
-def _answer(problems: Problems, row: int) -> int:
-    used = problems.operand_PO[row] >= 0
-    readings = problems.height_PB[row, problems.operand_PO[row, used]]
-    return int((problems.sign_PO[row, used] * readings).sum())
 
 
 def _tally(trace: Trace, counts_ST: np.ndarray, continuations: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from mprm.chartworld.corpus import ChartWorldBenchmark, make, write_images
 from mprm.chartworld.questions import charts, held_out_charts
 from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
-from mprm.chartworld.world import BAR_SLOTS, KINDS, Problems, draw, question_text, sample_problems, true_items
+from mprm.chartworld.world import BAR_SLOTS, KINDS, Problems, draw, question_text, right_answers, sample_problems
 from mprm.data.lines import Dropped
 from mprm.data.preferences import Pair, PairFile
 from mprm.runs.artifacts import write_json_lines
@@ -33,19 +33,15 @@ ATTEMPTS = 6  # at a problem in one go; problems without a wrong answer are atte
 
 @dataclass(frozen=True, kw_only=True)
 class ChartWorldPairs(PairFile):
-    """Component `preferences`: `size` pairs, written on first use; world_seed: of the world.
-
-    Shares: hard pairs; flipped, flipped_hard: wrong labels among the ordinary and the hard pairs; traced: pairs with a
-    trace, which tells the truth whatever the label says.
-    """
+    """`size` pairs, written on first use."""
 
     MOST: ClassVar[int] = 100_000  # the world has about fifteen times as many charts
 
     size: int = 6_000
-    hard: float = 0.4
-    flipped: float = 0.05
-    flipped_hard: float = 0.35
-    traced: float = 0.5
+    hard: float = 0.4  # share of hard pairs
+    flipped: float = 0.05  # of wrong labels among the ordinary ones
+    flipped_hard: float = 0.35  # and among the hard ones
+    traced: float = 0.5  # of pairs with a trace, which tells the truth whatever the label says
     world_seed: int = 4_000
 
     def __post_init__(self) -> None:
@@ -56,7 +52,6 @@ class ChartWorldPairs(PairFile):
                 raise ValueError(f"{self.group}.{name}={getattr(self, name)} is not a share, 0 to 1")
 
     def records(self) -> Iterator[Pair | Dropped]:
-        """Pairs, written now if they are not there yet."""
         if self.path is None:
             raise ValueError(f"{self.group}.path is not set; give the file to write, e.g. data/pairs/pairs.jsonl")
         settings = {name: value for name, value in asdict(self).items() if name not in ("path", "images")}
@@ -108,7 +103,7 @@ class ChartWorldPairs(PairFile):
 
 @dataclass(frozen=True, kw_only=True)
 class ChartWorldRewardBenchmark(ChartWorldPairs):
-    """Component `reward_benchmark`: pairs with right labels, of charts that pretraining has not shown."""
+    """Pairs with right labels, of charts that pretraining has not shown."""
 
     group = "reward_benchmark"
     MOST: ClassVar[int] = 1_000
@@ -135,8 +130,7 @@ def wrong_answers(problems: Problems, hard_P: np.ndarray, rng: np.random.Generat
             trace, _ = Solver(attempts, skill, rng).run()
             row_S, last_S = np.arange(len(tried)), trace.n_steps_S - 1
             answer_S = trace.value_ST[row_S, last_S]
-            right_S = true_items(attempts)[row_S, 2 * attempts.n_operands_P - 1]
-            wrong_S = answer_S != right_S
+            wrong_S = answer_S != right_answers(attempts)
             wrong_P[tried[wrong_S]] = answer_S[wrong_S]
             group = group[~np.isin(group, tried[wrong_S])]
     return wrong_P

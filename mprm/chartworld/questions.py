@@ -15,7 +15,7 @@ from mprm.chartworld.corpus import (
     make,
     write_images,
 )
-from mprm.chartworld.world import KINDS, Problems, draw, question_text, sample_problems, true_items
+from mprm.chartworld.world import KINDS, Problems, draw, question_text, right_answers, sample_problems
 from mprm.data.lines import Dropped
 from mprm.data.questions import Question, QuestionFile
 from mprm.runs.artifacts import write_json_lines
@@ -26,8 +26,8 @@ Chart = tuple[int, ...]  # colours and heights of all bars, from left to right
 
 @dataclass(frozen=True, kw_only=True)
 class ChartWorldQuestions(QuestionFile):
-    """Component `questions`: `size` of them, written on first use; world_seed: of the world. The charts of another seed
-    than the default one are none of the default questions' either."""
+    """`size` questions, written on first use. The charts of another seed than the default one are none of the default
+    questions' either."""
 
     size: int = 500
     world_seed: int = HELD_OUT_SEED
@@ -37,7 +37,6 @@ class ChartWorldQuestions(QuestionFile):
             raise ValueError(f"questions.size={self.size} is not positive; try 500")
 
     def records(self) -> Iterator[Question | Dropped]:
-        """Questions, written now if they are not there yet."""
         if self.path is None:
             raise ValueError("questions.path is not set; give the file to write, e.g. data/questions/questions.jsonl")
         make(Path(self.path).parent, {"size": self.size, "world_seed": self.world_seed}, self._write)
@@ -46,7 +45,17 @@ class ChartWorldQuestions(QuestionFile):
     def _write(self, folder: Path) -> dict[str, Any]:
         problems = self.problems()
         write_images(folder / "images", draw(problems))
-        write_json_lines(folder / Path(str(self.path)).name, _records(problems))
+        records = [
+            {
+                "id": str(row),
+                "source": KINDS[problems.kind_P[row]],
+                "image": f"images/{row}.png",
+                "question": question_text(problems, row),
+                "answer": str(answer),
+            }
+            for row, answer in enumerate(right_answers(problems))
+        ]
+        write_json_lines(folder / Path(str(self.path)).name, records)
         return {"questions": self.size}
 
     def problems(self) -> Problems:
@@ -80,15 +89,3 @@ def held_out_charts() -> set[Chart]:
     benchmark = ChartWorldBenchmark()
     shown = sample_problems(np.random.default_rng(benchmark.world_seed), benchmark.size)
     return {*charts(shown), *charts(ChartWorldQuestions().problems())}
-
-
-def _records(problems: Problems) -> Iterator[dict[str, Any]]:
-    answer_P = true_items(problems)[np.arange(len(problems)), 2 * problems.n_operands_P - 1]
-    for row, answer in enumerate(answer_P):
-        yield {
-            "id": str(row),
-            "source": KINDS[problems.kind_P[row]],
-            "image": f"images/{row}.png",
-            "question": question_text(problems, row),
-            "answer": str(answer),
-        }

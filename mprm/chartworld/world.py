@@ -36,17 +36,13 @@ UNIT = IMAGE_SIZE // MAX_HEIGHT  # pixels per unit of height
 
 @dataclass(frozen=True)
 class Problems:
-    """P charts with one question each.
+    """P charts with one question each."""
 
-    colour_PB: index into NAMES, -1 where the chart has no such bar; height_PB: 1..8, 0 where there is no bar.
-    operand_PO: bar that the o-th operand reads, -1 beyond the question's operands; sign_PO: +1 or -1.
-    """
-
-    kind_P: np.ndarray
-    colour_PB: np.ndarray
-    height_PB: np.ndarray
-    operand_PO: np.ndarray
-    sign_PO: np.ndarray
+    kind_P: np.ndarray  # index into KINDS
+    colour_PB: np.ndarray  # index into NAMES, -1 where the chart has no such bar
+    height_PB: np.ndarray  # 1..8, 0 where there is no bar
+    operand_PO: np.ndarray  # bar that the o-th operand reads, -1 beyond the question's operands
+    sign_PO: np.ndarray  # +1 or -1
 
     def __len__(self) -> int:
         return len(self.kind_P)
@@ -103,26 +99,27 @@ def true_items(problems: Problems) -> np.ndarray:
     return truth_PI
 
 
+def right_answers(problems: Problems) -> np.ndarray:
+    """The right answer to every question, (P,)."""
+    return true_items(problems)[np.arange(len(problems)), 2 * problems.n_operands_P - 1]
+
+
 def question_text(problems: Problems, index: int) -> str:
     """The question in words."""
     kind = KINDS[problems.kind_P[index]]
-    names = operand_names(problems, index)
+    first, *others = operand_names(problems, index)
     if kind == "total":
         return "What is the sum of all bars?"
     if kind == "difference":
-        return f"How much taller is {names[0]} than {names[1]}?"
-    signs = problems.sign_PO[index]
-    return "What is " + names[0] + "".join(f" {_word(s)} {n}" for s, n in zip(signs[1:], names[1:], strict=False)) + "?"
+        return f"How much taller is {first} than {others[0]}?"
+    words = ["plus" if sign > 0 else "minus" for sign in problems.sign_PO[index, 1:]]
+    return f"What is {first}" + "".join(f" {word} {name}" for word, name in zip(words, others, strict=False)) + "?"
 
 
 def operand_names(problems: Problems, index: int) -> list[str]:
     """Colour names of the operands in the order in which they are read."""
     bars = [bar for bar in problems.operand_PO[index] if bar >= 0]
     return [NAMES[problems.colour_PB[index, bar]] for bar in bars]
-
-
-def _word(sign: int) -> str:
-    return "plus" if sign > 0 else "minus"
 
 
 def draw(problems: Problems, raised_PB: np.ndarray | int = 0) -> np.ndarray:

@@ -49,17 +49,11 @@ def write_subset(
         kept = add_entropy(kept)
     without = kept["no_entropy"].drop_null().to_pylist() if add_entropy is not None else []
     eligible = signals.select(COUNTED).filter(signals["ranked"])
-    name = type(dataset).__name__
     manifest = Manifest(
         seed=seed,
         data_hash=signals.schema.metadata[b"data_hash"].decode(),
-        dataset=Chosen(name=name, label=name, settings=_settings(dataset)),
-        selector=Chosen(
-            name=type(selector).__name__,
-            label=selector.label,
-            baseline=selector.baseline,
-            settings=_settings(selector),
-        ),
+        dataset=_chosen(dataset, type(dataset).__name__),
+        selector=_chosen(selector, selector.label, selector.baseline),
         sources=_sources(signals, kept),
         dropped=dict(dropped.most_common()),
         totals=Totals(eligible=statistics(eligible), kept=statistics(kept)),
@@ -73,8 +67,8 @@ def write_subset(
     return manifest
 
 
-def _settings(component: Any) -> dict[str, Any]:
-    return asdict(component)
+def _chosen(component: Any, label: str, baseline: bool = False) -> Chosen:
+    return Chosen(name=type(component).__name__, label=label, baseline=baseline, settings=asdict(component))
 
 
 def statistics(table: pa.Table) -> Statistics:
