@@ -19,13 +19,13 @@ from torchmetrics import MeanMetric, SumMetric
 
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Example
-from mprm.batching.examples import image_size, open_images
+from mprm.batching.examples import open_images
 from mprm.batching.packing import Lengths
 from mprm.inference.local import Generation
 from mprm.inference.policy import key_hash
 from mprm.inference.scoring import answered
 from mprm.judge.judge import Judge, PresentedPair, present, sampler_of
-from mprm.judge.sft import in_a_row, log_likelihood
+from mprm.judge.sft import collate_responses, log_likelihood
 from mprm.training.lengths import Measured, token_lengths
 from mprm.training.module import TrainingModule
 from mprm.training.recipe import Machine, Recipe, Schedule
@@ -73,41 +73,38 @@ def grpo_losses(logp_M: torch.Tensor, advantage_M: torch.Tensor) -> torch.Tensor
 
 
 @dataclass(frozen=True)
-class Asked:
+class PairBatch:
     """Positions of pairs and the weight of each in the loss: what a loader hands over instead of tensors."""
 
     keys: list[tuple[int, float]]
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> Asked:
+    def to(self, device: torch.device, non_blocking: bool = False) -> PairBatch:
         return self
 
-    def pin_memory(self) -> Asked:
+    def pin_memory(self) -> PairBatch:
         return self
 
 
+@dataclass(frozen=True)
 class Prompts:
-    """Map-style view of pairs to be judged; a row of them is an Asked, once it is collated.
+    """Map-style view of pairs to be judged; a row of them is a PairBatch, once it is collated."""
 
-    entropy: of every pair, (N,), nats.
-    """
+    pairs: Sequence[PresentedPair]
+    # Of every pair, (N,), nats.
+    entropy: np.ndarray
+    processor: ChatProcessor
+    judge: Judge
 
-    def __init__(
-        self, pairs: Sequence[PresentedPair], entropy: np.ndarray, processor: ChatProcessor, judge: Judge
-    ) -> None:
-        self.pairs = pairs
-        self.entropy = entropy
-        self.processor = processor
-        self.judge = judge
-        self.question = np.arange(len(pairs))
+    @property
+    def question(self) -> np.ndarray:
+        return np.arange(len(self.pairs))  # no two pairs share their whole prompt
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def layout(self, position: int) -> Example:
         """The prompt without its pixels."""
-        one = self.pairs[position]
-        asked = self.processor.ask([image_size(path) for path in one.images], one.text, self.judge.instruction)
-        return replace(asked, group=position)
+        return replace(self.judge.layout(self.pairs[position], self.processor), group=position)
 
     def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
         return list(keys)
@@ -150,6 +147,16 @@ def check_sampling(judge: Judge, machine: Machine) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Group:
+    """The responses to a pair, how much more each earns than the others, (G,), and the weight of the pair."""
+
+    one: PresentedPair
+    responses: Sequence[Generation]
+    advantage_G: torch.Tensor
+    weight: float
+
+
 class Reinforcement(TrainingModule):
     """Draws, rewards, learns. Logged, over the responses of the global batch: train/loss, train/reward, train/accuracy
     (right verdicts), train/format (any verdict), train/entropy (nats), train/tokens."""
@@ -167,8 +174,8 @@ class Reinforcement(TrainingModule):
         self.sampler = sampler_of(judge, prompts.processor, model, judge.temperature, schedule.seed)
 
     @staticmethod
-    def collate(examples: list[tuple[int, float]]) -> Asked:
-        return Asked(examples)
+    def collate(examples: list[tuple[int, float]]) -> PairBatch:
+        return PairBatch(examples)
 
     def prepare(self) -> None:
         check_sampling(self.prompts.judge, self.schedule.machine)
@@ -178,49 +185,38 @@ class Reinforcement(TrainingModule):
         """A pair is one: it weighs as much as any other, however long its responses become."""
         return np.ones(len(part.lengths), dtype=np.int64)
 
-    def loss(self, asked: Asked) -> torch.Tensor:
-        pairs = [self.in_some_order(self.prompts.pairs[position]) for position, _ in asked.keys]
-        groups = self.responses(pairs)
-        weights = [weight for _, weight in asked.keys]
-        rewards = [
-            torch.tensor(self.rewards(one, group, weight > 0))
-            for one, group, weight in zip(pairs, groups, weights, strict=True)
-        ]
-        return self.loss_of(pairs, groups, weights, [advantages(reward_G) for reward_G in rewards])
+    def loss(self, batch: PairBatch) -> torch.Tensor:
+        pairs = [self.in_some_order(self.prompts.pairs[position]) for position, _ in batch.keys]
+        groups = []
+        for one, responses, (_, weight) in zip(pairs, self.responses(pairs), batch.keys, strict=True):
+            reward_G = torch.tensor(self.rewards(one, responses, counted=weight > 0))
+            groups.append(Group(one, responses, advantages(reward_G), weight))
+        return self.loss_of(groups)
 
-    def rehearse(self, asked: Asked) -> torch.Tensor:
+    def rehearse(self, batch: PairBatch) -> torch.Tensor:
         """Of responses that nobody wrote, as long as they can become."""
         judge, tokenizer = self.prompts.judge, self.prompts.processor.tokenizer
         words = encode_text(tokenizer, [str(number) for number in range(self.grpo.group_size)])
-        group = [Generation((ids * judge.max_new_tokens)[: judge.max_new_tokens], False, 0.0) for ids in words]
-        pairs = [self.prompts.pairs[position] for position, _ in asked.keys]
-        advantage = [torch.ones(len(group))] * len(pairs)
-        return self.loss_of(pairs, [group] * len(pairs), [weight for _, weight in asked.keys], advantage)
+        responses = [Generation((ids * judge.max_new_tokens)[: judge.max_new_tokens], False, 0.0) for ids in words]
+        alike_G = torch.ones(len(responses))
+        return self.loss_of([Group(self.prompts.pairs[key], responses, alike_G, weight) for key, weight in batch.keys])
 
-    def loss_of(
-        self,
-        pairs: Sequence[PresentedPair],
-        groups: Sequence[Sequence[Generation]],
-        weights: Sequence[float],
-        advantages: Sequence[torch.Tensor],
-    ) -> torch.Tensor:
-        """Of a group of responses per pair and their advantages (G,); a token weighs as much as a response of its pair,
-        divided by the tokens of the response."""
+    def loss_of(self, groups: Sequence[Group]) -> torch.Tensor:
+        """All responses of a pair weigh the same, and all tokens of a response."""
+        judge, processor = self.prompts.judge, self.prompts.processor
         examples: list[Example] = []
         advantage: list[torch.Tensor] = []
-        for number, (one, group, weight) in enumerate(zip(pairs, groups, weights, strict=True)):
-            processor, images = self.prompts.processor, open_images(one.images)
-            asked = processor.ask([image.size for image in images], one.text, self.prompts.judge.instruction)
-            asked = replace(asked, vision=processor.vision(images), group=number)  # they share their prompt
-            for generation, advantage_of_it in zip(group, advantages[number], strict=True):
+        for number, group in enumerate(groups):
+            vision = processor.vision(open_images(group.one.images))
+            asked = replace(judge.layout(group.one, processor), vision=vision, group=number)  # they share their prompt
+            for generation, advantage_of_response in zip(group.responses, group.advantage_G, strict=True):
                 example = answered(asked, generation.tokens)
                 n_tokens = len(example.marks)
-                examples.append(replace(example, weight=weight / len(group) / n_tokens))
-                advantage.append(advantage_of_it.expand(n_tokens))
-        batch = in_a_row(examples).to(self.device)
-        logp_M = log_likelihood(self.model, batch, self.prompts.judge.temperature)
-        loss_M = grpo_losses(logp_M, torch.cat(advantage).to(self.device))
-        loss = (loss_M * batch.row.weight_M).sum()
+                examples.append(replace(example, weight=group.weight / len(group.responses) / n_tokens))
+                advantage.append(advantage_of_response.expand(n_tokens))
+        batch = collate_responses(examples).to(self.device)
+        logp_M = log_likelihood(self.model, batch, judge.temperature)
+        loss = (grpo_losses(logp_M, torch.cat(advantage).to(self.device)) * batch.row.weight_M).sum()
         self.curve["loss"].update(loss.detach())
         return loss
 

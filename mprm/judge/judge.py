@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
+from mprm.batching.collate import Example
+from mprm.batching.examples import image_size
 from mprm.data.preferences import Pair
 from mprm.inference.local import Sampler
 from mprm.inference.policy import Completion, Prompt
@@ -97,6 +99,10 @@ class Judge:
         for name in ("samples", "max_new_tokens", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"judge.{name}={getattr(self, name)} is not positive")
+
+    def layout(self, one: PresentedPair, processor: ChatProcessor) -> Example:
+        """The prompt that asks for a verdict, without its pixels."""
+        return processor.ask([image_size(path) for path in one.images], one.text, self.instruction)
 
     @cached_property
     def _ending(self) -> re.Pattern[str]:

@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric
 
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Batch, Example, collate
-from mprm.batching.examples import image_size, open_images
+from mprm.batching.examples import open_images
 from mprm.batching.prompt import neutralise
 from mprm.data.preferences import Pair
 from mprm.inference.scoring import answered
@@ -38,7 +38,7 @@ class SFT(Recipe):
     GROUP: ClassVar[str] = "sft"
 
 
-def faithful(
+def faithful_traces(
     pairs: Iterable[Pair], judge: Judge, image_path: Callable[[str], Path]
 ) -> tuple[list[PresentedPair], dict[str, int]]:
     """The pairs whose trace ends in the verdict that the label gives, in the order of the record, which is the trace's;
@@ -62,26 +62,26 @@ def faithful(
 
 
 @dataclass(frozen=True)
-class Responses:
+class ResponseBatch:
     """A row of prompts with responses. token_M: the token that each mark of the row predicts; the row's weight_M is the
     weight of that token in the loss."""
 
     row: Batch
     token_M: torch.Tensor
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> Responses:
-        return Responses(self.row.to(device, non_blocking), self.token_M.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device, non_blocking: bool = False) -> ResponseBatch:
+        return ResponseBatch(self.row.to(device, non_blocking), self.token_M.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Responses:
+    def pin_memory(self) -> ResponseBatch:
         return replace(self, row=self.row.pin_memory())
 
 
-def in_a_row(examples: Sequence[Example]) -> Responses:
+def collate_responses(examples: Sequence[Example]) -> ResponseBatch:
     """Collate what answered() gave; prompts that are alike stand in the row once."""
-    return Responses(collate(examples), torch.cat([example.input_ids[example.marks + 1] for example in examples]))
+    return ResponseBatch(collate(examples), torch.cat([example.input_ids[example.marks + 1] for example in examples]))
 
 
-def log_likelihood(model: ChatModel, responses: Responses, temperature: float = 1.0) -> torch.Tensor:
+def log_likelihood(model: ChatModel, responses: ResponseBatch, temperature: float = 1.0) -> torch.Tensor:
     """Log-probability of every token given all before it, (M,) float32, at the temperature it was drawn with, among
     the tokens that can be written: a piece of an image cannot.
 
@@ -127,7 +127,7 @@ class Traces:
         """The trace without its pixels."""
         one = self.traced[position]
         assert one.pair.trace is not None
-        asked = self.processor.ask([image_size(path) for path in one.images], one.text, self.judge.instruction)
+        asked = self.judge.layout(one, self.processor)
         tokenizer = self.processor.tokenizer
         ids = encode_text(tokenizer, [neutralise(one.pair.trace.strip())])[0]
         example = answered(asked, [*ids, tokenizer.convert_tokens_to_ids(END)])
@@ -155,8 +155,8 @@ class Imitation(TrainingModule):
         super().__init__(model, schedule, {"loss": MeanMetric(nan_strategy="disable"), "likelihood": MeanMetric()})
 
     @staticmethod
-    def collate(examples: list[Example]) -> Responses:
-        return in_a_row(examples)
+    def collate(examples: list[Example]) -> ResponseBatch:
+        return collate_responses(examples)
 
     def prepare(self) -> None:
         self.model.speak()
@@ -167,7 +167,7 @@ class Imitation(TrainingModule):
         tokens[part.usable] = [len(part.examples.layout(position).marks) for position in part.usable.tolist()]
         return tokens
 
-    def loss(self, batch: Responses) -> torch.Tensor:
+    def loss(self, batch: ResponseBatch) -> torch.Tensor:
         logp_M = log_likelihood(self.model, batch)
         counted_M = batch.row.weight_M > 0  # a row left empty has a filler
         self.curve["loss"].update(-logp_M.detach()[counted_M])

@@ -79,13 +79,13 @@ def check_selector(cfg: Config) -> None:
 
 def _sft(work: JudgeWork) -> dict[str, Any]:
     from mprm.batching.order import Shuffled
-    from mprm.judge.sft import Imitation, Traces, faithful
+    from mprm.judge.sft import Imitation, Traces, faithful_traces
     from mprm.training.fit import fit
     from mprm.training.recipe import Schedule
 
     cfg, run = work.cfg, work.run
     started = monotonic()
-    traced, left_out = faithful(work.preferences.usable, cfg.judge, cfg.preferences.image_folder.path)
+    traced, left_out = faithful_traces(work.preferences.usable, cfg.judge, cfg.preferences.image_folder.path)
     if not traced and cfg.sft.epochs:
         raise ValueError(
             f"preferences.path={cfg.preferences.path} has no trace that ends in judge.verdict with its pair's label "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mprm.backbones.base import Processor, StepModel
     from mprm.batching.examples import Examples
-    from mprm.training.lengths import Measured, Pictured
+    from mprm.training.lengths import HasImages, Measured
 
 
 def split(cfg: Config, subset: Dataset, held_out: Dataset, processor: Processor) -> list[Examples]:
@@ -39,7 +39,7 @@ def split(cfg: Config, subset: Dataset, held_out: Dataset, processor: Processor)
     ]
 
 
-def usable(work: W, stage: Stage[W], *parts: Pictured) -> list[Measured]:
+def usable(work: W, stage: Stage[W], *parts: HasImages) -> list[Measured]:
     """The parts with their lengths; left_out.jsonl lists what is left out of them, one JSON line each with the reason.
 
     The list is written before the stage is ready, and from then on holds: another rank and a resumed run train on the

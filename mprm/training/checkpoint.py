@@ -21,7 +21,7 @@ from mprm.backbones.base import KAPPA, Backbone, StepModel
 from mprm.backbones.loading import PROMPT
 from mprm.runs.artifacts import atomic_file, atomic_folder, is_rank_zero, reading, remove, write_json
 from mprm.training.recipe import Machine
-from mprm.training.strategies import INTERRUPTED, SIGNALS_TO_END, in_main_thread, part_ranks
+from mprm.training.strategies import INTERRUPTED, SIGNALS_TO_END, disconnect_ranks, in_main_thread
 
 KEPT = 2  # checkpoints
 
@@ -142,7 +142,7 @@ class Checkpoints(pl.Callback):
             code = trainer.strategy.broadcast(code)
         self.heard = 0
         if code:
-            part_ranks(trainer.strategy)
+            disconnect_ranks(trainer.strategy)
             raise Ended(code)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:

@@ -26,13 +26,13 @@ from mprm.training.module import TrainingModule
 from mprm.training.planner import BatchPlan, Loaders, Part, plan_training, plan_validation
 from mprm.training.strategies import (
     INTERRUPTED,
-    KeepTargets,
+    ShardedPrecision,
     build_strategy,
     check_checkpoint,
     check_world_size,
     cluster,
-    part_ranks,
-    passing_on,
+    disconnect_ranks,
+    forwarding_signals,
 )
 
 Mirror = Callable[[dict[str, float]], None]
@@ -84,7 +84,7 @@ def fit(
     trainer = build_trainer(module, plan, folder, start, mirror)
     model.train()  # transformers loads in eval mode, in which no layer is checkpointed
     run_trainer(trainer, module, Loaders(*parts, start, machine.num_workers), checkpoint)
-    part_ranks(trainer.strategy)
+    disconnect_ranks(trainer.strategy)
     skipped = sum(SKIPPED in line for line in read_lines(folder / "metrics.jsonl", plan.optimizer_steps))
     if skipped and is_rank_zero():
         say(f"skipped {skipped} of {plan.optimizer_steps} steps: their gradient was not finite")
@@ -137,7 +137,7 @@ def build_trainer(
         enable_checkpointing=False,  # Lightning's own
         enable_progress_bar=False,
         default_root_dir=folder,
-        plugins=[KeepTargets(machine.precision) if sharded else AtomicCheckpointIO(), *cluster()],  # type: ignore[arg-type]
+        plugins=[ShardedPrecision(machine.precision) if sharded else AtomicCheckpointIO(), *cluster()],  # type: ignore[arg-type]
         callbacks=[
             Checkpoints(folder, machine, start),
             History(folder / "metrics.jsonl", plan, recipe.epochs, mirror),
@@ -150,7 +150,7 @@ def run_trainer(trainer: pl.Trainer, module: TrainingModule, loaders: Loaders, c
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*({NOT_MEANT_HERE}).*")
         try:
-            with passing_on(trainer):
+            with forwarding_signals(trainer):
                 trainer.fit(module, loaders, ckpt_path=checkpoint)
         except SystemExit as ended:
             # Ctrl-C and SIGTERM; submitit, which exits to start a job again, has another code

@@ -29,7 +29,7 @@ CHUNK = 256  # examples or pictures that a loader worker looks at at a time
 FileState = tuple[str, int, int]
 
 
-class LaidOut(Protocol):
+class HasLayout(Protocol):
     """What has a length. question: an integer per example, the same for the same images and question."""
 
     @property
@@ -40,7 +40,7 @@ class LaidOut(Protocol):
         ...
 
 
-class Pictured(LaidOut, Protocol):
+class HasImages(HasLayout, Protocol):
     """ids and images: names per example, the files of these image_path gives; origin: what a list names one by."""
 
     image_path: Callable[[Any], Path]
@@ -77,7 +77,7 @@ class Measured:
 
 
 def measure(
-    examples: Pictured, max_length: int, num_workers: int, cache: str | Path
+    examples: HasImages, max_length: int, num_workers: int, cache: str | Path
 ) -> tuple[Measured, dict[int, Fault]]:
     """Look at every picture and example: what can be used, and why the others cannot, by position."""
     broken = broken_pictures(examples, num_workers, Path(cache))
@@ -97,7 +97,7 @@ def measure(
     return _without(examples, lengths, reasons), dict(sorted(faults.items()))
 
 
-def measure_again(examples: Pictured, left_out: dict[int, str], num_workers: int) -> Measured:
+def measure_again(examples: HasImages, left_out: dict[int, str], num_workers: int) -> Measured:
     """What measure() gave when it left these positions out, each for a reason.
 
     Raises ValueError if an image has gone since, or changed into one that cannot be laid out.
@@ -106,13 +106,13 @@ def measure_again(examples: Pictured, left_out: dict[int, str], num_workers: int
     return _without(examples, token_lengths(examples, num_workers, faulty), left_out)
 
 
-def _without(examples: Pictured, lengths: Lengths, left_out: dict[int, str]) -> Measured:
+def _without(examples: HasImages, lengths: Lengths, left_out: dict[int, str]) -> Measured:
     usable = np.setdiff1d(np.arange(len(lengths)), list(left_out))
     return Measured(examples, lengths, usable, dict(Counter(left_out.values()).most_common()))
 
 
 def token_lengths(
-    examples: LaidOut, num_workers: int, left_out: Collection[int] = (), refused: dict[int, str] | None = None
+    examples: HasLayout, num_workers: int, left_out: Collection[int] = (), refused: dict[int, str] | None = None
 ) -> Lengths:
     """Lengths by position, 0 of those left out; `shared` is over the examples of a question that are in `examples`.
 
@@ -135,7 +135,7 @@ def token_lengths(
     return Lengths(tokens=measured[0], shared=measured[1], question=question)
 
 
-def _laid_out(examples: LaidOut, chunk: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+def _laid_out(examples: HasLayout, chunk: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
     """Tokens and shared tokens of the examples of a chunk, (2, examples), which holds whole questions; and by position
     why some have none."""
     groups: dict[int | None, list[tuple[int, Any]]] = {}

@@ -89,19 +89,19 @@ class TrainingModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Look at the whole gradient of an optimizer step, then clip it. DeepSpeed does both itself (KeepTargets)."""
+        """Look at the whole gradient of an optimizer step, then clip it. DeepSpeed does both (ShardedPrecision)."""
         if isinstance(self.trainer.strategy, Sharded):
             return
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in trained])
-        self.see_gradient(float(norm))
+        self.note_gradient(float(norm))
         if not norm.isfinite():
             for parameter in trained:
                 parameter.grad = None  # AdamW then leaves all as it is, its moments too
         elif gradient_clip_val:
             nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
 
-    def see_gradient(self, norm: float) -> None:
+    def note_gradient(self, norm: float) -> None:
         """Note the norm. Raises ValueError if it is not finite, unless such steps are to be skipped."""
         self.gradient_norm = norm
         if math.isfinite(norm) or self.schedule.machine.non_finite == "skip":

@@ -28,7 +28,7 @@ SIGNALS_TO_END = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = 130  # exit code
 
 
-class KeepTargets(DeepSpeedPrecision):
+class ShardedPrecision(DeepSpeedPrecision):
     """DeepSpeed's precision, but targets and weights stay float32 (the tower casts its pixels itself).
 
     So do buffers: the engine casts parameters, Lightning would cast the rotary frequencies and the metrics as well. The
@@ -50,7 +50,7 @@ class KeepTargets(DeepSpeedPrecision):
         """The engine's step, which leaves all as it is where the gradient is not finite."""
         taken = super().optimizer_step(optimizer, model, closure, **kwargs)
         if (norm := model.trainer.model.get_global_grad_norm()) is not None:
-            model.see_gradient(float(norm))
+            model.note_gradient(float(norm))
         return taken
 
 
@@ -123,7 +123,7 @@ def make_universal(checkpoint: Path) -> None:
     write_text(checkpoint / "latest_universal", universal.name)
 
 
-def part_ranks(strategy: Strategy) -> None:
+def disconnect_ranks(strategy: Strategy) -> None:
     """Wait for the other ranks, then end the connections to them: a process that just exits with them may abort."""
     if not torch.distributed.is_initialized():
         return
@@ -182,7 +182,7 @@ def in_main_thread() -> bool:
 
 
 @contextmanager
-def passing_on(trainer: pl.Trainer) -> Iterator[None]:
+def forwarding_signals(trainer: pl.Trainer) -> Iterator[None]:
     """Pass signals on to ranks that this process spawns: it waits for them and trains nothing itself."""
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _MultiProcessingLauncher) or not in_main_thread():

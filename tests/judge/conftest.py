@@ -20,7 +20,7 @@ from mprm.chartworld.pairs import ChartWorldPairs
 from mprm.data.preferences import Pair
 from mprm.inference.local import Sampler
 from mprm.judge.judge import Judge, PresentedPair
-from mprm.judge.sft import SFT, Imitation, Traces, faithful
+from mprm.judge.sft import SFT, Imitation, Traces, faithful_traces
 from mprm.runs import artifacts
 from mprm.training.checkpoint import load_weights
 from mprm.training.fit import fit
@@ -48,7 +48,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[PresentedPair]:
     traced = [replace(pair, trace=f"The {pair.label.upper()}.") for pair in read]
     for number in (0, 8, 16):
         traced[number] = replace(traced[number], answer_b="I look at the chart.\n" * 6 + traced[number].answer_b)
-    presented, left_out = faithful(traced, JUDGE, world.image_folder.path)
+    presented, left_out = faithful_traces(traced, JUDGE, world.image_folder.path)
     assert len(presented) == 24
     assert not left_out
     return presented

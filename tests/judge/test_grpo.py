@@ -22,9 +22,9 @@ from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Prompt
 from mprm.inference.scoring import answered
 from mprm.judge import grpo
-from mprm.judge.grpo import GRPO, Asked, Prompts, Reinforcement, advantages, grpo_losses, measure_prompts
+from mprm.judge.grpo import GRPO, PairBatch, Prompts, Reinforcement, advantages, grpo_losses, measure_prompts
 from mprm.judge.judge import Judge, PresentedPair, present
-from mprm.judge.sft import Responses, in_a_row, log_likelihood
+from mprm.judge.sft import ResponseBatch, collate_responses, log_likelihood
 from mprm.training import fit as fit_module
 from mprm.training.checkpoint import latest
 from mprm.training.cost import rehearse
@@ -92,7 +92,7 @@ def test_a_step_by_its_definition(
     processor, model = taught.load()
     keys = [(4, 0.5), (0, 0.25), (6, 0.0)]
     module = step_of(processor, model, judge, pairs, recipe, step=3)
-    module.training_step(Asked(keys), 0).backward()
+    module.training_step(PairBatch(keys), 0).backward()
     found = {name: parameter.grad / 6 for name, parameter in model.named_parameters() if parameter.grad is not None}
     logged = {name: metric.compute().item() for name, metric in module.curve.items()}
     model.zero_grad()
@@ -109,7 +109,9 @@ def test_a_step_by_its_definition(
         question = replace(question, vision=processor.vision(images))
         for generation, advantage in zip(group, advantages(reward_G), strict=True):
             end = [processor.tokenizer.convert_tokens_to_ids(END)] if generation.finished else []
-            logp_M = log_likelihood(model, in_a_row([answered(question, [*generation.ids, *end])]), judge.temperature)
+            logp_M = log_likelihood(
+                model, collate_responses([answered(question, [*generation.ids, *end])]), judge.temperature
+            )
             total = total - weight / 5 * advantage * logp_M.mean()
         rewards += reward_G.tolist()
         drawn += group
@@ -183,9 +185,9 @@ def test_a_rehearsal_is_as_long_as_responses_can_become(
     prompts = Prompts(pairs[1:3], np.zeros(2), taught.load()[0], judge)
     module = Reinforcement(taught.load()[1], prompts, recipe, Schedule(recipe, Machine(), LowToHigh(), seed=7))
     part, _ = fit_module.plan_parts(module, measure_prompts(prompts, recipe, Machine(), 512), None)
-    rows: list[Responses] = []
+    rows: list[ResponseBatch] = []
 
-    def watched(model: Any, row: Responses, temperature: float) -> torch.Tensor:
+    def watched(model: Any, row: ResponseBatch, temperature: float) -> torch.Tensor:
         rows.append(row)
         return log_likelihood(model, row, temperature)
 

@@ -19,7 +19,7 @@ from mprm.batching.examples import open_images
 from mprm.inference.scoring import answered
 from mprm.judge import sft
 from mprm.judge.judge import Judge, PresentedPair
-from mprm.judge.sft import in_a_row, log_likelihood
+from mprm.judge.sft import collate_responses, log_likelihood
 from mprm.training.checkpoint import load_weights, save_weights
 
 ORIGINAL = Path(__file__).parents[1] / "oracle_data" / "internvl" / "checkpoint"  # its LM head is a table of its own
@@ -72,14 +72,14 @@ def test_it_is_the_log_softmax_of_transformers_in_whatever_company(
     monkeypatch.setattr(sft, "CHUNK", chunk)
     _, model = loaded
     expected_M = expected(temperature)
-    together = in_a_row(examples)
+    together = collate_responses(examples)
     assert len(together.row.input_ids_T) < sum(len(example.input_ids) for example in examples) * 0.7
     found_M = log_likelihood(model, together, temperature)
     assert found_M.dtype == torch.float32
     torch.testing.assert_close(found_M, expected_M, atol=1e-5, rtol=0)
-    alone_M = torch.cat([log_likelihood(model, in_a_row([example]), temperature) for example in examples])
+    alone_M = torch.cat([log_likelihood(model, collate_responses([example]), temperature) for example in examples])
     torch.testing.assert_close(alone_M, expected_M, atol=1e-5, rtol=0)
-    apart = in_a_row([replace(example, group=None) for example in reversed(examples)])
+    apart = collate_responses([replace(example, group=None) for example in reversed(examples)])
     backwards_M = torch.cat(log_likelihood(model, apart, temperature).split(apart.row.n_marks)[::-1])
     torch.testing.assert_close(backwards_M, expected_M, atol=1e-5, rtol=0)
 
@@ -91,7 +91,7 @@ def test_its_gradient_is_that_of_separate_passes_in_transformers(
     _, model = taught.load()
     weight_M = torch.randn(sum(len(example.marks) for example in examples), generator=torch.Generator().manual_seed(0))
     weight_M = weight_M / len(weight_M)
-    (log_likelihood(model.train(), in_a_row(examples), 1.5) * weight_M).sum().backward()
+    (log_likelihood(model.train(), collate_responses(examples), 1.5) * weight_M).sum().backward()
     (expected(1.5) * weight_M).sum().backward()
     gradients = {f"hf.{name}": parameter.grad for name, parameter in stock.named_parameters()}
     stock.zero_grad()
@@ -113,7 +113,7 @@ def test_what_can_not_be_written_has_no_share(
     images = open_images(pairs[1].images)
     asked = processor.ask([image.size for image in images], pairs[1].text, judge.instruction)
     ids = processor.tokenizer.convert_tokens_to_ids(["A", "<|im_end|>"])
-    row = in_a_row([answered(replace(asked, vision=processor.vision(images)), ids)])
+    row = collate_responses([answered(replace(asked, vision=processor.vision(images)), ids)])
     assert row.token_M.tolist() == ids
     assert row.row.mark_M.tolist() == [len(asked.input_ids) - 1, len(asked.input_ids)]
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_a_judge_trains_what_writes_and_nothing_that_scores_steps(language_model
     assert head is not model.hf.get_input_embeddings().weight
     picture = Image.new("RGB", (56, 56), "red")
     asked = replace(processor.ask([picture.size], "Red?"), vision=processor.vision([picture]))
-    row = in_a_row([answered(asked, processor.tokenizer.encode("Yes", add_special_tokens=False))])
+    row = collate_responses([answered(asked, processor.tokenizer.encode("Yes", add_special_tokens=False))])
     before_M = log_likelihood(model.train(), row)
     before_M.sum().backward()
     assert (head.grad is not None) == (language_model == "trained")

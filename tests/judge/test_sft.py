@@ -18,7 +18,7 @@ from mprm.batching.examples import image_size
 from mprm.batching.order import Shuffled
 from mprm.data.preferences import Pair
 from mprm.judge.judge import Judge, PresentedPair
-from mprm.judge.sft import SFT, Imitation, Responses, Traces, faithful, in_a_row, log_likelihood
+from mprm.judge.sft import SFT, Imitation, ResponseBatch, Traces, collate_responses, faithful_traces, log_likelihood
 from mprm.training.checkpoint import latest
 from mprm.training.fit import fit
 from mprm.training.lengths import measure, measure_again
@@ -39,7 +39,7 @@ def test_only_traces_that_end_in_the_verdict_of_the_label_are_taken() -> None:
         "untold": ("b", None),
         "bare": ("a", "The better answer is A."),
     }
-    kept, left_out = faithful([pair(name, *given) for name, given in traces.items()], Judge(), Path)
+    kept, left_out = faithful_traces([pair(name, *given) for name, given in traces.items()], Judge(), Path)
     assert [(one.pair.id, one.better, one.images) for one in kept] == [
         ("right", "A", (Path("right.png"),)),
         ("right too", "B", (Path("right too.png"),)),
@@ -60,7 +60,7 @@ def test_a_trace_stands_behind_the_question_and_every_token_of_it_is_predicted(
     assert processor.tokenizer.decode(response) == "See [image] and <|im_end|>: A.<|im_end|>"
     special = torch.isin(response, torch.tensor(processor.tokenizer.all_special_ids))
     assert special.nonzero().flatten().tolist() == [len(response) - 1], "words of the trace are no special tokens"
-    assert in_a_row([example]).token_M.equal(response)
+    assert collate_responses([example]).token_M.equal(response)
     assert (example.id, example.group, example.vision) == (one.pair.id, 1, {})
     [with_pixels] = Traces([pairs[1], one], processor, judge).__getitems__([(1, 0.25)])
     assert with_pixels.input_ids.equal(example.input_ids)
@@ -119,7 +119,7 @@ def test_every_token_of_a_step_weighs_the_same_however_the_step_is_cut(
     minimised: list[float] = []
     training_step = Imitation.training_step
 
-    def watched(self: Imitation, batch: Responses, batch_index: int) -> torch.Tensor:
+    def watched(self: Imitation, batch: ResponseBatch, batch_index: int) -> torch.Tensor:
         loss = training_step(self, batch, batch_index)
         minimised.append(loss.item() / self.trainer.accumulate_grad_batches)
         return loss
@@ -134,7 +134,7 @@ def test_every_token_of_a_step_weighs_the_same_however_the_step_is_cut(
     traces = Traces(pairs[:10], processor, judge)
     first = Shuffled().epoch(np.arange(10), np.arange(10), 3, 0)[:4]
     with torch.no_grad():
-        rows = [in_a_row(traces.__getitems__([(int(position), 1.0)])) for position in first]
+        rows = [collate_responses(traces.__getitems__([(int(position), 1.0)])) for position in first]
         logp_M = torch.cat([log_likelihood(model, row) for row in rows])
     assert lines[0]["train/loss"] == pytest.approx(-logp_M.mean().item(), abs=1e-5)
     assert lines[0]["train/likelihood"] == pytest.approx(logp_M.exp().mean().item(), abs=1e-5)

@@ -19,7 +19,7 @@ from mprm.backbones.internvl import InternVL
 from mprm.chartworld.corpus import ChartWorld
 from mprm.training.checkpoint import latest, load_checkpoint
 from mprm.training.recipe import Machine, Recipe
-from mprm.training.strategies import KeepTargets, Sharded, build_optimizer, check_world_size
+from mprm.training.strategies import Sharded, ShardedPrecision, build_optimizer, check_world_size
 
 ONE_RANK = Path(__file__).with_name("one_rank.py")
 Start = Callable[..., None]
@@ -229,20 +229,20 @@ def test_the_offloaded_optimizer_is_adamw() -> None:
 
 def test_targets_are_not_rounded_to_bfloat16() -> None:
     targets_M = torch.tensor([1 / 3])
-    assert KeepTargets("bf16-true").convert_input(targets_M) is targets_M
+    assert ShardedPrecision("bf16-true").convert_input(targets_M) is targets_M
 
 
 def test_what_is_no_parameter_stays_float32() -> None:
     """Rotary frequencies in bfloat16 turn a token at place 2,000 by whole radians too far."""
     module = torch.nn.Module()
     module.register_buffer("frequencies", torch.tensor([1 / 3]))
-    assert KeepTargets("bf16-true").convert_module(module).get_buffer("frequencies").dtype == torch.float32
+    assert ShardedPrecision("bf16-true").convert_module(module).get_buffer("frequencies").dtype == torch.float32
 
 
 def test_a_gradient_is_divided_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(DeepSpeedPrecision, "backward", lambda self, *args, **kwargs: seen.update(kwargs))
-    KeepTargets("32-true").backward(torch.tensor(1.0), None, None)
+    ShardedPrecision("32-true").backward(torch.tensor(1.0), None, None)
     assert seen == {"scale_wrt_gas": False}
 
 
