@@ -58,13 +58,8 @@ def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple
 
 def score_kept(kept: Journal, requests: Sequence[ScoreRequest], score: Score) -> dict[str, StepScores | NotScored]:
     """Scores of the solutions by id: those that the journal has, and the others', which it keeps as they come."""
-    fresh: dict[str, Any] = {}
-    for name, found in score([request for request in requests if request.id not in kept.done]):
-        fresh[name] = asdict(found)
-        if len(fresh) == AT_ONCE:
-            kept.add(fresh)
-            fresh = {}
-    kept.add(fresh)
+    scored = score([request for request in requests if request.id not in kept.done])
+    kept.add_each(((name, asdict(found)) for name, found in scored), AT_ONCE)
     return {request.id: _found(kept.done[request.id]) for request in requests}
 
 

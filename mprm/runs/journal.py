@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +32,12 @@ class Journal:
         os.fsync(self.file.fileno())
         self.done.update(results)
 
+    def add_each(self, results: Iterable[tuple[str, Any]], at_once: int) -> None:
+        """Keep results as they come; a kill loses fewer than `at_once` of them."""
+        coming = iter(results)
+        while fresh := dict(islice(coming, at_once)):
+            self.add(fresh)
+
     def finish(self, records: Iterable[dict[str, Any]]) -> None:
         """Write `target` as JSON lines, whole or not at all, and remove the journal."""
         write_json_lines(self.target, records)
@@ -38,11 +45,13 @@ class Journal:
 
 
 @contextmanager
-def journal(target: Path, settings: Any) -> Iterator[Journal]:
+def journal(target: Path, settings: Any, cache_of: str | None = None) -> Iterator[Journal]:
     """The journal of a task that writes `target`.
 
     Args:
         settings: all that the results depend on, as JSON values.
+        cache_of: what the results are, if the journal is never finished but a cache itself. It then waits for another
+            process that is at it, and begins anew where it is damaged.
 
     Raises:
         ValueError: the journal was begun with other settings, is damaged, or another process is at it.
@@ -54,10 +63,20 @@ def journal(target: Path, settings: Any) -> Iterator[Journal]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
-                f"{path} is in use by another process; wait until it ends, or give another output="
-            ) from None
-        yield Journal(target, file, _read(file, header))
+            if cache_of is None:
+                raise ValueError(
+                    f"{path} is in use by another process; wait until it ends, or give another output="
+                ) from None
+            print(f"another run computes the same {cache_of}; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            done = _read(file, header)
+        except ValueError:
+            if cache_of is None:
+                raise
+            file.truncate(0)
+            done = _read(file, header)
+        yield Journal(target, file, done)
 
 
 def _read(file: IO[bytes], header: str) -> dict[str, Any]:

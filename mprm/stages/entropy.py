@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mprm.config import Config
 from mprm.stages.models import check_devices, device, identity, load_backbone, max_tokens, open_by
-from mprm.terminal import bar, listed, say
+from mprm.terminal import listed, tracked
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mprm.inference.scoring import ScoreRequest
     from mprm.runs.journal import Journal
 
 FORMAT_VERSION = 1  # enters the key of the cache: raise it when entropies change their meaning
@@ -41,6 +38,7 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
     import pyarrow as pa
 
     from mprm.data.rollouts import reading_of
+    from mprm.runs.journal import journal
 
     if cfg.dataset.image_folder.root is None:
         raise ValueError("dataset.images is not set, and entropies depend on the images; give the folder of the images")
@@ -52,13 +50,10 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
     data_hash = rows.schema.metadata[b"data_hash"].decode()
     images = str(Path(cfg.dataset.image_folder.root).resolve())
     settings = [FORMAT_VERSION, data_hash, *reading_of(cfg.dataset), images, identity(cfg, None)]
-    with _kept(cfg, settings) as kept, bar() as progress:
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    with journal(Path(cfg.cache) / "entropy" / key, settings, cache_of="entropies") as kept:
         missing = [row for name, row in wanted.items() if name not in kept.done]
-        task = progress.add_task("computing entropies", total=len(wanted), completed=len(wanted) - len(missing))
-        found: Found = {}
-        if missing:
-            solutions = _solutions(cfg, rows.take(pa.array(missing)))
-            found = _computed(cfg, solutions, kept, lambda more: progress.advance(task, more))
+        found = _computed(cfg, rows.take(pa.array(missing)), kept) if missing else {}
         found |= {name: kept.done[name] for name in wanted if name in kept.done}
     reasons = Counter(value for value in found.values() if isinstance(value, str))
     if wanted and reasons.total() == len(wanted):
@@ -73,59 +68,30 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
     return rows.append_column("no_entropy", pa.array(reason, pa.string()).dictionary_encode())
 
 
-@contextmanager
-def _kept(cfg: Config, settings: list[Any]) -> Iterator[Journal]:
-    """The journal of entropies that depend on these settings, which is never finished: it is the cache itself.
-
-    Waits until no other process is at it.
-    """
-    from mprm.runs.journal import journal
-
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    target = Path(cfg.cache) / "entropy" / key
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{target}.lock", "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another run computes the same entropies; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with ExitStack() as stack:
-            try:
-                kept = stack.enter_context(journal(target, settings))
-            except ValueError:  # damaged: what is in a cache is made anew
-                Path(f"{target}.journal").unlink()
-                kept = stack.enter_context(journal(target, settings))
-            yield kept
-
-
-def _solutions(cfg: Config, rows: pa.Table) -> list[ScoreRequest]:
-    from mprm.inference.scoring import ScoreRequest
+def _computed(cfg: Config, rows: pa.Table, kept: Journal) -> Found:
+    """Add entropies to the journal, computed on the trainer's device. Returns those that it does not keep."""
+    from mprm.inference.scoring import ScoreRequest, Scoring
+    from mprm.metrics.predictions import NotScored
     from mprm.selection.examples import read_examples
 
-    return [
+    check_devices(cfg)
+    requests = [
         ScoreRequest(record["id"], record["images"], record["question"], record["steps"])
         for batch in read_examples(cfg.dataset, rows)
         for record in batch.to_pylist()
     ]
-
-
-def _computed(cfg: Config, solutions: list[ScoreRequest], kept: Journal, advance: Callable[[int], None]) -> Found:
-    """Add entropies to the journal, on the trainer's device. Returns those that it does not keep."""
-    from mprm.inference.scoring import Scoring
-    from mprm.metrics.predictions import NotScored
-
-    check_devices(cfg)
     processor, model = load_backbone(cfg)
-    scoring = Scoring(model, processor, cfg.backbone.max_length, max_tokens(cfg), device(cfg))
-    fresh: Found = {}
+    by_model = Scoring(model, processor, cfg.backbone.max_length, max_tokens(cfg), device(cfg))
+    entropies = by_model.entropies(requests, open_by(cfg.dataset.image_folder.path))
     restorable: Found = {}
-    for name, found in scoring.entropies(solutions, open_by(cfg.dataset.image_folder.path)):
-        value = found.reason if isinstance(found, NotScored) else found
-        (restorable if value in RESTORABLE else fresh)[name] = value
-        if len(fresh) == AT_ONCE:
-            kept.add(fresh)
-            fresh = {}
-        advance(1)
-    kept.add(fresh)
+
+    def lasting() -> Iterator[tuple[str, float | str]]:
+        for name, found in tracked(entropies, len(requests), "computing entropies"):
+            value = found.reason if isinstance(found, NotScored) else found
+            if value in RESTORABLE:
+                restorable[name] = value
+            else:
+                yield name, value
+
+    kept.add_each(lasting(), AT_ONCE)
     return restorable

@@ -13,10 +13,9 @@ from typing import Any
 from mprm.config import Config
 from mprm.metrics.results import JudgeTraining
 from mprm.runs.artifacts import is_rank_zero
-from mprm.runs.run_folder import open_run
 from mprm.stages.models import check_before_selection, load_backbone
-from mprm.stages.responses import UNTRAINED, Asking, JudgeWork, responses
-from mprm.stages.stage import LEFT_OUT, Stage, forget, run_stage, start_tracker
+from mprm.stages.responses import UNTRAINED, JudgeWork, responses
+from mprm.stages.stage import LEFT_OUT, Stage, opened, run_stage, start_tracker
 from mprm.stages.training_set import usable
 from mprm.terminal import console, listed, retyped, say, say_next
 
@@ -59,9 +58,7 @@ def _run(cfg: Config, *stages: Stage[JudgeWork]) -> None:
         check_selector(cfg)
     if RL in stages:
         check_sampling(cfg.judge, cfg.trainer)
-    with open_run(cfg.raw) as run:
-        work = JudgeWork(cfg, run)
-        forget(LINE, work)
+    with opened(JudgeWork, cfg, LINE) as work:
         for stage in stages:
             run_stage(stage, work)
     if stages[-1] is not JUDGE:
@@ -107,7 +104,7 @@ def _sft(work: JudgeWork) -> dict[str, Any]:
 
 
 def _curate(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.curate import in_seeded_order, signals_of, summarise, write_curated
+    from mprm.judge.curate import signals_of, summarise, write_curated
     from mprm.selection.keep import keep
 
     cfg, run = work.cfg, work.run
@@ -119,17 +116,7 @@ def _curate(work: JudgeWork) -> dict[str, Any]:
             f"every pair of preferences.path={cfg.preferences.path} has a trace, and stage 1 learns from these; give "
             "pairs without one for stages 2 and 3"
         )
-    asking = Asking(
-        part="curate/responses",
-        after=SFT.name,
-        inputs=work.inputs(AFTER_SFT),
-        preferences=cfg.preferences,
-        pairs=pool,
-        orders=lambda one: [in_seeded_order(one, cfg.seed)],
-        samples=cfg.judge.samples,
-        temperature=cfg.judge.temperature,
-    )
-    records, unusable = responses(work, asking)
+    records, unusable = responses(work, "curate/responses", SFT.name, work.inputs(AFTER_SFT), pool)
     signals = signals_of(pool, unusable, records)
     kept = keep(signals, cfg.selector)
     summary = summarise(signals, kept, cfg.selector, len(pairs) - len(pool), cfg.seed)
@@ -169,7 +156,6 @@ def _rl(work: JudgeWork) -> dict[str, Any]:
 
 
 def _judge(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.judge import present
     from mprm.metrics.pairwise import accuracy_difference, judgements, measure_judge
     from mprm.metrics.results import Curation, JudgeResults, read_part, write_results
 
@@ -185,17 +171,8 @@ def _judge(work: JudgeWork) -> dict[str, Any]:
     found = {}
     for stage in stages:
         asked = work.inputs(() if stage == RL.name else AFTER_SFT[:-1])
-        asking = Asking(
-            part=f"judge/judged_{stage}",
-            after=stage,
-            inputs=asked | {"the reward benchmark": work.benchmark.hash},
-            preferences=cfg.reward_benchmark,
-            pairs=pairs,
-            orders=lambda one: [present(one.pair, one.images, swapped) for swapped in (False, True)],
-            samples=1,
-            temperature=cfg.judge.evaluation_temperature,
-        )
-        records, refused = responses(work, asking)
+        asked |= {"the reward benchmark": work.benchmark.hash}
+        records, refused = responses(work, f"judge/judged_{stage}", stage, asked, pairs)
         sources = {pair.id: pair.source for pair in pairs if pair.id not in refused}
         found[stage] = judgements(records, sources, items)
     curated = run.path / "curated" / "manifest.json"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mprm.data.lines import Dropped
@@ -19,7 +18,7 @@ from mprm.terminal import bar, listed
 
 if TYPE_CHECKING:
     from mprm.backbones.chat import ChatModel, ChatProcessor
-    from mprm.data.preferences import Pair, Preferences
+    from mprm.data.preferences import Pair
     from mprm.judge.judge import PresentedPair
 
 UNTRAINED = "untrained"
@@ -76,73 +75,61 @@ class JudgeWork(Work):
         return processor, model.to(device(self.cfg)).eval()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asking:
-    """A judge that is asked about pairs."""
+def responses(
+    work: JudgeWork, part: str, after: str, inputs: dict[str, str], pairs: list[Pair]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What respond() keeps of the pairs, and why the judge cannot look at the others, by id.
 
-    # of the run, and the name of its file in the run folder
-    part: str
-    # the stage after which the judge is asked
-    after: str
-    # all that the responses depend on
-    inputs: dict[str, str]
-    # the group that the pairs are of
-    preferences: Preferences
-    pairs: list[Pair]
-    # in which a pair is presented
-    orders: Callable[[PresentedPair], Iterable[PresentedPair]]
-    # of the responses to a pair in an order
-    samples: int
-    temperature: float
+    They are kept over kills in NAME.jsonl for the part STAGE/NAME, and shared by runs that ask the same judge the same.
 
-    @property
-    def file(self) -> str:
-        return f"{self.part.rpartition('/')[2]}.jsonl"
-
-
-def responses(work: JudgeWork, asking: Asking) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """What respond() keeps of the pairs, and why the judge cannot look at the others, by id: kept over kills, and
-    shared by runs that ask the same judge the same."""
+    after: the stage after which the judge is asked; inputs: all that its responses depend on.
+    """
     from mprm.reporting.run_record import read_json_lines
 
-    stage = Stage[JudgeWork](
-        name=asking.part,
-        inputs=lambda _: asking.inputs,
-        do=partial(_ask, asking=asking),
-        files=(asking.file,),
-        taken="",
-    )
-    run_stage(stage, work)
-    return read_json_lines(work.run.path / asking.file) or [], work.run.summary(asking.part)["unusable"]
+    file = f"{part.rpartition('/')[2]}.jsonl"
+
+    def ask(work: JudgeWork) -> dict[str, Any]:
+        return {"unusable": _ask(work, file, after, inputs, pairs)}
+
+    run_stage(Stage[JudgeWork](name=part, inputs=lambda _: inputs, do=ask, files=(file,), taken=""), work)
+    return read_json_lines(work.run.path / file) or [], work.run.summary(part)["unusable"]
 
 
-def _ask(work: JudgeWork, asking: Asking) -> dict[str, Any]:
+def _ask(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: list[Pair]) -> dict[str, str]:
+    """Write the responses; returns why pairs cannot be looked at, by id."""
     from mprm.inference.policy import image_refusal
+    from mprm.judge.curate import in_seeded_order
     from mprm.judge.judge import present, respond, sampler_of
     from mprm.runs.journal import journal
 
-    cfg, group = work.cfg, asking.preferences
-    processor, model = work.judge_after(asking.after)
+    cfg, measuring = work.cfg, file.startswith("judged_")
+    group = cfg.reward_benchmark if measuring else cfg.preferences
+    processor, model = work.judge_after(after)
     asked: list[PresentedPair] = []
     unusable: dict[str, str] = {}
-    for pair in asking.pairs:
+    for pair in pairs:
         paths = tuple(map(group.image_folder.path, pair.images))
         reason = image_refusal(paths, processor)
-        if reason is None:
-            asked += asking.orders(present(pair, paths, swapped=False))
-        else:
+        if reason is not None:
             unusable[pair.id] = reason
+        elif measuring:
+            asked += [present(pair, paths, swapped) for swapped in (False, True)]
+        else:
+            asked.append(in_seeded_order(present(pair, paths, swapped=False), cfg.seed))
     if not asked:
         raise ValueError(
             f"{group.path}: the images of no pair can be used ({listed(Counter(unusable.values()))}); see where "
             "preferences.images and reward_benchmark.images lead"
         )
-    sampler = sampler_of(cfg.judge, processor, model, asking.temperature, cfg.seed)
+    samples, temperature = (
+        (1, cfg.judge.evaluation_temperature) if measuring else (cfg.judge.samples, cfg.judge.temperature)
+    )
+    sampler = sampler_of(cfg.judge, processor, model, temperature, cfg.seed)
     keys = [one.key for one in asked]
-    settings = [asking.inputs, weights_written(work.run.path / asking.after), keys]
-    with journal(work.run.path / asking.file, settings) as kept, bar() as progress:
-        doing = f"judging pairs ({asking.part.rpartition('/')[2]})"
+    settings = [inputs, weights_written(work.run.path / after), keys]
+    with journal(work.run.path / file, settings) as kept, bar() as progress:
+        doing = f"judging pairs ({file.removesuffix('.jsonl')})"
         task = progress.add_task(doing, total=len(asked), completed=len(kept.done))
-        respond(sampler, cfg.judge, asked, asking.samples, kept, lambda more: progress.advance(task, more), AT_ONCE)
+        respond(sampler, cfg.judge, asked, samples, kept, lambda more: progress.advance(task, more), AT_ONCE)
         kept.finish(kept.done[key] for key in keys)
-    return {"unusable": unusable}
+    return unusable

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
 from mprm.data.records import usable_records
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from mprm.data.questions import CandidateSet
     from mprm.data.visualprocessbench import Solution
     from mprm.inference.scoring import ScoreRequest
-    from mprm.metrics.predictions import NotScored, StepScores
-    from mprm.metrics.results import BestOfNResults
+    from mprm.metrics.predictions import NotScored, Prediction, StepScores
+    from mprm.metrics.results import BestOfNResults, StepResults
+    from mprm.scorer import StepScorer
 
 Found = dict[str, "StepScores | NotScored"]
 
@@ -89,44 +90,65 @@ def evaluate_model(cfg: Config) -> None:
 
     The threshold is calibrated where the run has been evaluated before: on what it predicted of held-out rollouts.
     """
-    from mprm.inference.score_file import score_kept
-    from mprm.inference.scoring import ScoreRequest
-    from mprm.metrics.evaluate import evaluate
-    from mprm.metrics.predictions import read_predictions, with_labels
-    from mprm.metrics.results import write_results
-    from mprm.runs.journal import journal
+    from mprm.metrics.predictions import read_predictions
 
     if cfg.output is None:
         raise ValueError("task=evaluate run=... needs output=DIR, where the results go")
     check_devices(cfg)
-    started = monotonic()
-    solutions, dropped = read_benchmark(cfg)
-    benchmark = content_hash(cfg, solutions)
     calibration = Path(str(cfg.run)) / "validation_predictions.jsonl"
-    settings = [benchmark, identity(cfg, cfg.run)]
+    settings = [content_hash(cfg, read_benchmark(cfg)[0]), identity(cfg, cfg.run)]
     asked, inputs = [*settings, content(calibration), cfg.seed], [cfg.run, cfg.benchmark.path]
     output = Output(cfg, "output", asked, inputs, mark="predictions.jsonl")
-    folder = output.target
     if output.is_made():
-        report(folder)
+        report(output.target)
         return
-    by_model = scoring(load_scorer(cfg, cfg.run), open_by(cfg.benchmark.image_folder.path), "scoring the benchmark")
+    scorer = load_scorer(cfg, cfg.run)
+    held_out = read_predictions(calibration) if calibration.is_file() else None
+    score_benchmark(cfg, output.target, scorer, settings, held_out, {})
+    report(output.target)
+    output.remember()
+    say_next(*after_use(cfg.run))
+
+
+def score_benchmark(
+    cfg: Config,
+    folder: Path,
+    scorer: StepScorer,
+    settings: Any,
+    held_out: list[Prediction] | None,
+    unscored: dict[str, int],
+) -> StepResults:
+    """Write predictions.jsonl and results.json of the benchmark. What was scored survives a kill.
+
+    settings: all that the predictions depend on; held_out: for the calibrated threshold; unscored: of these, by reason.
+    """
+    from mprm.inference.score_file import score_kept
+    from mprm.inference.scoring import ScoreRequest
+    from mprm.metrics.evaluate import evaluate
+    from mprm.metrics.predictions import with_labels
+    from mprm.metrics.results import write_results
+    from mprm.runs.journal import journal
+
+    started = monotonic()
+    solutions, dropped = read_benchmark(cfg)
+    requests = [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions]
+    score = scoring(scorer, open_by(cfg.benchmark.image_folder.path), "scoring the benchmark")
     with journal(folder / "predictions.jsonl", settings) as kept:
-        found = score_kept(kept, [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions], by_model)
+        found = score_kept(kept, requests, score)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
-        held_out = read_predictions(calibration) if calibration.is_file() else None
         results = replace(
             evaluate(predictions, held_out, cfg.seed),
             skipped=dict(Counter(skipped) + Counter(dropped)),
-            benchmark_hash=benchmark,
+            skipped_held_out=unscored,
+            benchmark_hash=content_hash(cfg, solutions),
         )
         write_results(folder / "results.json", results)
         kept.finish(asdict(prediction) for prediction in predictions)
-    say_skipped("benchmark solutions", results.skipped)
+    for what, reasons in (("benchmark solutions", results.skipped), ("held-out rollouts", unscored)):
+        if reasons:
+            say(f"{what} not scored: {listed(reasons)}")
     say(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
-    report(folder)
-    output.remember()
-    say_next(*after_use(cfg.run))
+    return results
 
 
 def read_benchmark(cfg: Config) -> tuple[list[Solution], dict[str, int]]:
@@ -188,11 +210,6 @@ def after_use(run: str | None) -> list[str]:
     if (Path(run) / "config.yaml").is_file():
         return ["task=export", f"run={run}", f"output=exported/{Path(run).resolve().name}"]
     return ["task=report", f"runs={run}"]
-
-
-def say_skipped(what: str, skipped: dict[str, int]) -> None:
-    if not_scored := {reason: count for reason, count in skipped.items() if count}:
-        say(f"{what} not scored: {listed(not_scored)}")
 
 
 def best_of_n(cfg: Config, folder: Path, models: list[str], sets: list[CandidateSet], found: Found) -> BestOfNResults:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from mprm.config import Config
 from mprm.runs.artifacts import STAGES, atomic_file, file_states, is_rank_zero, read_json
 from mprm.runs.config_hash import FORMAT_VERSION
-from mprm.runs.run_folder import RunFolder, wait_for_rank_zero
+from mprm.runs.run_folder import RunFolder, open_run, wait_for_rank_zero
 from mprm.terminal import say
 
 if TYPE_CHECKING:
@@ -104,18 +104,20 @@ def run_stage(stage: Stage[W], work: W) -> None:
             stage.then(work, taken)
 
 
-def forget(stages: Sequence[Stage[W]], work: W) -> None:
-    """Undo the stage that redo= names and all that follow it."""
-    redo, names = work.cfg.redo, [stage.name for stage in stages]
-    if redo is None or not is_rank_zero():
-        return
-    if max(int(os.environ.get(key, "1")) for key in ("WORLD_SIZE", "SLURM_NTASKS")) > 1:
-        raise ValueError(
-            f"redo={redo} is for one process, and a launcher has started several; run task=select with it "
-            "first (task=judge for judges), then this command without it"
-        )
-    for stage in reversed(stages[names.index(redo) :]):
-        work.run.forget(stage.name, (*stage.files, *stage.remains))
+@contextmanager
+def opened(kind: type[W], cfg: Config, line: Sequence[Stage[W]]) -> Iterator[W]:
+    """The run of the config. redo=STAGE begins with undoing that stage of the line, and all that follow it."""
+    with open_run(cfg.raw) as run:
+        if cfg.redo is not None and is_rank_zero():
+            if max(int(os.environ.get(key, "1")) for key in ("WORLD_SIZE", "SLURM_NTASKS")) > 1:
+                raise ValueError(
+                    f"redo={cfg.redo} is for one process, and a launcher has started several; run task=select with it "
+                    "first (task=judge for judges), then this command without it"
+                )
+            names = [stage.name for stage in line]
+            for stage in reversed(line[names.index(cfg.redo) :]):
+                run.forget(stage.name, (*stage.files, *stage.remains))
+        yield kind(cfg, run)
 
 
 def take_stage(run: RunFolder, stage: Stage[W], inputs: Mapping[str, str]) -> bool:

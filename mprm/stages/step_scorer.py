@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -14,20 +13,17 @@ from mprm.config import Config
 from mprm.runs.artifacts import file_hash, file_states, is_rank_zero, reading
 from mprm.runs.config_hash import config_hash
 from mprm.runs.manifest import read_manifest
-from mprm.runs.run_folder import open_run
 from mprm.stages.entropy import add_entropy
 from mprm.stages.models import check_before_selection, check_devices, load_backbone, load_scorer, open_by, scoring
 from mprm.stages.outputs import Output
-from mprm.stages.scoring import content_hash, evaluate_model, read_benchmark, report, say_skipped, tell_benchmark
-from mprm.stages.stage import LEFT_OUT, Stage, Work, forget, run_stage, start_tracker
+from mprm.stages.scoring import content_hash, evaluate_model, read_benchmark, report, score_benchmark, tell_benchmark
+from mprm.stages.stage import LEFT_OUT, Stage, Work, opened, run_stage, start_tracker
 from mprm.stages.training_set import split, tell_training, usable
 from mprm.terminal import retyped, say, say_next
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
-
-    from mprm.data.visualprocessbench import Solution
 
 
 @dataclass
@@ -57,10 +53,6 @@ class StepWork(Work):
             digest.update(rows["line"].to_numpy().tobytes())
         return digest.hexdigest()
 
-    @cached_property
-    def benchmark(self) -> tuple[list[Solution], dict[str, int]]:
-        return read_benchmark(self.cfg)
-
     def subset(self) -> Dataset:
         return self._examples("subset/kept.parquet", "subset_examples")
 
@@ -88,9 +80,7 @@ def experiment(cfg: Config) -> None:
     check_before_selection(cfg)
     if is_rank_zero():
         read_benchmark(cfg)  # now, not after the training
-    with open_run(cfg.raw) as run:
-        work = StepWork(cfg, run)
-        forget(LINE, work)
+    with opened(StepWork, cfg, LINE) as work:
         run_stage(SELECT, work)
         if cfg.check:
             check(work)
@@ -98,21 +88,21 @@ def experiment(cfg: Config) -> None:
         run_stage(TRAIN, work)
         if is_rank_zero():
             run_stage(EVALUATE, work)
-            report(run.path)
-            say_next("task=export", f"run={run.path}", f"output=exported/{run.path.name}")
+            folder = work.run.path
+            report(folder)
+            say_next("task=export", f"run={folder}", f"output=exported/{folder.name}")
 
 
 def select(cfg: Config) -> None:
     """Rank the rollouts, keep the subset; with export=FILE also write it in the published training format."""
-    with open_run(cfg.raw) as run:
-        work = StepWork(cfg, run)
-        forget(LINE, work)
+    with opened(StepWork, cfg, LINE) as work:
         run_stage(SELECT, work)
         if cfg.export is not None and is_rank_zero():
             from pyarrow.parquet import ParquetFile
 
             from mprm.selection.examples import export_published, read_examples
 
+            run = work.run
             settings = [run.config_hash, run.content_hash("subset/kept.parquet")]
             output = Output(cfg, "export", settings, cfg.dataset.files())
             if output.is_made():
@@ -130,9 +120,7 @@ def select(cfg: Config) -> None:
 def train(cfg: Config) -> None:
     """Train on the subset, which is selected first if it is not there."""
     check_before_selection(cfg)
-    with open_run(cfg.raw) as run:
-        work = StepWork(cfg, run)
-        forget(LINE, work)
+    with opened(StepWork, cfg, LINE) as work:
         run_stage(SELECT, work)
         if cfg.check:
             check(work)
@@ -148,14 +136,12 @@ def evaluate(cfg: Config) -> None:
         return
     if cfg.output is not None:
         raise ValueError(f"output={cfg.output} goes with run=; without it task=evaluate writes into its own run folder")
-    with open_run(cfg.raw) as run:
-        work = StepWork(cfg, run)
-        forget(LINE, work)
-        if not run.finished("train", dear=True):
-            raise ValueError(f"{run.path} has no finished training; run task=train with the same settings first")
+    with opened(StepWork, cfg, LINE) as work:
+        if not work.run.finished("train", dear=True):
+            raise ValueError(f"{work.run.path} has no finished training; run task=train with the same settings first")
         for stage in LINE:
             run_stage(stage, work)
-        report(run.path)
+        report(work.run.path)
         say_next("task=report", f"runs={cfg.runs}")
 
 
@@ -243,42 +229,25 @@ def check(work: StepWork) -> None:
 
 def _evaluate(work: StepWork) -> dict[str, Any]:
     from mprm.inference.scoring import ScoreRequest
-    from mprm.metrics.evaluate import evaluate as evaluate_predictions
     from mprm.metrics.predictions import with_labels, write_predictions
-    from mprm.metrics.results import write_results
 
-    cfg, run = work.cfg, work.run
+    cfg, folder = work.cfg, work.run.path
     check_devices(cfg)
-    started = monotonic()
-    solutions, dropped = work.benchmark
     held_out = list(work.held_out())
-    scorer = load_scorer(cfg, str(run.path))
-    requests = [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions]
-    found = scoring(scorer, open_by(cfg.benchmark.image_folder.path), "scoring the benchmark")(requests)
-    predictions, skipped = with_labels(dict(found), {s.id: (s.source, s.labels) for s in solutions})
+    scorer = load_scorer(cfg, str(folder))
     requests = [ScoreRequest(r["id"], r["images"], r["question"], r["steps"]) for r in held_out]
-    found = scoring(scorer, open_by(cfg.dataset.image_folder.path), "scoring held-out rollouts")(requests)
+    score = scoring(scorer, open_by(cfg.dataset.image_folder.path), "scoring held-out rollouts")
     labels = {r["id"]: (r["source"], tuple(map(_hard_label, r["scores"]))) for r in held_out}
-    calibration, unscored = with_labels(dict(found), labels)
-    write_predictions(run.path / "predictions.jsonl", predictions)
-    write_predictions(run.path / "validation_predictions.jsonl", calibration)
-    results = replace(
-        evaluate_predictions(predictions, calibration, cfg.seed),
-        skipped=dict(Counter(skipped) + Counter(dropped)),
-        skipped_held_out=unscored,
-        benchmark_hash=content_hash(cfg, solutions),
-    )
-    write_results(run.path / "results.json", results)
-    say_skipped("benchmark solutions", results.skipped)
-    say_skipped("held-out rollouts", unscored)
-    say(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
+    calibration, unscored = with_labels(dict(score(requests)), labels)
+    write_predictions(folder / "validation_predictions.jsonl", calibration)
+    results = score_benchmark(cfg, folder, scorer, _evaluated_from(work), calibration, unscored)
     at_fixed = results.thresholds["fixed"].overall_step_weighted_macro_f1.value
     return {"auc": results.auc and results.auc.value, "overall_at_0.5": at_fixed}
 
 
 def _evaluated_from(work: StepWork) -> dict[str, str]:
     return {
-        "the benchmark": content_hash(work.cfg, work.benchmark[0]),
+        "the benchmark": content_hash(work.cfg, read_benchmark(work.cfg)[0]),
         "the training": work.training_key,
         "the weights": work.run.content_hash("weights.safetensors"),
     }
@@ -313,6 +282,7 @@ EVALUATE = Stage[StepWork](
     inputs=_evaluated_from,
     do=_evaluate,
     files=("predictions.jsonl", "validation_predictions.jsonl", "results.json"),
+    remains=("predictions.jsonl.journal",),
     already="already evaluated -> {run}/results.json",
     taken="",
     then=lambda work, taken: start_tracker(work).finish({}, work.run.path),

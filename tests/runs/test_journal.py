@@ -1,6 +1,9 @@
 """A journal keeps what was added, whatever happened to the process that added it."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,3 +78,41 @@ def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
     path.unlink()
     with journal(tmp_path / "out", SETTINGS) as kept:
         assert kept.done == {}
+
+
+def test_a_cache_waits_for_another_process_and_begins_anew_where_it_is_damaged(tmp_path: Path) -> None:
+    def one(cache_of: str | None = "numbers") -> dict[str, object]:
+        with journal(tmp_path / "out", SETTINGS, cache_of) as kept:
+            if "one" not in kept.done:
+                kept.add_each([("one", 1), ("two", 2), ("three", 3)], at_once=2)
+            return kept.done
+
+    assert one() == one() == {"one": 1, "two": 2, "three": 3}
+    path = tmp_path / "out.journal"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + b"\xff{\n")
+    assert one() == {"one": 1, "two": 2, "three": 3}
+    assert path.read_bytes() == whole
+    program = (
+        "import sys; from pathlib import Path; from mprm.runs.journal import journal\n"
+        f"with journal(Path(sys.argv[1]), {SETTINGS}, 'numbers') as kept: print(len(kept.done), flush=True)\n"
+    )
+    with journal(tmp_path / "out", SETTINGS, "numbers"):
+        command = [sys.executable, "-c", program, str(tmp_path / "out")]
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.readline() == "another run computes the same numbers; waiting for it\n"
+    assert other.stdout.readline() == "3\n"
+    assert other.wait() == 0
+
+
+def test_what_came_before_a_kill_is_kept(tmp_path: Path) -> None:
+    def killed() -> Iterator[tuple[str, int]]:
+        for number in range(5):
+            yield str(number), number
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), journal(tmp_path / "out", SETTINGS) as kept:
+        kept.add_each(killed(), at_once=2)
+    with journal(tmp_path / "out", SETTINGS) as kept:
+        assert kept.done == {"0": 0, "1": 1, "2": 2, "3": 3}

@@ -17,11 +17,11 @@ from mprm import stages
 from mprm.config import Config
 from mprm.data.records import usable_records
 from mprm.data.visualprocessbench import VisualProcessBench
-from mprm.runs.artifacts import file_states, read_json, write_json
-from mprm.runs.run_folder import RunFolder, open_run
+from mprm.runs.artifacts import file_states, read_json
+from mprm.runs.run_folder import open_run
 from mprm.stages import judges, step_scorer
 from mprm.stages.scoring import content_hash
-from mprm.stages.stage import Stage, forget
+from mprm.stages.stage import Stage, Work, opened
 from mprm.stages.step_scorer import StepWork
 from mprm.tasks import JUDGE_STAGES, STEP_STAGES
 
@@ -129,33 +129,32 @@ LINES: tuple[tuple[tuple[Stage[Any], ...], tuple[str, ...]], ...] = (
 
 @pytest.mark.parametrize(("line", "names"), LINES)
 def test_redo_forgets_the_stage_and_all_that_follow_it(
-    line: tuple[Stage[Any], ...], names: tuple[str, ...], tmp_path: Path
+    line: tuple[Stage[Any], ...], names: tuple[str, ...], small: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tuple(stage.name for stage in line) == names
+    config = small("name=one")
     for number, redo in enumerate(names):
-        write_json(tmp_path / "stages.json", {"config_hash": "x", "stages": {}, "inputs": {}, "files": {}})
-        with RunFolder(tmp_path, "x", (tmp_path / ".lock").open("w")) as run:
+        with opened(Work, config, line) as work:
+            folder = work.run.path
             for stage in line:
                 for name in (*stage.files, *(pattern.replace("*", "x") for pattern in stage.remains)):
-                    path = tmp_path / name if "." in name else tmp_path / name / "file"
+                    path = folder / name if "." in name else folder / name / "file"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.touch()
-                run.finish(stage.name, {}, file_states(tmp_path, stage.files))
-                run.finish(f"{stage.name}/part", {})
-            work: Any = SimpleNamespace(cfg=SimpleNamespace(redo=redo), run=run)
-            forget(line, work)
-        left = read_json(tmp_path / "stages.json")
+                work.run.finish(stage.name, {}, file_states(folder, stage.files))
+                work.run.finish(f"{stage.name}/part", {})
+        again = replace(config, task="egt" if "judge" in names else "experiment", redo=redo)
+        with monkeypatch.context() as launched:
+            launched.setenv("WORLD_SIZE", "2")
+            with pytest.raises(ValueError, match="task=select with it first"), opened(Work, again, line):
+                pass
+        with opened(Work, again, line):
+            pass
+        left = read_json(folder / "stages.json")
         assert list(left["stages"]) == [name for stage in names[:number] for name in (stage, f"{stage}/part")]
         for stage in line:
-            kept = [path for name in (*stage.files, *stage.remains) for path in tmp_path.glob(name)]
+            kept = [path for name in (*stage.files, *stage.remains) for path in folder.glob(name)]
             assert bool(kept) == (stage.name in names[:number]), stage.name
-
-
-def test_redo_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    work: Any = SimpleNamespace(cfg=SimpleNamespace(redo="train"))
-    with pytest.raises(ValueError, match="task=select with it first"):
-        forget(step_scorer.LINE, work)
 
 
 def of_benchmark(folder: Path, name: str, labels: list[list[Any]], colour: str = "red") -> Any:
