@@ -31,6 +31,19 @@ def test_numbers_in_words() -> None:
     assert Estimate(0.815, each=(0.809, 0.821)).points() == "81.5 (80.9, 82.1)"
     assert Estimate(0.8934, 0.88, 0.905).fraction() == "0.893 [0.880, 0.905]"
     assert Estimate(0.5).points() == "50.0"
+    assert Estimate(0.031, 0.012, 0.05).signed_points() == "+3.1 [1.2, 5.0]"
+    assert Estimate(-0.004, -0.02, 0.012).signed_points() == "-0.4 [-2.0, 1.2]"
+
+
+def test_a_difference_is_one_only_where_its_interval_leaves_out_nothing() -> None:
+    better, worse, even = Estimate(0.03, 0.01, 0.05), Estimate(-0.03, -0.05, -0.01), Estimate(0.02, -0.01, 0.05)
+    assert [one.relation() for one in (better, worse)] == ["better than", "worse than"]
+    assert even.relation("more", "fewer") == Estimate(0.02).relation() == "not distinguishable from"
+    assert better.negative() == Estimate(-0.03, -0.05, -0.01)
+    assert better.above(worse)
+    assert worse.below(better)
+    assert not even.above(better)
+    assert not even.below(better)
 
 
 def test_weights_are_counts_of_seeded_draws() -> None:
