@@ -174,16 +174,3 @@ def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
     os.close(writer)
     assert reading.returncode == 130
     assert said == "mprm: interrupted; the same command resumes\n"
-
-
-def test_a_light_task_does_not_import_torch(tmp_path: Path) -> None:
-    program = (
-        "import runpy, sys\n"
-        "sys.argv = sys.argv[1:]\n"
-        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as done:\n    assert not done.code\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    command = [sys.executable, "-c", program, str(REPOSITORY / "run.py"), *SELECT]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr

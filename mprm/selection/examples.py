@@ -14,7 +14,7 @@ from mprm.data.lines import Unusable
 from mprm.data.rollouts import Dataset, question_hash, read_rollout, record_hash
 from mprm.runs.artifacts import atomic_file, atomic_folder, file_hash, write_json
 from mprm.selection.scan import in_processes
-from mprm.selection.signals import numbers, source_rows
+from mprm.selection.signals import source_rows
 
 EXAMPLES = pa.schema(
     [
@@ -72,7 +72,7 @@ def write_examples(folder: str | Path, dataset: Dataset, rows: pa.Table) -> None
 
 def read_examples(dataset: Dataset, rows: pa.Table) -> Iterator[pa.RecordBatch]:
     """The rollouts of some rows of a signals table in batches, columns as in EXAMPLES; raises as write_examples."""
-    n_bytes = int(numbers(rows["length"]).sum())
+    n_bytes = int(rows["length"].to_numpy().sum())
     return in_processes(partial(_read_batch, dataset), _batches(dataset, rows), n_bytes)
 
 
@@ -83,9 +83,9 @@ def _batches(dataset: Dataset, rows: pa.Table) -> list[Batch]:
         raise ValueError(
             "the subset was selected by an earlier version, which kept no hash of its records; redo=select"
         )
-    columns = [numbers(rows[name]) for name in ("line", "offset", "length", "record_hash")]
+    columns = [rows[name].to_numpy() for name in ("line", "offset", "length", "record_hash")]
     has_entropy = "entropy" in rows.column_names
-    columns.append(numbers(rows["entropy"]) if has_entropy else np.full(rows.num_rows, np.nan))
+    columns.append(rows["entropy"].to_numpy() if has_entropy else np.full(rows.num_rows, np.nan))
     batches = []
     for source, where in source_rows(rows).items():
         line, offset, length, hashed, entropy = (column[where] for column in columns)

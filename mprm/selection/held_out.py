@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mprm.runs.artifacts import atomic_file
-from mprm.selection.signals import numbers
 
 
 def held_out(signals: pa.Table, count: int) -> pa.Table:
@@ -20,13 +19,13 @@ def held_out(signals: pa.Table, count: int) -> pa.Table:
     `count` rollouts, such as all questions about one picture, are passed over, even if too few are left; where there
     is no smaller one, the smallest is taken.
     """
-    usable = numbers(signals["ranked"]) & ~numbers(signals["drop_reason"].is_valid())
+    usable = signals["ranked"].to_numpy() & ~signals["drop_reason"].is_valid().to_numpy()
     eligible = np.flatnonzero(usable)
     if count == 0 or len(eligible) == 0:
         return signals.slice(0, 0)
     rows = signals.take(pa.array(eligible))
     _, first, group, size = np.unique(_groups(rows), return_index=True, return_inverse=True, return_counts=True)
-    order = np.argsort(numbers(rows["question_hash"]).view(np.uint64)[first], kind="stable")
+    order = np.argsort(rows["question_hash"].to_numpy().view(np.uint64)[first], kind="stable")
     order = order[size[order] <= max(count, size.min())]
     taken = order[: 1 + np.searchsorted(np.cumsum(size[order]), count)]
     return rows.filter(pa.array(np.isin(group, taken)))
@@ -35,8 +34,8 @@ def held_out(signals: pa.Table, count: int) -> pa.Table:
 def _groups(rows: pa.Table) -> np.ndarray:
     """For every row the number of the first row that it is connected with by questions and images."""
     images = rows["image_hashes"].combine_chunks()
-    row = np.concatenate([np.arange(len(rows)), numbers(pc.list_parent_indices(images))])
-    hashed = np.concatenate([numbers(rows["question_hash"]), numbers(pc.list_flatten(images))])
+    row = np.concatenate([np.arange(len(rows)), pc.list_parent_indices(images).to_numpy()])
+    hashed = np.concatenate([rows["question_hash"].to_numpy(), pc.list_flatten(images).to_numpy()])
     _, node = np.unique(hashed, return_inverse=True)
     group = np.arange(len(rows))
     while True:

@@ -5,7 +5,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import pyarrow as pa
 
-from mprm.selection.signals import NUMERIC, numbers, source_rows
+from mprm.selection.signals import NUMERIC, source_rows
 
 
 class Selector(Protocol):
@@ -52,7 +52,7 @@ def keep(signals: pa.Table, selector: Selector) -> pa.Table:
     score = _scored(signals, selector)
     rank = np.zeros(len(score), dtype=np.int64)
     tie_group = np.zeros(len(score), dtype=np.int64)
-    ranked = numbers(signals["ranked"])
+    ranked = signals["ranked"].to_numpy()
     scopes = source_rows(signals).values() if selector.scope == "source" else [np.arange(len(score))]
     chosen = np.zeros(len(score), dtype=bool)
     for rows in scopes:
@@ -66,7 +66,7 @@ def keep(signals: pa.Table, selector: Selector) -> pa.Table:
             rank[order] = np.arange(1, order.size + 1)
             tie_group[order] = 1 + np.cumsum(np.append(False, score[order[1:]] != score[order[:-1]]))
             chosen[order[:size]] = True
-    chosen &= numbers(signals["drop_reason"].is_null())
+    chosen &= signals["drop_reason"].is_null().to_numpy()
     kept = signals.filter(pa.array(chosen))
     for name, values in (("score", score), ("rank", rank), ("tie_group", tie_group)):
         kept = kept.append_column(name, pa.array(values[chosen]))
@@ -85,7 +85,7 @@ def _scored(signals: pa.Table, selector: Selector) -> np.ndarray:
         raise ValueError(
             f"selector: {selector.label} needs {needed[0]}, which pairs do not have; choose entropy, random or full"
         ) from None
-    if score.shape != (signals.num_rows,) or np.isnan(score[numbers(signals["ranked"])]).any():
+    if score.shape != (signals.num_rows,) or np.isnan(score[signals["ranked"].to_numpy()]).any():
         raise ValueError(f"selector: {selector.label} gives no score for some rollouts; return one number per row")
     return score
 
@@ -94,5 +94,5 @@ def _best_first(signals: pa.Table, ties: str, rows: np.ndarray, score: np.ndarra
     """Positions in `rows`, best first."""
     if ties == "file_order":
         return np.argsort(-score[rows], kind="stable")
-    second = numbers(signals[ties.removeprefix("-")])[rows].astype(np.float64)
+    second = signals[ties.removeprefix("-")].to_numpy()[rows].astype(np.float64)
     return np.lexsort((second if ties.startswith("-") else -second, -score[rows]))  # stable, last key first

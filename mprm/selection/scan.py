@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -73,7 +74,7 @@ def scan(dataset: Dataset, files: list[Path], path: Path) -> None:
         for (file, _, _), (table, n_lines, chunk_listed) in zip(chunks, tables, strict=True):
             if file != previous:
                 previous, first_line = file, 0
-            lines = pc.add(table["line"], pa.scalar(first_line, pa.int32()))
+            lines = pa.array(table["line"].to_numpy() + np.int32(first_line))
             table = table.set_column(1, SCHEMA.field("line"), lines)
             writer.write_table(_without(table, excluded[file.stem]) if file.stem in excluded else table)
             first_line += n_lines

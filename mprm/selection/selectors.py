@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from mprm.selection.signals import NUMERIC, numbers, source_rows
+from mprm.selection.signals import NUMERIC, source_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class BIS(RankedSelector):
             raise ValueError(f"selector.alpha={self.alpha} is not in [0, inf); give e.g. selector.alpha=0.05")
 
     def score(self, signals: pa.Table) -> np.ndarray:
-        p_pos, reliability = numbers(signals["p_pos"]), numbers(signals["reliability"])
+        p_pos, reliability = signals["p_pos"].to_numpy(), signals["reliability"].to_numpy()
         return (p_pos * (1 - p_pos) + self.alpha) * reliability
 
 
@@ -141,7 +141,7 @@ class Mixed(Seeded):
     """Mixed rollouts (with a positive and a negative step) in random order, then the rest in random order."""
 
     def score(self, signals: pa.Table) -> np.ndarray:
-        p_pos = numbers(signals["p_pos"])
+        p_pos = signals["p_pos"].to_numpy()
         return ((p_pos > 0) & (p_pos < 1)) + self.uniform(signals)
 
 
@@ -150,7 +150,7 @@ class Reliable(RankedSelector):
     """Largest mean score of the positive steps first; a rollout without one counts as 1."""
 
     def score(self, signals: pa.Table) -> np.ndarray:
-        return numbers(signals["reliability"])
+        return signals["reliability"].to_numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,7 @@ class LowMC(RankedSelector):
     """Smallest mean score of the steps first."""
 
     def score(self, signals: pa.Table) -> np.ndarray:
-        return -numbers(signals["mean_mc"])
+        return -signals["mean_mc"].to_numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +180,8 @@ class Entropy(RankedSelector):
             )
 
     def score(self, signals: pa.Table) -> np.ndarray:
-        entropy = numbers(signals["entropy"])
-        ranked = np.flatnonzero(numbers(signals["ranked"]))
+        entropy = signals["entropy"].to_numpy()
+        ranked = np.flatnonzero(signals["ranked"].to_numpy())
         score = -entropy
         lowest = ranked[np.argsort(entropy[ranked], kind="stable")][: int(self.floor * len(ranked))]
         score[lowest] = entropy[lowest] - 2 * np.nanmax(entropy, initial=0) - 1

@@ -121,30 +121,12 @@ def _read(path: Path, modified: int) -> pa.Table:
     return table.unify_dictionaries().combine_chunks()
 
 
-def numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A column of numbers or truth values, nan where it is null.
-
-    pyarrow's own to_numpy() imports pandas, which takes longer than the rest of a selection from a cached table.
-    """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    truth = pa.types.is_boolean(array.type)
-    if truth:
-        array = array.cast(pa.uint8())
-    elif array.null_count:
-        array = array.cast(pa.float64()).fill_null(np.nan)
-    dtype = array.type.to_pandas_dtype()
-    if not len(array):
-        return np.empty(0, bool if truth else dtype)
-    values = np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
-    return values.astype(bool) if truth else values
-
-
 def source_rows(table: pa.Table) -> dict[str, np.ndarray]:
     """Row numbers of every source, in table order. The rows of a source stand together."""
     if table.num_rows == 0:
         return {}
     codes = table["source"].combine_chunks()
-    indices, names = numbers(codes.indices), codes.dictionary.to_pylist()
+    indices, names = codes.indices.to_numpy(), codes.dictionary.to_pylist()
     starts = np.flatnonzero(np.diff(indices, prepend=-1))
     ends = [*starts[1:], len(indices)]
     return {names[indices[start]]: np.arange(start, end) for start, end in zip(starts, ends, strict=True)}

@@ -16,7 +16,7 @@ from mprm.data.rollouts import Dataset, excluded_lines
 from mprm.runs.artifacts import atomic_folder
 from mprm.runs.manifest import Chosen, Manifest, SourceCounts, Statistics, Totals
 from mprm.selection.keep import Selector, keep
-from mprm.selection.signals import numbers, source_rows
+from mprm.selection.signals import source_rows
 
 COUNTED = ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos", "n_unsampled", "n_unsampled_negative")
 
@@ -73,7 +73,7 @@ def _chosen(component: Any, label: str, baseline: bool = False) -> Chosen:
 
 def statistics(table: pa.Table) -> Statistics:
     """Of the rows of a signals table, of which there is at least one."""
-    n_steps, n, n_pos, n_words, mean_mc, p_pos, unsampled, negative = (numbers(table[name]) for name in COUNTED)
+    n_steps, n, n_pos, n_words, mean_mc, p_pos, unsampled, negative = (table[name].to_numpy() for name in COUNTED)
     steps, scored = n_steps.sum(), n.sum()
     return Statistics(
         rollouts=table.num_rows,
@@ -89,7 +89,7 @@ def statistics(table: pa.Table) -> Statistics:
 
 
 def _sources(signals: pa.Table, kept: pa.Table) -> dict[str, SourceCounts]:
-    ranked, dropped = numbers(signals["ranked"]), numbers(signals["drop_reason"].is_valid())
+    ranked, dropped = signals["ranked"].to_numpy(), signals["drop_reason"].is_valid().to_numpy()
     kept_rows = source_rows(kept)
     sources = {}
     for source, rows in source_rows(signals).items():

@@ -95,6 +95,9 @@ def experiment(cfg: Config) -> None:
 
 def select(cfg: Config) -> None:
     """Rank the rollouts, keep the subset; with export=FILE also write it in the published training format."""
+    from mprm.selection.signals import without_pandas
+
+    without_pandas()
     with opened(StepWork, cfg, LINE) as work:
         run_stage(SELECT, work)
         if cfg.export is not None and is_rank_zero():
