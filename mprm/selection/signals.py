@@ -85,16 +85,17 @@ def build_signals(dataset: Dataset, cache: str | Path) -> pa.Table:
     return table.replace_schema_metadata({"data_hash": data_hash, "path": str(path), "inputs": json.dumps(inputs)})
 
 
-def inputs_of(signals: pa.Table) -> dict[str, str]:
+def inputs_of(signals: pa.Table, selector: object) -> dict[str, str]:
     """What a selection from a signals table depends on besides its config, by name: a content hash each.
 
-    The content of every annotation file and of dataset.exclude, and which records their images (or anything else) make
-    unusable: an image folder's time stamp alone changes nothing.
+    The content of every annotation file and of dataset.exclude, which records their images (or anything else) make
+    unusable (an image folder's time stamp alone changes nothing), and the code of a selector from elsewhere.
     """
     reasons = json.dumps(signals["drop_reason"].to_pylist()).encode()
     images = {"the images (what is dropped for them)": hashlib.sha256(reasons).hexdigest()}
     inputs: dict[str, str] = json.loads(signals.schema.metadata[b"inputs"])
-    return inputs | images
+    code = code_of(selector)
+    return inputs | images | ({} if code is None else {"the selector's code": code})
 
 
 class _NoPandas(MetaPathFinder):

@@ -175,7 +175,7 @@ def _select(work: StepWork) -> dict[str, Any]:
 def _selected_from(work: StepWork) -> dict[str, str]:
     from mprm.selection.signals import inputs_of
 
-    return inputs_of(work.signals)
+    return inputs_of(work.signals, work.cfg.selector)
 
 
 def _train(work: StepWork) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import mprm.selection.scan
 from mprm.data.rollouts import question_hash
 from mprm.data.visualprm400k import VisualPRM400K
+from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals, inputs_of
 from mprm.selection.subset import remarks
 
@@ -127,12 +128,12 @@ def test_listed_records_are_excluded(
             "drop_reason": "excluded",
         }
     assert remarks(corpus, table) == [f"dataset.exclude={file}: 4 of 7 lines match no record"]
-    changed = set(inputs_of(table).items()) ^ set(inputs_of(whole).items())
+    changed = set(inputs_of(table, Full()).items()) ^ set(inputs_of(whole, Full()).items())
     assert "dataset.exclude" in dict(changed)
     file.write_text('{"source": "b", "line": 0}')
     again = build_signals(corpus, tmp_path / "cache")
     assert again["drop_reason"].to_pylist() == [None, None, "no_steps", None, "excluded"]
-    assert inputs_of(again)["dataset.exclude"] != inputs_of(table)["dataset.exclude"]
+    assert inputs_of(again, Full())["dataset.exclude"] != inputs_of(table, Full())["dataset.exclude"]
 
 
 @pytest.mark.parametrize("line", [b"nothing", b"[]", b'{"source": "a"}', b'{"source": "a", "line": "3"}', b"\xff"])
