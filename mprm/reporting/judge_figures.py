@@ -90,8 +90,8 @@ def _against_entropy(
     panels: Mapping[tuple[str, str], Mapping[str, Binned]], means: Mapping[str, float], chance: bool = False
 ) -> Drawing:
     """Panels by title and axis, with lines by name; means: entropies to mark, by name."""
-    stages = [*STAGES.values()]
-    look = looks({name: name for name in (*stages, *(name for lines in panels.values() for name in lines))}, stages[:1])
+    names = STAGES.values() if chance else [name for lines in panels.values() for name in lines]
+    look = looks({name: name for name in names}, [STAGES["untrained"]])
     with styled():
         figure = Drawing(figsize=(max(8.4, 5.4 * len(panels)), 4.6), layout="constrained")
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -110,11 +110,9 @@ def _against_entropy(
     return figure
 
 
-def training_figures(folder: Path) -> list[Figure]:
-    """What the two trainings logged; none where they were not run."""
-    figures = []
-    for stage, (title, panels) in TRAININGS.items():
-        if drawn := training_curves(panels, read_json_lines(folder / stage / "metrics.jsonl") or []):
-            caption = "Thin: means of one optimizer step, as it logged them. Thick: their running mean."
-            figures.append(Figure(f"{stage}_curves", title, drawn[0], caption, f"{title}: {drawn[1]}"))
-    return figures
+def training_figures(folder: Path) -> list[Figure | None]:
+    """What the two trainings logged; None for one that was not run."""
+    return [
+        training_curves(f"{stage}_curves", title, panels, read_json_lines(folder / stage / "metrics.jsonl") or [])
+        for stage, (title, panels) in TRAININGS.items()
+    ]

@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mprm.metrics.results import Estimate
+from mprm.reporting import report
 from mprm.reporting.style import (
     BLUE,
     CARD,
     DASHES,
+    GREEN,
     GREY,
     INK,
     ORANGE,
@@ -226,12 +228,14 @@ class Curves:
     scale: float = 1
 
 
-def training_curves(panels: Sequence[Curves], metrics: Sequence[Mapping[str, Any]]) -> tuple[Figure, str] | None:
-    """The curves against optimizer steps, and their two ends in words; None where none of them was logged.
+def training_curves(
+    name: str, title: str, panels: Sequence[Curves], metrics: Sequence[Mapping[str, Any]], note: str = ""
+) -> report.Figure | None:
+    """The curves against optimizer steps; None where none of them was logged.
 
     What is logged at every step (train/...) is drawn thin, and its running mean over it.
     """
-    styles = ((GREY, "-", ""), (BLUE, "--", "o"), (ORANGE, ":", "^"))
+    styles = ((BLUE, "-", ""), (ORANGE, "--", "o"), (GREEN, ":", "^"))
     panels = [panel for panel in panels if any(len(series(metrics, key)[0]) for key in panel.lines)]
     if not panels:
         return None
@@ -246,15 +250,17 @@ def training_curves(panels: Sequence[Curves], metrics: Sequence[Mapping[str, Any
                     continue
                 values = panel.scale * values
                 if key.startswith("train/"):
-                    axes.plot(steps, values, color=colour, lw=0.8, alpha=0.45)
+                    axes.plot(steps, values, color=GREY, lw=0.8, alpha=0.6)
                     values = smooth(values)
                 axes.plot(steps, values, color=colour, ls=dash, marker=marker, ms=5, lw=1.9, label=label)
                 ends.append(f"{label} from {values[0]:.3g} to {values[-1]:.3g} at step {steps[-1]:.0f}")
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.margins(y=0.12)
-        legend_below(figure)
-    return figure, f"{'; '.join(ends)}."
+        if any(len(panel.lines) > 1 for panel in panels):
+            legend_below(figure)
+    caption = f"Thin: means of one optimizer step, as it logged them. Thick: their running mean.{note}"
+    return report.Figure(name, title, figure, caption, f"{title}: {'; '.join(ends)}.")
 
 
 def series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

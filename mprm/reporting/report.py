@@ -134,9 +134,9 @@ def counts_table(title: str, counts: Mapping[str, Mapping[str, int]], note: str 
 
 
 def code(title: str, content: Any) -> Text:
-    """A text, or an object as JSON, folded behind its title."""
+    """A text, or an object as JSON, folded behind its title; nothing where the content is None."""
     text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False, default=str)
-    return Text(title, text.splitlines(), "code")
+    return Text(title, [] if content is None else text.splitlines(), "code")
 
 
 # ---- files

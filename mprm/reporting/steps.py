@@ -68,28 +68,18 @@ def print_run(record: RunRecord, console: Console | None = None) -> None:
 
 def step_report(record: RunRecord) -> Report:
     """The page of one run."""
-    sections: list[Section | None] = [Tiles(_tiles(record))]
-    if record.results:
-        sections += _result_sections(record.results)
-        if record.scored and record.results.ece is not None:
-            sections.append(_calibration_section(record.results, *record.scored))
-    if drawn := training_curves(CURVES, record.metrics or []):
-        sections.append(
-            Figure(
-                name="learning",
-                title="Learning curve",
-                drawing=drawn[0],
-                caption="Training: raw values (thin) and their running mean. Validation: rollouts of held-out "
-                "questions, labelled by their MC scores.",
-                alt=f"Learning curve: {drawn[1]}",
-            )
-        )
-    sections += selection_sections(record)
-    if record.config:
-        sections.append(code("Command that repeats this run in another folder", repeat_command(record.folder)))
-        sections.append(code("Configuration", record.config))
-    if record.versions:
-        sections.append(code("Versions", record.versions))
+    results, config = record.results, record.config
+    note = " Validation: rollouts of held-out questions, labelled by their MC scores."
+    sections = [
+        Tiles(_tiles(record)),
+        *(_result_sections(results) if results else []),
+        _calibration(results, *record.scored) if results and record.scored and results.ece is not None else None,
+        training_curves("learning", "Learning curve", CURVES, record.metrics or [], note),
+        *selection_sections(record),
+        code("Command that repeats this run in another folder", config and repeat_command(record.folder)),
+        code("Configuration", config),
+        code("Versions", record.versions),
+    ]
     return Report(f"mprm run {record.folder.name}", headline(record), sections)
 
 
@@ -155,12 +145,12 @@ def _result_sections(results: StepResults) -> list[Section]:
     lines = {f"{name}, overall {100 * value:.1f}": value for name, value in baselines.items()}
     panel = Panel(title="Macro-F1 per source", axis=f"macro-F1 (points), {AT}", references=lines)
     figure = Figure(
-        name="sources",
-        title="Sources of the benchmark",
-        drawing=forest([panel], rows, y_label="source", mark_best=False),
-        caption="Dots: macro-F1. Bars: 95 % bootstrap intervals over solutions. "
+        "sources",
+        "Sources of the benchmark",
+        forest([panel], rows, y_label="source", mark_best=False),
+        "Dots: macro-F1. Bars: 95 % bootstrap intervals over solutions. "
         "Lines: the overall value of baselines that never read a step.",
-        alt=f"Macro-F1 per source, {AT}. Overall {overall.points()}; best {best} {highest.points()}, worst {worst} "
+        f"Macro-F1 per source, {AT}. Overall {overall.points()}; best {best} {highest.points()}, worst {worst} "
         f"{lowest.points()}; " + ", ".join(f"{name} {100 * value:.1f}" for name, value in baselines.items()),
     )
     skipped = counts_table("Not scored", {"benchmark records": results.skipped})
@@ -188,18 +178,12 @@ def thresholds_table(results: StepResults) -> Table:
 
 def sources_table(results: StepResults) -> Table:
     """Macro-F1 and the F1 of both classes per source, at the main threshold."""
-    rows = tuple(
-        (
-            name,
-            f"{part.n:,}",
-            part.macro_f1.points(),
-            f"{100 * part.f1_positive:.1f}",
-            f"{100 * part.f1_negative:.1f}",
-        )
-        for name, part in results.thresholds[MAIN].per_source.items()
-    )
+    rows = []
+    for name, part in results.thresholds[MAIN].per_source.items():
+        of_class = [f"{100 * f1:.1f}" for f1 in (part.f1_positive, part.f1_negative)]
+        rows.append((name, f"{part.n:,}", part.macro_f1.points(), *of_class))
     columns = ("source", "labelled steps", "macro-F1", "F1 correct", "F1 incorrect")
-    return Table(f"Benchmark by source ({AT})", columns, rows)
+    return Table(f"Benchmark by source ({AT})", columns, tuple(rows))
 
 
 def quality_table(results: StepResults) -> Table:
@@ -216,36 +200,10 @@ def quality_table(results: StepResults) -> Table:
     return Table("Scores and size", ("", "value"), rows, main="AUC")
 
 
-def _calibration_section(results: StepResults, correct: np.ndarray, scores: np.ndarray) -> Figure:
-    score, share, _ = bins = calibration_bins(correct, scores, results.ece_bins)
-    points = [f"{right:.2f} at {mean:.2f}" for mean, right in zip(score, share, strict=True)]
-    return Figure(
-        name="calibration",
-        title="Calibration",
-        drawing=_calibration(correct, scores, bins, results.thresholds[MAIN].threshold),
-        caption="Left: on the dashed line, of steps scored 0.8 eight in ten are correct; below it the model is too "
-        "sure of itself. Right: the further apart the two groups, the better the scores tell right from wrong.",
-        alt=f"Reliability diagram. Share of correct steps by mean score: {', '.join(points)}.",
-    )
-
-
-def calibration_bins(correct: np.ndarray, scores: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean score, share of correct steps, and number of steps of every bin that is not empty.
-
-    correct: (steps,) bool; scores: (steps,) in [0, 1]; n_bins: equal-width bins, as for the ECE.
-    """
-    index = np.minimum((scores * n_bins).astype(np.int64), n_bins - 1)
-    count = np.bincount(index, minlength=n_bins)
-    used = count > 0
-    score, right = (np.bincount(index, weights=w, minlength=n_bins)[used] for w in (scores, correct))
-    return score / count[used], right / count[used], count[used]
-
-
-def _calibration(
-    correct: np.ndarray, scores: np.ndarray, bins: tuple[np.ndarray, np.ndarray, np.ndarray], threshold: float
-) -> Drawing:
+def _calibration(results: StepResults, correct: np.ndarray, scores: np.ndarray) -> Figure:
     """Reliability diagram (left), and the scores of correct and incorrect steps with the threshold (right)."""
-    score, share, count = bins
+    score, share, count = calibration_bins(correct, scores, results.ece_bins)
+    threshold = results.thresholds[MAIN].threshold
     with styled():
         figure = Drawing(figsize=(8.4, 4.1), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -261,4 +219,24 @@ def _calibration(
         right.axvline(threshold, color=INK, ls="--", lw=1.2, label=f"threshold {threshold:.3f}")
         right.set_ylim(top=1.35 * right.get_ylim()[1])  # the legend stands above the bars
         right.legend(loc="upper center")
-    return figure
+    points = [f"{right:.2f} at {mean:.2f}" for mean, right in zip(score, share, strict=True)]
+    return Figure(
+        "calibration",
+        "Calibration",
+        figure,
+        "Left: on the dashed line, of steps scored 0.8 eight in ten are correct; below it the model is too sure of "
+        "itself. Right: the further apart the two groups, the better the scores tell right from wrong.",
+        f"Reliability diagram. Share of correct steps by mean score: {', '.join(points)}.",
+    )
+
+
+def calibration_bins(correct: np.ndarray, scores: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean score, share of correct steps, and number of steps of every bin that is not empty.
+
+    correct: (steps,) bool; scores: (steps,) in [0, 1]; n_bins: equal-width bins, as for the ECE.
+    """
+    index = np.minimum((scores * n_bins).astype(np.int64), n_bins - 1)
+    count = np.bincount(index, minlength=n_bins)
+    used = count > 0
+    score, right = (np.bincount(index, weights=w, minlength=n_bins)[used] for w in (scores, correct))
+    return score / count[used], right / count[used], count[used]

@@ -46,9 +46,7 @@ DASHES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)), (0, (3, 1, 1, 1, 1
 FILLS = ("full", "none", "left", "bottom")
 
 RC: Any = {
-    "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
     "svg.fonttype": "none",
     "svg.hashsalt": "mprm",
     "text.color": INK,
@@ -59,25 +57,20 @@ RC: Any = {
     "axes.titlepad": 10,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
-    "axes.labelsize": 10,
     "axes.facecolor": CARD,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": GRID,
-    "grid.linewidth": 0.8,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "hatch.linewidth": 0.7,
-    "legend.facecolor": CARD,
     "legend.edgecolor": "none",
-    "legend.framealpha": 0.85,
     "legend.fontsize": 9,
     "figure.facecolor": CARD,
-    "savefig.facecolor": CARD,
 }
 
 

@@ -135,19 +135,20 @@ def test_curves_are_those_that_were_logged() -> None:
         Curves("Reward", "reward", {"train/reward": "reward"}),
     ]
     lines = [{"step": step, "train/loss": step / 10, "train/accuracy": 0.1 * step} for step in range(1, 6)]
-    drawn = plots.training_curves(panels, [*lines, {"step": 5, "val/loss": 0.4}])
+    drawn = plots.training_curves("a", "Training", panels, [*lines, {"step": 5, "val/loss": 0.4}], " A note.")
     assert drawn is not None
-    figure, words = drawn
-    assert [(axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes] == [
+    axes = drawn.drawing.axes
+    assert [(one.get_title(loc="left"), one.get_xlabel(), one.get_ylabel()) for one in axes] == [
         ("Loss", "optimizer steps", "nats"),
         ("Accuracy", "optimizer steps", "right (%)"),
     ]
-    assert np.asarray(figure.axes[1].lines[0].get_ydata()).tolist() == pytest.approx([10, 20, 30, 40, 50])
-    assert words == (
-        "train loss from 0.1 to 0.5 at step 5; validation loss from 0.4 to 0.4 at step 5; "
+    assert np.asarray(axes[1].lines[0].get_ydata()).tolist() == pytest.approx([10, 20, 30, 40, 50])
+    assert drawn.alt == (
+        "Training: train loss from 0.1 to 0.5 at step 5; validation loss from 0.4 to 0.4 at step 5; "
         "accuracy from 10 to 50 at step 5."
     )
-    assert plots.training_curves(panels, [{"step": 1, "train/loss": float("nan")}]) is None
+    assert drawn.caption.endswith("A note.")
+    assert plots.training_curves("a", "Training", panels, [{"step": 1, "train/loss": float("nan")}]) is None
 
 
 def test_percents_have_ends_even_without_an_interval() -> None:
