@@ -152,3 +152,6 @@ def test_a_run_is_a_model_too(load: Callable[..., Config], tmp_path: Path) -> No
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no trained model; give a folder that task=export wrote, or a run"):
         StepScorer.from_pretrained(tmp_path)
+    (tmp_path / "mprm.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"backbone of your own; give backbone=NAME backbone\.path=\S+ instead of"):
+        StepScorer.from_pretrained(tmp_path)

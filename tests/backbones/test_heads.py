@@ -1,14 +1,18 @@
-"""The kappa head: its value, whose gradient is ten times the loss's, its precision and its file."""
+"""What every step model has: its outputs; the kappa head, whose gradient is ten times the loss's, its precision and its
+file; and a line where it is asked to write."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mprm.backbones.base import KAPPA, KappaHead, stored_kappa
+from mprm.backbones.base import KAPPA, KappaHead, StepHead, StepModel, stored_kappa
+from mprm.batching.collate import Batch, Example, collate
+from mprm.inference.scoring import Scoring
 
 
 def head(hidden_size: int = 16) -> KappaHead:
@@ -85,3 +89,43 @@ def test_a_stored_head_comes_back_and_draws_nothing(tmp_path: Path) -> None:
         ValueError, match=r"^backbone\.path=.* has a broken kappa\.safetensors \(.*\); export the folder"
     ):
         stored_kappa(str(tmp_path))
+
+
+class Marks(StepModel):
+    """Hidden states that are given."""
+
+    def __init__(self, h_MD: torch.Tensor) -> None:
+        super().__init__()
+        self.h_MD = h_MD
+        self.head = StepHead(torch.eye(2, h_MD.shape[1]))
+
+    def marked(self, batch: Batch) -> torch.Tensor:
+        return self.h_MD
+
+
+def test_a_family_gives_hidden_states_and_has_all_else() -> None:
+    h_MD = torch.tensor([[1.0, 3.0, 9.0], [2.0, 2.0, 9.0]])
+    model, batch = Marks(h_MD), collate([Example(torch.arange(4), torch.tensor([1, 3]), torch.arange(4), {})])
+    logits_M2, kappa_M = model(batch)
+    assert logits_M2.tolist() == model.step_logits(batch).tolist() == [[1.0, 3.0], [2.0, 2.0]]
+    assert kappa_M is None
+    model.set_kappa(True)
+    assert model(batch).kappa_M.tolist() == pytest.approx([4.0, 4.0], abs=0.01)
+    head = model.kappa
+    model.set_kappa(True)
+    assert model.kappa is head, "the one that is there is kept"
+    model.set_kappa(False)
+    assert model(batch).kappa_M is None
+    assert not model.recomputes
+    model.check_training()
+
+
+def test_a_model_that_writes_nothing_says_so() -> None:
+    model = Marks(torch.zeros(1, 2))
+    with pytest.raises(
+        ValueError, match=r"^backbone: Marks cannot write text, as a judge must; choose a chat model.*$"
+    ):
+        model.speak()
+    scoring: Any = Scoring(model, None, 9, 9, "cpu")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^backbone: Marks writes no text, so that .* no entropy under it; choose.*$"):
+        scoring.entropies([], None)

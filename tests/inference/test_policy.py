@@ -53,10 +53,10 @@ def test_every_choice_composes(name: str, load: Callable[..., Any]) -> None:
 
 def test_a_device_that_is_not_there_is_one_line(load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    policy = load("task=sample", "policy.device=cuda").policy
+    policy = load("task=sample", "output=o.jsonl", "policy.device=cuda").policy
     with pytest.raises(
         ValueError, match=r"^policy.device=cuda, but this machine has no CUDA device; try policy.device="
     ):
         policy.sampler  # noqa: B018 - a property
     with pytest.raises(ValueError, match=r"^policy.device=gpu is unknown; choose cpu, cuda or cuda:N"):
-        load("task=sample", "policy.device=gpu")
+        load("task=sample", "output=o.jsonl", "policy.device=gpu")
