@@ -81,8 +81,8 @@ def usable(work: W, stage: Stage[W], *parts: HasImages) -> list[Measured]:
 def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Measured, n_kept: int) -> None:
     """Print rollouts, steps, tokens and optimizer steps, and what these will take of memory and time."""
     from mprm.training.cost import announce
-    from mprm.training.fit import plan_parts
     from mprm.training.module import StepScoring
+    from mprm.training.planner import plan_parts
     from mprm.training.recipe import Schedule
 
     module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed))

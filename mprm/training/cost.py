@@ -128,16 +128,19 @@ def rehearse(module: TrainingModule, train: Part, row: Row) -> tuple[float | Non
     """
     machine, parameters = module.schedule.machine, list(module.model.parameters())
     on_gpu = machine.accelerator == "gpu"
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     kept, random_state = [parameter.data for parameter in parameters], torch.get_rng_state()
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in trained]
+    hooks = []
     try:
         for parameter in parameters if machine.precision == "bf16-true" else trained:
             parameter.data = parameter.data.to(torch.bfloat16 if machine.precision == "bf16-true" else torch.float32)
         module.to(device).train()
+        hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in trained]
         before = torch.cuda.memory_allocated(device) if on_gpu else 0
         if on_gpu:
+            torch.cuda.set_device(device)
             torch.cuda.reset_peak_memory_stats(device)
         batch = train.collate(train.examples.__getitems__(row)).to(device)
         for _ in range(2):

@@ -23,7 +23,7 @@ from mprm.training.checkpoint import AtomicCheckpointIO, Checkpoints, latest, sa
 from mprm.training.cost import announce
 from mprm.training.lengths import Measured
 from mprm.training.module import TrainingModule
-from mprm.training.planner import BatchPlan, Loaders, Part, plan_training, plan_validation
+from mprm.training.planner import BatchPlan, Loaders, plan_parts
 from mprm.training.strategies import (
     INTERRUPTED,
     ShardedPrecision,
@@ -89,19 +89,6 @@ def fit(
     if skipped and is_rank_zero():
         say(f"skipped {skipped} of {plan.optimizer_steps} steps: their gradient was not finite")
     return {"optimizer_steps": plan.optimizer_steps, "resumed_from": start, "skipped_steps": skipped}
-
-
-def plan_parts(module: TrainingModule, train: Measured, validation: Measured | None) -> tuple[Part, Part | None]:
-    """The rows of the training and of a validation. Raises ValueError for examples that do not fit the machine."""
-    schedule, parts = module.schedule, [part for part in (train, validation) if part is not None]
-    longest = max(int(part.lengths.tokens[part.usable].max(initial=0)) for part in parts)
-    schedule.machine.check(schedule.recipe, longest)
-    terms = [module.terms(part) for part in parts]
-    plan = plan_training(train, terms[0], schedule, module.micro_batch_size)
-    trained = Part(train.examples, plan, module.collate)
-    if validation is None:
-        return trained, None
-    return trained, Part(validation.examples, plan_validation(validation, terms[1], schedule), module.collate)
 
 
 def train_in_float32(model: StepModel) -> None:

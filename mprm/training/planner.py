@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,8 +22,10 @@ from torch.utils.data import DataLoader
 
 from mprm.batching.packing import Lengths, pack, rows_needed
 from mprm.training.lengths import Measured
-from mprm.training.recipe import Schedule
 from mprm.training.strategies import SIGNALS_TO_END
+
+if TYPE_CHECKING:
+    from mprm.training.module import TrainingModule
 
 Row = list[tuple[int, float]]  # position of an example and weight of its terms
 
@@ -90,36 +92,6 @@ class BatchPlan:
         return weights
 
 
-def plan_training(
-    train: Measured, terms: np.ndarray, schedule: Schedule, micro_batch_size: int | None = None
-) -> BatchPlan:
-    """The rows of all epochs."""
-    usable, recipe = train.usable, schedule.recipe
-    entropy, question = train.examples.entropy[usable], train.lengths.question[usable]
-    epochs = [usable[schedule.order.epoch(question, entropy, schedule.seed, epoch)] for epoch in range(recipe.epochs)]
-    return BatchPlan(
-        order=np.concatenate(epochs),
-        terms=terms,
-        lengths=train.lengths,
-        global_batch_size=recipe.global_batch_size,
-        max_tokens=schedule.machine.max_tokens,
-        world_size=schedule.machine.world_size,
-        micro_batch_size=micro_batch_size,
-    )
-
-
-def plan_validation(validation: Measured, terms: np.ndarray, schedule: Schedule) -> BatchPlan:
-    """All of it is one batch; without a backward pass twice the tokens fit."""
-    return BatchPlan(
-        order=validation.usable,
-        terms=terms,
-        lengths=validation.lengths,
-        global_batch_size=max(1, len(validation.usable)),
-        max_tokens=2 * schedule.machine.max_tokens,
-        world_size=schedule.machine.world_size,
-    )
-
-
 class RankBatches:
     """Batch sampler of one rank, from optimizer step `start` on. Its length is that of the whole training."""
 
@@ -147,6 +119,31 @@ class Part:
     examples: Any
     plan: BatchPlan
     collate: Callable[[Any], Any]
+
+
+def plan_parts(module: TrainingModule, train: Measured, validation: Measured | None) -> tuple[Part, Part | None]:
+    """The rows of a training, all epochs, and of a validation, all of which is one batch.
+
+    Raises ValueError for examples that do not fit the machine or cannot be learnt.
+    """
+    recipe, machine, order, seed = module.schedule
+    parts = [part for part in (train, validation) if part is not None]
+    machine.check(recipe, max(int(part.lengths.tokens[part.usable].max(initial=0)) for part in parts))
+
+    def part(measured: Measured, order_N: np.ndarray, batch_size: int, max_tokens: int, micro: int | None) -> Part:
+        terms, size = module.terms(measured), machine.world_size
+        plan = BatchPlan(order_N, terms, measured.lengths, batch_size, max_tokens, size, micro)
+        return Part(measured.examples, plan, module.collate)
+
+    usable = train.usable
+    question, entropy = train.lengths.question[usable], train.examples.entropy[usable]
+    epochs = [usable[order.epoch(question, entropy, seed, epoch)] for epoch in range(recipe.epochs)]
+    trained = part(train, np.concatenate(epochs), recipe.global_batch_size, machine.max_tokens, module.micro_batch_size)
+    if validation is None:
+        return trained, None
+    # Without a backward pass twice the tokens fit.
+    size = max(1, len(validation.usable))
+    return trained, part(validation, validation.usable, size, 2 * machine.max_tokens, None)
 
 
 class Loaders(pl.LightningDataModule):

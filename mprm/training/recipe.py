@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from mprm.batching.order import Order
 from mprm.runs.artifacts import is_rank_zero, remove
@@ -126,8 +126,7 @@ class Machine:
             remove(checkpoints)
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """How a training goes, whatever it learns from which examples."""
 
     recipe: Recipe

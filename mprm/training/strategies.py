@@ -83,7 +83,7 @@ class Sharded(DeepSpeedStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        if shards(Path(checkpoint_path)) != self.world_size:
+        if len(list(Path(checkpoint_path).glob("checkpoint/*_optim_states.pt"))) != self.world_size:  # by rank
             if self.is_global_zero:
                 make_universal(Path(checkpoint_path))
             self.barrier()
@@ -99,11 +99,6 @@ class Sharded(DeepSpeedStrategy):
             # Universal ZeRO-3 lets all groups share one step counter, which AdamW would raise once for each of them.
             state["step"] = deepcopy(state["step"])
         return client_state
-
-
-def shards(checkpoint: Path) -> int:
-    """The number of processes that wrote a DeepSpeed checkpoint."""
-    return len(list(checkpoint.glob("checkpoint/*_optim_states.pt")))
 
 
 def make_universal(checkpoint: Path) -> None:

@@ -29,6 +29,7 @@ from mprm.training import fit as fit_module
 from mprm.training.checkpoint import latest
 from mprm.training.cost import rehearse
 from mprm.training.fit import fit
+from mprm.training.planner import plan_parts
 from mprm.training.recipe import Machine, Schedule
 
 END = "<|im_end|>"
@@ -145,7 +146,7 @@ def test_answers_change_places_by_seed_step_and_pair_alone(
     assert len(set(found)) == 8
     one = next(one for one in pairs if module.in_some_order(one).swapped)
     assert module.in_some_order(one) == present(one.pair, one.images, swapped=True)
-    module.schedule = replace(module.schedule, seed=8)
+    module.schedule = module.schedule._replace(seed=8)
     assert not set(orders(module)) & set(found)
 
 
@@ -184,7 +185,7 @@ def test_a_rehearsal_is_as_long_as_responses_can_become(
     recipe = GRPO(group_size=3, global_batch_size=2)
     prompts = Prompts(pairs[1:3], np.zeros(2), taught.load()[0], judge)
     module = Reinforcement(taught.load()[1], prompts, recipe, Schedule(recipe, Machine(), LowToHigh(), seed=7))
-    part, _ = fit_module.plan_parts(module, measure_prompts(prompts, recipe, Machine(), 512), None)
+    part, _ = plan_parts(module, measure_prompts(prompts, recipe, Machine(), 512), None)
     rows: list[ResponseBatch] = []
 
     def watched(model: Any, row: ResponseBatch, temperature: float) -> torch.Tensor:

@@ -23,11 +23,10 @@ from mprm.training.cost import (
     rehearse,
     states,
 )
-from mprm.training.fit import plan_parts
 from mprm.training.lengths import measure_again
 from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
-from mprm.training.planner import Part
+from mprm.training.planner import Part, plan_parts
 from mprm.training.recipe import Machine, Recipe, Schedule
 
 PLAIN = Machine()

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from mprm.batching.order import LowToHigh
 from mprm.batching.packing import Lengths
-from mprm.training.fit import plan_parts
 from mprm.training.lengths import measure
 from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
-from mprm.training.planner import BatchPlan, RankBatches
+from mprm.training.planner import BatchPlan, RankBatches, plan_parts
 from mprm.training.recipe import Machine, Recipe, Schedule
 
 RANKS = st.sampled_from([1, 2, 3, 4, 8])
