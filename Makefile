@@ -18,7 +18,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal --durations=15
 
 # Renewed when the pins change. torch goes first: deepspeed is built from source and looks at the torch it finds.
 .venv/installed: pyproject.toml constraints.txt
