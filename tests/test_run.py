@@ -1,16 +1,15 @@
 """run.py as it is typed: sweeps, exit codes, one line on stderr, and nothing left in the working folder."""
 
-import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from program import RUN, run_program
+from waiting import WAIT, meet
 
 from mprm.main import report
 from mprm.tasks import GROUPS, TASKS
@@ -152,25 +151,17 @@ def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
-    predictions = tmp_path / "endless.jsonl"
-    os.mkfifo(predictions)
-    arguments = ["task=measure", f"predictions={predictions}", f"output={tmp_path / 'out.json'}"]
-    command = [sys.executable, str(REPOSITORY / "run.py"), *arguments]
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, str(REPOSITORY / "run.py"), *SELECT, *WAIT, "+selector.pipe=pipe"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     # A shell starts what runs in its background with the signal ignored, and children inherit that.
     heard = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as reading:
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as waiting:
         signal.signal(signal.SIGINT, heard)
-        writer = None
-        while writer is None and reading.poll() is None:
-            with contextlib.suppress(
-                OSError
-            ):  # until the task has opened its end of the pipe, to wait for what is written
-                writer = os.open(predictions, os.O_WRONLY | os.O_NONBLOCK)
-            time.sleep(0.05)
-        reading.send_signal(signal.SIGINT)
-        assert reading.stderr is not None
-        said = reading.stderr.read()
-    assert writer is not None
-    os.close(writer)
-    assert reading.returncode == 130
+        end = meet(tmp_path / "pipe")
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.stderr is not None
+        said = waiting.stderr.read()
+    os.close(end)
+    assert waiting.returncode == 130
     assert said == "mprm: interrupted; the same command resumes\n"

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -34,6 +34,7 @@ class Work:
 
     cfg: Config
     run: RunFolder
+    started: float = field(default_factory=monotonic)
 
 
 W = TypeVar("W", bound=Work)
@@ -93,7 +94,7 @@ def run_stage(stage: Stage[W], work: W) -> None:
         if not taken:
             started = monotonic()
             summary = stage.do(work)
-            summary |= {"seconds": round(monotonic() - started, 1)}
+            summary.setdefault("seconds", round(monotonic() - started, 1))
             run.finish(stage.name, summary, file_states(run.path, stage.files), inputs)
         else:
             if stage.every_rank:

@@ -152,7 +152,6 @@ def _select(work: StepWork) -> dict[str, Any]:
     from mprm.selection.held_out import write_held_out
     from mprm.selection.subset import remarks, write_subset
 
-    started = monotonic()
     cfg, run, signals = work.cfg, work.run, work.signals
     entropy = partial(add_entropy, cfg) if cfg.selector.uses_entropy or cfg.order.uses_entropy else None
     manifest = write_subset(run.path / "subset", cfg.dataset, signals, cfg.selector, cfg.seed, entropy)
@@ -160,7 +159,7 @@ def _select(work: StepWork) -> dict[str, Any]:
     kept, eligible = manifest.totals.kept.rollouts, manifest.totals.eligible.rollouts
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items())
     before = f" (dropped before: {dropped})" if dropped else ""
-    seconds = monotonic() - started
+    seconds = monotonic() - work.started  # with the signals, which are looked at before
     say(f"selected {kept:,} of {eligible:,} rollouts{before} in {seconds:.1f} s -> {run.path / 'subset'}")
     if unsampled := manifest.unsampled_words():
         say(unsampled)
@@ -169,7 +168,7 @@ def _select(work: StepWork) -> dict[str, Any]:
         say(f"held out {held_out:,} rollouts instead of held_out={cfg.held_out}: the others {others}")
     for remark in remarks(cfg.dataset, signals):
         say(remark)
-    return {"kept": kept, "eligible": eligible}
+    return {"kept": kept, "eligible": eligible, "seconds": round(seconds, 1)}
 
 
 def _selected_from(work: StepWork) -> dict[str, str]:

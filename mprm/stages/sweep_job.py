@@ -27,7 +27,6 @@ Attempt = Callable[[], tuple[int, str]]  # runs the job: exit code, and the reas
 
 POLL_SECONDS = 1.0
 DIED = "its process ended without a word (killed, or out of memory or of time)"
-UNFINISHED = ("waiting", "running")
 
 
 def run_here(runs: Path, overrides: str, attempt: Attempt) -> None:
@@ -137,6 +136,9 @@ class Launcher:
                 pass  # its state tells how far it came
             except Exception as error:
                 stopped.append(error)
+                return
+            if _state(self.runs, text) in ("waiting", "running"):
+                self._died([text])
 
         threads = [Thread(target=launch, args=(text,), daemon=True) for text in batch]
         for thread in threads:
@@ -145,9 +147,6 @@ class Launcher:
             thread.join()
         if stopped:
             raise ValueError(f"the launcher stopped: {' '.join(str(stopped[0]).split())}")
-        self._died(
-            [job.overrides for job in read_jobs(self.runs) if job.overrides in batch and job.state in UNFINISHED]
-        )
 
     def _launch_together(self, batch: Sequence[str]) -> None:
         """joblib stops all its processes when one dies, and does not say which. If several were at work, each of their

@@ -1,4 +1,4 @@
-"""Points of a multirun in processes of joblib's and of submitit's: what is said, and what becomes of a killed one."""
+"""Jobs of a sweep in processes of joblib's and of submitit's: what is said, and what becomes of a killed one."""
 
 import contextlib
 import os
@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from safetensors.numpy import load_file
+from waiting import HERE, WAIT, meet
 
 from mprm.stages.sweep_job import DIED
 
@@ -37,44 +38,15 @@ TRAIN = (
 )
 
 
-# A selector that waits until somebody else opens its pipe, so that a point can be met while it works.
-WAITING = """
-from dataclasses import dataclass
-from pathlib import Path
-
-from mprm.selection.selectors import Full
-
-
-@dataclass(frozen=True, kw_only=True)
-class Waiting(Full):
-    pipe: str
-
-    def score(self, signals):
-        Path(self.pipe).read_text()
-        return super().score(signals)
-"""
-WAIT = ("selector=full", "selector._target_=waiting.Waiting", "dataset.annotations=annotations")
-
-
 @pytest.fixture
 def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Annotations, and the selector that waits at the pipes b and c; where it is given the file a, it goes on."""
     shutil.copytree(ANNOTATIONS, tmp_path / "annotations")
-    (tmp_path / "waiting.py").write_text(WAITING)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{REPOSITORY}")
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}{os.pathsep}{REPOSITORY}")
     (tmp_path / "a").touch()
     for name in "bc":
         os.mkfifo(tmp_path / name)
     return tmp_path
-
-
-def meet(pipe: Path) -> int:
-    """Our end of the pipe, once a point waits at the other one."""
-    for _ in range(600):
-        with contextlib.suppress(OSError):
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        time.sleep(0.1)
-    raise TimeoutError(pipe)
 
 
 def kill_reader(pipe: Path) -> None:
@@ -89,7 +61,7 @@ def kill_reader(pipe: Path) -> None:
 
 
 def let_read(pipe: Path) -> None:
-    """The point that waits at the pipe, or will, finds an empty file."""
+    """The job that waits at the pipe, or will, finds an empty file."""
     end = meet(pipe)
     pipe.unlink()
     pipe.touch()
@@ -105,7 +77,7 @@ def wait_for(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("launcher", [JOBLIB, SUBMITIT])
-def test_every_point_runs_and_a_failure_is_its_own(execute: Execute, tmp_path: Path, launcher: tuple[str, ...]) -> None:
+def test_every_job_runs_and_a_failure_is_its_own(execute: Execute, tmp_path: Path, launcher: tuple[str, ...]) -> None:
     shutil.copytree(ANNOTATIONS, tmp_path / "a")
     code, said, complained = execute(
         tmp_path, *SELECT, "dataset.annotations=a,absent", "selector.ratio=0.1,0.2", *launcher
@@ -126,8 +98,8 @@ def test_every_point_runs_and_a_failure_is_its_own(execute: Execute, tmp_path: P
     assert [log.split()[0] for log in logs] == ["selected", "selected", "mprm:", "mprm:"]
 
 
-def test_points_that_joblib_stopped_together_are_tried_alone(started: Started, execute: Execute, pipes: Path) -> None:
-    arguments = (*SELECT, *WAIT, "+selector.pipe=b,c,a", *JOBLIB)
+def test_jobs_that_joblib_stopped_together_are_tried_alone(started: Started, execute: Execute, pipes: Path) -> None:
+    arguments = (*SELECT, "dataset.annotations=annotations", *WAIT, "+selector.pipe=b,c,a", *JOBLIB)
     with started(pipes, *arguments) as sweep:
         wait_for(pipes / "runs" / "sweep" / "001.json", "running")
         kill_reader(pipes / "b")
@@ -140,7 +112,7 @@ def test_points_that_joblib_stopped_together_are_tried_alone(started: Started, e
 
 @pytest.mark.slow
 def test_a_killed_job_of_submitits_does_not_stop_the_others(started: Started, execute: Execute, pipes: Path) -> None:
-    arguments = (*SELECT, *WAIT, "+selector.pipe=b,c,a", *SUBMITIT)
+    arguments = (*SELECT, "dataset.annotations=annotations", *WAIT, "+selector.pipe=b,c,a", *SUBMITIT)
     with started(pipes, *arguments) as sweep:
         kill_reader(pipes / "b")
         time.sleep(20)  # submitit looks for the result of the first job for that long
@@ -169,28 +141,22 @@ def assert_only_the_first_failed_and_can_be_run_again(
 
 @pytest.mark.slow
 def test_two_ranks_of_submitits_train_what_joblibs_one_process_does(execute: Execute, tmp_path: Path) -> None:
-    code, said, _ = execute(tmp_path, *TRAIN, "runs=one", "seed=0,1", *JOBLIB)
+    """And where rank 0 refuses the data, rank 1, which waits for it, ends: else the job went on until its time is out."""
+    code, said, _ = execute(tmp_path, *TRAIN, "runs=one", *JOBLIB)
     assert code == 0, said
     assert "trained on 56" in (tmp_path / "one" / "sweep" / "000.log").read_text()
     assert "trained on" not in said
-    code, said, _ = execute(tmp_path, *TRAIN, "runs=two", *RANKS)
-    assert code == 0, said
+    code, said, _ = execute(tmp_path, *TRAIN, "runs=two", "held_out=8,5000", *RANKS)
+    assert code == 1
+    assert "held_out=5000: failed" in said
+    assert "no rollout is left to train on beside the 64 of held_out=5000" in said
+    assert said.endswith("2 jobs: 1 done, 1 failed -> two\n")
     log = (tmp_path / "two" / "sweep" / "000.log").read_text()
     assert "GLOBAL_RANK: 1, MEMBER: 2/2" in log
-    for two in (tmp_path / "two").glob("*/weights.safetensors"):
-        one = tmp_path / "one" / two.parent.name / two.name
-        expected = load_file(one)
-        for name, tensor in load_file(two).items():
-            np.testing.assert_allclose(tensor, expected[name], atol=1e-5, err_msg=name)
-
-
-@pytest.mark.slow
-def test_a_rank_that_waits_for_one_that_failed_ends(execute: Execute, tmp_path: Path) -> None:
-    """Rank 1 waits for rank 0's examples, which refuses: a job of submitit's would go on until its time is out."""
-    code, said, _ = execute(tmp_path, *TRAIN, "held_out=5000", *RANKS)
-    assert code == 1
-    assert "no rollout is left to train on beside the 64 of held_out=5000" in said
-    assert said.endswith("1 jobs: 1 failed -> runs\n")
+    (two,) = (tmp_path / "two").glob("*/weights.safetensors")
+    expected = load_file(tmp_path / "one" / two.parent.name / two.name)
+    for name, tensor in load_file(two).items():
+        np.testing.assert_allclose(tensor, expected[name], atol=1e-5, err_msg=name)
 
 
 def test_slurm_is_asked_for_what_the_command_line_says() -> None:

@@ -1,4 +1,4 @@
-"""A multirun as a whole: what it refuses, and that it goes on where it was stopped."""
+"""A sweep as a whole: what it refuses, and that it goes on where it was stopped."""
 
 import contextlib
 import os
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from program import RUN, Program, start_program
+from waiting import HERE, WAIT
 
 from mprm.config import Config
 from mprm.runs.artifacts import read_json
@@ -30,42 +32,39 @@ SMALL = (
 )
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | Program) -> None:
     while not condition() and process.poll() is None:
         time.sleep(0.02)
 
 
 @pytest.fixture
-def waiting(started: Started, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A multirun of three points that waits in the second one, for what is written into a pipe."""
-    os.mkfifo(tmp_path / "pipe.jsonl")
+def waiting(started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
+    """A sweep of three jobs that waits in the second one, for what is written into a pipe."""
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}{os.pathsep}{REPOSITORY}")
+    os.mkfifo(tmp_path / "pipe")
     for name in "ab":
-        (tmp_path / f"{name}.jsonl").write_text(PREDICTION)
-    with started(
-        tmp_path, "task=measure", "predictions=a.jsonl,pipe.jsonl,b.jsonl", "output='${predictions}.json'"
-    ) as process:
+        (tmp_path / name).touch()
+    with started(tmp_path, *SELECT, *WAIT, "+selector.pipe=a,pipe,b") as process:
         second = tmp_path / "runs" / "sweep" / "001.json"
         wait_for(lambda: second.exists() and read_json(second)["state"] == "running", process)
         yield process
 
 
-def test_ctrl_c_interrupts_the_point_and_the_multirun(
+def test_ctrl_c_interrupts_the_job_and_the_sweep(
     execute: Execute, tmp_path: Path, waiting: subprocess.Popen[str]
 ) -> None:
     waiting.send_signal(signal.SIGINT)
     said, complained = waiting.communicate(timeout=30)
     assert (waiting.returncode, complained) == (130, "mprm: interrupted; the same command resumes\n")
-    assert said.splitlines()[-1] == "2 of 3: predictions=pipe.jsonl"
-    (tmp_path / "pipe.jsonl").unlink()
-    (tmp_path / "pipe.jsonl").write_text(PREDICTION)
-    code, said, _ = execute(
-        tmp_path, "task=measure", "predictions=a.jsonl,pipe.jsonl,b.jsonl", "output='${predictions}.json'"
-    )
+    assert said.splitlines()[-1] == "2 of 3: +selector.pipe=pipe"
+    (tmp_path / "pipe").unlink()
+    (tmp_path / "pipe").touch()
+    code, said, _ = execute(tmp_path, *SELECT, *WAIT, "+selector.pipe=a,pipe,b")
     assert code == 0
     assert said.endswith("3 jobs: 3 done -> runs\n")
 
 
-def test_a_second_multirun_waits_for_the_first_and_not_for_a_dead_one(
+def test_a_second_sweep_waits_for_the_first_and_not_for_a_dead_one(
     execute: Execute, tmp_path: Path, waiting: subprocess.Popen[str]
 ) -> None:
     refused = f"mprm: runs/sweep is in use by process {waiting.pid}; wait until it ends, or give another runs=\n"
@@ -78,13 +77,13 @@ def test_a_second_multirun_waits_for_the_first_and_not_for_a_dead_one(
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_points_without_a_run_folder(execute: Execute, tmp_path: Path, launcher: str) -> None:
+def test_jobs_without_a_run_folder(execute: Execute, tmp_path: Path, launcher: str) -> None:
     (tmp_path / "a.jsonl").write_text(PREDICTION)
     arguments = ("threshold=0.4,0.5", "output='${predictions}-${threshold}.json'", f"hydra/launcher={launcher}")
     code, said, _ = execute(tmp_path, "task=measure", "predictions=a.jsonl,absent.jsonl", *arguments)
     assert code == 1
     assert said.endswith("4 jobs: 2 done, 2 failed -> runs\n")
-    assert "absent.jsonl: No such file or directory" in said
+    assert "absent.jsonl is no file that can be read to its end" in said
     measured = [read_json(tmp_path / f"a.jsonl-{threshold}.json")["thresholds"]["fixed"] for threshold in (0.4, 0.5)]
     assert [one["pooled_macro_f1"]["value"] for one in measured] == pytest.approx(
         [1 / 3, 1.0]
@@ -138,7 +137,7 @@ def test_processes_that_fit_are_not(
 
 
 @pytest.mark.slow
-def test_killed_anywhere_it_ends_like_an_undisturbed_one(started: Started, execute: Execute, tmp_path: Path) -> None:
+def test_killed_anywhere_it_ends_like_an_undisturbed_one(execute: Execute, tmp_path: Path) -> None:
     """Killed at the plan, in both trainings, after one, at the comparison. What has finished is not run again."""
     arguments = (*SMALL, "seed=0,1")
     runs = tmp_path / "runs"
@@ -150,9 +149,10 @@ def test_killed_anywhere_it_ends_like_an_undisturbed_one(started: Started, execu
     moments = [files("sweep"), files("*/checkpoints/step-*"), files("*/weights.safetensors")]
     moments += [files("*/metrics.jsonl", 2), files("*/report.html", 2)]
     for moment in moments:
-        with started(tmp_path, *arguments) as sweep:
-            wait_for(moment, sweep)
-        assert sweep.returncode == -signal.SIGKILL
+        sweep = start_program(RUN, "-m", *arguments, cwd=tmp_path)
+        wait_for(moment, sweep)
+        assert sweep.poll() is None
+        sweep.kill()
         finished |= {path.parent / "stages.json": 0 for path in runs.glob("*/report.html")}
         finished = {path: seen or path.stat().st_mtime_ns for path, seen in finished.items()}
     assert len(finished) == 2
