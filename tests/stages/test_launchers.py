@@ -141,7 +141,7 @@ def assert_only_the_first_failed_and_can_be_run_again(
 
 @pytest.mark.slow
 def test_two_ranks_of_submitits_train_what_joblibs_one_process_does(execute: Execute, tmp_path: Path) -> None:
-    """And where rank 0 refuses the data, rank 1, which waits for it, ends: else the job went on until its time is out."""
+    """And where rank 0 refuses the data, rank 1, which waits for it, ends: or the job would go on for hours."""
     code, said, _ = execute(tmp_path, *TRAIN, "runs=one", *JOBLIB)
     assert code == 0, said
     assert "trained on 56" in (tmp_path / "one" / "sweep" / "000.log").read_text()
