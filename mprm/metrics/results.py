@@ -242,7 +242,7 @@ Results = StepResults | JudgeResults | BestOfNResults
 Some = TypeVar("Some", bound=Results)
 Part = TypeVar("Part")
 KINDS: dict[str, type[Results]] = {kind.kind: kind for kind in (StepResults, JudgeResults, BestOfNResults)}
-AGAIN = "write it again: the command that wrote it, with overwrite=true"
+AGAIN = "run the command that wrote it again, with overwrite=true"
 
 
 @overload
@@ -259,7 +259,7 @@ def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
         content = json.loads(Path(path).read_bytes())
         found = KINDS.get(str(content.get("kind"))) if isinstance(content, dict) else None
         if found is None or content.get("version") != VERSION:
-            raise ValueError(f"it is no results file of this version of mprm, whose layout is {VERSION}")
+            raise ValueError(f"it holds no results in layout {VERSION}, the one that this version of mprm writes")
         if kind is not None and found is not kind:
             raise ValueError(f"its results are of kind {found.kind}, not {kind.kind}")
         results: Results = _checked(content, found)

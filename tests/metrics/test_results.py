@@ -91,7 +91,7 @@ def test_another_kind_is_told_from_the_one_that_is_wanted(steps: Path) -> None:
 )
 def test_an_older_or_damaged_file_is_one_line_with_the_way_on(steps: Path, change: Any) -> None:
     write_json(steps, change(json.loads(steps.read_text())))
-    with pytest.raises(ValueError, match=r"steps\.json .*; write it again") as caught:
+    with pytest.raises(ValueError, match=r"steps\.json .*; run the command that wrote it again") as caught:
         read_results(steps)
     assert "\n" not in str(caught.value)
 

@@ -47,7 +47,7 @@ def test_no_folder(tmp_path: Path) -> None:
     [
         ("config.yaml", "run the run's command again"),
         ("versions.json", "run the run's command again"),
-        ("results.json", "write it again"),
+        ("results.json", "run the command that wrote it again"),
         ("subset/manifest.json", "task=select redo=select"),
         ("subset/kept.parquet", "task=select redo=select"),
         ("metrics.jsonl", "remove that line"),
