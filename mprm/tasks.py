@@ -137,7 +137,7 @@ TASKS = {
     ),
     "egt": Task(
         does="train a judge of answers: sft, curate, rl and judge",
-        function="judges.egt",
+        function="judges.train_judge",
         groups=JUDGE_GROUPS,
         keys=JUDGE_KEYS,
         every_rank=True,
@@ -146,7 +146,7 @@ TASKS = {
     ),
     "sft": Task(
         does="its first stage: fine-tune the judge on traces",
-        function="judges.sft",
+        function="judges.train_judge",
         groups=JUDGE_GROUPS,
         keys=JUDGE_KEYS,
         every_rank=True,
@@ -155,7 +155,7 @@ TASKS = {
     ),
     "curate": Task(
         does="its second: keep the pairs that the selector ranks highest",
-        function="judges.curate",
+        function="judges.train_judge",
         groups=JUDGE_GROUPS,
         keys=JUDGE_KEYS,
         every_rank=True,
@@ -164,7 +164,7 @@ TASKS = {
     ),
     "rl": Task(
         does="its third: reinforcement learning on them",
-        function="judges.rl",
+        function="judges.train_judge",
         groups=JUDGE_GROUPS,
         keys=JUDGE_KEYS,
         every_rank=True,
@@ -173,7 +173,7 @@ TASKS = {
     ),
     "judge": Task(
         does="measure it after every stage that is done",
-        function="judges.judge",
+        function="judges.train_judge",
         groups=JUDGE_GROUPS,
         keys=JUDGE_KEYS,
         stages=JUDGE_STAGES[3:],

@@ -17,6 +17,7 @@ from mprm.stages.models import check_before_selection, load_backbone
 from mprm.stages.responses import UNTRAINED, JudgeWork, responses
 from mprm.stages.stage import LEFT_OUT, Stage, opened, run_stage, start_tracker
 from mprm.stages.training_set import usable
+from mprm.tasks import TASKS
 from mprm.terminal import console, listed, retyped, say, say_next
 
 # What the first stage, the responses of its judge and their measure do not depend on; the last of it the measure does.
@@ -24,35 +25,11 @@ AFTER_SFT = ("selector", "order", "grpo", "reward_benchmark")
 BENCHMARK = ("reward_benchmark",)  # what no training depends on
 
 
-def egt(cfg: Config) -> None:
-    """All three stages, the judge measured before and after them, and the report."""
-    _run(cfg, SFT, CURATE, RL, JUDGE)
-
-
-def sft(cfg: Config) -> None:
-    """Stage 1: fine-tune the backbone on traces whose verdict is the label."""
-    _run(cfg, SFT)
-
-
-def curate(cfg: Config) -> None:
-    """Stage 2: the entropies of the judge's own responses, and the pairs that the selector keeps."""
-    _run(cfg, SFT, CURATE)
-
-
-def rl(cfg: Config) -> None:
-    """Stage 3: reinforcement learning on these pairs. The earlier stages are run first if they are not there."""
-    _run(cfg, SFT, CURATE, RL)
-
-
-def judge(cfg: Config) -> None:
-    """Measure the backbone, and the judge after every stage that is finished, on the reward benchmark."""
-    _run(cfg, JUDGE)
-
-
-def _run(cfg: Config, *stages: Stage[JudgeWork]) -> None:
-    """What the last stage will want and has not is told before the first one starts."""
+def train_judge(cfg: Config) -> None:
+    """The stages of the task; what the last of them will want and has not is told before the first one starts."""
     from mprm.judge.grpo import check_sampling
 
+    stages = [stage for stage in LINE if stage.name in TASKS[cfg.task].stages]
     check_before_selection(cfg)
     if CURATE in stages:
         check_selector(cfg)

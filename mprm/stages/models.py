@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +13,22 @@ from typing import TYPE_CHECKING, Any
 from mprm.config import Config
 from mprm.runs.artifacts import weights_written
 from mprm.tasks import JUDGE_TASKS
-from mprm.terminal import tracked
+from mprm.terminal import listed, tracked
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from mprm.inference.score_file import Score
     from mprm.inference.scoring import OpenImages
+    from mprm.runs.journal import Journal
     from mprm.scorer import StepScorer
+
+
+ENTROPY_VERSION = 1  # enters the key of the cache: raise it when entropies change their meaning
+AT_ONCE = 64  # rollouts: what a kill can lose
+RESTORABLE = ("missing_image_file", "unreadable_image")  # looked for again the next time
+
+Entropies = dict[str, "float | str"]  # by the rollout's id: its entropy, or why it has none
 
 
 def check_devices(cfg: Config) -> None:
@@ -108,3 +121,75 @@ def short_names(names: list[str]) -> list[str]:
     without_hash = ["-".join(of_one[:-1]) for of_one in short]
     unique = len(set(without_hash)) == len(names) and all(without_hash)
     return without_hash if unique and len(names) > 1 else ["-".join(of_one) for of_one in short]
+
+
+def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
+    """Rows of a signals table with the columns entropy, in nats, and no_entropy, the reason where there is none.
+
+    The entropies are those under the backbone as it lies in its folder, of the rows that are ranked and can be trained
+    on; the others have neither. CACHE/entropy/KEY.journal keeps what was computed, by the content of the annotations
+    and the backbone: a killed run goes on, and no rollout is computed twice.
+
+    Raises ValueError if the images or the backbone have no folder, or no rollout has an entropy.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from mprm.data.rollouts import reading_of
+    from mprm.runs.journal import journal
+
+    if cfg.dataset.image_folder.root is None:
+        raise ValueError("dataset.images is not set, and entropies depend on the images; give the folder of the images")
+    cfg.backbone.folder()
+    looked_at = rows["ranked"].to_numpy() & ~rows["drop_reason"].is_valid().to_numpy()
+    names = zip(rows["source"].to_pylist(), rows["line"].to_pylist(), strict=True)
+    ids = [f"{source}:{line}" for source, line in names]
+    wanted = {ids[row]: int(row) for row in np.flatnonzero(looked_at)}
+    data_hash = rows.schema.metadata[b"data_hash"].decode()
+    images = str(Path(cfg.dataset.image_folder.root).resolve())
+    settings = [ENTROPY_VERSION, data_hash, *reading_of(cfg.dataset), images, identity(cfg, None)]
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    with journal(Path(cfg.cache) / "entropy" / key, settings, cache_of="entropies") as kept:
+        missing = [row for name, row in wanted.items() if name not in kept.done]
+        found = _computed(cfg, rows.take(pa.array(missing)), kept) if missing else {}
+        found |= {name: kept.done[name] for name in wanted if name in kept.done}
+    reasons = Counter(value for value in found.values() if isinstance(value, str))
+    if wanted and reasons.total() == len(wanted):
+        counts = listed(dict(reasons.most_common()))
+        raise ValueError(
+            f"none of {len(wanted)} rollouts has an entropy ({counts}); see dataset.images and backbone.max_length"
+        )
+    values = [found.get(name) for name in ids]
+    entropy = [value if isinstance(value, float) else None for value in values]
+    reason = [value if isinstance(value, str) else None for value in values]
+    rows = rows.append_column("entropy", pa.array(entropy, pa.float64()))
+    return rows.append_column("no_entropy", pa.array(reason, pa.string()).dictionary_encode())
+
+
+def _computed(cfg: Config, rows: pa.Table, kept: Journal) -> Entropies:
+    """Add entropies to the journal, computed on the trainer's device. Returns those that it does not keep."""
+    from mprm.inference.scoring import ScoreRequest, Scoring
+    from mprm.metrics.predictions import NotScored
+    from mprm.selection.examples import read_examples
+
+    check_devices(cfg)
+    requests = [
+        ScoreRequest(record["id"], record["images"], record["question"], record["steps"])
+        for batch in read_examples(cfg.dataset, rows)
+        for record in batch.to_pylist()
+    ]
+    processor, model = load_backbone(cfg)
+    by_model = Scoring(model, processor, cfg.backbone.max_length, max_tokens(cfg), device(cfg))
+    entropies = by_model.entropies(requests, open_by(cfg.dataset.image_folder.path))
+    restorable: Entropies = {}
+
+    def lasting() -> Iterator[tuple[str, float | str]]:
+        for name, found in tracked(entropies, len(requests), "computing entropies"):
+            value = found.reason if isinstance(found, NotScored) else found
+            if value in RESTORABLE:
+                restorable[name] = value
+            else:
+                yield name, value
+
+    kept.add_each(lasting(), AT_ONCE)
+    return restorable

@@ -13,8 +13,15 @@ from mprm.config import Config
 from mprm.runs.artifacts import file_hash, file_states, is_rank_zero, reading
 from mprm.runs.config_hash import config_hash
 from mprm.runs.manifest import read_manifest
-from mprm.stages.entropy import add_entropy
-from mprm.stages.models import check_before_selection, check_devices, load_backbone, load_scorer, open_by, scoring
+from mprm.stages.models import (
+    add_entropy,
+    check_before_selection,
+    check_devices,
+    load_backbone,
+    load_scorer,
+    open_by,
+    scoring,
+)
 from mprm.stages.outputs import Output
 from mprm.stages.scoring import content_hash, evaluate_model, read_benchmark, report, score_benchmark, tell_benchmark
 from mprm.stages.stage import LEFT_OUT, Stage, Work, opened, run_stage, start_tracker

@@ -14,7 +14,7 @@ from mprm.inference.scoring import ScoreRequest, Scoring
 from mprm.metrics.predictions import NotScored
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
-from mprm.stages import entropy as stage
+from mprm.stages import models as stage
 from mprm.stages.step_scorer import StepWork
 
 Load = Callable[..., Config]

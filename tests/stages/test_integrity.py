@@ -116,7 +116,7 @@ def small(load: Load, world: Path, tmp_path: Path) -> Load:
     def small(*more: str) -> Config:
         return load(
             *(f"dataset.root={world / 'world'}", f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}"),
-            *("dataset.rollouts=64", "held_out=8", "benchmark.size=12", "recipe.epochs=0", "name=one", *more),
+            *("dataset.rollouts=32", "held_out=4", "benchmark.size=6", "recipe.epochs=0", "name=one", *more),
         )
 
     stages.experiment(small())
@@ -186,7 +186,7 @@ def test_another_benchmark_under_the_same_name_is_refused_until_it_is_redone(sma
     with pytest.raises(ValueError, match="the benchmark changed since task=evaluate was done"):
         stages.evaluate(small("task=evaluate"))
     stages.evaluate(small("task=evaluate", "redo=evaluate"))
-    assert read_json(tmp_path / "runs" / "one" / "results.json")["n_solutions"] == 11
+    assert read_json(tmp_path / "runs" / "one" / "results.json")["n_solutions"] == 5
 
 
 @pytest.mark.slow
