@@ -192,9 +192,7 @@ def best_of_n(score_M: Floats, correct_M: Bools) -> Floats:
     """How often the best of n = 1..M is right, (M,). -inf: could not be scored, ranks last.
 
     The best of a subset lies in a group of equal scores, B candidates being better and G in the group, with probability
-    [C(M - B, n) - C(M - B - G, n)] / C(M, n), and every member of the group is then equally likely chosen. Example: of
-    three candidates the second best is right. It is chosen of n = 1 in 1/3 of the cases, of n = 2 in 1/3 (the subset
-    without the best), of n = 3 never.
+    [C(M - B, n) - C(M - B - G, n)] / C(M, n), and every member of the group is then equally likely chosen.
     """
     _, group_M, size_G = np.unique(-score_M, return_inverse=True, return_counts=True)
     right_G = np.bincount(group_M, weights=correct_M) / size_G

@@ -130,10 +130,7 @@ def mean_over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def half_width(values: Sequence[float]) -> float:
-    """t sd / sqrt(n): half the 95 % interval of the mean of n >= FEWEST numbers.
-
-    78, 80, 82: the standard deviation is 2, t with 2 degrees of freedom 4.3027, so 4.3027 * 2 / sqrt(3) = 4.9683.
-    """
+    """t sd / sqrt(n): half the 95 % interval of the mean of n >= FEWEST numbers."""
     from scipy.special import stdtrit  # only comparisons need it
 
     n = len(values)

@@ -72,26 +72,23 @@ def measure(predictions: Sequence[Prediction], threshold: float | str, resamples
 
 def resampled_auc(predictions: Sequence[Prediction], resamples: int = RESAMPLES) -> Resampled:
     """The AUC of one run. The order of the predictions does not matter. Raises ValueError if no step is labelled."""
-    items, steps, weights_BS = _resampled(predictions, resamples)
-    return Resampled(items, metrics.auc(steps), metrics.auc_of_resamples(steps, weights_BS))
+    steps = labelled_steps(predictions)
+    weights_BS = resample_weights(len(steps.source_S), 0, resamples)
+    return Resampled(_items(predictions), metrics.auc(steps), metrics.auc_of_resamples(steps, weights_BS))
 
 
 def resampled_f1(predictions: Sequence[Prediction], threshold: float, resamples: int = RESAMPLES) -> Resampled:
     """The overall step-weighted macro-F1 of one run at a threshold, as resampled_auc."""
-    items, steps, weights_BS = _resampled(predictions, resamples)
+    steps = labelled_steps(predictions)
+    weights_BS = resample_weights(len(steps.source_S), 0, resamples)
     counts_S4 = metrics.confusion_per_solution(steps, threshold)
     value = metrics.step_weighted_macro_f1(metrics.per_source(steps, counts_S4))
     counts_BG4 = metrics.per_source_resampled(steps, counts_S4, weights_BS)
-    return Resampled(items, float(value), metrics.step_weighted_macro_f1(counts_BG4))
+    return Resampled(_items(predictions), float(value), metrics.step_weighted_macro_f1(counts_BG4))
 
 
-def _resampled(
-    predictions: Sequence[Prediction], resamples: int
-) -> tuple[tuple[tuple[str, object], ...], LabelledSteps, Floats]:
-    predictions = sorted(predictions, key=lambda prediction: prediction.id)
-    steps = labelled_steps(predictions)
-    items = tuple((prediction.id, prediction.labels) for prediction in predictions)
-    return items, steps, resample_weights(len(steps.source_S), 0, resamples)  # one seed: differences are paired
+def _items(predictions: Sequence[Prediction]) -> tuple[tuple[str, object], ...]:
+    return tuple(sorted((prediction.id, prediction.labels) for prediction in predictions))
 
 
 def _searched(benchmark: LabelledSteps) -> At:
@@ -110,7 +107,6 @@ def _results(
     seed: int,
     resamples: int,
 ) -> StepResults:
-    predictions = sorted(predictions, key=lambda prediction: prediction.id)
     steps = labelled_steps(predictions)
     weights_BS = resample_weights(len(steps.source_S), seed, resamples)
     auc = _auc(steps, weights_BS)
@@ -209,8 +205,7 @@ def majority(predictions: Sequence[Prediction]) -> list[Prediction]:
 def accuracy_by_position(predictions: Sequence[Prediction]) -> Floats:
     """Fraction of right steps among the labelled ones in each tenth of the solution, (10,), to 4 decimals.
 
-    A tenth without a labelled step has the fraction of all steps. Two solutions of labels 1, -1 and 1, 1, -1: 1 in the
-    first tenth and in the middle one (tenth 4), 0 in the last, 3/5 elsewhere.
+    A tenth without a labelled step has the fraction of all steps.
     """
     labels = np.array([label for prediction in predictions for label in prediction.labels])
     bins = np.concatenate([_position_bins(len(prediction.labels)) for prediction in predictions])[labels != 0]

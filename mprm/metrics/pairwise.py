@@ -139,10 +139,7 @@ def entropy_bins(
 
 
 def told_apart(entropy_N: Floats, right_N: Bools) -> float | None:
-    """P(entropy of a wrong one > entropy of a right one), ties count a half; None where all are right or all wrong.
-
-    Example: right ones at 0.1 and 0.3, a wrong one at 0.2: 0.5.
-    """
+    """P(entropy of a wrong one > entropy of a right one), ties count a half; None where all are right or all wrong."""
     right_R, wrong_W = np.sort(entropy_N[right_N]), entropy_N[~right_N]
     if not len(right_R) or not len(wrong_W):
         return None

@@ -3,7 +3,7 @@
 Shape suffixes: N labelled steps, S solutions with at least one of them, G sources, B resamples, C candidates for the
 threshold. Confusion counts are the last axis, of size 4: right steps accepted (tp), wrong steps accepted (fp), right
 steps rejected (fn), wrong steps rejected (tn). A step is accepted when its score >= threshold. Neutral steps (label 0)
-are dropped first. Examples: the counts (3, 1, 2, 2) and (1, 0, 0, 1) of two sources.
+are dropped first.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,12 +34,12 @@ class LabelledSteps:
 
 
 def labelled_steps(predictions: Sequence[Prediction]) -> LabelledSteps:
-    """Drop the neutral steps, and the solutions and sources that have no other.
+    """In the order of the solutions' ids, without neutral steps, and solutions and sources that have no other.
 
     Raises:
         ValueError: no step is left.
     """
-    kept = [prediction for prediction in predictions if any(prediction.labels)]
+    kept = [one for one in sorted(predictions, key=lambda one: one.id) if any(one.labels)]
     if not kept:
         raise ValueError(f"no step labelled 1 or -1 in {len(predictions)} solutions; give labelled solutions")
     sources, source_S = np.unique([prediction.source for prediction in kept], return_inverse=True)
@@ -75,35 +75,32 @@ def per_source_resampled(steps: LabelledSteps, counts_S4: Ints, weights_BS: Floa
 
 
 def f1_right(counts: Counts) -> Floats:
-    """F1 of the class "right step" (label 1): 2 tp / (2 tp + fp + fn), over the last axis; 6/9 and 1.
-
-    0 when no step is right and none is accepted.
-    """
+    """F1 of the class "right step" (label 1), over the last axis; 0 when no step is right and none is accepted."""
     tp, fp, fn = counts[..., 0], counts[..., 1], counts[..., 2]
     return _ratio(2.0 * tp, 2.0 * tp + fp + fn)
 
 
 def f1_wrong(counts: Counts) -> Floats:
-    """F1 of the class "wrong step" (label -1): f1_right with the classes exchanged; 4/7 and 1."""
+    """F1 of the class "wrong step" (label -1): f1_right with the classes exchanged."""
     return f1_right(counts[..., ::-1])
 
 
 def macro_f1(counts: Counts) -> Floats:
-    """Mean of the F1 of right steps and the F1 of wrong steps; 13/21 and 1."""
+    """Mean of the F1 of right steps and the F1 of wrong steps."""
     return (f1_right(counts) + f1_wrong(counts)) / 2
 
 
 def step_weighted_macro_f1(counts: Counts) -> Floats:
     """Macro-F1 per source, averaged with the sources' numbers of labelled steps as weights. counts (..., G, 4).
 
-    This is what the BIS paper calls overall micro-F1 (arXiv 2602.04145). (8 * 13/21 + 2 * 1) / 10 = 73/105.
+    This is what the BIS paper calls overall micro-F1 (arXiv 2602.04145).
     """
     steps_in_source = counts.sum(axis=-1)
     return _ratio((macro_f1(counts) * steps_in_source).sum(axis=-1), steps_in_source.sum(axis=-1))
 
 
 def pooled_macro_f1(counts: Counts) -> Floats:
-    """Macro-F1 of all steps thrown together. counts (..., G, 4); of (4, 1, 2, 3): (8/11 + 6/9) / 2 = 23/33."""
+    """Macro-F1 of all steps thrown together. counts (..., G, 4)."""
     return macro_f1(counts.sum(axis=-2))
 
 
@@ -111,10 +108,8 @@ def pooled_macro_f1(counts: Counts) -> Floats:
 
 
 def auc(steps: LabelledSteps) -> float:
-    """Area under the ROC curve: P(a right step scores above a wrong one), equal scores counting one half.
-
-    NaN when all labels are alike. Right steps .9, .5 and wrong steps .5, .1: the pairs give 1 + 1 + 1/2 + 1 = 3.5 of 4.
-    """
+    """Area under the ROC curve: P(a right step scores above a wrong one), equal scores counting one half; NaN when all
+    labels are alike."""
     return float(auc_of_resamples(steps, np.ones((1, len(steps.source_S))))[0])
 
 
@@ -141,8 +136,7 @@ def auc_of_resamples(steps: LabelledSteps, weights_BS: Floats) -> Floats:
 def expected_calibration_error(steps: LabelledSteps) -> float:
     """ECE over 15 equal-width bins of the score: |mean score - fraction of right steps| of a bin, averaged over steps.
 
-    NaN when a score is outside [0, 1] and so no probability. Scores .91, .93 (right, wrong; bin 13) and .2 (wrong;
-    bin 3): (2 * |.92 - .5| + 1 * |.2 - 0|) / 3 = 0.3467.
+    NaN when a score is outside [0, 1] and so no probability.
     """
     if not _probabilities(steps):
         return float("nan")
@@ -167,8 +161,7 @@ def _probabilities(steps: LabelledSteps) -> bool:
 def first_errors(steps: LabelledSteps, threshold: float) -> tuple[Bools, Bools]:
     """Per solution, (S,) each: is its first wrong step (or that it has none) found, and does it have a wrong step?
 
-    Found: the first rejected step is the first of label -1, or neither exists; the mean is first_error_accuracy.
-    Labels 1, -1, 1 and scores .9, .2, .1 at 0.5: found, for the step rejected later does not matter.
+    Found: the first rejected step is the first of label -1, or neither exists. Steps behind it do not matter.
     """
     none = len(steps.scores_N)
     true, predicted = np.full((2, len(steps.source_S)), none)
@@ -181,7 +174,7 @@ def first_errors(steps: LabelledSteps, threshold: float) -> tuple[Bools, Bools]:
 def first_error_f1(found_S: Bools, erroneous_S: Bools) -> float:
     """As in ProcessBench: harmonic mean of the share found of the solutions with a wrong step and of those without.
 
-    NaN when either kind is missing, 0 when both shares are. 1 of 2 and 3 of 4 found: 2 * .5 * .75 / (.5 + .75) = 0.6.
+    NaN when either kind is missing, 0 when both shares are.
     """
     if erroneous_S.all() or not erroneous_S.any():
         return float("nan")
@@ -199,10 +192,7 @@ def _ratio(numerator: Counts | float, denominator: Counts | float) -> Floats:
 
 
 def candidates(scores_N: Floats) -> Floats:
-    """Thresholds to try (C,): the sorted unique scores, rounded to 4 decimals.
-
-    Of more than 1,000 every (number // 1,000)-th. Scores .12344, .12341, .9: .1234, .9.
-    """
+    """Thresholds to try (C,): the sorted unique scores, rounded to 4 decimals; of many every (number // 1,000)-th."""
     rounded = np.unique(np.round(scores_N, DECIMALS))
     return rounded[:: max(1, len(rounded) // MAX_CANDIDATES)]
 
