@@ -1,7 +1,9 @@
 """A run folder as the other rooms write it, from invented numbers."""
 
 import json
+import warnings
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from mprm.metrics.estimate import Estimate
 from mprm.metrics.results import SourceResults, StepResults, ThresholdResults, write_results
 from mprm.reporting.compare import Row
+from mprm.reporting.style import styled
 from mprm.runs.manifest import Chosen, Manifest, SourceCounts, Statistics, Totals
 
 SOURCES = ("bars_sum", "bars_diff", "pie_share")
@@ -252,3 +256,22 @@ def make_row() -> Callable[..., Row]:
         return Row(**{"selector": selector, "ratio": ratio, **numbers, **places, **fields})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def assert_readable() -> Callable[[Figure], None]:
+    """Fails where something leaves a figure, or a title of a panel covers another."""
+
+    def check(figure: Figure) -> None:
+        with styled(), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="constrained_layout")
+            figure.draw_without_rendering()
+            box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert min(box.x0, box.y0) > -0.03, box
+        assert box.x1 < width + 0.03, (box, width)
+        assert box.y1 < height + 0.03, (box, height)
+        titles = [title.get_window_extent() for axes in figure.axes for title in (axes.title, axes._left_title)]
+        titles = [title for title in titles if title.width > 0]
+        assert not any(one.overlaps(other) for one, other in combinations(titles, 2))
+
+    return check

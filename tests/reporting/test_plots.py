@@ -1,5 +1,4 @@
-import warnings
-from itertools import combinations
+from collections.abc import Callable
 
 import matplotlib
 import numpy as np
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 from mprm.metrics.results import Estimate
 from mprm.reporting import plots
 from mprm.reporting.plots import Curves, ForestRow, Panel
-from mprm.reporting.style import inline_svg, looks, styled
+from mprm.reporting.style import inline_svg, looks
 
 PANELS = [
     Panel(title="AUC", axis="area", scale=1, form=".3f"),
@@ -28,10 +27,6 @@ def rows(names: tuple[str, ...] = ("Full", "mine", "Random")) -> list[ForestRow]
         ForestRow(label=name, numbers=numbers, look=look[name], group=name, main=name == "mine", before=Estimate(0.75))
         for name, numbers in zip(names, NUMBERS, strict=True)
     ]
-
-
-def labels(figure: Figure) -> list[list[str]]:
-    return [[text.get_text() for text in axes.get_yticklabels()] for axes in figure.axes]
 
 
 def test_a_forest_has_every_number_first_row_on_top_and_marks_the_best() -> None:
@@ -58,7 +53,9 @@ def test_without_marks_no_row_is_called_the_best() -> None:
 
 
 @pytest.mark.parametrize("n_panels", [1, 3, 7])
-def test_a_forest_is_readable_however_many_panels_and_however_long_the_names(n_panels: int) -> None:
+def test_a_forest_is_readable_however_many_panels_and_however_long_the_names(
+    n_panels: int, assert_readable: Callable[[Figure], None]
+) -> None:
     long = [
         ForestRow(label=f"BIS (alpha 0.2), 10 %, objective SoftWithConfidence, backbone a_rather_long_name {n}",
                   numbers=[Estimate(0.8, 0.7, 0.9)] * n_panels, group=f"a selector of a long name {n}")
@@ -70,7 +67,9 @@ def test_a_forest_is_readable_however_many_panels_and_however_long_the_names(n_p
     assert_readable(figure)
 
 
-def test_a_heat_map_shows_numbers_in_their_cells_and_the_highest_in_bold() -> None:
+def test_a_heat_map_shows_numbers_in_their_cells_and_the_highest_in_bold(
+    assert_readable: Callable[[Figure], None],
+) -> None:
     cells = {("a", "5"): [NUMBERS[0][0], None], ("a", "10"): [NUMBERS[1][0], None], ("Full", "100"): NUMBERS[2]}
     figure = plots.heatmap(PANELS, ["a", "Full"], ["5", "10", "100"], cells, x_label="kept (%)", y_label="setting")
     left, right = figure.axes
@@ -85,19 +84,6 @@ def test_a_heat_map_shows_numbers_in_their_cells_and_the_highest_in_bold() -> No
     assert np.ma.getmaskarray(values).reshape(2, 3).tolist() == [[False, False, True], [True, True, False]]
     assert left.get_ylim() == (2, 0), "the first row on top"
     assert_readable(figure)
-
-
-def assert_readable(figure: Figure) -> None:
-    """Nothing leaves the figure, and no title of a panel covers another."""
-    with styled(), warnings.catch_warnings():
-        warnings.filterwarnings("error", message="constrained_layout")
-        figure.draw_without_rendering()
-        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-    assert min(box.x0, box.y0) > -0.03, box
-    assert box.x1 < width + 0.03, (box, width)
-    assert box.y1 < height + 0.03, (box, height)
-    titles = [axes._left_title.get_window_extent() for axes in figure.axes]
-    assert not any(one.overlaps(other) for one, other in combinations(titles, 2))
 
 
 def test_drawing_leaves_the_settings_of_the_caller_alone() -> None:

@@ -1,7 +1,7 @@
 import io
 import warnings
+from collections.abc import Callable
 from html import escape
-from itertools import combinations
 
 import pytest
 from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def test_any_name_is_drawn_as_it_is_without_a_warning(name: str) -> None:
     assert f'role="img" aria-label="{escape(name)}"' in svg
 
 
-def test_a_legend_fits_and_takes_no_room_from_the_panel() -> None:
+def test_a_legend_fits_and_takes_no_room_from_the_panel(assert_readable: Callable[[Figure], None]) -> None:
     for name in ("bis", "bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed, weighted majority"):
         for width in (4.2, 8.4, 13):
             for n_lines in (1, 2, 15):
@@ -56,17 +56,3 @@ def test_a_legend_fits_and_takes_no_room_from_the_panel() -> None:
                     legend_below(figure)
                 assert_readable(figure)
                 assert axes.get_position().height * figure.get_figheight() > 2.4, (name, width, n_lines)
-
-
-def assert_readable(figure: Figure) -> None:
-    """Nothing leaves the figure, and no title of a panel covers another."""
-    with styled(), warnings.catch_warnings():
-        warnings.filterwarnings("error", message="constrained_layout")
-        figure.draw_without_rendering()
-        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-    assert min(box.x0, box.y0) > -0.03, box
-    assert box.x1 < width + 0.03, (box, width)
-    assert box.y1 < height + 0.03, (box, height)
-    titles = [title.get_window_extent() for axes in figure.axes for title in (axes.title, axes._left_title)]
-    titles = [title for title in titles if title.width > 0]
-    assert not any(one.overlaps(other) for one, other in combinations(titles, 2))
