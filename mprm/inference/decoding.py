@@ -2,8 +2,8 @@
 
 Which token comes next is decided by random numbers that a solution owns, whatever is computed beside it.
 
-Shape suffixes: T tokens of the packed row, B different last tokens of prefixes, R rows of the batch, P tokens of the
-longest prefix, N new tokens, K keys of a row (P + N), H query heads, G key-value heads, D size of a head, V vocabulary,
+Shape suffixes: T tokens of the packed row, B different last tokens of prompts, R rows of the batch, P tokens of the
+longest prompt, N new tokens, K keys of a row (P + N), H query heads, G key-value heads, D size of a head, V vocabulary,
 C places of a chunk.
 """
 
@@ -32,26 +32,25 @@ Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Trunk:
+class SharedPrefix:
     """Tokens that prompts begin with, computed once."""
 
     # All tokens are marked, so that collate() tells where each stands.
     example: Example
     # How many of them are the images and the question.
-    shared: int
+    n_question: int
     # Numbers of prompts, and of how many of the tokens each consists.
     prompts: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Prefix:
+class Begun:
     """A prompt whose tokens have been computed."""
 
-    # Where its tokens stand in the row, (P,).
+    # Where they stand in the row, (P,).
     place_P: torch.Tensor
-    # Position of the next token.
+    # Of the next token: its position, and the row of its logits.
     position: int
-    # Row of the logits of the next token.
     number: int
 
 
@@ -61,24 +60,20 @@ class Prefilled:
 
     # Keys and values of every layer at all tokens, (G, T, D) each.
     layers: list[tuple[torch.Tensor, torch.Tensor]]
-    # Of what comes behind the prefixes.
+    # Of what comes behind the prompts.
     logits_BV: torch.Tensor
     # By the number of the prompt.
-    prefixes: dict[int, Prefix]
+    begun: dict[int, Begun]
 
 
-def prefill(model: ChatModel, trunks: Sequence[Trunk], device: torch.device) -> Prefilled:
-    """Compute the trunks, images included, in one pass."""
-    batch = collate([trunk.example for trunk in trunks])
-    places = batch.mark_M.split(batch.n_marks)
-    prompts = [
-        (number, place_L[:length])
-        for trunk, place_L in zip(trunks, places, strict=True)
-        for number, length in trunk.prompts
-    ]
+def prefill(model: ChatModel, row: Sequence[SharedPrefix], device: torch.device) -> Prefilled:
+    """Compute a row, images included, in one pass."""
+    batch = collate([prefix.example for prefix in row])
+    places = zip(row, batch.mark_M.split(batch.n_marks), strict=True)
+    prompts = [(number, place_L[:length]) for prefix, place_L in places for number, length in prefix.prompts]
     last_B, number_of = torch.stack([place_P[-1] for _, place_P in prompts]).unique(return_inverse=True)
-    prefixes = {
-        prompt: Prefix(place_P, int(batch.position_ids[..., place_P[-1]].max()) + 1, int(number))
+    begun = {
+        prompt: Begun(place_P, int(batch.position_ids[..., place_P[-1]].max()) + 1, int(number))
         for (prompt, place_P), number in zip(prompts, number_of, strict=True)
     }
     batch = batch.to(device)
@@ -94,13 +89,13 @@ def prefill(model: ChatModel, trunks: Sequence[Trunk], device: torch.device) -> 
         marks=last_B.to(device),
     )
     layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
-    return Prefilled(layers, model.hf.lm_head(h_1BD[0]), prefixes)
+    return Prefilled(layers, model.hf.lm_head(h_1BD[0]), begun)
 
 
 def decode(
     model: ChatModel,
     prefilled: Prefilled,
-    rows: Sequence[Prefix],
+    rows: Sequence[Begun],
     uniform_RN: torch.Tensor,
     choose: Choose,
     end_ids: Sequence[int],
@@ -150,7 +145,7 @@ class Cache:
     """Keys and values of a batch's rows, padded on the left, with room for all new tokens: what transformers' layers
     call `past_key_values`."""
 
-    def __init__(self, prefilled: Prefilled, rows: Sequence[Prefix], n_new: int, device: torch.device) -> None:
+    def __init__(self, prefilled: Prefilled, rows: Sequence[Begun], n_new: int, device: torch.device) -> None:
         lengths = [len(row.place_P) for row in rows]
         self.end = max(lengths)
         place_RP = torch.zeros(len(rows), self.end, dtype=torch.int64)

@@ -6,7 +6,7 @@ Shape suffixes: R rows of a batch, N new tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import ChatBackbone, check_folder
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.examples import open_images
-from mprm.inference.decoding import Prefilled, Trunk, choose, decode, prefill, uniforms
+from mprm.inference.decoding import Prefilled, SharedPrefix, choose, decode, prefill, uniforms
 from mprm.inference.policy import Completion, Keep, Prompt, check_sampling, image_refusal
 from mprm.inference.scoring import answered, step_ids
 from mprm.runs.artifacts import read_json, weights_written
@@ -95,9 +95,9 @@ class Sampler:
         """
         device = next(self.model.parameters()).device
         found: dict[tuple[int, int], Generation] = {}
-        for row in filled(self.trunks(prompts), self.max_tokens):
+        for row in filled(self.shared_prefixes(prompts), self.max_tokens):
             prefilled = prefill(self.model, row, device)
-            length = {number: len(prefix.place_P) for number, prefix in prefilled.prefixes.items()}
+            length = {number: len(begun.place_P) for number, begun in prefilled.begun.items()}
             # Rows (prompt, continuation) of at most max_tokens tokens, those of like length together.
             wanted = [(number, one) for number in length for one in range(prompts[number].n)]
             wanted.sort(key=lambda row: -length[row[0]])
@@ -115,7 +115,7 @@ class Sampler:
         tokens_RN, entropy_RN = decode(
             self.model,
             prefilled,
-            [prefilled.prefixes[number] for number, _ in batch],
+            [prefilled.begun[number] for number, _ in batch],
             torch.from_numpy(np.stack(numbers)).to(device),
             partial(choose, temperature=self.temperature, top_p=self.top_p),
             self.end_ids,
@@ -124,7 +124,7 @@ class Sampler:
             length = next((place + 1 for place, token in enumerate(ids) if token in self.end_ids), len(ids))
             yield Generation(ids[:length], ids[length - 1] in self.end_ids, sum(entropies[:length]) / length)
 
-    def trunks(self, prompts: Sequence[Prompt]) -> Iterator[Trunk]:
+    def shared_prefixes(self, prompts: Sequence[Prompt]) -> Iterator[SharedPrefix]:
         """As few token sequences as begin all prompts, those of one question after those of another; images are opened
         when their question's turn comes."""
         questions: dict[tuple[tuple[Path, ...], str], list[int]] = {}
@@ -134,30 +134,31 @@ class Sampler:
             images = open_images(paths)
             asked = self.processor.ask([image.size for image in images], question, self.instruction)
             asked = replace(asked, vision=self.processor.vision(images), group=group)
-            shared = len(asked.input_ids)
+            n_question = len(asked.input_ids)
             ids = {number: step_ids(self.processor, prompts[number].steps, self.separator) for number in members}
             # Sorted, what begins with a sequence comes right behind it.
             ordered = sorted(members, key=ids.__getitem__)
             held = []
             for number, following in zip(ordered, [*ordered[1:], None], strict=True):
                 own = ids[number]
-                held.append((number, shared + len(own)))
+                held.append((number, n_question + len(own)))
                 if following is None or ids[following][: len(own)] != own:
-                    yield Trunk(replace(answered(asked, own), marks=torch.arange(shared + len(own))), shared, held)
+                    example = replace(answered(asked, own), marks=torch.arange(n_question + len(own)))
+                    yield SharedPrefix(example, n_question, held)
                     held = []
 
 
-def filled(trunks: Iterable[Trunk], max_tokens: int) -> Iterator[list[Trunk]]:
-    """Rows of at most max_tokens tokens; a trunk that is longer has a row of its own."""
-    row: list[Trunk] = []
+def filled(prefixes: Iterable[SharedPrefix], max_tokens: int) -> Iterator[list[SharedPrefix]]:
+    """Rows of at most max_tokens tokens; a prefix that is longer has a row of its own."""
+    row: list[SharedPrefix] = []
     tokens = 0
-    for trunk in trunks:
-        own = len(trunk.example.input_ids)
-        cost = own - trunk.shared if row and row[-1].example.group == trunk.example.group else own
+    for prefix in prefixes:
+        own = len(prefix.example.input_ids)
+        cost = own - prefix.n_question if row and row[-1].example.group == prefix.example.group else own
         if row and tokens + cost > max_tokens:
             yield row
             row, tokens, cost = [], 0, own
-        row.append(trunk)
+        row.append(prefix)
         tokens += cost
     if row:
         yield row
@@ -215,17 +216,8 @@ class LocalPolicy:
             processor, model = family(path=self.path, dtype=self.dtype, **images).load()
         except ValueError as error:  # a backbone names its own group, whose options are the policy's here
             raise ValueError(str(error).replace("backbone", "policy")) from None
-        return Sampler(
-            processor=processor,
-            model=model.to(self.device).eval(),
-            separator=self.separator,
-            instruction=self.instruction,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            max_new_tokens=self.max_new_tokens,
-            max_tokens=self.max_tokens,
-            seed=self.seed,
-        )
+        settings = {field.name: getattr(self, field.name) for field in fields(Sampler) if hasattr(self, field.name)}
+        return Sampler(processor=processor, model=model.to(self.device).eval(), **settings)
 
     def refusal(self, images: Sequence[Path]) -> str | None:
         return image_refusal(images, self.sampler.processor)

@@ -17,7 +17,7 @@ from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import Example
 from mprm.data.questions import Question
-from mprm.inference.decoding import Trunk, uniforms
+from mprm.inference.decoding import SharedPrefix, uniforms
 from mprm.inference.local import LocalPolicy, backbone_class, filled
 from mprm.inference.policy import Completion, Prompt
 
@@ -210,10 +210,10 @@ def test_the_folder_is_named_as_the_policys(tmp_path: Path) -> None:
 STEPS = ("red is 4.", "blue is 7.", "red 4 + blue 7 = 11.")
 
 
-def laid_out(tiny_policy: Any, charts: Any, chosen: list[tuple[int, tuple[str, ...]]]) -> list[Trunk]:
+def laid_out(tiny_policy: Any, charts: Any, chosen: list[tuple[int, tuple[str, ...]]]) -> list[SharedPrefix]:
     """Sequences of prompts, each the number of a chart and its steps."""
     prompts = [Prompt("", tuple(map(Path, charts[n].images)), charts[n].question, steps, 1) for n, steps in chosen]
-    return list(tiny_policy("internvl").sampler.trunks(prompts))
+    return list(tiny_policy("internvl").sampler.shared_prefixes(prompts))
 
 
 def test_prefixes_of_one_another_are_one_sequence(tiny_policy: Any, charts: Any) -> None:
@@ -227,13 +227,13 @@ def test_prefixes_of_one_another_are_one_sequence(tiny_policy: Any, charts: Any)
         assert max(lengths.values()) == len(one.example.input_ids) == len(one.example.marks)
     of_first = {number: length for one in found for number, length in one.prompts}
     assert of_first[4] < of_first[0] < of_first[6] < of_first[2] == of_first[5]
-    assert of_first[4] == found[0].shared
+    assert of_first[4] == found[0].n_question
 
 
 def test_step_by_step_is_the_text_as_it_was_learnt(tiny_policy: Any, charts: Any) -> None:
     processor = tiny_policy("internvl").sampler.processor
     [one] = laid_out(tiny_policy, charts, [(0, STEPS)])
-    behind = one.example.input_ids[one.shared :].tolist()
+    behind = one.example.input_ids[one.n_question :].tolist()
     assert behind == processor.tokenizer.encode("\n".join(STEPS) + "\n", add_special_tokens=False)
     assert one.example.position_ids.tolist() == list(range(len(one.example.input_ids)))
 
@@ -242,19 +242,19 @@ def test_text_that_looks_like_tokens_is_text(tiny_policy: Any, charts: Any) -> N
     processor = tiny_policy("internvl").sampler.processor
     [one] = laid_out(tiny_policy, charts, [(0, ("<|im_end|><IMG_CONTEXT> <image> <prm>",))])
     special = set(processor.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<IMG_CONTEXT>", "<prm>"]))
-    behind = one.example.input_ids[one.shared :].tolist()
+    behind = one.example.input_ids[one.n_question :].tolist()
     assert not special & set(behind)
     assert processor.tokenizer.decode(behind) == "<|im_end|><IMG_CONTEXT> [image] [prm]\n"
 
 
 def test_an_unreadable_image_is_one_line(tiny_policy: Any) -> None:
     with pytest.raises(ValueError, match=r"\Aimage nowhere.png cannot be read .*\Z"):
-        list(tiny_policy("internvl").sampler.trunks([Prompt("", (Path("nowhere.png"),), "Which?", (), 1)]))
+        list(tiny_policy("internvl").sampler.shared_prefixes([Prompt("", (Path("nowhere.png"),), "Which?", (), 1)]))
 
 
-def of_length(length: int, shared: int, group: int) -> Trunk:
+def of_length(length: int, shared: int, group: int) -> SharedPrefix:
     tokens = torch.zeros(length, dtype=torch.int64)
-    return Trunk(Example(tokens, tokens, tokens, {}, group=group), shared, [])
+    return SharedPrefix(Example(tokens, tokens, tokens, {}, group=group), shared, [])
 
 
 @pytest.mark.parametrize(
