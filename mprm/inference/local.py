@@ -21,7 +21,7 @@ from mprm.backbones.loading import ChatBackbone, check_folder
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.examples import open_images
 from mprm.inference.decoding import Prefilled, SharedPrefix, choose, decode, prefill, uniforms
-from mprm.inference.policy import Completion, Keep, Prompt, check_sampling, image_refusal
+from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, image_refusal
 from mprm.inference.scoring import answered, step_ids
 from mprm.runs.artifacts import read_json, weights_written
 
@@ -53,19 +53,13 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """Draws continuations of prompts. The settings are those of LocalPolicy; the model is in eval mode and on its
-    device."""
+class Sampler(SamplingSettings):
+    """Draws continuations of prompts. The model is in eval mode and on its device."""
 
     processor: ChatProcessor
     model: ChatModel
-    separator: str = "\n\n"
-    instruction: str = ""
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 1024
+    # Held at once, those to be written included.
     max_tokens: int = 65_536
-    seed: int = 0
 
     @property
     def end_ids(self) -> list[int]:
@@ -165,7 +159,7 @@ def filled(prefixes: Iterable[SharedPrefix], max_tokens: int) -> Iterator[list[S
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalPolicy:
+class LocalPolicy(SamplingSettings):
     """Component `policy`: a folder that the backbones load."""
 
     path: str | None = None
@@ -178,22 +172,12 @@ class LocalPolicy:
     max_pixels: int = 200_704
     # Of the weights; stored: as in the folder.
     dtype: str = "stored"
-    # Stands below every question.
-    instruction: str = ""
-    # Between the steps of a solution.
-    separator: str = "\n\n"
-    # 0 always takes the most likely token.
-    temperature: float = 1.0
-    top_p: float = 1.0
-    # A solution that does not end within them is unfinished.
-    max_new_tokens: int = 1024
     # Held at once, those to be written included; completions do not depend on it.
     max_tokens: int = 65_536
     device: str = "cpu"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_sampling(self.separator, self.temperature, self.top_p, self.max_new_tokens)
+        super().__post_init__()
         if self.max_tokens < 1:
             raise ValueError(f"policy.max_tokens={self.max_tokens} is not positive; try 65536")
         if self.device.partition(":")[0] not in ("cpu", "cuda"):

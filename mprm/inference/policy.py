@@ -67,6 +67,37 @@ class Policy(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How the policies of this project are asked, and draw."""
+
+    # Stands below every question.
+    instruction: str = ""
+    # Between the steps of a solution.
+    separator: str = "\n\n"
+    # 0 always takes the most likely token.
+    temperature: float = 1.0
+    top_p: float = 1.0
+    # A solution that does not end within them is unfinished.
+    max_new_tokens: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.separator:
+            raise ValueError(r'policy.separator is empty; give what stands between two steps, e.g. "\n\n"')
+        if "\\" in self.separator:
+            raise ValueError(
+                f"policy.separator={self.separator} has a backslash, which the shell hands on as it is; write "
+                r"""$'policy.separator="\n"'"""
+            )
+        if not self.temperature >= 0:
+            raise ValueError(f"policy.temperature={self.temperature} is negative; 0 always takes the most likely token")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"policy.top_p={self.top_p} is not in (0, 1]; 1 leaves nothing out")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"policy.max_new_tokens={self.max_new_tokens} is not positive; try 1024")
+
+
 def image_refusal(images: Sequence[Path], processor: ChatProcessor | None = None) -> str | None:
     """missing_image_file, unreadable_image, or refused_image (a shape that the processor does not take), or None."""
     try:
@@ -89,20 +120,3 @@ def split_steps(text: str, separator: str) -> tuple[str, ...]:
 def key_hash(key: str) -> int:
     """64 bits of a prompt's key, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-
-
-def check_sampling(separator: str, temperature: float, top_p: float, max_new_tokens: int) -> None:
-    """Raises ValueError for a setting that no policy can have."""
-    if not separator:
-        raise ValueError(r'policy.separator is empty; give what stands between two steps, e.g. "\n\n"')
-    if "\\" in separator:
-        raise ValueError(
-            f"policy.separator={separator} has a backslash, which the shell hands on as it is; write "
-            r"""$'policy.separator="\n"'"""
-        )
-    if not temperature >= 0:
-        raise ValueError(f"policy.temperature={temperature} is negative; 0 always takes the most likely token")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"policy.top_p={top_p} is not in (0, 1]; 1 leaves nothing out")
-    if max_new_tokens < 1:
-        raise ValueError(f"policy.max_new_tokens={max_new_tokens} is not positive; try 1024")

@@ -22,7 +22,7 @@ import httpx
 
 from mprm.batching.examples import open_images
 from mprm.batching.prompt import neutralise
-from mprm.inference.policy import Completion, Keep, Prompt, check_sampling, image_refusal, key_hash
+from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, image_refusal, key_hash
 
 FIRST_PAUSE = 1.0  # seconds; every further one is twice as long
 LONGEST_PAUSE = 60.0
@@ -37,7 +37,7 @@ ELSEWHERE = ("url", "parallel", "retries", "timeout", "api_key_env")  # what the
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerPolicy:
+class ServerPolicy(SamplingSettings):
     """Component `policy`: a running server.
 
     A begun solution is a last message of the assistant that the server goes on with (vLLM's continue_final_message). It
@@ -51,13 +51,6 @@ class ServerPolicy:
     url: str = "http://localhost:8000/v1"
     # As the server names it.
     model: str | None = None
-    # Stands below every question.
-    instruction: str = ""
-    # Between the steps of a solution.
-    separator: str = "\n\n"
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 1024
     # Requests at a time.
     parallel: int = 16
     # Further attempts when the server cannot be reached, is overloaded, or answers out of its protocol.
@@ -66,10 +59,9 @@ class ServerPolicy:
     timeout: float = 600.0
     # The environment variable that holds the key, if one is set.
     api_key_env: str = "OPENAI_API_KEY"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_sampling(self.separator, self.temperature, self.top_p, self.max_new_tokens)
+        super().__post_init__()
         if not re.match("https?://[^/]", self.url):
             raise ValueError(f"policy.url={self.url} is no address; give for example http://localhost:8000/v1")
         for name, least in (("parallel", 1), ("retries", 0)):

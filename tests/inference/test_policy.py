@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mprm.inference.policy import check_sampling, key_hash, split_steps
+from mprm.inference.policy import SamplingSettings, key_hash, split_steps
 
 CONF = Path(__file__).parents[2] / "conf" / "policy"
 GIVEN = {"server": ["policy.model=m"], "transformers": ["policy.path=mprm/chartworld/weights/internvl_reader"]}
@@ -29,18 +29,18 @@ def test_a_key_has_one_hash_on_every_machine() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (("", 1.0, 1.0, 8), "policy.separator is empty"),
-        (("\\n", 1.0, 1.0, 8), r"policy.separator=\\n has a backslash"),
-        (("\n", -0.1, 1.0, 8), "policy.temperature=-0.1 "),
-        (("\n", float("nan"), 1.0, 8), "policy.temperature=nan "),
-        (("\n", 1.0, 0.0, 8), "policy.top_p=0.0 "),
-        (("\n", 1.0, 1.1, 8), "policy.top_p=1.1 "),
-        (("\n", 1.0, 1.0, 0), "policy.max_new_tokens=0 "),
+        ({"separator": ""}, "policy.separator is empty"),
+        ({"separator": "\\n"}, r"policy.separator=\\n has a backslash"),
+        ({"temperature": -0.1}, "policy.temperature=-0.1 "),
+        ({"temperature": float("nan")}, "policy.temperature=nan "),
+        ({"top_p": 0.0}, "policy.top_p=0.0 "),
+        ({"top_p": 1.1}, "policy.top_p=1.1 "),
+        ({"max_new_tokens": 0}, "policy.max_new_tokens=0 "),
     ],
 )
 def test_impossible_settings_are_refused(settings: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        check_sampling(*settings)
+        SamplingSettings(**settings)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(CONF.glob("*.yaml"))])
