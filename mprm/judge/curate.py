@@ -72,6 +72,8 @@ def summarise(signals: pa.Table, kept: pa.Table, selector: Any, traced: int, see
         eligible=eligible.num_rows,
         kept=kept.num_rows,
         selector=type(selector).__name__,
+        label=selector.label,
+        baseline=selector.baseline,
         settings=asdict(selector),
         dropped={**Counter(signals["drop_reason"].drop_null().to_pylist()), "traced": traced},
         entropy={"kept": float(entropy_P[is_kept_P].mean()), "left_out": left_out},

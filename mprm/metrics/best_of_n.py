@@ -147,15 +147,17 @@ def choices(sets: Sequence[CandidateSet], scores: Scores, aggregate: str) -> lis
     """What one model chooses among all candidates of every question, beside the answer that most of them give.
 
     choice: index of the best candidate, the first of `ties` equal ones; null, as are its answer, correct and score,
-    where none could be scored. majority: the most frequent answer, the first of equally frequent ones; right when at
-    least half of the candidates that give it are.
+    where none could be scored. accuracy: how often the best of n_max of the candidates is right, as in rerank().
+    majority: the most frequent answer, the first of equally frequent ones; right when at least half of the candidates
+    that give it are.
 
     Raises:
         ValueError: `aggregate` is unknown.
     """
     check_aggregate(aggregate)
-    found = []
+    found, n_max = [], min(len(question.candidates) for question in sets)
     for question, scores_M in zip(sets, scores, strict=True):
+        correct_M = np.array([candidate.correct for candidate in question.candidates])
         score_M = candidate_scores(scores_M, aggregate)
         best = int(score_M.argmax()) if _n_best(score_M) else None
         chosen = None if best is None else question.candidates[best]
@@ -173,6 +175,7 @@ def choices(sets: Sequence[CandidateSet], scores: Scores, aggregate: str) -> lis
                 "correct": None if chosen is None else chosen.correct,
                 "score": None if best is None else float(score_M[best]),
                 "ties": _n_best(score_M),
+                "accuracy": float(best_of_n(score_M, correct_M)[n_max - 1]),
                 "majority": answers[givers[0]] if givers else None,
                 "majority_correct": bool(givers) and 2 * sum(right) >= len(right),
             }

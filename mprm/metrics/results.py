@@ -1,8 +1,5 @@
-"""What a task has measured, as it lies in results.json: of a step scorer, of a judge, or of best-of-N.
-
-A measured number with an interval is an Estimate, in JSON {"value", "low", "high"}; a number without one is a number,
-and what is undefined is null.
-"""
+"""What a task has measured, as it lies in results.json. A number with an interval is an Estimate, in JSON {"value",
+"low", "high"}; one without is a number, and what is undefined is null."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 from mprm.metrics.estimate import Estimate as Estimate
 from mprm.runs.artifacts import reading, write_json
@@ -136,7 +133,9 @@ class Curation:
 
     eligible: int
     kept: int
-    selector: str
+    selector: str  # class name
+    label: str  # what the selector calls itself
+    baseline: bool
     settings: dict[str, Any]  # the selector's fields
     dropped: dict[str, int]  # pairs that could not be kept, by reason
     entropy: dict[str, float | None]  # mean of the kept, and of the left_out
@@ -233,6 +232,8 @@ class BestOfNResults:
     seed: int
     benchmarks: dict[str, BestOfNBenchmark]  # by source, and "all"
     candidates_file: str = ""
+    candidates_hash: str = ""  # of its content
+    runs: dict[str, str | None] = field(default_factory=dict)  # by model: the folder of the run that made it
     unusable: dict[str, int] = field(default_factory=dict)  # questions by reason
     unscored: dict[str, dict[str, int]] = field(default_factory=dict)  # by model: candidates by reason
     adaptive: dict[str, AdaptiveResults] = field(default_factory=dict)  # by model, those that say how sure they are
@@ -262,15 +263,13 @@ def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
             raise ValueError(f"it holds no results in layout {VERSION}, the one that this version of mprm writes")
         if kind is not None and found is not kind:
             raise ValueError(f"its results are of kind {found.kind}, not {kind.kind}")
-        results: Results = _checked(content, found)
-        return results
+        return cast(Results, _checked(content, found))
 
 
 def read_part(path: str | Path, kind: type[Part]) -> Part:
     """A part of results that lies in a file of its own. Raises ValueError as read_results."""
     with reading(path, AGAIN):
-        part: Part = _checked(json.loads(Path(path).read_bytes()), kind)
-        return part
+        return cast(Part, _checked(json.loads(Path(path).read_bytes()), kind))
 
 
 def _checked(content: Any, kind: Any) -> Any:

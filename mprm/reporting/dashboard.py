@@ -1,33 +1,101 @@
-"""The comparison dashboard on Weights & Biases, defined in code: a saved view of a project's workspace."""
+"""What Weights & Biases shows: of an evaluated run its numbers, tables and map; of a sweep a workspace made in code."""
 
 from __future__ import annotations
 
+import io
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from matplotlib.figure import Figure as Drawing
+
+from mprm.metrics.results import StepResults
+from mprm.reporting.run_record import RunRecord, read_run
+from mprm.reporting.selection import COMPOSITION, drawings
+from mprm.reporting.style import styled
 from mprm.reporting.tracking import NO_LOGIN
-from mprm.runs.artifacts import write_text
+from mprm.runs.artifacts import STAGES, read_json, write_text
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
+THRESHOLDS = ("fixed", "calibrated")  # the oracle, searched on the benchmark itself, is left to the report
+
+
+def store_results(run: Any, folder: Path) -> None:
+    """Store what an evaluated run's folder holds into the wandb run. A piece that is not there is left out.
+
+    Raises ValueError when a file in the folder cannot be read, and whatever W&B raises.
+    """
+    import wandb
+
+    record = read_run(folder)
+    run.summary.update(numbers(record, read_json(folder / STAGES)["stages"]))
+    shown: dict[str, Any] = {}
+    if record.results:
+        shown["results/sources"] = wandb.Table(**sources(record.results))
+    if record.manifest:
+        totals = record.manifest.totals
+        both = [asdict(totals.eligible), asdict(totals.kept)]
+        rows = [[label, *(scale * float(of[key]) for of in both)] for key, (label, _, scale) in COMPOSITION.items()]
+        shown["subset/table"] = wandb.Table(columns=["statistic", "eligible", "kept"], data=rows)
+    shown |= {f"subset/{name}": picture(drawing) for name, drawing in drawings(record).items()}
+    # Said here, because a continued W&B run would take step 0 for a line without one.
+    run.log(shown | {"step": record.metrics[-1]["step"] if record.metrics else 0})
+    if record.manifest:
+        manifest = wandb.Artifact(f"subset-{run.id}", "subset-manifest")
+        manifest.add_file(str(folder / "subset" / "manifest.json"), policy="immutable")  # no copy in the home folder
+        run.log_artifact(manifest)
+
+
+def numbers(record: RunRecord, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The run's summary: auc and overall_THRESHOLD (fractions) with _low and _high, rollouts, seconds of the stages."""
+    found: dict[str, Any] = {}
+    if results := record.results:
+        at = {name: results.thresholds[name] for name in THRESHOLDS if name in results.thresholds}
+        found |= {f"threshold_{name}": part.threshold for name, part in at.items()}
+        measured = {f"overall_{name}": part.overall_step_weighted_macro_f1 for name, part in at.items()}
+        for name, number in (measured | ({"auc": results.auc} if results.auc else {})).items():
+            found |= {name: number.value, f"{name}_low": number.low, f"{name}_high": number.high}
+    if record.manifest:
+        totals = record.manifest.totals
+        found |= {"rollouts_kept": totals.kept.rollouts, "rollouts_eligible": totals.eligible.rollouts}
+    found |= {f"seconds_{name}": summary["seconds"] for name, summary in stages.items() if "seconds" in summary}
+    shared = stages.get("train", {}).get("shared_with")
+    return found | ({"training_shared_with": shared} if shared else {})
+
+
+def sources(results: StepResults) -> dict[str, Any]:
+    """Columns and data: macro-F1 per source of the benchmark, as fractions with intervals, at both thresholds."""
+    at = {name: results.thresholds[name].per_source for name in THRESHOLDS if name in results.thresholds}
+    columns = ["source", "labelled steps", *(f"macro-F1 {name}{end}" for name in at for end in ("", " low", " high"))]
+    data = []
+    for source, part in results.thresholds[THRESHOLDS[0]].per_source.items():
+        f1 = [of_threshold[source].macro_f1 for of_threshold in at.values()]
+        data.append([source, part.n, *(end for number in f1 for end in (number.value, number.low, number.high))])
+    return {"columns": columns, "data": data}
+
+
+def picture(drawing: Drawing) -> Any:
+    """The figure as a wandb.Image in the project's looks."""
+    import wandb
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with styled():
+        drawing.savefig(buffer, format="png", dpi=150)
+    return wandb.Image(Image.open(buffer))
+
+
+# ---- the workspace of a sweep
+
 # Of the run table: what sets a run apart, then what came out. A nested config key has its .value behind the first part.
 COLUMNS = [
-    "run:displayName",
-    "run:jobType",
-    "config:selector.value.alpha",
-    "config:selector.value.ratio",
-    "config:seed.value",
-    "summary:auc",
-    "summary:auc_low",
-    "summary:auc_high",
-    "summary:overall_fixed",
-    "summary:overall_calibrated",
-    "summary:rollouts_kept",
-    "summary:seconds_select",
-    "summary:seconds_train",
+    *("run:displayName", "run:jobType", "config:selector.value.alpha", "config:selector.value.ratio"),
+    *("config:seed.value", "summary:auc", "summary:auc_low", "summary:auc_high", "summary:overall_fixed"),
+    *("summary:overall_calibrated", "summary:rollouts_kept", "summary:seconds_select", "summary:seconds_train"),
 ]
 CURVES = {
     "val/auc": "Validation AUC",
@@ -46,23 +114,21 @@ def workspace(entity: str, project: str, group: str | None) -> ws.Workspace:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
+    curves = [
+        wr.LinePlot(title=f"{title} by {words}", x=x, y=[key], title_x=words, title_y=title, max_runs_to_show=MOST_RUNS)
+        for key, title in CURVES.items()
+        for x, words in AXES.items()
+    ]
+    layout = ws.SectionLayoutSettings(columns=len(AXES), rows=len(CURVES))
+    kept = wr.MediaBrowser(title="What was kept", media_keys=["subset/map", "subset/mc_histogram"])
     return ws.Workspace(
         entity=entity,
         project=project,
         name=f"Comparison of {group or project}",
         sections=[
             ws.Section(name="Results", panels=_results(), is_open=True, pinned=True),
-            ws.Section(
-                name="Learning curves",
-                panels=_curves(),
-                is_open=True,
-                layout_settings=ws.SectionLayoutSettings(columns=len(AXES), rows=len(CURVES)),
-            ),
-            ws.Section(
-                name="Subsets",
-                panels=[wr.MediaBrowser(title="What was kept", media_keys=["subset/map", "subset/mc_histogram"])],
-                is_open=True,
-            ),
+            ws.Section(name="Learning curves", panels=curves, is_open=True, layout_settings=layout),
+            ws.Section(name="Subsets", panels=[kept], is_open=True),
         ],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=MOST_RUNS),
         runset_settings=ws.RunsetSettings(
@@ -72,6 +138,29 @@ def workspace(entity: str, project: str, group: str | None) -> ws.Workspace:
             pinned_columns=list(COLUMNS),
         ),
     )
+
+
+def _results() -> list[wr.interface.PanelTypes]:
+    import wandb_workspaces.reports.v2 as wr
+
+    auc, ratio, alpha = wr.SummaryMetric("auc"), wr.Config("selector.ratio"), wr.Config("selector.alpha")
+    columns = [(alpha, "alpha"), (ratio, "ratio"), (wr.SummaryMetric("rollouts_kept"), "rollouts"), (auc, "AUC")]
+    bars: dict[str, Any] = {
+        "metrics": ["auc"],
+        "title_x": "AUC: mean, lowest and highest run",
+        "groupby_aggfunc": "mean",
+        "groupby_rangefunc": "minmax",
+        "max_bars_to_show": MOST_RUNS,
+    }
+    return [
+        wr.ScatterPlot(title="AUC against share of the rollouts", x=ratio, y=auc),
+        wr.BarPlot(title="AUC by selector", groupby=wr.Metric("JobType"), **bars),
+        wr.BarPlot(title="AUC by alpha", groupby=alpha, **bars),
+        wr.ParallelCoordinatesPlot(
+            title="alpha, ratio and AUC",
+            columns=[wr.ParallelCoordinatesPlotColumn(metric=key, display_name=name) for key, name in columns],
+        ),
+    ]
 
 
 def publish(entity: str | None, project: str, group: str | None, runs: Path) -> str:
@@ -96,51 +185,8 @@ def publish(entity: str | None, project: str, group: str | None, runs: Path) -> 
     if kept.exists():
         with suppress(Exception):  # removed on the server meanwhile: a new one is saved
             saved = ws.Workspace.from_url(kept.read_text(encoding="utf-8").strip())
-            saved.sections, saved.settings = view.sections, view.settings
-            saved.runset_settings = view.runset_settings
+            saved.sections, saved.settings, saved.runset_settings = view.sections, view.settings, view.runset_settings
             view = saved
     view.save()
     write_text(kept, f"{view.url}\n")
     return str(view.url)
-
-
-def _results() -> list[wr.interface.PanelTypes]:
-    import wandb_workspaces.reports.v2 as wr
-
-    auc, ratio, alpha = wr.SummaryMetric("auc"), wr.Config("selector.ratio"), wr.Config("selector.alpha")
-    columns = [(alpha, "alpha"), (ratio, "ratio"), (wr.SummaryMetric("rollouts_kept"), "rollouts"), (auc, "AUC")]
-    return [
-        wr.ScatterPlot(title="AUC against share of the rollouts", x=ratio, y=auc),
-        _bars("AUC by selector", wr.Metric("JobType")),
-        _bars("AUC by alpha", alpha),
-        wr.ParallelCoordinatesPlot(
-            title="alpha, ratio and AUC",
-            columns=[wr.ParallelCoordinatesPlotColumn(metric=key, display_name=name) for key, name in columns],
-        ),
-    ]
-
-
-def _bars(title: str, groupby: wr.Config | wr.Metric) -> wr.BarPlot:
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.BarPlot(
-        title=title,
-        metrics=["auc"],
-        title_x="AUC: mean, lowest and highest run",
-        groupby=groupby,
-        groupby_aggfunc="mean",
-        groupby_rangefunc="minmax",
-        max_bars_to_show=MOST_RUNS,
-    )
-
-
-def _curves() -> list[wr.interface.PanelTypes]:
-    import wandb_workspaces.reports.v2 as wr
-
-    return [
-        wr.LinePlot(
-            title=f"{title} by {words}", x=axis, y=[key], title_x=words, title_y=title, max_runs_to_show=MOST_RUNS
-        )
-        for key, title in CURVES.items()
-        for axis, words in AXES.items()
-    ]

@@ -6,23 +6,23 @@ The published number is that of the best threshold on the benchmark itself: comp
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mprm.reporting.tables import component
+UNTRAINED = (52.28, 49.68)
 
 
 class Published(NamedTuple):
-    """One published training. alpha None: BIS with an alpha that we do not know, or another selector."""
+    """One published training."""
 
     selector: str
     ratio: float
     internvl: float  # InternVL2.5-8B, points
     qwen: float | None  # Qwen2.5-VL-7B, points; None: not published
-    alpha: float | None = None
+    alpha: float | None = None  # None: BIS with an alpha that we do not know, or another selector
     tau: float | None = 0.0  # hard labels: correct above tau; None: soft labels
 
 
-UNTRAINED = Published("", 0.0, 52.28, 49.68)
 TRAINED = (
     Published("Full", 1.0, 65.12, 65.57),
     Published("Full", 1.0, 64.26, 65.27, tau=1 / 16),
@@ -48,38 +48,34 @@ TRAINED = (
 )
 
 
-def published_f1(config: dict[str, Any]) -> float | None:
+def published_f1(config: Mapping[str, Any]) -> float | None:
     """The published overall macro-F1, a fraction, of a run with this config; None where there is none.
 
-    Only for VisualPRM400K and VisualProcessBench. Settings match by selector, ratio, alpha, labels (objective) and
-    class of the backbone; recipe, seed and the weights that the backbone starts from are not looked at, but for a
-    recipe of 0 epochs, which is the untrained backbone. The alpha of BIS is known for the ratios 0.10 and 0.25
-    only: at the other ratios any alpha matches.
+    Settings match by data set, benchmark, selector, ratio, alpha, labels (objective) and class of the backbone; recipe,
+    seed and the weights that the backbone starts from are not looked at, but for a recipe of 0 epochs, which is the
+    untrained backbone. The alpha of BIS is known for the ratios 0.10 and 0.25 only: at the others any alpha matches.
     """
-    backbone = component(config, "backbone")
-    if component(config, "dataset") != "VisualPRM400K" or component(config, "benchmark") != "VisualProcessBench":
+    names = {
+        group: str((config.get(group) or {}).get("_target_", "")).rpartition(".")[2]
+        for group in ("dataset", "benchmark", "backbone", "selector", "objective")
+    }
+    place = {"InternVL": 0, "Qwen2_5_VL": 1}.get(names["backbone"])
+    if (names["dataset"], names["benchmark"]) != ("VisualPRM400K", "VisualProcessBench") or place is None:
         return None
-    untrained = (config.get("recipe") or {}).get("epochs") == 0
-    for entry in (UNTRAINED,) if untrained else TRAINED:
-        points = {"InternVL": entry.internvl, "Qwen2_5_VL": entry.qwen}.get(backbone)
-        if points is not None and (untrained or _matches(entry, config)):
+    if (config.get("recipe") or {}).get("epochs") == 0:
+        return UNTRAINED[place] / 100
+    selector, objective = config["selector"], config["objective"]
+    tau = {"Hard": objective.get("tau"), "Soft": None}.get(names["objective"], math.nan)
+    for one in TRAINED:
+        same = one.selector == names["selector"] and selector.get("count") is None and _close(tau, one.tau)
+        same &= _close(selector.get("ratio"), one.ratio)
+        points = (one.internvl, one.qwen)[place]
+        if same and (one.alpha is None or _close(selector.get("alpha"), one.alpha)) and points is not None:
             return points / 100
     return None
 
 
-def _matches(entry: Published, config: dict[str, Any]) -> bool:
-    selector, objective = config["selector"], config["objective"]
-    ratio = 1.0 if entry.selector == "Full" else selector.get("ratio")
-    tau = objective.get("tau") if component(config, "objective") == "Hard" else None
-    return (
-        component(config, "selector") == entry.selector
-        and selector.get("count") is None
-        and _close(ratio, entry.ratio)
-        and (entry.alpha is None or _close(selector.get("alpha"), entry.alpha))
-        and (tau is None if entry.tau is None else _close(tau, entry.tau))
-        and component(config, "objective") in ("Hard", "Soft")
-    )
-
-
-def _close(given: float | None, published: float) -> bool:
-    return given is not None and math.isclose(given, published, abs_tol=1e-6)
+def _close(given: float | None, published: float | None) -> bool:
+    if given is None or published is None:
+        return given is published
+    return math.isclose(given, published, abs_tol=1e-6)

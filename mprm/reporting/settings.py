@@ -1,73 +1,285 @@
-"""What makes two runs seeds of one setting, and what tells two settings apart."""
+"""Finished runs by setting: the runs of one setting differ in their seed alone.
+
+Settings that were measured on the same content make a group: they are compared with each other, and with nothing else.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from mprm.runs.config_hash import NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
-from mprm.tasks import JUDGE_TASKS
+import numpy as np
+
+from mprm.metrics.estimate import Estimate, mean_over_seeds
+from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults, read_results
+from mprm.reporting.kinds import KINDS, Kind, Measure, Measured, measured
+from mprm.reporting.naming import others, setting_of
+from mprm.reporting.published import published_f1
+from mprm.reporting.run_record import damage, read_config
+from mprm.runs.manifest import Chosen, read_manifest
+from mprm.runs.sweep_state import SweepJob
+
+NOT_FINISHED = "not finished: no results.json yet"
 
 
-def setting_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Leaves of a run's config by dotted key, without the seed of the run and what does not change results."""
-    of_others = OF_STEP_SCORERS if config.get("task") in JUDGE_TASKS else OF_JUDGES
-    return {key: value for key, value in _leaves(config) if key.partition(".")[0] not in of_others}
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a run kept, and by which selector; the label is '' where there is none."""
+
+    name: str = ""  # of the selector
+    look: str = ""  # settings that share it look alike
+    label: str = ""  # what the selector calls itself, e.g. 'BIS (alpha 0.2)'
+    baseline: bool = False  # do others measure themselves against it?
+    fields: Mapping[str, float] = field(default_factory=dict)  # the numbers among its settings, without the share kept
+    kept: int = 0  # rollouts or pairs
+    eligible: int = 0
+    data_hash: str = ""  # of the annotations; step scorers that learned from others are not compared
 
 
-def others(settings: list[dict[str, Any]]) -> list[str]:
-    """What tells the settings apart beside the selector's own fields, in words, one text per setting."""
-    label = ("selector._target_", "selector.alpha", "selector.ratio", "selector.count")
-    keys = sorted({key for setting in settings for key in setting if key not in label}, key=_order)
-    shown = list(label)
-    for key in keys:
-        if _varies(key, settings) and not any(_follows(key, from_key, settings) for from_key in shown):
-            shown.append(key)
-    told = shown[len(label) :]
-    return [", ".join(_assignment(key, setting[key]) for key in told if key in setting) for setting in settings]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """One finished run; of best-of-N one of the models that chose."""
+
+    folder: Path  # of results.json
+    name: str  # of the run's folder, or of the model
+    trained: Path  # the run's folder, or that of the run which made the model
+    config: dict[str, Any]  # {} for a model that no run made
+    results: Results
+    measured: Measured
+    selection: Selection
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed", 0))
+
+    @cached_property
+    def setting(self) -> dict[str, Any]:
+        """Leaves of the config that make the run what it is, without its seed."""
+        return setting_of(self.config) or {"model": self.name}
+
+    @property
+    def ratio(self) -> float | None:
+        """Share of the rollouts or pairs kept: as asked for where the config says so, else as it came out."""
+        asked: float | None = (self.config.get("selector") or {}).get("ratio")
+        kept, eligible = self.selection.kept, self.selection.eligible
+        return None if not eligible else kept / eligible if asked is None else asked
 
 
-def _order(key: str) -> tuple[bool, bool, str]:
-    """Choices before fields; the selector's fields last."""
-    return key.startswith("selector."), not key.endswith("._target_"), key
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Setting:
+    """Runs that differ in their seed alone, in the order of their seeds."""
+
+    runs: tuple[Run, ...]
+    other: str = ""  # what sets it apart beside selector and share kept, in words
+
+    @property
+    def selection(self) -> Selection:
+        return self.runs[0].selection
+
+    @property
+    def ratio(self) -> float | None:
+        return self.runs[0].ratio
+
+    @property
+    def keeps_all(self) -> bool:
+        """Is it the baseline that keeps everything?"""
+        return self.selection.baseline and self.ratio == 1
+
+    @property
+    def line(self) -> str:
+        """What stays the same along a curve over ratios."""
+        return ", ".join(part for part in (self.selection.label, self.other) if part)
+
+    @property
+    def label(self) -> str:
+        share = "" if self.ratio is None or self.keeps_all else f"{100 * self.ratio:.3g} %"
+        return ", ".join(part for part in (self.selection.label, share, self.other) if part)
+
+    @property
+    def kept(self) -> float:
+        """Rollouts or pairs, mean over the runs."""
+        return float(np.mean([run.selection.kept for run in self.runs]))
+
+    @property
+    def published(self) -> float | None:
+        """Overall macro-F1 of this setting in arXiv 2602.04145."""
+        return published_f1(self.runs[0].config)
+
+    @cached_property
+    def numbers(self) -> dict[str, Estimate]:
+        """By the key of the measure."""
+        return self.mean(lambda run: run.measured.numbers)
+
+    def mean(self, of: Callable[[Run], Mapping[str, Estimate]]) -> dict[str, Estimate]:
+        """The numbers that all runs have, averaged; of one run its own, whose intervals are over the benchmark."""
+        every = [of(run) for run in self.runs]
+        if len(every) == 1:
+            return dict(every[0])
+        common = [key for key in every[0] if all(key in one for one in every)]
+        return {key: mean_over_seeds([one[key].value for one in every]) for key in common}
 
 
-def _follows(key: str, shown: str, settings: list[dict[str, Any]]) -> bool:
-    """Does what is shown already say the value of the key? Of two values alone, any other two would follow."""
-    values: dict[str, set[str]] = {}
-    for setting in settings:
-        values.setdefault(json.dumps(setting.get(shown)), set()).add(json.dumps(setting.get(key)))
-    if any(len(of_one) > 1 for of_one in values.values()):
-        return False
-    of_backbone = shown.startswith("backbone.") and key.startswith("recipe.")  # a backbone brings its recipe
-    return of_backbone or len(values) > 2 or all(of_one == {value} for value, of_one in values.items())
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Settings that can be compared: of one kind, measured on the same content."""
+
+    kind: Kind
+    content: Mapping[str, str]  # what they share: its name -> its hash
+    settings: tuple[Setting, ...]
+    words: str = ""  # what they share, where there are other groups
+
+    @property
+    def n_runs(self) -> int:
+        return sum(len(setting.runs) for setting in self.settings)
+
+    @cached_property
+    def measures(self) -> list[Measure]:
+        """The main one first."""
+        return self.present(self.kind.measures)[: self.kind.shown]
+
+    def present(self, measures: Sequence[Measure]) -> list[Measure]:
+        """Those of which a setting has the number."""
+        return [one for one in measures if any(one.key in setting.numbers for setting in self.settings)]
+
+    def ranked(self, measure: Measure) -> list[Setting]:
+        """The settings that have the number, the highest mean first."""
+        rated = [setting for setting in self.settings if measure.key in setting.numbers]
+        return sorted(rated, key=lambda setting: -setting.numbers[measure.key].value)
+
+    def references(self, measure: Measure) -> dict[str, float]:
+        """What to compare the numbers with, by name: the mean of the runs."""
+        runs = [run for setting in self.settings for run in setting.runs]
+        found = [run.measured.references.get(measure.key, {}) for run in runs]
+        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 
-def _varies(key: str, settings: list[dict[str, Any]]) -> bool:
-    """Does the key tell some settings apart? Another class brings other fields with it: its name says enough."""
-    group = key.split(".")[0]
-    by_class = "" if group == "selector" or key.endswith("._target_") else f"{group}._target_"
-    values: dict[Any, set[str]] = {}
-    for setting in settings:
-        if key in setting:
-            values.setdefault(setting.get(by_class), set()).add(json.dumps(setting[key]))
-    return any(len(of_one_class) > 1 for of_one_class in values.values())
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Many runs side by side."""
+
+    groups: tuple[Group, ...] = ()  # most runs first
+    left_out: Mapping[str, str] = field(default_factory=dict)  # folder -> reason
+    jobs: tuple[SweepJob, ...] = ()  # of the sweep that made the runs
 
 
-def _assignment(key: str, value: Any) -> str:
-    if key.endswith("._target_"):
-        return f"{key.removesuffix('._target_')} {str(value).rsplit('.', 1)[-1]}"
-    return f"{key}={value}"
+def run_folders(directory: Path) -> list[Path]:
+    """The folders of runs, and of what task=rerank wrote, directly under `directory`, by name.
+
+    Raises ValueError when there is none.
+    """
+    found = {path.parent for name in ("config.yaml", "choices.jsonl") for path in directory.glob(f"*/{name}")}
+    if not found:
+        raise ValueError(f"{directory} holds no run folder; give the folder of your runs, e.g. runs=runs")
+    return sorted(found)
 
 
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for name, child in node.items():
-            path = f"{key}.{name}" if key else str(name)
-            # The seed of a dataset or benchmark says which data, every other one follows the seed of the run.
-            follows_seed = name == "seed" and key not in ("dataset", "benchmark")
-            if path not in NOT_IN_HASH and not follows_seed:
-                yield from _leaves(child, path)
+def compare(folders: Sequence[Path], jobs: tuple[SweepJob, ...] = ()) -> Comparison:
+    """Read the runs and group them.
+
+    A folder without results, or that repeats a seed of the same setting, is left out and named, unless the jobs of
+    the sweep (sweep_state.read_jobs) say already why it is not finished.
+    """
+    explained = {job.name for job in jobs if job.state != "done"}
+    left_out: dict[str, str] = {}
+    groups: dict[str, dict[str, dict[int, Run]]] = {}
+    for folder in folders:
+        try:
+            runs = read_runs(folder)
+        except ValueError as error:  # of one run: no reason to report nothing of the others
+            left_out[folder.name] = str(error)
+            continue
+        if not runs and folder.name not in explained:
+            left_out[folder.name] = NOT_FINISHED
+        for run in runs:
+            group = json.dumps([run.measured.kind, run.measured.content, run.selection.data_hash])
+            seeds = groups.setdefault(group, {}).setdefault(json.dumps(run.setting, sort_keys=True), {})
+            if run.seed in seeds:
+                name = folder.name if run.name == folder.name else f"{folder.name}/{run.name}"
+                left_out[name] = f"same setting and seed as {seeds[run.seed].name}"
+            else:
+                seeds[run.seed] = run
+    found = [_group([tuple(seeds[seed] for seed in sorted(seeds)) for seeds in of.values()]) for of in groups.values()]
+    found.sort(key=lambda group: -group.n_runs)
+    if len(found) == 1:
+        found = [replace(found[0], words="")]
+    return Comparison(groups=tuple(found), left_out=left_out, jobs=jobs)
+
+
+def _group(settings: list[tuple[Run, ...]]) -> Group:
+    words = others([runs[0].setting for runs in settings], [runs[0].selection.label for runs in settings])
+    named = [Setting(runs=runs, other=other) for runs, other in zip(settings, words, strict=True)]
+    named.sort(key=lambda setting: (-(setting.ratio or 0), setting.label))
+    first = settings[0][0]
+    kind, content = KINDS[first.measured.kind], first.measured.content
+    if first.selection.data_hash:
+        content = content | {"annotations": first.selection.data_hash}
+    shared = ", ".join(f"{name} {value[:8]}" for name, value in content.items())
+    return Group(kind=kind, content=content, settings=tuple(named), words=f"{kind.title}: {shared}")
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The run in a folder, or the models of a best-of-N result; [] where it has not finished.
+
+    Raises ValueError when a file that reports read is damaged or of an earlier version.
+    """
+    if (fault := damage(folder)) is not None:
+        raise ValueError(fault)
+    if not (folder / "results.json").exists():
+        return []
+    results = read_results(folder / "results.json")
+    trained = {folder.name: folder}
+    if isinstance(results, BestOfNResults):
+        trained = {name: folder if run is None else Path(run) for name, run in results.runs.items()}
+    runs = []
+    for name, made_by in trained.items():
+        config = read_config(made_by) or {}
+        runs.append(
+            Run(
+                folder=folder,
+                name=name,
+                trained=made_by,
+                config=config,
+                results=results,
+                measured=measured(results, name),
+                selection=_selection(name, config, made_by, results),
+            )
+        )
+    return runs
+
+
+def _selection(name: str, config: Mapping[str, Any], trained: Path, results: Results) -> Selection:
+    """What the selection recorded; name: of a model that no run made."""
+    if isinstance(results, JudgeResults):
+        if (curation := results.curation) is None:
+            return Selection(label="no curation")
+        chosen = Chosen(
+            name=curation.selector,
+            label=curation.label,
+            baseline=curation.baseline,
+            settings=curation.settings,
+        )
+        kept, eligible, data_hash = curation.kept, curation.eligible, ""
+    elif (path := trained / "subset" / "manifest.json").exists():
+        manifest = read_manifest(path)
+        chosen, data_hash = manifest.selector, manifest.data_hash if isinstance(results, StepResults) else ""
+        kept, eligible = manifest.totals.kept.rollouts, manifest.totals.eligible.rollouts
     else:
-        yield key, node
+        return Selection(name=name, look=name, label=name)
+    return Selection(
+        name=chosen.name,
+        look=str((config.get("selector") or {}).get("_target_")),
+        label=chosen.label,
+        baseline=chosen.baseline,
+        fields={
+            key: value
+            for key, value in chosen.settings.items()
+            if isinstance(value, int | float) and key not in ("ratio", "count", "seed")
+        },
+        kept=kept,
+        eligible=eligible,
+        data_hash=data_hash,
+    )

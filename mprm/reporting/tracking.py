@@ -201,7 +201,7 @@ class WandBRun:
     def store(self, summary: Mapping[str, Any], evaluated: Path | None) -> None:
         self.run.summary.update(dict(summary))
         if evaluated is not None:
-            from mprm.reporting.tracked import store_results  # matplotlib
+            from mprm.reporting.dashboard import store_results  # matplotlib
 
             store_results(self.run, evaluated)
 

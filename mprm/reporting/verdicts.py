@@ -1,147 +1,134 @@
-"""Is the difference real? Which pairs of settings are asked about, and the answers in words.
-
-The differences themselves come from evaluation/paired.py, which reads the predictions of both settings.
-"""
+"""Is the difference real? Which pairs of settings are compared, and the answers in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from itertools import combinations
 
-from mprm.metrics.estimate import FEWEST
-from mprm.reporting.compare import MEASURES, Comparison, Row
-from mprm.reporting.tables import Table
-
-# Best setting against the second; best selection against Random, against Full; any other selection against Random.
-KINDS = ("best", "best_random", "best_full", "random")
-BASELINES = ("Random", "Full")  # what selections are measured against
+from mprm.metrics.estimate import FEWEST, Difference, Resampled, difference
+from mprm.reporting.kinds import Measure, resampled
+from mprm.reporting.report import Table
+from mprm.reporting.settings import Group, Run, Setting
 
 BETTER, WORSE, EVEN, UNKNOWN = "better", "worse", "not distinguishable", "not comparable"
 RELATIONS = {BETTER: "better than", WORSE: "worse than", EVEN: "not distinguishable from"}
 
 
-class Difference(Protocol):
-    """A minus B in one measure (a key of MEASURES), with its 95 % interval; the seeds are those that both have, each
-    their differences."""
-
-    @property
-    def measure(self) -> str: ...
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def seeds(self) -> tuple[int, ...]: ...
-    @property
-    def each(self) -> tuple[float, ...]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Question:
-    """Is setting a better than setting b?
+    """Is setting a better than setting b?"""
 
-    kind: one of KINDS. among: how many settings a was chosen from as the best; 1 where it was not, or where an earlier
-    question says so.
-    """
-
-    kind: str
-    a: Row
-    b: Row
-    among: int = 1
+    a: Setting
+    b: Setting
+    best: bool = False  # has a the highest mean of all?
+    said: bool = True  # is the answer put into words on the page? The table has it in any case
+    among: int = 1  # settings that a was chosen from as the best; 1 where it was not, or where that was said before
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """The answer to a question.
-
-    outcome: in the first measure, "better", "worse", "not distinguishable", or "not comparable" when there is none.
-    words: one sentence or two. differences: the main measure first.
-    """
+    """The answer to a question."""
 
     question: Question
-    outcome: str
-    words: str
-    differences: tuple[Difference, ...]
+    outcome: str  # in the main measure
+    words: str  # a sentence or two
+    differences: dict[str, Difference]  # by measure, a minus b; {} where the two cannot be compared
 
 
-def questions(comparison: Comparison) -> list[Question]:
-    """The pairs worth asking about: of a group, settings that differ in selector, alpha and ratio only, in this order.
+def verdicts_of(group: Group) -> list[Verdict]:
+    """Answer the questions that a group raises; a pair that cannot be compared is answered with the reason."""
 
-    The setting of highest mean AUC against the second; the best selection (neither Random nor Full, if there is one)
-    against Random at the same ratio and against Full; every other selection against Random at the same ratio. No pair
-    is asked about twice.
+    @cache  # a run takes part in several pairs
+    def measures_of(run: Run) -> dict[str, Resampled]:
+        return resampled(run.folder, run.results, run.name)
+
+    return [verdict(question, group.measures, measures_of) for question in questions(group)]
+
+
+def questions(group: Group) -> list[Question]:
+    """The pairs worth asking about; no pair is asked about twice.
+
+    The setting of the highest mean against the second. Then, among settings that differ in selector and share kept
+    alone, the best selection against the baseline of the same share and against the one that keeps everything, and
+    every other selection against the baseline of its share. At last, settings that differ in one other group of the
+    configuration alone.
     """
-    asked: list[Question] = []
-    for group in comparison.groups:
-        for other in dict.fromkeys(row.other for row in group.rows):
-            asked += _within([row for row in group.rows if row.other == other and row.auc])
-    return asked
-
-
-def _within(rows: list[Row]) -> list[Question]:
-    if len(rows) < 2:
+    if not group.measures:
         return []
-    best, second, *_ = sorted(rows, key=_auc, reverse=True)
-    selections = [row for row in rows if row.selector not in BASELINES]
-    ours = max(selections, key=_auc, default=best)
-    pairs: list[tuple[str, Row, Row | None, int]] = [
-        ("best", best, second, len(rows)),
-        ("best_random", ours, _random(ours, rows), len(selections)),
-        ("best_full", ours, next((row for row in rows if row.selector == "Full"), None), len(selections)),
-    ]
-    pairs += [("random", row, _random(row, rows), 1) for row in selections]
+    ranked = group.ranked(group.measures[0])
     asked: list[Question] = []
-    for kind, a, b, among in pairs:
+
+    def ask(a: Setting, b: Setting | None, *, best: bool = False, said: bool = True, among: int = 1) -> None:
         if b is None or b is a or any({question.a, question.b} == {a, b} for question in asked):
-            continue
-        said = any(question.a is a for question in asked)
-        asked.append(Question(kind=kind, a=a, b=b, among=1 if said else among))
+            return
+        known = any(question.a is a for question in asked)
+        asked.append(Question(a=a, b=b, best=best, said=said, among=1 if known else among))
+
+    if len(ranked) > 1:
+        ask(ranked[0], ranked[1], best=True, among=len(ranked))
+    blocks = [[one for one in ranked if one.other == other] for other in dict.fromkeys(one.other for one in ranked)]
+    for block in blocks:
+        selections = [one for one in block if not one.selection.baseline]
+        first = (selections or block)[0]
+        ask(first, _baseline(first, block), among=len(selections))
+        ask(first, next((one for one in block if one.keeps_all), None), among=len(selections))
+    for block in blocks:
+        for one in block:
+            if not one.selection.baseline:
+                ask(one, _baseline(one, block), said=False)
+    for a, b in combinations(ranked, 2):
+        if _differ_in_one(a, b):
+            ask(a, b, said=False)
     return asked
 
 
-def _auc(row: Row) -> float:
-    assert row.auc
-    return row.auc.value
+def _baseline(setting: Setting, block: Sequence[Setting]) -> Setting | None:
+    """The baseline that keeps the same share, not everything; a count's share differs in the last digits."""
+    baselines = [one for one in block if one.selection.baseline and not one.keeps_all]
+    return next((one for one in baselines if math.isclose(one.ratio or 0, setting.ratio or 0, rel_tol=1e-3)), None)
 
 
-def _random(row: Row, rows: list[Row]) -> Row | None:
-    """Random at the ratio of this row."""
-    # the ratio of a count is a realised one, and differs in the last digits
-    return next((r for r in rows if r.selector == "Random" and math.isclose(r.ratio, row.ratio, rel_tol=1e-3)), None)
+def _differ_in_one(a: Setting, b: Setting) -> bool:
+    """Do they differ in one group of the configuration, which is not the selector's?"""
+    one, other = a.runs[0].setting, b.runs[0].setting
+    groups = {key.split(".")[0] for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+    return len(groups - {"recipe"} or groups) == 1 and not groups & {"selector", "model"}
 
 
-def verdict(question: Question, differences: Sequence[Difference], reason: str = "") -> Verdict:
-    """Put the differences of a pair into words.
-
-    Args:
-        question: the pair.
-        differences: a minus b, the main measure first; none when the two can not be compared.
-        reason: why there are none.
-    """
-    a, b = question.a.label, question.b.label
-    if not differences:
-        words = f"{a} and {b} can not be compared: {reason}"
-        return Verdict(question=question, outcome=UNKNOWN, words=words, differences=())
-    main, *rest = differences
-    found = outcome(main)
-    if question.kind == "best":
-        begin = f"{a} has the highest mean AUC, {_auc(question.a):.3f}. It is {RELATIONS[found]} the second, {b}"
-    else:
-        begin = f"{a} is {RELATIONS[found]} {b}"
-    numbers = "; ".join(
-        [f"{MEASURES[main.measure]} {numbers_of(main)}, {_seeds(main)}"]
-        + [f"{MEASURES[other.measure]} {numbers_of(other)}, {outcome(other)}" for other in rest]
-    )
-    words = f"{begin}: {numbers}"
+def verdict(
+    question: Question, measures: Sequence[Measure], measures_of: Callable[[Run], dict[str, Resampled]]
+) -> Verdict:
+    """Compare the two settings in every measure that all their runs have, the main one first, and say the outcome."""
+    a, b = question.a, question.b
+    found: dict[str, Difference] = {}
+    try:
+        of_a, of_b = ({run.seed: measures_of(run) for run in setting.runs} for setting in (a, b))
+        for key in (measure.key for measure in measures):
+            if all(key in run for run in [*of_a.values(), *of_b.values()]):
+                by_seed = ({seed: run[key] for seed, run in of.items()} for of in (of_a, of_b))
+                found[key] = difference(key, *by_seed)
+        if not found:
+            raise ValueError("they have no measure in common")
+    except ValueError as error:
+        words = f"{a.label} and {b.label} cannot be compared: {error}"
+        return Verdict(question=question, outcome=UNKNOWN, words=words, differences={})
+    (main, first), *rest = [(measure, found[measure.key]) for measure in measures if measure.key in found]
+    begin = f"{a.label} is {RELATIONS[outcome(first)]} {b.label}"
+    if question.best:
+        value = a.numbers[main.key].value * main.panel.scale
+        highest = f"{a.label} has the highest mean {main.name}, {value:{main.panel.form}}"
+        begin = f"{highest}. It is {RELATIONS[outcome(first)]} the second, {b.label}"
+    numbers = [f"{main.name} {numbers_of(first, main)}, {_seeds(first, main)}"]
+    numbers += [f"{measure.name} {numbers_of(one, measure)}, {outcome(one)}" for measure, one in rest]
+    words = f"{begin}: {'; '.join(numbers)}"
     if question.among > 1:
         words += f". Chosen as the best of {question.among} on these very numbers, so they flatter it"
-    if len(main.seeds) < FEWEST:
-        words += " (the interval is over the benchmark's solutions: it holds for these trainings only)"
-    return Verdict(question=question, outcome=found, words=words, differences=tuple(differences))
+    if len(first.seeds) < FEWEST:
+        words += " (the interval is over the benchmark: it holds for these trainings only)"
+    return Verdict(question=question, outcome=outcome(first), words=words, differences=found)
 
 
 def outcome(difference: Difference) -> str:
@@ -149,44 +136,37 @@ def outcome(difference: Difference) -> str:
     return BETTER if difference.low > 0 else WORSE if difference.high < 0 else EVEN
 
 
-def numbers_of(difference: Difference) -> str:
-    """+0.012 [0.003, 0.020] for AUC, +1.2 [0.3, 2.0] in points for F1."""
-    low, high = (_number(end, difference) for end in (difference.low, difference.high))
-    return f"{_number(difference.value, difference, '+')} [{low}, {high}]"
+def numbers_of(difference: Difference, measure: Measure) -> str:
+    """+0.012 [0.003, 0.020] for AUC, +1.2 [0.3, 2.0] in points for shares."""
+    value, low, high = (measure.panel.scale * end for end in (difference.value, difference.low, difference.high))
+    form = measure.panel.form
+    return f"{value:+{form}} [{low:{form}}, {high:{form}}]"
 
 
-def _number(value: float, difference: Difference, sign: str = "") -> str:
-    return f"{value:{sign}.3f}" if difference.measure == "auc" else f"{100 * value:{sign}.1f}"
-
-
-def _seeds(difference: Difference) -> str:
+def _seeds(difference: Difference, measure: Measure) -> str:
     """'5 seeds'; of two what each of them says."""
     n = len(difference.seeds)
-    each = ", ".join(_number(value, difference, "+") for value in difference.each) if n == 2 else ""
-    return "1 seed" if n == 1 else f"{n} seeds ({each})" if each else f"{n} seeds"
+    each = ", ".join(f"{measure.panel.scale * value:+{measure.panel.form}}" for value in difference.each)
+    return "1 seed" if n == 1 else f"2 seeds ({each})" if n == 2 and each else f"{n} seeds"
 
 
-def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
+def verdicts_table(verdicts: Sequence[Verdict], group: Group) -> Table:
     """One row per question: the two settings, and the outcome with the difference in every measure."""
-    present = {difference.measure for verdict in verdicts for difference in verdict.differences}
-    measures = [measure for measure in MEASURES if measure in present]
+    measures = [measure for measure in group.measures if any(measure.key in one.differences for one in verdicts)]
     rows = []
     for one in verdicts:
-        by_measure = {difference.measure: difference for difference in one.differences}
-        cells = [
-            f"{outcome(by_measure[measure])}: {numbers_of(by_measure[measure])}" if measure in by_measure else "-"
-            for measure in measures
-        ]
-        seeds = str(len(one.differences[0].seeds)) if one.differences else "-"
+        found = [(measure, one.differences.get(measure.key)) for measure in measures]
+        cells = ["-" if number is None else f"{outcome(number)}: {numbers_of(number, m)}" for m, number in found]
+        seeds = str(len(next(iter(one.differences.values())).seeds)) if one.differences else "-"
         rows.append((one.question.a.label, one.question.b.label, seeds, *cells))
-    best = next((one.question.a.label for one in verdicts if one.question.kind == "best"), "")
     note = (
-        "Setting minus the one it is compared with, in AUC and in points of F1: mean over the seeds that both have. "
-        "Brackets: 95 %, from the seeds' paired differences (Student's t) and a bootstrap over the benchmark's "
-        "solutions that draws the same ones for both; below three seeds from the bootstrap alone, so for these "
-        "trainings only. Each pair is asked by itself: of twenty without a difference, one will seem to have one."
+        "Setting minus the one it is compared with, shares in points: mean over the seeds that both have. Brackets: 95 "
+        "%, from the seeds' paired differences (Student's t) and a bootstrap over the benchmark's "
+        f"{group.kind.items} that draws the same ones for both; below three seeds from the bootstrap alone, so for "
+        "these trainings only. Each pair is asked by itself: of twenty without a difference, one will seem to have one."
     )
     if any(one.question.among > 1 for one in verdicts):
         note += " The best setting was chosen on these very numbers, so they flatter it."
-    columns = ("setting", "compared with", "seeds", *(MEASURES[measure] for measure in measures))
-    return Table("Is the difference real?", columns, tuple(rows), note, best)
+    columns = ("setting", "compared with", "seeds", *(measure.name for measure in measures))
+    main = next((one.question.a.label for one in verdicts if one.question.best), "")
+    return Table("Is the difference real?", columns, tuple(rows), note, main, "verdicts")

@@ -75,7 +75,7 @@ def rerank(cfg: Config) -> None:
         for name, run in models.items():
             by_model = scoring(load_scorer(cfg, run), open_images, f"scoring candidates by {name}")
             found |= score_kept(kept, requests(name, sets), by_model)
-        results = replace(best_of_n(cfg, folder, list(models), sets, found), unusable=dict(unusable))
+        results = replace(best_of_n(cfg, folder, models, sets, found), unusable=dict(unusable))
         write_results(folder / "results.json", results)
         page = write_best_of_n(folder)
         kept.finish({"candidate": key, **result} for key, result in kept.done.items())
@@ -212,7 +212,9 @@ def after_use(run: str | None) -> list[str]:
     return ["task=report", f"runs={run}"]
 
 
-def best_of_n(cfg: Config, folder: Path, models: list[str], sets: list[CandidateSet], found: Found) -> BestOfNResults:
+def best_of_n(
+    cfg: Config, folder: Path, models: dict[str, str | None], sets: list[CandidateSet], found: Found
+) -> BestOfNResults:
     """All that is said of the models' choices; the choices themselves are written into the folder."""
     from mprm.metrics.adaptive import adaptive
     from mprm.metrics.best_of_n import choices, rerank
@@ -232,6 +234,8 @@ def best_of_n(cfg: Config, folder: Path, models: list[str], sets: list[Candidate
     return replace(
         rerank(sets, scores, cfg.aggregate, cfg.seed),
         candidates_file=str(cfg.input),
+        candidates_hash=str(content(cfg.input)),
+        runs=models,
         unscored={model: dict(counts) for model, counts in reasons.items()},
         adaptive={model: adaptive(sets, scores[model], cfg.seed) for model in sure},
     )

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from mprm.metrics.estimate import Estimate
 from mprm.metrics.results import SourceResults, StepResults, ThresholdResults, write_results
-from mprm.reporting.compare import Row
+from mprm.reporting.kinds import KINDS, Measured
+from mprm.reporting.settings import Group, Run, Selection, Setting
 from mprm.reporting.style import styled
 from mprm.runs.manifest import Chosen, Manifest, SourceCounts, Statistics, Totals
 
@@ -244,16 +245,54 @@ def _finish(run: Path) -> None:
     (run / "stages.json").write_text(json.dumps({"stages": stages}))
 
 
-@pytest.fixture
-def make_row() -> Callable[..., Row]:
-    """make_row("BIS", 0.1, auc=0.85, alpha=0.2): a setting of one seed without a folder."""
+MakeSetting = Callable[..., Setting]
 
-    def make(selector: str, ratio: float, auc: float | None = 0.8, **fields: Any) -> Row:
-        estimate = None if auc is None else Estimate(auc)
-        f1 = None if auc is None else Estimate(auc - 0.1)
-        numbers = {"auc": estimate, "f1_fixed": f1, "f1_calibrated": None, "f1_oracle": None, "published": None}
-        places = {"alpha": None, "other": "", "kept": 100.0, "seeds": (0,), "folders": ()}
-        return Row(**{"selector": selector, "ratio": ratio, **numbers, **places, **fields})
+
+@pytest.fixture(scope="session")
+def make_setting() -> MakeSetting:
+    """make_setting("BIS", 0.1, 0.85, alpha=0.2): a setting with a run per AUC, without a folder."""
+
+    def make(name: str, ratio: float | None, *aucs: float | None, other: str = "", **fields: float) -> Setting:
+        words = "".join(f" ({key} {value:g})" for key, value in fields.items())
+        selection = Selection(
+            name=name,
+            look=f"mine.{name}",
+            label=f"{name}{words}",
+            baseline=name in ("Random", "Full"),
+            fields=fields,
+            kept=100,
+            eligible=1000,
+        )
+        asked = {"_target_": f"mine.{name}", "ratio": ratio, **fields}
+        runs = []
+        for seed, auc in enumerate(aucs):
+            numbers = {} if auc is None else {"auc": estimate(auc), "f1_fixed": estimate(auc - 0.1)}
+            measured = Measured(kind="steps", content={"benchmark": "b"}, numbers=numbers, sources={})
+            config = {"seed": seed, "selector": asked} | ({"objective": {"_target_": other}} if other else {})
+            folder = Path(f"{name}-{seed}")
+            results = invented_results(0.8, 0.8)
+            runs.append(
+                Run(
+                    folder=folder,
+                    name=folder.name,
+                    trained=folder,
+                    config=config,
+                    results=results,
+                    measured=measured,
+                    selection=selection,
+                )
+            )
+        return Setting(runs=tuple(runs), other=other)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_group() -> Callable[..., Group]:
+    """make_group(setting, ...): of step scorers."""
+
+    def make(*settings: Setting) -> Group:
+        return Group(kind=KINDS["steps"], content={"benchmark": "b"}, settings=settings)
 
     return make
 

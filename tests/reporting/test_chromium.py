@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from mprm.reporting.compare import compare, run_folders
-from mprm.reporting.compare_page import write_comparison
+from mprm.reporting.comparison import write_comparison
+from mprm.reporting.settings import compare, run_folders
 from mprm.reporting.steps import write_report
 
 BROWSER = next(
@@ -28,7 +29,7 @@ def pages(many_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """The comparison and the page of one run."""
     runs = Path(shutil.copytree(many_runs, tmp_path_factory.mktemp("browser") / "runs"))
     return {
-        "comparison": write_comparison(runs, compare(run_folders(runs))),
+        "comparison": write_comparison(runs, compare(run_folders(runs)), Console(quiet=True)),
         "run": write_report(runs / "bis-0.2-0.5-0"),
     }
 

@@ -94,6 +94,8 @@ def results() -> JudgeResults:
             eligible=3000,
             kept=1500,
             selector="Entropy",
+            label="Entropy",
+            baseline=False,
             settings={},
             dropped={"traced": 3000},
             entropy={"kept": 0.05, "left_out": 0.09},

@@ -1,14 +1,28 @@
+"""Runs become settings, settings become groups: naming.py and settings.py."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from mprm.reporting.settings import others, setting_of
+import pytest
+import yaml
 
+from mprm.reporting.naming import others, setting_of
+from mprm.reporting.settings import Comparison, compare, run_folders
+from mprm.runs.sweep_state import SweepJob
+
+MakeRun = Callable[..., Path]
 HARD = {"_target_": "mprm.x.Hard", "tau": 0.0}
 STRICT = {"_target_": "mprm.x.Hard", "tau": 0.1}
 SOFT = {"_target_": "mprm.x.Soft", "weight": 2}
+FULL = {"_target_": "mprm.selection.selectors.Full", "ratio": 1.0, "count": None}
+RANDOM = {"_target_": "mprm.selection.selectors.Random", "ratio": 0.1, "count": None}
+BIS = {"_target_": "mprm.selection.selectors.BIS", "alpha": 0.2, "ratio": 0.1, "count": None}
 
 
-def words(*configs: dict[str, Any]) -> list[str]:
-    return others([setting_of(config) for config in configs])
+def words(*configs: dict[str, Any], labels: tuple[str, ...] = ()) -> list[str]:
+    return others([setting_of(config) for config in configs], labels or [""] * len(configs))
 
 
 def test_the_seed_and_what_changes_no_result_are_no_setting() -> None:
@@ -22,36 +36,145 @@ def test_the_seed_and_what_changes_no_result_are_no_setting() -> None:
     }
 
 
-def test_another_class_is_named_without_its_fields() -> None:
+def test_another_class_is_named_without_its_fields_and_fields_within_a_class_are_named() -> None:
     assert words({"objective": HARD}, {"objective": SOFT}) == ["objective Hard", "objective Soft"]
     assert words({"objective": HARD}, {"objective": STRICT}) == ["objective.tau=0.0", "objective.tau=0.1"]
-
-
-def test_fields_that_differ_within_a_class_are_named_beside_another_class() -> None:
     assert words({"objective": HARD}, {"objective": STRICT}, {"objective": SOFT}) == [
         "objective Hard, objective.tau=0.0",
         "objective Hard, objective.tau=0.1",
         "objective Soft",
     ]
-
-
-def test_benchmarks_are_told_apart() -> None:
     ours, other = ({"_target_": "mprm.x.Ours", "path": path} for path in ("a", "b"))
     third = {"_target_": "mprm.x.Third", "path": "c"}
     assert words({"benchmark": ours}, {"benchmark": other}) == ["benchmark.path=a", "benchmark.path=b"]
-    found = words({"benchmark": ours}, {"benchmark": other}, {"benchmark": third})
-    assert found == [
+    assert words({"benchmark": ours}, {"benchmark": other}, {"benchmark": third}) == [
         "benchmark Ours, benchmark.path=a",
         "benchmark Ours, benchmark.path=b",
         "benchmark Third, benchmark.path=c",
     ]
 
 
-def test_what_a_selector_is_named_by_is_not_repeated() -> None:
-    bis = {"_target_": "mprm.x.BIS", "alpha": 0.2, "ratio": 0.1, "count": None, "ties": "file_order"}
-    rest = {"_target_": "mprm.x.Random", "ratio": 0.2, "count": None, "ties": "file_order"}
-    assert words({"selector": bis}, {"selector": rest}) == ["", ""]
-    assert words({"selector": bis}, {"selector": bis | {"ties": "n_steps"}}) == [
-        "selector.ties=file_order",
-        "selector.ties=n_steps",
+def test_what_the_label_of_a_selector_says_is_not_repeated() -> None:
+    mild, strong = ({"selector": BIS | {"alpha": alpha}} for alpha in (0.05, 0.2))
+    rest = {"selector": {"_target_": "mprm.x.Random", "ratio": 0.2, "count": None}}
+    assert words(mild, strong, rest, labels=("BIS (alpha 0.05)", "BIS (alpha 0.2)", "Random")) == ["", "", ""]
+    assert words(mild, strong, labels=("Mine", "Mine")) == ["selector.alpha=0.05", "selector.alpha=0.2"]
+    by_steps = {"selector": BIS | {"ties": "n_steps"}}
+    told = words({"selector": BIS | {"ties": "file_order"}}, by_steps, labels=("BIS (alpha 0.2)", "BIS (alpha 0.2)"))
+    assert told == ["selector.ties=file_order", "selector.ties=n_steps"]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, make_run: MakeRun) -> Path:
+    """BIS at two ratios and full, three seeds each; random with one seed."""
+    folder = tmp_path / "runs"
+    for seed, f1 in enumerate((0.78, 0.80, 0.82)):
+        make_run(folder / f"bis-{seed}", seed=seed, selector=BIS, f1=f1, auc=f1 + 0.1, n=100)
+        make_run(folder / f"bis25-{seed}", seed=seed, selector=BIS | {"ratio": 0.25}, f1=f1 + 0.01, auc=f1, n=100)
+        make_run(folder / f"full-{seed}", seed=seed, selector=FULL, f1=0.85, auc=0.95, n=100)
+    make_run(folder / "random-0", selector=RANDOM | {"seed": 0}, f1=0.7, auc=0.81, n=100)
+    return folder
+
+
+def labels(comparison: Comparison) -> list[str]:
+    return [one.label for group in comparison.groups for one in group.settings]
+
+
+def test_runs_are_grouped_by_everything_but_the_seed(runs: Path) -> None:
+    comparison = compare(run_folders(runs))
+    (group,) = comparison.groups
+    assert [(one.label, [run.seed for run in one.runs]) for one in group.settings] == [
+        ("Full", [0, 1, 2]),
+        ("BIS (alpha 0.2), 25 %", [0, 1, 2]),
+        ("BIS (alpha 0.2), 10 %", [0, 1, 2]),
+        ("Random, 10 %", [0]),
     ]
+    bis, random = group.settings[2:]
+    # sd of 78, 80, 82 is 2; t(2 degrees of freedom) = 4.3027; half width 4.3027 * 2 / sqrt(3) = 4.9683
+    f1 = bis.numbers["f1_fixed"]
+    assert (f1.value, f1.low, f1.high) == pytest.approx((0.80, 0.750317, 0.849683), abs=1e-6)
+    assert bis.numbers["f1_calibrated"].value == pytest.approx(0.81)
+    assert bis.numbers["auc"].value == pytest.approx(0.90)
+    assert (bis.kept, bis.ratio) == (9, 0.1)
+    assert random.numbers["auc"].low == pytest.approx(0.81 - 0.011), "one seed has its own interval"
+    assert group.references(group.measures[1]) == pytest.approx({"majority class": 0.4123})
+    assert (group.words, comparison.left_out) == ("", {})
+
+
+def test_two_seeds_are_the_two_values_and_never_an_interval(tmp_path: Path, make_run: MakeRun) -> None:
+    for seed, f1 in enumerate((0.81, 0.83)):
+        make_run(tmp_path / str(seed), seed=seed, f1=f1, n=100)
+    (setting,) = compare(run_folders(tmp_path)).groups[0].settings
+    number = setting.numbers["f1_fixed"]
+    assert (number.low, number.high, number.each) == (None, None, (0.81, 0.83))
+
+
+def test_the_seed_of_a_selector_follows_the_run_and_that_of_a_dataset_does_not(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path / "a" / f"r{seed}", seed=seed, selector=RANDOM | {"seed": seed}, n=100)
+        make_run(
+            tmp_path / "b" / f"r{seed}", seed=seed, selector=RANDOM | {"seed": seed}, n=100, dataset={"seed": seed}
+        )
+    assert labels(compare(run_folders(tmp_path / "a"))) == ["Random, 10 %"]
+    assert labels(compare(run_folders(tmp_path / "b"))) == [f"Random, 10 %, dataset.seed={seed}" for seed in (0, 1)]
+
+
+def test_unfinished_repeated_and_damaged_runs_are_left_out_and_named(runs: Path, make_run: MakeRun) -> None:
+    (runs / "bis-1" / "results.json").unlink()
+    make_run(runs / "bis-again", seed=2, selector=BIS, n=100)
+    (runs / "full-0" / "results.json").write_text("{")
+    (runs / "full-1" / "results.json").write_text(json.dumps({"auc": 0.5}))
+    points = tuple(
+        SweepJob(overrides=f"x={name}", label=name, name=name, state=state)
+        for name, state in (("bis-1", "done"), ("random-0", "done"))
+    )
+    comparison = compare(run_folders(runs), points)
+    assert comparison.left_out["bis-1"] == "not finished: no results.json yet"
+    assert comparison.left_out["bis-again"] == "same setting and seed as bis-2"
+    assert "full-0/results.json can" in comparison.left_out["full-0"]
+    assert "holds no results in layout" in comparison.left_out["full-1"]
+    assert all("\n" not in reason for reason in comparison.left_out.values())
+    assert [run.seed for run in comparison.groups[0].settings[2].runs] == [0, 2]
+
+
+def test_what_the_points_of_a_multirun_say_is_not_said_again(runs: Path) -> None:
+    states = ("failed", "waiting", "interrupted", "done")
+    names = ("bis-0", "bis-1", "bis-2", "full-0")
+    for name in names:
+        (runs / name / "results.json").unlink()
+    points = tuple(
+        SweepJob(overrides=f"x={state}", label=state, name=name, state=state)
+        for name, state in zip(names, states, strict=True)
+    )
+    comparison = compare(run_folders(runs), (*points, SweepJob(overrides="y=1", label="y", name=None, state="failed")))
+    assert comparison.left_out == {"full-0": "not finished: no results.json yet"}
+    assert len(comparison.jobs) == 5
+
+
+def test_what_differs_in_benchmark_or_annotations_is_not_compared(tmp_path: Path, make_run: MakeRun) -> None:
+    for number, (benchmark, annotations) in enumerate(((1, 1), (1, 1), (2, 1), (1, 2))):
+        run = make_run(tmp_path / f"r{number}", seed=number % 2, n=100, benchmark=f"{benchmark}" * 9)
+        path = run / "subset" / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data_hash": f"{annotations}" * 9}))
+    groups = compare(run_folders(tmp_path)).groups
+    assert [(group.words, [run.seed for one in group.settings for run in one.runs]) for group in groups] == [
+        ("Step scorers: benchmark 11111111, annotations 11111111", [0, 1]),
+        ("Step scorers: benchmark 22222222, annotations 11111111", [0]),
+        ("Step scorers: benchmark 11111111, annotations 22222222", [1]),
+    ]
+
+
+def test_the_same_content_elsewhere_is_the_same_benchmark(tmp_path: Path, make_run: MakeRun) -> None:
+    for name in ("ours", "theirs"):
+        make_run(tmp_path / name, n=100, benchmark="one")
+        path = tmp_path / name / "config.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"benchmark": {"path": name}}))
+    (group,) = compare(run_folders(tmp_path)).groups
+    assert [one.other for one in group.settings] == ["benchmark.path=ours", "benchmark.path=theirs"]
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no run folder; give"):
+        run_folders(tmp_path)

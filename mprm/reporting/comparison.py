@@ -1,0 +1,276 @@
+"""The comparison of many runs: the same sections for step scorers, judges and best-of-N."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mprm.metrics.estimate import Estimate
+from mprm.reporting import comparison_figures as figures
+from mprm.reporting.report import (
+    Figure,
+    Heading,
+    Report,
+    Section,
+    Table,
+    Text,
+    Tile,
+    Tiles,
+    markdown,
+    print_report,
+    table_markdown,
+    write_figures,
+    write_page,
+    write_tables,
+)
+from mprm.reporting.run_record import read_json_object
+from mprm.reporting.selection import compared_subsets
+from mprm.reporting.settings import Comparison, Group, Run, Setting
+from mprm.reporting.varied import varied_figures
+from mprm.reporting.verdicts import Verdict, verdicts_of, verdicts_table
+from mprm.runs.artifacts import STAGES, atomic_file, atomic_folder, write_text
+
+FOLDER = "report"  # beside report.html: every figure and table as a file of its own, and all of it as Markdown
+PUBLISHED = (
+    " Published: overall macro-F1 in arXiv 2602.04145, of one training, at the threshold searched on the benchmark "
+    "itself; compare it with our F1 oracle, which is found and flatters in the same way."
+)
+
+
+def write_comparison(directory: Path, comparison: Comparison, console: Console) -> Path:
+    """Write the comparison of the runs in `directory`, and print what matters of it; return the page's path.
+
+    report.html is the whole in one file. comparison.csv (unrounded), .md, .png, .svg are the main table and figure;
+    report/ has every figure (.png, .svg), every table (.csv), the unrounded numbers of every run (runs.csv) and all of
+    it as report.md. Each file is written atomically, the folder report/ as a whole.
+
+    Raises ValueError when report/ is a run folder, or a file of a run cannot be read.
+    """
+    if (directory / FOLDER / "config.yaml").exists():
+        raise ValueError(f"{directory / FOLDER} is a run folder, where the report is to be written; rename it")
+    verdicts = [verdicts_of(group) for group in comparison.groups]
+    said = [one.words for of_group in verdicts for one in of_group if one.question.said]
+    sections: list[Section] = [Text("Verdicts", said, "list")] if said else []
+    tables = []
+    for number, (group, of_group) in enumerate(zip(comparison.groups, verdicts, strict=True), start=1):
+        suffix = f"-{number}" if number > 1 else ""
+        sections += [Heading(group.words)] if group.words else []
+        table = settings_table(group)
+        tables.append(replace(table, title=_titled(table.title, group)))
+        sections += [_tiles(group), *_sections(group, table, of_group, suffix)]
+    if missing := unfinished_table(comparison):
+        sections.append(missing)
+    title = f"mprm comparison {directory.resolve().name}"
+    report = Report(title, lead(comparison), sections, wide=True, contents=True)
+    with atomic_folder(directory / FOLDER) as folder:
+        write_figures(report, folder)
+        write_tables(report, folder)
+        write_text(folder / "report.md", markdown(report))
+        write_text(folder / "runs.csv", runs_csv(comparison))
+    if comparison.groups:
+        for kind in ("png", "svg"):
+            with atomic_file(directory / f"comparison.{kind}") as path:
+                path.write_bytes((directory / FOLDER / f"comparison.{kind}").read_bytes())
+    write_text(directory / "comparison.csv", settings_csv(comparison))
+    named = [
+        f"{table.title}\n\n{table_markdown(table)}" if len(tables) > 1 else table_markdown(table) for table in tables
+    ]
+    write_text(directory / "comparison.md", "\n".join(named))
+    shown: list[Section] = [replace(table, note=table.note if table is tables[-1] else "") for table in tables]
+    print_report(Report("", "", [*shown, Text("", [*said, *unfinished_lines(comparison)])]), console)
+    return write_page(report, directory / "report.html")
+
+
+def lead(comparison: Comparison) -> str:
+    """How many runs were compared and which setting has the highest mean; every group by itself."""
+    said = []
+    for group in comparison.groups:
+        reached = []
+        for measure in group.measures[: group.kind.headlines]:
+            for best in group.ranked(measure)[:1]:
+                reached.append(
+                    f"he highest {measure.name} is {measure.text(best.numbers[measure.key])}, by {best.label}"
+                )
+        if reached:
+            said.append(f"{_counted(group)}. T{'; t'.join(reached)}.")
+    if len(said) > 1:
+        said = ["Runs on other benchmarks or other annotations are compared apart.", *said]
+    return " ".join(said) or "No run has results yet."
+
+
+def _counted(group: Group) -> str:
+    settings, runs = len(group.settings), group.n_runs
+    return f"{settings} {'setting' if settings == 1 else 'settings'} in {runs} {'run' if runs == 1 else 'runs'}"
+
+
+def _tiles(group: Group) -> Tiles:
+    tiles = []
+    for measure in group.measures[: group.kind.headlines]:
+        for best in group.ranked(measure)[:1]:
+            value = best.numbers[measure.key].value * measure.panel.scale
+            tiles.append(Tile(f"Best {measure.name}", f"{value:{measure.panel.form}}", best.label))
+    return Tiles([*tiles, Tile("Runs compared", str(group.n_runs), _counted(group))])
+
+
+def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix: str) -> list[Section]:
+    """All sections of a group; those without content are not there."""
+    found = [
+        figures.settings_figure(group),
+        settings,
+        verdicts_table(verdicts, group) if verdicts else None,
+        *varied_figures(group),
+        figures.learning_figure(group),
+        figures.sources_figure(group),
+        compared_subsets((one.label, one.runs[0].trained) for one in group.settings),
+        runs_table(group),
+    ]
+    named = [one for one in found if isinstance(one, Table | Figure)]
+    return [replace(one, name=f"{one.name}{suffix}", title=_titled(one.title, group)) for one in named]
+
+
+def _titled(title: str, group: Group) -> str:
+    """With what the group shares, where there are several: no two sections are called the same."""
+    return f"{title}: {group.words}" if group.words and not title.endswith(group.words) else title
+
+
+def settings_table(group: Group) -> Table:
+    """One row per setting, the best one stressed; then what to compare with."""
+    measures = [*group.measures, *group.present(group.kind.extra)]
+    published = any(setting.published for setting in group.settings)
+    rows = []
+    for setting in group.settings:
+        cells = [measure.text(setting.numbers.get(measure.key)) for measure in measures]
+        if published:
+            oracle = setting.numbers.get("f1_oracle")
+            cells += [
+                oracle.points() if oracle else "-",
+                f"{100 * setting.published:.2f}" if setting.published else "-",
+            ]
+        rows.append((setting.label, f"{setting.kept:,.0f}", str(len(setting.runs)), *cells))
+    columns = ("setting", group.kind.kept, "seeds", *(measure.name for measure in measures))
+    columns += ("F1 oracle", "published F1") if published else ()
+    for measure in measures:
+        for reference, value in group.references(measure).items():
+            cells = ["-"] * len(columns)
+            cells[0], cells[columns.index(measure.name)] = reference, measure.value(value)
+            rows.append(tuple(cells))
+    note = (
+        f"{group.kind.note} Square brackets: 95 % t-interval over seeds; of one seed, 95 % bootstrap over the "
+        f"benchmark's {group.kind.items}, for this training only. Round ones: the values of two seeds."
+    )
+    best = [setting.label for measure in group.measures[:1] for setting in group.ranked(measure)[:1]]
+    return Table("Settings", columns, tuple(rows), note + (PUBLISHED if published else ""), "".join(best), "settings")
+
+
+def runs_table(group: Group) -> Table:
+    """Every run by itself: its numbers, and what it cost."""
+    runs = [(setting.label, run, stages_of(run)) for setting in group.settings for run in setting.runs]
+    names = {run.trained.name: f"{label}, seed {run.seed}" for label, run, _ in runs}
+    stages = list(dict.fromkeys(name for *_, of_run in runs for name, one in of_run.items() if "seconds" in one))
+    rows, total = [], 0.0
+    for label, run, of_run in runs:
+        seconds = [of_run.get(stage, {}).get("seconds") for stage in stages]
+        total += sum(part for part in seconds if part is not None)
+        steps = [one["optimizer_steps"] for one in of_run.values() if "optimizer_steps" in one]
+        shared = [one["shared_with"] for one in of_run.values() if "shared_with" in one]
+        rows.append(
+            (
+                f"{label}, seed {run.seed}",
+                *(measure.text(run.measured.numbers.get(measure.key)) for measure in group.measures),
+                f"{run.selection.kept:,}",
+                f"{sum(steps):,}" if steps else "-",
+                *("-" if part is None else f"{part:,.1f}" for part in seconds),
+                names.get(shared[0], shared[0]) if shared else "-",
+            )
+        )
+    note = (
+        f"Brackets: 95 % bootstrap over the benchmark's {group.kind.items}. Wall-clock seconds of the machine that ran "
+        f"the stage, {total:,.0f} in all. A run whose subset and settings are the very same as another's takes over "
+        "its training: its own seconds are those of the copying."
+    )
+    columns = ("run", *(measure.name for measure in group.measures), group.kind.kept, "optimizer steps")
+    columns += (*(f"{stage} (s)" for stage in stages), "shared with")
+    return Table("Every run and its cost", columns, tuple(rows), note, name="runs")
+
+
+def stages_of(run: Run) -> dict[str, dict[str, Any]]:
+    """What the stages of the run left in stages.json, by name."""
+    record = read_json_object(run.trained / STAGES)
+    return record["stages"] if record else {}
+
+
+def settings_csv(comparison: Comparison) -> str:
+    """One line per setting with unrounded numbers."""
+    lines = []
+    for group in comparison.groups:
+        for one in group.settings:
+            line = _described(group, one) | {"kept": one.kept, "n_seeds": len(one.runs)}
+            line |= {"seeds": " ".join(str(run.seed) for run in one.runs)} | _unrounded(one.numbers, "_mean")
+            lines.append(line | ({"published_f1": one.published} if one.published else {}))
+    return _csv(lines)
+
+
+def runs_csv(comparison: Comparison) -> str:
+    """One line per run with unrounded numbers."""
+    lines = []
+    for group in comparison.groups:
+        for one in group.settings:
+            for run in one.runs:
+                line = {"run": run.name} | _described(group, one) | {"seed": run.seed, "kept": run.selection.kept}
+                lines.append(line | _unrounded(run.measured.numbers, ""))
+    return _csv(lines)
+
+
+def _described(group: Group, one: Setting) -> dict[str, Any]:
+    line: dict[str, Any] = {name: content[:8] for name, content in group.content.items()}
+    line |= {"kind": group.kind.title, "setting": one.label, "selector": one.selection.label}
+    return line | dict(one.selection.fields) | {"ratio": one.ratio, "other": one.other}
+
+
+def _unrounded(numbers: Mapping[str, Estimate], ending: str) -> dict[str, float | None]:
+    cells: dict[str, float | None] = {}
+    for key, number in numbers.items():
+        cells |= {f"{key}{ending}": number.value, f"{key}_low": number.low, f"{key}_high": number.high}
+    return cells
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Columns in the order in which the lines first have them; what a line lacks is an empty cell."""
+    buffer = io.StringIO()
+    columns = dict.fromkeys(name for line in lines for name in line)
+    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def unfinished_table(comparison: Comparison) -> Table | None:
+    """Points of the multirun that are not done, and folders left out, with reasons; None if there are none."""
+    rows: list[tuple[str, str, str]] = []
+    for state in ("failed", "interrupted", "running", "waiting"):
+        rows += [(job.label, state, job.reason or "-") for job in comparison.jobs if job.state == state]
+    rows += [(name, "left out", reason) for name, reason in comparison.left_out.items()]
+    note = "The same command resumes what is not done." if comparison.jobs else ""
+    columns = ("run", "state", "reason")
+    return Table("Not in this comparison", columns, tuple(rows), note, name="unfinished") if rows else None
+
+
+def unfinished_lines(comparison: Comparison) -> list[str]:
+    """For the terminal: every failure in a line, all that only waits in one, folders left out in one per reason."""
+    lines = [f"Failed: {job.label}: {job.reason}" for job in comparison.jobs if job.state == "failed"]
+    folders: dict[str, list[str]] = {}
+    for name, reason in comparison.left_out.items():
+        folders.setdefault(reason, []).append(name)
+    for reason, names in folders.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"Left out: {', '.join(names[:3])}{more} ({reason})")
+    states = Counter(job.state for job in comparison.jobs if job.state not in ("failed", "done"))
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    return [*lines, f"Not finished: {counts}"] if counts else lines

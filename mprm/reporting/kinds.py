@@ -1,0 +1,230 @@
+"""Step scorers, judges and best-of-N as a comparison sees them: numbers that were measured on one benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mprm.metrics.estimate import Estimate, Resampled, Resamples
+from mprm.metrics.evaluate import FIXED_THRESHOLD, resampled_auc, resampled_f1
+from mprm.metrics.predictions import read_predictions
+from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults
+from mprm.reporting.plots import Panel
+from mprm.reporting.run_record import read_json_lines
+
+SEED = 0  # of the bootstrap: every run on a benchmark is resampled alike, which makes its differences paired
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that settings are compared by."""
+
+    key: str
+    name: str  # in tables and sentences
+    panel: Panel  # in figures
+
+    def text(self, number: Estimate | None) -> str:
+        """With the interval; '-' for none."""
+        return "-" if number is None else number.fraction() if self.panel.scale == 1 else number.points()
+
+    def value(self, number: float) -> str:
+        """A number without an interval."""
+        return f"{self.panel.scale * number:{self.panel.form}}"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a training logs and comparisons draw."""
+
+    file: str  # in the run's folder
+    key: str
+    title: str
+    axis: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One of the three kinds of results."""
+
+    title: str
+    items: str  # what the benchmark consists of, and the bootstrap draws
+    kept: str  # what a selection keeps
+    measures: tuple[Measure, ...]  # the main one first
+    shown: int = 2  # so many of those that there are
+    headlines: int = 1  # so many are spoken of in the first sentence
+    extra: tuple[Measure, ...] = ()  # in tables alone
+    sources: str  # what is shown of every source of the benchmark
+    curves: tuple[Curve, ...]
+    curves_from: str  # what the curves were measured on
+    note: str  # what the measures are
+
+
+def _shares(axis: str, **names: str) -> tuple[Measure, ...]:
+    return tuple(Measure(key, name, Panel(title=name[0].upper() + name[1:], axis=axis)) for key, name in names.items())
+
+
+AUC_PANEL = Panel(title="AUC", axis="area under the ROC curve\nchance: 0.5", scale=1, form=".3f")
+F1 = "macro-F1 (points)"
+STEP_CURVES = (
+    Curve("metrics.jsonl", "val/auc", "Validation AUC", "AUC of held-out steps"),
+    Curve("metrics.jsonl", "val/loss", "Validation loss", "loss per step (nats)"),
+)
+KINDS = {
+    "steps": Kind(
+        title="Step scorers",
+        items="solutions",
+        kept="rollouts",
+        measures=(
+            Measure("auc", "AUC", AUC_PANEL),
+            Measure("f1_fixed", "F1 at 0.5", Panel(title="Overall macro-F1 at 0.5", axis=F1)),
+            Measure("f1_calibrated", "F1 calibrated", Panel(title="Overall macro-F1, calibrated", axis=F1)),
+        ),
+        shown=3,
+        headlines=2,
+        sources="macro-F1 at 0.5 (points)",
+        curves=STEP_CURVES,
+        curves_from="Measured on held-out rollouts with Monte-Carlo labels.",
+        note="F1: mean of the sources' macro-F1, weighted by labelled steps, in points; calibrated: at the threshold "
+        "chosen on held-out training questions.",
+    ),
+    "judge": Kind(
+        title="Judges",
+        items="pairs",
+        kept="pairs",
+        measures=_shares(
+            "right verdicts (%)",
+            rl="accuracy after RL",
+            sft="accuracy after SFT",
+            untrained="accuracy untrained",
+        ),
+        extra=_shares(
+            "points",
+            rl_minus_sft="RL - SFT",
+            wrong_kept="wrong labels kept (%)",
+            wrong_random="wrong at random (%)",
+        ),
+        sources="right verdicts (%)",
+        curves=(
+            Curve("rl/metrics.jsonl", "train/accuracy", "Accuracy in RL", "right verdicts (share)"),
+            Curve("rl/metrics.jsonl", "train/entropy", "Entropy in RL", "mean entropy (nats)"),
+        ),
+        curves_from="Running means of what RL sampled for its own pairs.",
+        note="Accuracy in percent, every pair judged in both orders. RL - SFT: in points, paired. Wrong labels: among "
+        "the kept pairs, and in random subsets with as many pairs of every source.",
+    ),
+    "best_of_n": Kind(
+        title="Best-of-N",
+        items="questions",
+        kept="rollouts",
+        measures=_shares("right choices (%)", best_of_n="best-of-N", weighted_majority="weighted majority"),
+        sources="right choices (%)",
+        curves=STEP_CURVES,
+        curves_from="Of the trainings that made the models, on held-out rollouts with Monte-Carlo labels.",
+        note="Right choices among all candidates of a question, in percent: the one of the highest aggregate, and a "
+        "vote in which every candidate counts by its mean score.",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a run, or a model of a best-of-N result, has reached on a benchmark."""
+
+    kind: str
+    content: dict[str, str]  # of what it was measured on: its name -> its hash; only the same is compared
+    numbers: dict[str, Estimate]  # by the key of the measure; intervals are over the benchmark
+    sources: dict[str, Estimate]  # F1 at 0.5, or the accuracy, on every source of the benchmark
+    references: dict[str, dict[str, float]] = field(default_factory=dict)  # by measure: what to compare with
+
+
+def measured(results: Results, model: str) -> Measured:
+    """Of best-of-N results those of one model."""
+    match results:
+        case StepResults():
+            at = results.thresholds
+            f1 = {f"f1_{name}": part.overall_step_weighted_macro_f1 for name, part in at.items()}
+            baselines = {name: part.overall_step_weighted_macro_f1.value for name, part in results.baselines.items()}
+            return Measured(
+                kind=results.kind,
+                content={"benchmark": results.benchmark_hash or "unknown"},
+                numbers=({"auc": results.auc} if results.auc else {}) | f1,
+                sources={name: part.macro_f1 for name, part in at["fixed"].per_source.items()},
+                references={
+                    "f1_fixed": {"majority class": baselines["majority"]},
+                    "f1_calibrated": {"position only": baselines["position_only"]},
+                },
+            )
+        case JudgeResults():
+            last = [*results.judges.values()][-1:]
+            numbers = {stage: judge.accuracy for stage, judge in results.judges.items()}
+            if gain := results.differences.get("rl - sft"):
+                numbers["rl_minus_sft"] = gain
+            if wrong := results.curation and results.curation.flipped:
+                numbers |= {"wrong_kept": Estimate(wrong.kept), "wrong_random": Estimate(wrong.random)}
+            return Measured(
+                kind=results.kind,
+                content={"benchmark": results.reward_benchmark_hash},
+                numbers=numbers,
+                sources={name: part.accuracy for judge in last for name, part in judge.sources.items()},
+            )
+        case BestOfNResults():
+            of_all = results.benchmarks["all"]
+            return Measured(
+                kind=results.kind,
+                content={"candidates": results.candidates_hash, "aggregate": results.aggregate},
+                numbers={
+                    "best_of_n": of_all.models[model][results.aggregate].accuracy[-1],
+                    "weighted_majority": of_all.models[model]["weighted_majority"].accuracy[-1],
+                },
+                sources={
+                    name: part.models[model][results.aggregate].accuracy[-1]
+                    for name, part in results.benchmarks.items()
+                    if name != "all"
+                },
+                references={"best_of_n": {name: way.accuracy[-1].value for name, way in of_all.policy.items()}},
+            )
+
+
+def resampled(folder: Path, results: Results, model: str) -> dict[str, Resampled]:
+    """The measures of one run with their resamples, from what it left of every item of the benchmark.
+
+    Raises ValueError when the file of these is not there or damaged.
+    """
+    match results:
+        case StepResults():
+            predictions = read_predictions(folder / "predictions.jsonl")
+            found = {"auc": resampled_auc(predictions), "f1_fixed": resampled_f1(predictions, FIXED_THRESHOLD)}
+            if calibrated := results.thresholds.get("calibrated"):
+                found["f1_calibrated"] = resampled_f1(predictions, calibrated.threshold)
+            return found
+        case JudgeResults():
+            return {stage: _mean(_verdicts(folder / f"judged_{stage}.jsonl")) for stage in results.judges}
+        case BestOfNResults():
+            choices = [one for one in _lines(folder / "choices.jsonl") if one["model"] == model]
+            return {"best_of_n": _mean({f"{place} {one['id']}": one["accuracy"] for place, one in enumerate(choices)})}
+
+
+def _verdicts(path: Path) -> dict[str, float]:
+    """Share of right verdicts on every pair, over both orders."""
+    found: dict[str, list[bool]] = {}
+    for record in _lines(path):
+        found.setdefault(record["id"], []).append(record["responses"][0]["verdict"] == record["better"])
+    return {name: float(np.mean(right)) for name, right in found.items()}
+
+
+def _mean(values: Mapping[str, float]) -> Resampled:
+    ids = sorted(values)
+    values_Q = np.array([values[name] for name in ids])
+    means_B = Resamples(len(ids), SEED).weights_BQ @ values_Q / len(ids)
+    return Resampled(tuple((name, None) for name in ids), float(values_Q.mean()), means_B)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines = read_json_lines(path)
+    if lines is None:
+        raise ValueError(f"{path} is not there; run the command that wrote its folder again, with overwrite=true")
+    return lines
