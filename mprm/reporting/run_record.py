@@ -16,6 +16,7 @@ from mprm.metrics.results import StepResults, read_results
 from mprm.runs.artifacts import STAGES, reading, redo_remedy
 from mprm.runs.manifest import Manifest
 from mprm.runs.manifest import read_manifest as read_manifest_file
+from mprm.runs.run_folder import read_record
 
 REPEAT = "restore it, or run the run's command again"
 SIGNALS = ["p_pos", "reliability", "mean_mc", "ranked"]  # what the figures need of half a million rows
@@ -62,10 +63,11 @@ def read_run(folder: Path) -> RunRecord:
 def damage(folder: Path) -> str | None:
     """What is wrong with the files of a run that reports read, in one line; None when all that are there are whole."""
     try:
+        if (folder / STAGES).exists():
+            read_record(folder)
         read_config(folder), read_manifest(folder)
         if (folder / "results.json").exists():
             read_results(folder / "results.json")
-        read_json_object(folder / STAGES)
         read_parquet(folder / "subset" / "kept.parquet")
         _scored_steps(folder / "predictions.jsonl")
         for stage in (".", "sft", "rl"):

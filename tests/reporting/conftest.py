@@ -242,7 +242,7 @@ def _finish(run: Path) -> None:
         "train": {"optimizer_steps": 120, "rollouts": 960, "seconds": 60.5},
         "evaluate": {"seconds": 1030.0},
     }
-    (run / "stages.json").write_text(json.dumps({"stages": stages}))
+    (run / "stages.json").write_text(json.dumps({"format": 3, "config_hash": "x", "stages": stages}))
 
 
 MakeSetting = Callable[..., Setting]
