@@ -164,21 +164,3 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     assert view_box, "matplotlib writes a viewBox"
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view_box[0]}'
     return f'{opening} role="img" aria-label="{escape(description)}">{body}'
-
-
-# Of the comparison as it stands; looks() takes its place.
-LOOKS = {
-    "BIS": (BLUE, "D"),
-    "Full": (INK, "s"),
-    "Random": (GREY, "o"),
-    "Mixed": (GREEN, "^"),
-    "Reliable": (PURPLE, "v"),
-    "LowMC": (ORANGE, "X"),
-    "Entropy": (SKY, "h"),
-}
-OTHER_LOOK = (GOLD, "P")
-
-
-def line_looks(selectors: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """looks() with every selector a group."""
-    return looks(selectors, ("Full", "Random"))

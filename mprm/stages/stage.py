@@ -173,4 +173,4 @@ def start_tracker(work: Work) -> Tracker:
     if not is_rank_zero():
         return Tracker()
     config: Any = OmegaConf.to_container(work.cfg.raw, resolve=True)
-    return start(work.cfg.logger, work.run.path, config, type(work.cfg.selector).__name__)
+    return start(work.cfg.logger, work.run.path, config, work.cfg.selector.label)
