@@ -12,6 +12,7 @@ from string import Template
 import hydra
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -52,18 +53,12 @@ def main() -> int:
     except Exception as error:
         return report(error, debug="debug=true" in sys.argv)[0]
     finally:
-        GlobalHydra.instance().clear()
+        GlobalHydra.instance().clear()  # for whoever composes in this process after it
 
 
 def run(flags: argparse.Namespace) -> int:
     """Run the task, or the sweep, that is asked for; returns the exit code."""
-    hydra.version.setbase(VERSION_BASE)
-    path = create_config_search_path(os.path.abspath(flags.config_path or PACKAGE / "conf"))
-    if flags.config_dir:
-        if not Path(flags.config_dir).is_dir():
-            raise ValueError(f"-cd {flags.config_dir} is not a folder; give the one that your configs are in")
-        path.prepend("command-line", f"file://{os.path.abspath(flags.config_dir)}", "schema")
-    loader = Hydra.create_main_hydra2("mprm", path).config_loader
+    loader = open_loader(flags.config_path or PACKAGE / "conf", flags.config_dir)
 
     def compose(mode: RunMode) -> DictConfig:
         return loader.load_configuration(flags.config_name or "config", flags.overrides, mode)
@@ -80,6 +75,18 @@ def run(flags: argparse.Namespace) -> int:
     return run_composed(config, flags.overrides)[0]
 
 
+def open_loader(configs: str | Path, more: str | Path | None) -> ConfigLoader:
+    """Hydra's loader of a folder of configs, and of another one with more choices for the groups, and sweeps."""
+    hydra.version.setbase(VERSION_BASE)
+    path = create_config_search_path(os.path.abspath(configs))
+    if more is not None:
+        if not Path(more).is_dir():
+            raise ValueError(f"-cd {more} is not a folder; give the one that your configs are in")
+        path.prepend("command-line", f"file://{os.path.abspath(more)}", "schema")
+    GlobalHydra.instance().clear()
+    return Hydra.create_main_hydra2("mprm", path).config_loader
+
+
 def run_composed(config: DictConfig, typed: Sequence[str] = ()) -> tuple[int, str]:
     """run_task() with a whole composed config."""
     HydraConfig.instance().set_config(config)
@@ -92,7 +99,7 @@ def run_launched(raw: DictConfig) -> None:
 
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as typed: ${...} in one is not resolved
     assert isinstance(overrides, list)
-    run_in_launcher(Path(raw.runs), " ".join(overrides), partial(run_task, raw))
+    run_in_launcher(Path(raw.runs), tuple(map(str, overrides)), partial(run_task, raw))
 
 
 def run_task(raw: DictConfig, typed: Sequence[str] = ()) -> tuple[int, str]:

@@ -7,12 +7,12 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import open_dict
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
-from mprm.config import Config, validate
-from mprm.stages.sweep import expand
+from mprm.config import Config
+from mprm.main import open_loader
+from mprm.stages.sweep import Composer, plan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONF, SWEEPS = REPOSITORY / "conf", REPOSITORY / "sweeps"
@@ -142,17 +142,10 @@ def test_every_command_in_a_header_composes(load: Load, tmp_path: Path, path: Pa
         return
     assert words[:2] == ["-cd", "sweeps"]
     assert words[2:4] == ["-cn", path.stem]
-    searched = f"hydra.searchpath=[file://{CONF}]"
-    with initialize_config_dir(str(SWEEPS), version_base="1.3"):
-        swept = compose(path.stem, [searched], return_hydra_config=True).hydra
-        assert swept.mode.name == "MULTIRUN"
-        grids = [dict(swept.sweeper.params or {}) | dict(grid) for grid in swept.sweeper.grids or [{}]]
-        parse = OverridesParser.create().parse_overrides
-        names = set()
-        for overrides in (jobs := expand(grids, words[4:], parse, lambda key: (CONF / key).is_dir())):
-            raw = compose(path.stem, [searched, *overrides], return_hydra_config=True)
-            choices = dict(raw.hydra.runtime.choices)
-            with open_dict(raw):
-                del raw["hydra"]
-            names.add(validate(raw, choices).name)
-    assert len(names) == len(jobs) > 1
+    loader = open_loader(CONF, SWEEPS)
+    swept = loader.load_configuration(path.stem, words[4:], RunMode.MULTIRUN)
+    GlobalHydra.instance().clear()
+    assert swept.hydra.mode == RunMode.MULTIRUN
+    jobs = plan(Composer(loader, swept))
+    assert len(jobs) == len({job.name for job in jobs}) > 1
+    assert {job.state for job in jobs} == {"waiting"}, jobs

@@ -3,6 +3,7 @@
 Files, because a launcher may run every job in a process of its own, on another machine, that outlives the sweep's.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -19,7 +20,7 @@ class SweepJob:
     """One run of a sweep, and how far it is."""
 
     # what was set for it, as in a command; no two jobs of a sweep have the same
-    overrides: str
+    overrides: tuple[str, ...]
     # the overrides in which it differs from other jobs
     label: str
     # its run folder; None if its task has none, or its config was refused
@@ -47,13 +48,13 @@ def begin_sweep(runs: Path, jobs: list[SweepJob]) -> None:
     write_json(runs / FOLDER / "jobs.json", {"version": VERSION, "jobs": [asdict(job) for job in jobs]})
 
 
-def record(runs: Path, overrides: str, state: State, reason: str = "", seconds: float | None = None) -> None:
+def record(runs: Path, overrides: Sequence[str], state: State, reason: str = "", seconds: float | None = None) -> None:
     """Write the state of the job with these overrides."""
     outcome = {"state": state, "reason": reason, "seconds": seconds}
     write_json(runs / FOLDER / f"{_number(runs, overrides):03}.json", outcome)
 
 
-def log_file(runs: Path, overrides: str) -> Path:
+def log_file(runs: Path, overrides: Sequence[str]) -> Path:
     """Where a job that runs in a process of its own writes what it says."""
     return runs / FOLDER / f"{_number(runs, overrides):03}.log"
 
@@ -68,7 +69,8 @@ def read_jobs(runs: Path) -> tuple[SweepJob, ...]:
     swept = in_use(folder)
     jobs = []
     for number, planned in enumerate(_planned(folder)):
-        job = SweepJob(**planned | _read(folder / f"{number:03}.json", {}))
+        found = planned | _read(folder / f"{number:03}.json", {})
+        job = SweepJob(**found | {"overrides": tuple(planned["overrides"])})
         if job.state in ("waiting", "running") and not swept:
             alive = job.name is not None and in_use(runs / job.name)
             job = replace(job, state="running" if alive else "interrupted")
@@ -92,5 +94,5 @@ def _read(path: Path, otherwise: Any) -> Any:
         return otherwise
 
 
-def _number(runs: Path, overrides: str) -> int:
-    return [job["overrides"] for job in _planned(runs / FOLDER)].index(overrides)
+def _number(runs: Path, overrides: Sequence[str]) -> int:
+    return [job["overrides"] for job in _planned(runs / FOLDER)].index(list(overrides))

@@ -52,12 +52,7 @@ def sweep(
         )
     runs, composer = Path(master.runs), Composer(loader, master)
     with lock_sweep(runs):
-        settings, arguments = master.hydra.sweeper, OmegaConf.to_container(master.hydra.overrides.task)  # as typed
-        assert isinstance(arguments, list)
-        grids = [dict(settings.get("params") or {}) | dict(grid) for grid in settings.get("grids") or [{}]]
-        expanded = expand(grids, arguments, composer.parse, composer.is_group)
-        words = {" ".join(overrides): overrides for overrides in expanded}
-        jobs = plan(composer, words, [argument for argument in arguments if not argument.startswith("runs=")])
+        jobs = plan(composer)
         refused = [job for job in jobs if job.state == "failed"]
         if len(refused) == len(jobs) and len({job.reason for job in refused}) == 1:
             raise ValueError(refused[0].reason)
@@ -67,9 +62,9 @@ def sweep(
         waiting = [job.overrides for job in jobs if job.state == "waiting"]
         if master.hydra.runtime.choices["hydra/launcher"] == "basic":
             for overrides in waiting:
-                run_here(runs, overrides, partial(attempt, composer.compose(words[overrides])))
+                run_here(runs, overrides, partial(attempt, composer.compose(overrides)))
         else:
-            Launcher(master, loader, in_launcher, words).launch(waiting)
+            Launcher(master, loader, in_launcher).launch(waiting)
         ended = read_jobs(runs)
         compared = master.task in ("experiment", "evaluate", "egt", "judge")
         if compared and any(job.state == "done" for job in ended):
@@ -96,13 +91,13 @@ class Composer:
         self.is_group = cache(lambda key: bool(loader.get_group_options(key)))
         self._chosen = cache(lambda choices: loader.load_sweep_config(master, list(choices)))
 
-    def compose(self, overrides: list[str]) -> DictConfig:
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The config of a job. Raises as Hydra's loader does."""
-        parsed = self.parse(overrides)
+        parsed = self.parse(list(overrides))
         values = [one for one in parsed if not self.is_group(one.key_or_group)]
         config = deepcopy(self._chosen(tuple(one.input_line for one in parsed if one not in values)))
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        config.hydra.overrides.task = overrides
+        config.hydra.overrides.task = list(overrides)
         return config
 
 
@@ -111,7 +106,7 @@ def expand(
     arguments: Sequence[str],
     parse: Callable[[list[str]], list[Override]],
     is_group: Callable[[str], bool],
-) -> list[list[str]]:
+) -> list[tuple[str, ...]]:
     """The overrides of every job, grid by grid, each job once.
 
     A grid is the product of its keys' values, e.g. {selector: bis, selector.alpha: "0.05,0.2"}. An argument whose key
@@ -136,7 +131,7 @@ def expand(
         raise ValueError(
             f"{' '.join(arguments)} leaves no job of this sweep; its groups are narrowed to choices that they have"
         )
-    return [list(job) for job in jobs]
+    return list(jobs)
 
 
 def _values(override: Override) -> list[str]:
@@ -148,17 +143,19 @@ def _values(override: Override) -> list[str]:
     return list(override.sweep_string_iterator())
 
 
-def plan(composer: Composer, words: Mapping[str, list[str]], typed: Sequence[str]) -> list[SweepJob]:
-    """All jobs: waiting, done before, or failed because their config was refused.
-
-    words: the overrides of every job, by the text that they make. typed: those of which every job must use every one.
-    """
-    runs = Path(composer.master.runs)
-    everywhere = set.intersection(*map(set, words.values()))
+def plan(composer: Composer) -> list[SweepJob]:
+    """All jobs: waiting, done before, or failed because their config was refused."""
+    hydra, runs = composer.master.hydra, Path(composer.master.runs)
+    arguments = OmegaConf.to_container(hydra.overrides.task)  # as typed: ${...} in one is not resolved
+    assert isinstance(arguments, list)
+    grids = [dict(hydra.sweeper.get("params") or {}) | dict(grid) for grid in hydra.sweeper.get("grids") or [{}]]
+    expanded = expand(grids, arguments, composer.parse, composer.is_group)
+    typed = [argument for argument in arguments if not argument.startswith("runs=")]  # the sweep's own
+    everywhere = set.intersection(*map(set, expanded))
     jobs: list[SweepJob] = []
-    for text, overrides in words.items():
-        label = " ".join(override for override in overrides if override not in everywhere) or text
-        job = SweepJob(overrides=text, label=label, name=None)
+    for overrides in expanded:
+        label = " ".join(override for override in overrides if override not in everywhere) or " ".join(overrides)
+        job = SweepJob(overrides=overrides, label=label, name=None)
         try:
             composed = composer.compose(overrides)
             choices = dict(composed.hydra.runtime.choices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, linear_regression
@@ -23,13 +23,14 @@ from mprm.runs.artifacts import is_rank_zero, read_json
 from mprm.runs.sweep_state import SweepJob, log_file, read_jobs, record
 from mprm.terminal import silence
 
+Overrides = tuple[str, ...]  # of a job, by which it is known
 Attempt = Callable[[], tuple[int, str]]  # runs the job: exit code, and the reason in one line where it is not 0
 
 POLL_SECONDS = 1.0
 DIED = "its process ended without a word (killed, or out of memory or of time)"
 
 
-def run_here(runs: Path, overrides: str, attempt: Attempt) -> None:
+def run_here(runs: Path, overrides: Overrides, attempt: Attempt) -> None:
     """Run a job in the sweep's process, with one line before it and one after, and record what became of it."""
     jobs = read_jobs(runs)
     number = [job.overrides for job in jobs].index(overrides)
@@ -39,7 +40,7 @@ def run_here(runs: Path, overrides: str, attempt: Attempt) -> None:
     print(outcome(runs, overrides), flush=True)
 
 
-def run_in_launcher(runs: Path, overrides: str, attempt: Attempt) -> None:
+def run_in_launcher(runs: Path, overrides: Overrides, attempt: Attempt) -> None:
     """Run a job in a process of a launcher's, where what it says goes to a log file, and record what became of it."""
 
     def end_with_other_ranks() -> None:
@@ -87,21 +88,16 @@ def polling(look: Callable[[], None]) -> Iterator[None]:
 
 
 class Launcher:
-    """Runs jobs in processes of a launcher's of Hydra's (hydra/launcher=joblib, submitit_local, submitit_slurm).
+    """Runs jobs in processes of a launcher's of Hydra's (hydra/launcher=joblib, submitit_local, submitit_slurm)."""
 
-    words: the overrides of every job, by the text that they make.
-    """
-
-    def __init__(
-        self, master: DictConfig, loader: ConfigLoader, task: TaskFunction, words: Mapping[str, list[str]]
-    ) -> None:
-        self.runs, self.words = Path(master.runs), words
+    def __init__(self, master: DictConfig, loader: ConfigLoader, task: TaskFunction) -> None:
+        self.runs = Path(master.runs)
         self.name = str(master.hydra.runtime.choices["hydra/launcher"])
         self.batch_size: int | None = master.hydra.sweeper.get("max_batch_size")
         context = HydraContext(config_loader=loader, callbacks=Callbacks())
         self.engine = Plugins.instance().instantiate_launcher(context, task, master)
 
-    def launch(self, waiting: Sequence[str]) -> None:
+    def launch(self, waiting: Sequence[Overrides]) -> None:
         """Run these jobs, and say what becomes of them. One whose process dies has failed; the others are run."""
         size = self.batch_size or max(1, len(waiting))
         known = {job.overrides: job.state for job in read_jobs(self.runs)}
@@ -122,25 +118,25 @@ class Launcher:
                     self._launch_together(batch)
         look()
 
-    def _launch_apart(self, batch: Sequence[str]) -> None:
+    def _launch_apart(self, batch: Sequence[Overrides]) -> None:
         """Every job in a launch of its own: submitit's launcher asks the jobs of one for their results in turn, and
         behind one that died nobody is heard."""
         from submitit.core.utils import UncompletedJobError
 
         stopped: list[Exception] = []
 
-        def launch(text: str) -> None:
+        def launch(job: Overrides) -> None:
             try:
-                self.engine.launch([self.words[text]], initial_job_idx=0)
+                self.engine.launch([job], initial_job_idx=0)
             except UncompletedJobError:
                 pass  # its state tells how far it came
             except Exception as error:
                 stopped.append(error)
                 return
-            if _state(self.runs, text) in ("waiting", "running"):
-                self._died([text])
+            if _state(self.runs, job) in ("waiting", "running"):
+                self._died([job])
 
-        threads = [Thread(target=launch, args=(text,), daemon=True) for text in batch]
+        threads = [Thread(target=launch, args=(job,), daemon=True) for job in batch]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -148,20 +144,20 @@ class Launcher:
         if stopped:
             raise ValueError(f"the launcher stopped: {' '.join(str(stopped[0]).split())}")
 
-    def _launch_together(self, batch: Sequence[str]) -> None:
+    def _launch_together(self, batch: Sequence[Overrides]) -> None:
         """joblib stops all its processes when one dies, and does not say which. If several were at work, each of their
         jobs is tried once more, alone: perhaps there was not memory enough for all of them at once.
         """
         stopped: Exception | None = None
         try:
-            for returned in self.engine.launch([self.words[text] for text in batch], initial_job_idx=0):
+            for returned in self.engine.launch(batch, initial_job_idx=0):
                 if isinstance(returned, JobReturn):
                     returned.return_value  # noqa: B018 - raises what run_in_launcher() itself raised
         except Exception as error:
             stopped = error
         states = {job.overrides: job.state for job in read_jobs(self.runs)}
-        running = [text for text in batch if states[text] == "running"]
-        waiting = [text for text in batch if states[text] == "waiting"]
+        running = [job for job in batch if states[job] == "running"]
+        waiting = [job for job in batch if states[job] == "waiting"]
         if stopped is None:
             self._died(running + waiting)
             return
@@ -171,19 +167,19 @@ class Launcher:
             self._died(running)
             again = [waiting]
         else:
-            again = [*([text] for text in running), waiting]
-            for text in running:
-                record(self.runs, text, "waiting")
+            again = [*([job] for job in running), waiting]
+            for job in running:
+                record(self.runs, job, "waiting")
         for jobs in again:
             if jobs:
                 self._launch_together(jobs)
 
-    def _died(self, jobs: Sequence[str]) -> None:
-        for text in jobs:
-            record(self.runs, text, "failed", f"{DIED}; its log: {log_file(self.runs, text)}")
+    def _died(self, jobs: Sequence[Overrides]) -> None:
+        for job in jobs:
+            record(self.runs, job, "failed", f"{DIED}; its log: {log_file(self.runs, job)}")
 
 
-def outcome(runs: Path, overrides: str) -> str:
+def outcome(runs: Path, overrides: Overrides) -> str:
     """What became of a job and how far the sweep is, in one line."""
     jobs = read_jobs(runs)
     job = next(job for job in jobs if job.overrides == overrides)
@@ -235,14 +231,14 @@ def result(run: Path) -> str:
     return f"{stages['select']['kept']:,} rollouts kept" if "select" in stages else "done"
 
 
-def _recorded(runs: Path, overrides: str, attempt: Attempt) -> None:
+def _recorded(runs: Path, overrides: Overrides, attempt: Attempt) -> None:
     record(runs, overrides, "running")
     started = monotonic()
     exit_code, reason = attempt()
     record(runs, overrides, "failed" if exit_code else "done", reason, round(monotonic() - started, 1))
 
 
-def _state(runs: Path, overrides: str) -> str:
+def _state(runs: Path, overrides: Overrides) -> str:
     return next(job.state for job in read_jobs(runs) if job.overrides == overrides)
 
 

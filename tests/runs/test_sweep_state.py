@@ -10,7 +10,7 @@ from mprm.runs.sweep_state import FOLDER, SweepJob, begin_sweep, lock_sweep, log
 
 def jobs(*states: str) -> list[SweepJob]:
     return [
-        SweepJob(overrides=f"seed={i} a=b", label=f"seed={i}", name=f"run-{i}", state=state)
+        SweepJob(overrides=(f"seed={i} a=b",), label=f"seed={i}", name=f"run-{i}", state=state)
         for i, state in enumerate(states)
     ]
 
@@ -22,14 +22,14 @@ def states(runs: Path) -> list[str]:
 def test_states_are_read_back_in_the_order_of_the_plan(tmp_path: Path) -> None:
     with lock_sweep(tmp_path):
         begin_sweep(tmp_path, jobs("waiting", "done", "waiting"))
-        record(tmp_path, "seed=2 a=b", "failed", "no image", 3.5)
-        record(tmp_path, "seed=0 a=b", "running")
+        record(tmp_path, ("seed=2 a=b",), "failed", "no image", 3.5)
+        record(tmp_path, ("seed=0 a=b",), "running")
         first, second, third = read_jobs(tmp_path)
     assert (first.state, second.state) == ("running", "done")
     assert third == SweepJob(
-        overrides="seed=2 a=b", label="seed=2", name="run-2", state="failed", reason="no image", seconds=3.5
+        overrides=("seed=2 a=b",), label="seed=2", name="run-2", state="failed", reason="no image", seconds=3.5
     )
-    assert log_file(tmp_path, "seed=2 a=b").name == "002.log"
+    assert log_file(tmp_path, ("seed=2 a=b",)).name == "002.log"
 
 
 def test_a_folder_without_a_sweep_has_no_points(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_folder_without_a_sweep_has_no_points(tmp_path: Path) -> None:
 
 def test_a_new_plan_forgets_the_states_of_the_old_one(tmp_path: Path) -> None:
     begin_sweep(tmp_path, jobs("waiting"))
-    record(tmp_path, "seed=0 a=b", "failed", "no image")
+    record(tmp_path, ("seed=0 a=b",), "failed", "no image")
     begin_sweep(tmp_path, jobs("done", "waiting"))
     assert read_jobs(tmp_path)[0].state == "done"
 
@@ -46,7 +46,7 @@ def test_a_new_plan_forgets_the_states_of_the_old_one(tmp_path: Path) -> None:
 def test_what_no_living_process_runs_is_interrupted(tmp_path: Path) -> None:
     with lock_sweep(tmp_path):
         begin_sweep(tmp_path, jobs("waiting", "waiting", "done", "failed"))
-        record(tmp_path, "seed=0 a=b", "running")
+        record(tmp_path, ("seed=0 a=b",), "running")
         assert states(tmp_path) == ["running", "waiting", "done", "failed"]
     assert states(tmp_path) == ["interrupted", "interrupted", "done", "failed"]
     (tmp_path / "run-0").mkdir()

@@ -22,7 +22,7 @@ RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTE
 def runs(tmp_path: Path) -> Iterator[Path]:
     """A sweep of two jobs, which holds its lock."""
     with lock_sweep(tmp_path):
-        begin_sweep(tmp_path, [SweepJob(overrides=f"seed={i}", label=f"seed={i}", name=None) for i in (0, 1)])
+        begin_sweep(tmp_path, [SweepJob(overrides=(f"seed={i}",), label=f"seed={i}", name=None) for i in (0, 1)])
         yield tmp_path
 
 
@@ -35,7 +35,7 @@ def test_in_a_process_of_its_own_it_speaks_into_its_log(runs: Path) -> None:
         "    print('through Python')\n"
         "    os.system('echo through a descriptor; echo and an error >&2')\n"
         "    return 0, ''\n"
-        "run_in_launcher(Path(sys.argv[1]), 'seed=1', speak)\n"
+        "run_in_launcher(Path(sys.argv[1]), ('seed=1',), speak)\n"
         "print('afterwards')\n"
     )
     spoken = subprocess.run([sys.executable, "-c", program, str(runs)], capture_output=True, text=True)
@@ -53,7 +53,7 @@ def test_in_the_sweeper_it_says_one_line_before_and_one_after(
         announce_disk(torch.nn.Linear(1, 1), Machine(), runs)
         return 2, "seed=1 is no good"
 
-    sweep_job.run_here(runs, "seed=1", attempt)
+    sweep_job.run_here(runs, ("seed=1",), attempt)
     said = capfd.readouterr().out.splitlines()
     assert said == ["2 of 2: seed=1", "failed in 0 s: seed=1 is no good [2 jobs: 1 failed, 1 waiting]"]
     assert not list(runs.glob("sweep/*.log"))
@@ -74,10 +74,10 @@ def test_a_further_rank_records_that_it_failed_first(
     monkeypatch.setenv("SLURM_PROCID", "1")
 
     def fail_after_another() -> tuple[int, str]:
-        record(runs, "seed=0", before, "first" if before == "failed" else "")
+        record(runs, ("seed=0",), before, "first" if before == "failed" else "")
         return attempt
 
-    sweep_job.run_in_launcher(runs, "seed=0", fail_after_another)
+    sweep_job.run_in_launcher(runs, ("seed=0",), fail_after_another)
     found = read_jobs(runs)[0]
     assert (found.state, found.reason) == after
 
@@ -87,13 +87,13 @@ def test_a_rank_ends_when_another_one_has_failed(runs: Path) -> None:
         "import sys, time\n"
         "from pathlib import Path\n"
         "from mprm.stages.sweep_job import run_in_launcher\n"
-        "run_in_launcher(Path(sys.argv[1]), 'seed=0', lambda: time.sleep(60))\n"
+        "run_in_launcher(Path(sys.argv[1]), ('seed=0',), lambda: time.sleep(60))\n"
     )
     waiting = subprocess.Popen([sys.executable, "-c", program, str(runs)])
     try:
         while read_jobs(runs)[0].state != "running":
             assert waiting.poll() is None
-        record(runs, "seed=0", "failed", "of another rank")
+        record(runs, ("seed=0",), "failed", "of another rank")
         assert waiting.wait(timeout=30) == 1
     finally:
         waiting.kill()
@@ -122,7 +122,7 @@ def test_slurm_tells_the_rank_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def job(state: str, seconds: float | None = None, work: float = 1.0) -> SweepJob:
-    return SweepJob(overrides="", label="", name="n", work=work, state=state, seconds=seconds)
+    return SweepJob(overrides=("",), label="", name="n", work=work, state=state, seconds=seconds)
 
 
 def test_states_are_counted_and_absent_ones_left_out() -> None:
