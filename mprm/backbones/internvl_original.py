@@ -146,6 +146,13 @@ def merge_wqkv(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, kv
     return torch.cat([q_GHd, k_GHd, v_GHd], dim=1).flatten(0, 2)
 
 
+def _fused_heads(name: str, config: InternVLConfig) -> tuple[int, int] | None:
+    """Query and key-value heads by which an original tensor holds q, k and v; None where it holds one parameter."""
+    if ".wqkv." in name:
+        return config.text_config.num_attention_heads, config.text_config.num_key_value_heads
+    return (1, 1) if ".attn.qkv." in name else None  # the vision tower's are three blocks
+
+
 def _original_names(state: Mapping[str, torch.Tensor], config: InternVLConfig) -> dict[str, list[str]]:
     """Every original tensor and the parameters it holds: one, or q, k and v."""
     names: dict[str, list[str]] = {}
@@ -185,30 +192,15 @@ def load_original(folder: Path, image_token_id: int, dtype: torch.dtype | None) 
                 if tensor.shape != whole:
                     shapes = f"shape {tuple(tensor.shape)}, config.json says {whole}"
                     raise incomplete(folder, f"{name} in {file} has {shapes}")
-                filled |= zip(names[name], _split(name, tensor.to(dtype), config), strict=True)
+                heads = _fused_heads(name, config)
+                parts = (tensor.to(dtype),) if heads is None else split_wqkv(tensor.to(dtype), *heads)
+                filled |= zip(names[name], parts, strict=True)
         hf.load_state_dict(filled, strict=False, assign=True)
     # The only buffers; they are computed, not stored.
     hf.model.language_model.rotary_emb = LlamaRotaryEmbedding(hf.model.language_model.config)
     hf.tie_weights()
     assert not any(tensor.is_meta for tensor in (*hf.parameters(), *hf.buffers()))
     return hf.eval()
-
-
-def _split(name: str, tensor: torch.Tensor, config: InternVLConfig) -> tuple[torch.Tensor, ...]:
-    if ".wqkv." in name:
-        text = config.text_config
-        return split_wqkv(tensor, text.num_attention_heads, text.num_key_value_heads)
-    if ".attn.qkv." in name:
-        return tuple(part.clone() for part in tensor.chunk(3))
-    return (tensor,)
-
-
-def _merge(name: str, parts: list[torch.Tensor], config: InternVLConfig) -> torch.Tensor:
-    if ".wqkv." in name:
-        text = config.text_config
-        q, k, v = parts
-        return merge_wqkv(q, k, v, text.num_attention_heads, text.num_key_value_heads)
-    return torch.cat(parts) if ".attn.qkv." in name else parts[0]
 
 
 def _shard_layout(folder: Path) -> dict[str, list[str]]:
@@ -233,7 +225,8 @@ def _shard_layout(folder: Path) -> dict[str, list[str]]:
 def to_original(hf_state: Mapping[str, torch.Tensor], config: InternVLConfig) -> Iterator[tuple[str, torch.Tensor]]:
     """The original's tensors, one after the other: renamed, and q, k and v merged again."""
     for name, ours in _original_names(hf_state, config).items():
-        yield name, _merge(name, [hf_state[part] for part in ours], config)
+        parts, heads = [hf_state[part] for part in ours], _fused_heads(name, config)
+        yield name, parts[0] if heads is None else merge_wqkv(parts[0], parts[1], parts[2], *heads)
 
 
 def write_original(hf: InternVLForConditionalGeneration, source: Path, folder: Path) -> None:
