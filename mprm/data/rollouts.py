@@ -92,12 +92,13 @@ def _fault(rollout: Rollout) -> str | None:
         return "no_steps"
     if "" in rollout.steps:
         return "empty_step"
-    unmeasured = rollout.scores.count(None)
-    if unmeasured == len(rollout.scores):
+    if len(rollout.scores) != len(rollout.steps):
+        return "length_mismatch"
+    measured = [score for score in rollout.scores if score is not None]
+    if not measured:
         return "no_usable_score"
-    if unmeasured and rollout.published:
-        return "bad_score"
-    return None
+    unmeasured = len(measured) < len(rollout.scores)
+    return None if 0 <= min(measured) <= max(measured) <= 1 and not (unmeasured and rollout.published) else "bad_score"
 
 
 def reading_of(dataset: Dataset) -> list[Any]:

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from mprm.data.image_folder import ImageFolder
 from mprm.data.json_lines import Fields, JsonLines
+from mprm.data.lines import Unusable
+from mprm.data.rollouts import Rollout, read_rollout
 from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import write_subset
@@ -109,3 +112,31 @@ def test_files(reader: Any, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             JsonLines(**settings).files()
+
+
+def test_what_a_reader_from_elsewhere_may_give(tmp_path: Path) -> None:
+    """The five members of the Protocol are all that is asked of it; what it gives is looked at all the same."""
+
+    class Lines:
+        exclude, wanted, image_folder = None, "scores", ImageFolder(None)
+
+        def files(self) -> list[Path]:
+            return []
+
+        def read(self, line: bytes) -> Rollout:
+            scores = [None if score == b"-" else float(score) for score in line.split()]
+            return Rollout(["a.png"], "Why?", ["One.", "Two."], scores)
+
+    given = {
+        b"0.5 1": None,
+        b"0.5 -": None,
+        b"- -": "no_usable_score",
+        b"0.5": "length_mismatch",
+        b"0.5 7": "bad_score",
+    }
+    for line, reason in given.items():
+        try:
+            found = read_rollout(Lines(), line, "s").fault
+        except Unusable as unusable:
+            found = unusable.reason
+        assert found == reason
