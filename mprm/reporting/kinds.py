@@ -81,7 +81,7 @@ KINDS = {
         measures=(
             Measure("auc", "AUC", AUC_PANEL),
             Measure("f1_fixed", "F1 at 0.5", Panel(title="Overall macro-F1 at 0.5", axis=F1)),
-            Measure("f1_calibrated", "F1 calibrated", Panel(title="Overall macro-F1, calibrated", axis=F1)),
+            Measure("f1_calibrated", "F1 calibrated", Panel(title="Macro-F1, calibrated", axis=F1)),
         ),
         shown=3,
         headlines=2,
