@@ -131,7 +131,7 @@ class StepModel(nn.Module):
     def check_training(self) -> None:
         """Raises ValueError if a training would leave out something that the weights were trained with."""
 
-    def speak(self) -> None:
+    def train_generation(self) -> None:
         """Train what writes text instead of what scores steps. Raises ValueError if nothing writes text."""
         raise ValueError(
             f"backbone: {type(self).__name__} cannot write text, as a judge must; choose a chat model, e.g. "

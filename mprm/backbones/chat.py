@@ -60,7 +60,7 @@ class ChatModel(StepModel):
         self.kappa = stored_kappa(options.path)
         self.freeze_vision = options.vision == FROZEN
         self.trains_language = options.language_model == TRAINED
-        self.speaks = False
+        self.trains_generation = False
         set_trained(hf.parameters(), options.language_model)
         # The step head replaces the LM head, which is kept for export and generation only.
         for parameter in hf.get_output_embeddings().parameters():
@@ -147,9 +147,9 @@ class ChatModel(StepModel):
                 "which is not computed in training; set it to 0 in its config.json"
             )
 
-    def speak(self) -> None:
+    def train_generation(self) -> None:
         """Train what writes text, the LM head included, instead of what scores steps: a judge writes."""
-        self.speaks = True
+        self.trains_generation = True
         set_trained([self.mark_D, *self.head.parameters()], FROZEN)
         self.set_kappa(False)
         if self.trains_language:
@@ -165,7 +165,7 @@ class ChatModel(StepModel):
         merge_adapters(self)
         hf: Any = self.hf
         table_VD = hf.get_input_embeddings().weight
-        if hf.get_output_embeddings().weight is table_VD and not self.speaks:
+        if hf.get_output_embeddings().weight is table_VD and not self.trains_generation:
             hf.get_output_embeddings().weight = nn.Parameter(table_VD.clone())
             hf.config.tie_word_embeddings = hf.config.text_config.tie_word_embeddings = False
         if self.mark_id >= len(table_VD):
@@ -173,7 +173,7 @@ class ChatModel(StepModel):
             head_VD = hf.get_output_embeddings().weight
             head_VD[self.mark_id] = head_VD[: self.mark_id].mean(0)
         hf.get_input_embeddings().weight[self.mark_id] = self.mark_D
-        if not self.speaks:
+        if not self.trains_generation:
             hf.get_output_embeddings().weight[self.verdict_ids] = self.head.weight.to(table_VD.dtype)
         return hf
 

@@ -179,7 +179,7 @@ class Reinforcement(TrainingModule):
 
     def prepare(self) -> None:
         check_sampling(self.prompts.judge, self.schedule.machine)
-        self.model.speak()
+        self.model.train_generation()
 
     def terms(self, part: Measured) -> np.ndarray:
         """A pair is one: it weighs as much as any other, however long its responses become."""

@@ -159,7 +159,7 @@ class Imitation(TrainingModule):
         return collate_responses(examples)
 
     def prepare(self) -> None:
-        self.model.speak()
+        self.model.train_generation()
 
     def terms(self, part: Measured) -> np.ndarray:
         """Tokens of every trace."""

@@ -68,7 +68,7 @@ def load_backbone(cfg: Config) -> tuple[Any, Any]:
     torch.manual_seed(cfg.seed)  # adapters, and a mark drawn at random
     processor, model = cfg.backbone.load()
     if cfg.task in JUDGE_TASKS:
-        model.speak()
+        model.train_generation()
     return processor, model
 
 

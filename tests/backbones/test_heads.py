@@ -125,7 +125,7 @@ def test_a_model_that_writes_nothing_says_so() -> None:
     with pytest.raises(
         ValueError, match=r"^backbone: Marks cannot write text, as a judge must; choose a chat model.*$"
     ):
-        model.speak()
+        model.train_generation()
     scoring: Any = Scoring(model, None, 9, 9, "cpu")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^backbone: Marks writes no text, so that .* no entropy under it; choose.*$"):
         scoring.entropies([], None)

@@ -66,7 +66,7 @@ class Taught:
     def load(self) -> Loaded:
         """A judge of one's own, to be trained or changed."""
         processor, model = BACKBONE.load()
-        model.speak()
+        model.train_generation()
         load_weights(model, self.folder / "weights.safetensors")
         return processor, model.eval()
 

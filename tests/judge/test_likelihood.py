@@ -130,7 +130,7 @@ def test_a_judge_trains_what_writes_and_nothing_that_scores_steps(language_model
     backbone = InternVL(path=str(ORIGINAL), max_tiles=1, language_model=language_model)
     processor, model = backbone.load()
     model.set_kappa(True)
-    model.speak()
+    model.train_generation()
     head = model.hf.lm_head.weight
     assert head is not model.hf.get_input_embeddings().weight
     picture = Image.new("RGB", (56, 56), "red")
@@ -151,6 +151,6 @@ def test_a_judge_trains_what_writes_and_nothing_that_scores_steps(language_model
     assert (after_M - before_M).abs().max() > 0.01
     save_weights(model, tmp_path / "weights.safetensors")
     _, again = backbone.load()
-    again.speak()
+    again.train_generation()
     load_weights(again, tmp_path / "weights.safetensors")
     assert log_likelihood(again, row).equal(after_M)
