@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from mprm.backbones.internvl import InternVL
 from mprm.chartworld.corpus import ChartWorld
 from mprm.training.checkpoint import latest, load_checkpoint
+from mprm.training.objectives import BetaBinomial
 from mprm.training.recipe import Machine, Recipe
 from mprm.training.strategies import Sharded, ShardedPrecision, build_optimizer, check_world_size
 
@@ -75,10 +76,10 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def plain_folder(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain_folder(train: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training in one process without DeepSpeed."""
     folder = tmp_path_factory.mktemp("plain")
-    start(folder, ranks=1)
+    train(folder)
     return folder
 
 
@@ -182,8 +183,8 @@ def test_a_skipped_step_is_the_same_for_every_strategy(start: Start, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_kappa_head_is_sharded(start: Start, tmp_path: Path) -> None:
-    start(tmp_path / "plain", ranks=1, objective="BetaBinomial")
+def test_a_kappa_head_is_sharded(start: Start, train: Any, tmp_path: Path) -> None:
+    train(tmp_path / "plain", BetaBinomial())
     start(tmp_path / "whole", ranks=2, objective="BetaBinomial", strategy="deepspeed_stage_3")
     plain = load_file(tmp_path / "plain" / "weights.safetensors")
     assert "kappa.bias" in plain
