@@ -21,6 +21,7 @@ LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2)
 NORMAL_QUANTILE = 1.96
 RESAMPLES = 1000
+PAIRED = 0  # seed of the bootstrap of every run that is compared: they are resampled alike
 FEWEST = 3  # trainings with an interval: of two Student's t is 12.7, which says nothing, so the two are shown
 
 
@@ -35,16 +36,24 @@ class Estimate:
 
     def points(self) -> str:
         """As percentage points: 81.5 [79.8, 83.1], of two seeds 81.5 (80.9, 82.1)."""
-        return self._text(100, ".1f")
+        return self.text(100, ".1f")
 
     def fraction(self) -> str:
         """As a fraction: 0.893 [0.880, 0.905]."""
-        return self._text(1, ".3f")
+        return self.text(1, ".3f")
 
     def signed_points(self) -> str:
         """A difference as percentage points: +3.1 [1.2, 5.0]."""
-        text = self.points()
-        return text if text.startswith("-") else f"+{text}"
+        return self.text(100, ".1f", "+")
+
+    def text(self, scale: float, form: str, sign: str = "") -> str:
+        """The number with its interval, or else with `each`. sign: "+" also in front of a positive number."""
+        text = format(self.value * scale, sign + form)
+        if self.each:
+            return f"{text} ({', '.join(format(value * scale, form) for value in self.each)})"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} [{self.low * scale:{form}}, {self.high * scale:{form}}]"
 
     def negative(self) -> Estimate:
         """b - a, where this is a - b."""
@@ -63,14 +72,6 @@ class Estimate:
     def relation(self, better: str = "better than", worse: str = "worse than") -> str:
         """What a difference says: nothing where its interval holds 0."""
         return better if self.above(0) else worse if self.below(0) else "not distinguishable from"
-
-    def _text(self, scale: float, form: str) -> str:
-        text = format(self.value * scale, form)
-        if self.each:
-            return f"{text} ({', '.join(format(value * scale, form) for value in self.each)})"
-        if self.low is None or self.high is None:
-            return text
-        return f"{text} [{self.low * scale:{form}}, {self.high * scale:{form}}]"
 
 
 # ---- the bootstrap
@@ -147,17 +148,19 @@ class Resampled:
     values_B: Floats
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Setting A minus setting B with its 95 % interval."""
+def resampled_mean(values: Mapping[str, float]) -> Resampled:
+    """The mean of a number of every item, by its id."""
+    ids = sorted(values)
+    values_Q = np.array([values[name] for name in ids])
+    means_B = resample_weights(len(ids), PAIRED) @ values_Q / len(ids)
+    return Resampled(tuple((name, None) for name in ids), float(values_Q.mean()), means_B)
 
-    measure: str
-    value: float
-    low: float
-    high: float
-    seeds: tuple[int, ...]  # those that both have
-    resamples: int  # of the bootstrap
-    each: tuple[float, ...] = ()  # the differences of the seeds
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Estimate):
+    """Setting A minus setting B."""
+
+    by_seed: Mapping[int, float]  # of the seeds that both have
 
 
 def difference(measure: str, a: Mapping[int, Resampled], b: Mapping[int, Resampled]) -> Difference:
@@ -170,7 +173,7 @@ def difference(measure: str, a: Mapping[int, Resampled], b: Mapping[int, Resampl
     these trainings only. Resamples in which the measure is undefined are left out.
 
     Args:
-        measure: its name, handed through.
+        measure: its name, for messages.
         a: the runs of setting A by seed.
         b: those of setting B.
 
@@ -188,7 +191,8 @@ def difference(measure: str, a: Mapping[int, Resampled], b: Mapping[int, Resampl
                 f"what the two were measured on, or its labels, differ ({len(apart)}, e.g. {apart[0]!r}); evaluate "
                 "both settings on the same benchmark"
             )
-    differences = [a[seed].value - b[seed].value for seed in seeds]
+    by_seed = {seed: a[seed].value - b[seed].value for seed in seeds}
+    differences = list(by_seed.values())
     resampled_B = np.mean([a[seed].values_B - b[seed].values_B for seed in seeds], axis=0)
     resampled_B = resampled_B[~np.isnan(resampled_B)]
     value = float(np.mean(differences))
@@ -201,7 +205,7 @@ def difference(measure: str, a: Mapping[int, Resampled], b: Mapping[int, Resampl
     else:
         half = math.hypot(half_width(differences), NORMAL_QUANTILE * float(np.std(resampled_B, ddof=1)))
         low, high = value - half, value + half
-    return Difference(measure, value, low, high, seeds, len(resampled_B), tuple(differences))
+    return Difference(value, low, high, by_seed=by_seed)
 
 
 def _listed(runs: Mapping[int, Resampled]) -> str:

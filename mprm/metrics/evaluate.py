@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from mprm.metrics import step_metrics as metrics
-from mprm.metrics.estimate import RESAMPLES, Estimate, Floats, Ints, Resampled, percentile, resample_weights
+from mprm.metrics.estimate import PAIRED, RESAMPLES, Estimate, Floats, Ints, Resampled, percentile, resample_weights
 from mprm.metrics.predictions import Prediction
 from mprm.metrics.results import SourceResults, StepResults, ThresholdResults
 from mprm.metrics.step_metrics import LabelledSteps, best_threshold, labelled_steps
@@ -73,14 +73,14 @@ def measure(predictions: Sequence[Prediction], threshold: float | str, resamples
 def resampled_auc(predictions: Sequence[Prediction], resamples: int = RESAMPLES) -> Resampled:
     """The AUC of one run. The order of the predictions does not matter. Raises ValueError if no step is labelled."""
     steps = labelled_steps(predictions)
-    weights_BS = resample_weights(len(steps.source_S), 0, resamples)
+    weights_BS = resample_weights(len(steps.source_S), PAIRED, resamples)
     return Resampled(_items(predictions), metrics.auc(steps), metrics.auc_of_resamples(steps, weights_BS))
 
 
 def resampled_f1(predictions: Sequence[Prediction], threshold: float, resamples: int = RESAMPLES) -> Resampled:
     """The overall step-weighted macro-F1 of one run at a threshold, as resampled_auc."""
     steps = labelled_steps(predictions)
-    weights_BS = resample_weights(len(steps.source_S), 0, resamples)
+    weights_BS = resample_weights(len(steps.source_S), PAIRED, resamples)
     counts_S4 = metrics.confusion_per_solution(steps, threshold)
     value = metrics.step_weighted_macro_f1(metrics.per_source(steps, counts_S4))
     counts_BG4 = metrics.per_source_resampled(steps, counts_S4, weights_BS)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mprm.metrics.estimate import Estimate, Resampled, Resamples
+from mprm.metrics.estimate import Estimate, Resampled, resampled_mean
 from mprm.metrics.evaluate import FIXED_THRESHOLD, resampled_auc, resampled_f1
 from mprm.metrics.predictions import read_predictions
 from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults
 from mprm.reporting.plots import Panel
 from mprm.reporting.run_record import read_json_lines
-
-SEED = 0  # of the bootstrap: every run on a benchmark is resampled alike, which makes its differences paired
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Measure:
 
     def text(self, number: Estimate | None) -> str:
         """With the interval; '-' for none."""
-        return "-" if number is None else number.fraction() if self.panel.scale == 1 else number.points()
+        return "-" if number is None else number.text(self.panel.scale, self.panel.form)
 
     def value(self, number: float) -> str:
         """A number without an interval."""
@@ -202,10 +199,11 @@ def resampled(folder: Path, results: Results, model: str) -> dict[str, Resampled
                 found["f1_calibrated"] = resampled_f1(predictions, calibrated.threshold)
             return found
         case JudgeResults():
-            return {stage: _mean(_verdicts(folder / f"judged_{stage}.jsonl")) for stage in results.judges}
+            return {stage: resampled_mean(_verdicts(folder / f"judged_{stage}.jsonl")) for stage in results.judges}
         case BestOfNResults():
             choices = [one for one in _lines(folder / "choices.jsonl") if one["model"] == model]
-            return {"best_of_n": _mean({f"{place} {one['id']}": one["accuracy"] for place, one in enumerate(choices)})}
+            right = {f"{place} {one['id']}": one["accuracy"] for place, one in enumerate(choices)}
+            return {"best_of_n": resampled_mean(right)}
 
 
 def _verdicts(path: Path) -> dict[str, float]:
@@ -214,13 +212,6 @@ def _verdicts(path: Path) -> dict[str, float]:
     for record in _lines(path):
         found.setdefault(record["id"], []).append(record["responses"][0]["verdict"] == record["better"])
     return {name: float(np.mean(right)) for name, right in found.items()}
-
-
-def _mean(values: Mapping[str, float]) -> Resampled:
-    ids = sorted(values)
-    values_Q = np.array([values[name] for name in ids])
-    means_B = Resamples(len(ids), SEED).weights_BQ @ values_Q / len(ids)
-    return Resampled(tuple((name, None) for name in ids), float(values_Q.mean()), means_B)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -126,27 +126,25 @@ def verdict(
     words = f"{begin}: {'; '.join(numbers)}"
     if question.among > 1:
         words += f". Chosen as the best of {question.among} on these very numbers, so they flatter it"
-    if len(first.seeds) < FEWEST:
+    if len(first.by_seed) < FEWEST:
         words += " (the interval is over the benchmark: it holds for these trainings only)"
     return Verdict(question=question, outcome=outcome(first), words=words, differences=found)
 
 
 def outcome(difference: Difference) -> str:
     """better or worse where the interval leaves out 0."""
-    return BETTER if difference.low > 0 else WORSE if difference.high < 0 else EVEN
+    return BETTER if difference.above(0) else WORSE if difference.below(0) else EVEN
 
 
 def numbers_of(difference: Difference, measure: Measure) -> str:
     """+0.012 [0.003, 0.020] for AUC, +1.2 [0.3, 2.0] in points for shares."""
-    value, low, high = (measure.panel.scale * end for end in (difference.value, difference.low, difference.high))
-    form = measure.panel.form
-    return f"{value:+{form}} [{low:{form}}, {high:{form}}]"
+    return difference.text(measure.panel.scale, measure.panel.form, "+")
 
 
 def _seeds(difference: Difference, measure: Measure) -> str:
     """'5 seeds'; of two what each of them says."""
-    n = len(difference.seeds)
-    each = ", ".join(f"{measure.panel.scale * value:+{measure.panel.form}}" for value in difference.each)
+    n = len(difference.by_seed)
+    each = ", ".join(f"{measure.panel.scale * value:+{measure.panel.form}}" for value in difference.by_seed.values())
     return "1 seed" if n == 1 else f"2 seeds ({each})" if n == 2 and each else f"{n} seeds"
 
 
@@ -157,7 +155,7 @@ def verdicts_table(verdicts: Sequence[Verdict], group: Group) -> Table:
     for one in verdicts:
         found = [(measure, one.differences.get(measure.key)) for measure in measures]
         cells = ["-" if number is None else f"{outcome(number)}: {numbers_of(number, m)}" for m, number in found]
-        seeds = str(len(next(iter(one.differences.values())).seeds)) if one.differences else "-"
+        seeds = str(len(next(iter(one.differences.values())).by_seed)) if one.differences else "-"
         rows.append((one.question.a.label, one.question.b.label, seeds, *cells))
     note = (
         "Setting minus the one it is compared with, shares in points: mean over the seeds that both have. Brackets: 95 "

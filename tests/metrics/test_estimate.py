@@ -113,22 +113,22 @@ def test_several_seeds_by_hand() -> None:
     # undefined one left out).
     half = math.hypot(0.0248417, NORMAL_97_5 * 0.0120185)
     assert (found.value, found.low, found.high) == pytest.approx((0.03, 0.03 - half, 0.03 + half), abs=1e-6)
-    assert (found.measure, found.seeds, found.resamples) == ("auc", (0, 1, 2), 3)
-    assert found.each == pytest.approx((0.02, 0.04, 0.03))
+    assert list(found.by_seed) == [0, 1, 2]
+    assert list(found.by_seed.values()) == pytest.approx([0.02, 0.04, 0.03])
 
 
 def test_two_seeds_have_no_interval_over_seeds() -> None:
     a, b = {0: fixed(0.8, [0.8] * 3), 1: fixed(0.4, [0.4] * 3)}, {0: fixed(0.5, [0.5] * 3), 1: fixed(0.5, [0.5] * 3)}
     found = difference("auc", a, b)  # Student's t: .1 plus or minus 2.5
     assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert found.each == pytest.approx((0.3, -0.1))
+    assert list(found.by_seed.values()) == pytest.approx([0.3, -0.1])
 
 
 def test_one_seed_has_the_percentiles_of_its_resamples() -> None:
     differences = [number / 1000 for number in range(-10, 31)]  # 2.5 % of 40 gaps: one gap from either end
     found = difference("auc", {3: fixed(0.7, [0.5 + d for d in differences])}, {3: fixed(0.69, [0.5] * 41)})
     assert (found.value, found.low, found.high) == pytest.approx((0.01, -0.009, 0.029), abs=1e-9)
-    assert found.seeds == (3,)
+    assert list(found.by_seed) == [3]
 
 
 def test_the_resamples_are_those_of_solutions_written_out_again() -> None:
@@ -156,7 +156,7 @@ def test_identical_predictions_differ_by_exactly_nothing(
     seeds: tuple[int, ...], measure: Callable[[list[Prediction]], Resampled]
 ) -> None:
     one, again = ({seed: measure(run(seed, 1.0)) for seed in seeds} for _ in range(2))
-    assert difference("m", one, again) == Difference("m", 0.0, 0.0, 0.0, seeds, 1000, (0.0,) * len(seeds))
+    assert difference("m", one, again) == Difference(0.0, 0.0, 0.0, by_seed=dict.fromkeys(seeds, 0.0))
 
 
 values = st.lists(st.floats(0, 1), min_size=5, max_size=5)

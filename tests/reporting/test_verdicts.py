@@ -171,7 +171,7 @@ def test_predictions_answer_and_what_differs_in_solutions_is_not_compared(many_r
         for seed in (0, 1):
             copytree(many_runs / f"{name}-{seed}", runs / f"{name}-{seed}")
     (found,) = verdicts_of(compare(run_folders(runs)).groups[0])
-    assert found.differences["auc"].seeds == (0, 1)
+    assert list(found.differences["auc"].by_seed) == [0, 1]
     assert set(found.differences) == {"auc", "f1_fixed", "f1_calibrated"}
     path = runs / "random-0.5-1" / "predictions.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
