@@ -1,268 +1,131 @@
-"""What both families share: marks, the step head, frozen vision, what a folder is loaded as."""
+"""What every step model has: its outputs; the kappa head, whose gradient is ten times the loss's, its precision and its
+file; and a line where it is asked to write."""
 
-from collections.abc import Callable
+import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from PIL import Image
-from transformers import PreTrainedTokenizerFast
+from safetensors.torch import save_file
+from torch import nn
 
-from mprm.backbones.base import encode
-from mprm.backbones.chat import add_mark, encode_pieces, single_token
-from mprm.backbones.internvl import InternVL
-from mprm.backbones.loading import check_folder
-from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
-from mprm.batching.collate import collate
-from tools import tiny
-
-Picture = Callable[[int, int], Image.Image]
-STEPS = ["red is 4.", "blue is 7.", "red 4 + blue 7 = 11.", "The answer is 11."]
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<prm>", "<image>"]
-SPECIAL += [token for tokens in tiny.IMAGE_TOKENS.values() for token in tokens]
+from mprm.backbones.base import KAPPA, KappaHead, StepHead, StepModel, stored_kappa
+from mprm.batching.collate import Batch, Example, collate
+from mprm.inference.scoring import Scoring
 
 
-@pytest.fixture(params=["internvl", "qwen"])
-def backbone(request: pytest.FixtureRequest) -> Any:
-    """(processor, model) of either family."""
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(params=["internvl", "qwen2_5_vl"])
-def fresh(request: pytest.FixtureRequest, internvl_folder: Path, qwen_folder: Path) -> Any:
-    """A backbone of its own for tests that change it, and the module that carries images over to the text."""
-    if request.param == "internvl":
-        internvl = InternVL(path=str(internvl_folder)).load()
-        return *internvl, internvl[1].hf.model.multi_modal_projector
-    qwen = Qwen2_5_VL(path=str(qwen_folder)).load()
-    return *qwen, qwen[1].hf.model.visual.merger
-
-
-def test_scores_come_in_the_order_of_the_marks(backbone: Any, picture: Picture) -> None:
-    processor, model = backbone
-    sizes = [(56, 56), (150, 90), (40, 100)]
-    examples = [
-        encode(processor, [picture(*size)], "What is red plus blue?" * (number + 1), STEPS[: number + 2])
-        for number, size in enumerate(sizes)
-    ]
-    with torch.inference_mode():
-        alone = torch.cat([model.step_logits(collate([example])) for example in examples])
-        together = model.step_logits(collate(examples))
-    assert together.shape == (2 + 3 + 4, 2)
-    assert together.dtype == torch.float32
-    assert together.std() > 0.05
-    assert (together.softmax(-1) - alone.softmax(-1)).abs().max() < 1e-6
-
-
-def test_the_hidden_states_at_the_marks_are_those_of_all_tokens(backbone: Any, picture: Picture) -> None:
-    """The last layer leaves all other tokens out."""
-    processor, model = backbone
-    batch = collate([encode(processor, [picture(56, 56)], "How?", STEPS)])
-    row = batch.input_ids_T[None], batch.position_ids.unsqueeze(-2), batch.vision
-    with torch.inference_mode():
-        h_1TD = model.hidden(*row, segments=batch.segments)
-        h_1MD = model.hidden(*row, segments=batch.segments, marks=batch.mark_M)
-    assert h_1MD.shape[:2] == (1, len(STEPS))
-    torch.testing.assert_close(h_1TD[:, batch.mark_M], h_1MD)
-
-
-def test_the_image_and_the_steps_before_matter_and_later_steps_do_not(backbone: Any, picture: Picture) -> None:
-    processor, model = backbone
-
-    def logits(size: tuple[int, int], steps: list[str]) -> torch.Tensor:
-        with torch.inference_mode():
-            return model.step_logits(collate([encode(processor, [picture(*size)], "How?", steps)]))
-
-    whole = logits((56, 56), STEPS)
-    assert (logits((57, 56), STEPS) - whole).abs().max() > 1e-3
-    assert torch.allclose(logits((56, 56), STEPS[:2]), whole[:2], atol=1e-5)
-    assert (logits((56, 56), ["red is 5.", *STEPS[1:]]) - whole)[-1].abs().max() > 1e-3
-
-
-def test_marks_stand_behind_every_step(backbone: Any, picture: Picture) -> None:
-    processor, _ = backbone
-    example = encode(processor, [picture(56, 56)], "What is red plus blue?", STEPS)
-    places = (example.input_ids == processor.mark_id).nonzero()[:, 0]
-    assert places.equal(example.marks)
-    text = processor.tokenizer.decode(example.input_ids)
-    body = "Question: What is red plus blue?\nProcess: " + "".join(f"{step}<prm>\n\n" for step in STEPS).strip()
-    assert text.startswith("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n<")
-    assert text.endswith(f">\n{body}<|im_end|>\n")
-
-
-@given(texts=st.lists(st.lists(st.sampled_from([*SPECIAL, "a", " ", "\n"])).map("".join), min_size=2, max_size=4))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_special_tokens_in_the_users_text_are_only_text(backbone: Any, picture: Picture, texts: list[str]) -> None:
-    processor, model = backbone
-    question, *steps = texts
-    special = torch.tensor(processor.tokenizer.all_special_ids)
-    example = encode(processor, [picture(56, 56)], question, steps)
-    plain = encode(processor, [picture(56, 56)], "a", ["b"] * len(steps))
-    counts = [torch.isin(x.input_ids, special).sum() for x in (example, plain)]
-    assert counts[0] == counts[1]
-    assert (example.input_ids == model.hf.config.image_token_id).sum() == 4
-    assert example.input_ids[example.marks].eq(processor.mark_id).all()
-    assert (example.input_ids == processor.mark_id).sum() == len(steps)
-
-
-def test_frozen_vision_is_neither_trained_nor_noisy(fresh: Any, picture: Picture) -> None:
-    processor, model, projector = fresh
-    model.train()
-    assert model.hf.model.language_model.training
-    assert not any(module.training for module in model.vision_tower().modules())
-    batch = collate([encode(processor, [picture(100, 60)], "How?", STEPS)])
-    gradients_enabled = []
-    blocks = getattr(model.vision_tower(), "blocks", None) or model.vision_tower().encoder.layer
-    hook = blocks[-1].register_forward_hook(lambda *_: gradients_enabled.append(torch.is_grad_enabled()))
-    model.step_logits(batch).square().sum().backward()
-    hook.remove()
-    assert gradients_enabled == [False]
-    assert all(p.grad is None and not p.requires_grad for p in model.vision_parameters())
-    for parameters in (projector.parameters(), model.hf.model.language_model.parameters(), model.head.parameters()):
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters if p.ndim > 1)
-
-
-def test_the_head_begins_as_the_rows_of_the_verdicts(backbone: Any) -> None:
-    processor, model = backbone
-    rows = [single_token(processor.tokenizer, word) for word in ("No", "Yes")]
-    assert model.head.weight.equal(model.hf.lm_head.weight[rows])
-    assert [processor.tokenizer.decode([row]) for row in rows] == ["No", "Yes"]
-
-
-def test_the_mark_is_the_mean_of_all_rows_and_the_table_keeps_its_size(backbone: Any) -> None:
-    processor, model = backbone
-    table = model.hf.get_input_embeddings().weight
-    assert processor.mark_id == model.mark_id == len(table) == len(processor.tokenizer) - 1
-    assert model.mark_D.equal(table.mean(0))
-    assert model.mark_D.requires_grad
-
-
-def test_the_mark_in_the_text_is_its_embedding_and_no_row_of_the_table(fresh: Any, picture: Picture) -> None:
-    processor, model, _ = fresh
-    batch = collate([encode(processor, [picture(56, 56)], "How?", STEPS)])
-    with torch.no_grad():
-        before = model.step_logits(batch)
-        model.mark_D += 1
-        after = model.step_logits(batch)
-    assert (before - after).abs().min() > 1e-4
-    model.step_logits(batch).sum().backward()
-    assert model.mark_D.grad.abs().sum() > 0
-    used = batch.input_ids_T[batch.input_ids_T != processor.mark_id].unique()
-    assert 0 not in used  # the row that is looked up at the marks
-    assert model.hf.get_input_embeddings().weight.grad[0].abs().sum() == 0
-
-
-def table_of(rows: int) -> tuple[PreTrainedTokenizerFast, Any]:
-    """A tokenizer, and a model of nothing but an embedding table."""
+def head(hidden_size: int = 16) -> KappaHead:
+    """A head in the middle of a training."""
     torch.manual_seed(0)
-    embeddings = torch.nn.Embedding(rows, 4000)
-    with torch.no_grad():
-        embeddings.weight += torch.arange(rows)[:, None]
-    return tiny.build_tokenizer("internvl"), SimpleNamespace(get_input_embeddings=lambda: embeddings)
+    drawn = KappaHead(hidden_size)
+    for parameter in drawn.parameters():
+        parameter.data = torch.randn_like(parameter)
+    return drawn
 
 
-def test_spare_rows_of_the_table_are_no_tokens() -> None:
-    tokenizer, hf = table_of(500)
-    known = len(tokenizer)
-    mark_id, row_D = add_mark(tokenizer, hf, "mean")
-    assert mark_id == known < 500
-    assert torch.allclose(row_D, hf.get_input_embeddings().weight[:known].mean(0))
+def test_kappa_starts_at_four() -> None:
+    torch.manual_seed(0)
+    kappa_M = KappaHead(256)(50 * torch.randn(32, 256))
+    assert kappa_M.shape == (32,)
+    torch.testing.assert_close(kappa_M, torch.full((32,), 4.0), atol=0.1, rtol=0)
+    assert kappa_M.std() > 0.001, "not the same for every step"
 
 
-def test_a_mark_that_the_folder_came_with_keeps_its_row() -> None:
-    tokenizer, hf = table_of(500)
-    tokenizer.add_tokens(["<prm>"], special_tokens=True)
-    mark_id, row_D = add_mark(tokenizer, hf, "mean")
-    assert mark_id == len(tokenizer) - 1
-    assert row_D.equal(hf.get_input_embeddings().weight[mark_id])
-    row_D += 1  # its own memory
-    assert not row_D.equal(hf.get_input_embeddings().weight[mark_id])
+def test_kappa_is_a_softplus_of_the_normed_hidden_state() -> None:
+    """(1, 3) becomes (-1, 1), scaled and shifted (-1, 1.5); 1 x -1 + 2 x 1.5 + .5 = 2.5."""
+    one = KappaHead(2)
+    values = {"scale": [1.0, 1.0], "shift": [0.0, 0.5], "weight": [[1.0, 2.0]], "bias": [0.5]}
+    one.load_state_dict({name: torch.tensor(value) for name, value in values.items()})
+    assert one(torch.tensor([[1.0, 3.0]])).item() == pytest.approx(math.log(1 + math.exp(2.5)) + 1e-3, abs=1e-4)
+    one.bias.data -= 1000
+    assert one(torch.tensor([[1.0, 3.0]])).item() == pytest.approx(1e-3)
 
 
-def test_a_mark_can_be_drawn_with_mean_and_deviation_of_all_rows() -> None:
-    """Rows 0 + noise .. n-1 + noise: over 4000 dimensions the drawn values have their deviation."""
-    drawn = []
-    for _ in range(2):
-        tokenizer, hf = table_of(len(tiny.build_tokenizer("internvl")))
-        torch.manual_seed(3)
-        drawn.append(add_mark(tokenizer, hf, "normal")[1])
-    rows_VD = hf.get_input_embeddings().weight
-    assert drawn[0].equal(drawn[1])
-    assert drawn[0].mean() == pytest.approx(rows_VD.mean().item(), rel=0.05)
-    assert drawn[0].std() == pytest.approx(rows_VD.std(0).mean().item(), rel=0.05)
+def test_the_gradient_is_ten_times_that_of_the_loss_for_the_parameters_and_once_for_the_hidden_state() -> None:
+    """All of the head's parameters, those of its norm too."""
+    scaled, plain = head(), head()
+    h_MD = torch.randn(5, 16, requires_grad=True)
+    g_MD = h_MD.detach().clone().requires_grad_()
+    normed_MD = nn.functional.layer_norm(g_MD, (16,), plain.scale, plain.shift)
+    kappa_M = nn.functional.softplus(nn.functional.linear(normed_MD, plain.weight, plain.bias)[:, 0]) + 1e-3
+    assert scaled(h_MD).equal(kappa_M)
+    (kappa_M**2).sum().backward()
+    (scaled(h_MD) ** 2).sum().backward()
+    assert g_MD.grad is not None
+    assert g_MD.grad.abs().min() > 0
+    torch.testing.assert_close(h_MD.grad, g_MD.grad, atol=1e-5, rtol=1e-5)
+    for name, parameter in plain.named_parameters():
+        assert parameter.grad is not None, name
+        torch.testing.assert_close(scaled.get_parameter(name).grad, 10 * parameter.grad, atol=1e-4, rtol=1e-5)
 
 
-def test_weights_are_loaded_in_the_dtype_asked_for(component: Any, picture: Picture, tmp_path: Path) -> None:
-    for family in ("internvl", "qwen2_5_vl"):
-        processor, model = component(family).load()
-        folder = tmp_path / family
-        model.hf.bfloat16().save_pretrained(folder)
-        processor.tokenizer.save_pretrained(folder)
-        kind = type(component(family))
-        example = encode(processor, [picture(56, 56)], "How?", STEPS)
-        for dtype, expected in (
-            ("stored", torch.bfloat16),
-            ("bfloat16", torch.bfloat16),
-            ("float32", torch.float32),
-        ):
-            _, loaded = kind(path=str(folder), dtype=dtype).load()
-            assert {p.dtype for p in loaded.hf.parameters()} == {expected}
-            assert loaded.mark_D.dtype == loaded.head.weight.dtype == torch.float32
-            with torch.inference_mode():
-                logits = loaded.eval().step_logits(collate([example]))
-            assert logits.dtype == torch.float32
-            assert logits.isfinite().all()
-        assert component(family, dtype="stored").load()[1].mark_D.dtype == torch.float32
+def test_kappa_is_computed_in_float32() -> None:
+    """Under autocast, and where DeepSpeed has made the parameters bfloat16."""
+    one, h_MD = head(), torch.randn(5, 16)
+    expected = one(h_MD)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert one(h_MD).equal(expected)
+    for parameter in one.parameters():
+        parameter.data = parameter.data.bfloat16()
+    rounded = one(h_MD.bfloat16())
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, expected, atol=0.1, rtol=0.02)
 
 
-def test_a_verdict_of_several_tokens_is_one_line(internvl_folder: Path) -> None:
-    line = r"^verdict 'Definitely' is \d+ tokens for this tokenizer; give backbone\.yes and backbone\.no a word of one$"
-    with pytest.raises(ValueError, match=line):
-        InternVL(path=str(internvl_folder), yes="Definitely").load()
-
-
-def test_pieces_are_encoded_with_a_mark_behind_each() -> None:
-    tokenizer: PreTrainedTokenizerFast = tiny.build_tokenizer("qwen2_5_vl")
-    ids, marks = encode_pieces(tokenizer, ["red is 4.", "\n\nblue"], 999)
-    parts = [tokenizer.encode(text, add_special_tokens=False) for text in ("red is 4.", "\n\nblue")]
-    assert ids == [*parts[0], 999, *parts[1], 999]
-    assert [ids[mark] for mark in marks] == [999, 999]
-
-
-def test_folders_are_checked_in_one_line(tmp_path: Path, internvl_folder: Path) -> None:
-    assert check_folder(str(internvl_folder), ("internvl",)) == internvl_folder
+def test_a_stored_head_comes_back_and_draws_nothing(tmp_path: Path) -> None:
+    assert stored_kappa(None) is None
+    assert stored_kappa(str(tmp_path)) is None
+    one = head()
+    save_file(one.state_dict(), tmp_path / KAPPA)
+    before = torch.get_rng_state()
+    again = stored_kappa(str(tmp_path))
+    assert torch.get_rng_state().equal(before)
+    assert again is not None
+    assert all(parameter.requires_grad for parameter in again.parameters())
+    assert all(again.get_parameter(name).equal(parameter) for name, parameter in one.named_parameters())
+    (tmp_path / KAPPA).write_bytes(b"cut")
     with pytest.raises(
-        ValueError, match=r"^backbone\.path is not set; give the folder of the downloaded internvl weights$"
+        ValueError, match=r"^backbone\.path=.* has a broken kappa\.safetensors \(.*\); export the folder"
     ):
-        check_folder(None, ("internvl",))
-    with pytest.raises(ValueError, match=rf"^backbone\.path={tmp_path} has no config\.json; give the folder"):
-        check_folder(str(tmp_path), ("internvl",))
-    line = r"^backbone\.path=.* holds model_type 'internvl', not 'qwen2_5_vl'; choose another backbone=$"
-    with pytest.raises(ValueError, match=line):
-        Qwen2_5_VL(path=str(internvl_folder)).load()
+        stored_kappa(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("make", "line"),
-    [
-        (lambda: InternVL(max_tiles=0), r"^backbone\.max_tiles=0 is not positive; the published recipe uses 6$"),
-        (lambda: InternVL(dtype="float16"), r"^backbone\.dtype=float16 is unknown; choose stored, float32, bfloat16$"),
-        (lambda: Qwen2_5_VL(dtype="int8"), r"^backbone\.dtype=int8 is unknown"),
-        (lambda: InternVL(vision="thawed"), r"^backbone\.vision=thawed is unknown; choose frozen, trained, lora$"),
-        (lambda: InternVL(projector="lora"), r"^backbone\.projector=lora is unknown; choose frozen, trained$"),
-        (lambda: Qwen2_5_VL(language_model="none"), r"^backbone\.language_model=none is unknown; choose"),
-        (lambda: Qwen2_5_VL(mark_init="zero"), r"^backbone\.mark_init=zero is unknown; choose mean, normal$"),
-        (lambda: InternVL(lora_rank=0), r"^backbone\.lora_rank=0 is not positive$"),
-        (lambda: InternVL(lora_alpha=-1), r"^backbone\.lora_alpha=-1 is not positive$"),
-        (lambda: InternVL(max_length=0), r"^backbone\.max_length=0 is not positive$"),
-        (lambda: Qwen2_5_VL(min_pixels=0), r"^backbone\.min_pixels=0 is not in 1\.\.max_pixels=200704"),
-        (lambda: Qwen2_5_VL(max_pixels=500), r"^backbone\.min_pixels=784 is not in 1\.\.max_pixels=500"),
-    ],
-)
-def test_wrong_settings_are_one_line(make: Callable[[], object], line: str) -> None:
-    with pytest.raises(ValueError, match=line):
-        make()
+class Marks(StepModel):
+    """Hidden states that are given."""
+
+    def __init__(self, h_MD: torch.Tensor) -> None:
+        super().__init__()
+        self.h_MD = h_MD
+        self.head = StepHead(torch.eye(2, h_MD.shape[1]))
+
+    def marked(self, batch: Batch) -> torch.Tensor:
+        return self.h_MD
+
+
+def test_a_family_gives_hidden_states_and_has_all_else() -> None:
+    h_MD = torch.tensor([[1.0, 3.0, 9.0], [2.0, 2.0, 9.0]])
+    model, batch = Marks(h_MD), collate([Example(torch.arange(4), torch.tensor([1, 3]), torch.arange(4), {})])
+    logits_M2, kappa_M = model(batch)
+    assert logits_M2.tolist() == model.step_logits(batch).tolist() == [[1.0, 3.0], [2.0, 2.0]]
+    assert kappa_M is None
+    model.set_kappa(True)
+    assert model(batch).kappa_M.tolist() == pytest.approx([4.0, 4.0], abs=0.01)
+    head = model.kappa
+    model.set_kappa(True)
+    assert model.kappa is head, "the one that is there is kept"
+    model.set_kappa(False)
+    assert model(batch).kappa_M is None
+    assert not model.recomputes
+    model.check_training()
+
+
+def test_a_model_that_writes_nothing_says_so() -> None:
+    model = Marks(torch.zeros(1, 2))
+    with pytest.raises(
+        ValueError, match=r"^backbone: Marks cannot write text, as a judge must; choose a chat model.*$"
+    ):
+        model.train_generation()
+    scoring: Any = Scoring(model, None, 9, 9, "cpu")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^backbone: Marks writes no text, so that .* no entropy under it; choose.*$"):
+        scoring.entropies([], None)
