@@ -16,6 +16,7 @@ from typing import Any
 
 from mprm.config import Config
 from mprm.runs.artifacts import STAGES, file_hash, file_states, left_by, read_json, write_json
+from mprm.runs.config_hash import FORMAT_VERSION
 from mprm.terminal import say
 
 
@@ -68,7 +69,8 @@ class Output:
         write_json(self._place(), self._memory())
 
     def _memory(self) -> dict[str, Any]:
-        target, digest = self.target, hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        target, settings = self.target, json.dumps([FORMAT_VERSION, self.settings], sort_keys=True)
+        digest = hashlib.sha256(settings.encode()).hexdigest()
         states = file_states(target.parent, [target.name])
         return {"output": str(target.resolve()), "settings": digest, "files": states}
 

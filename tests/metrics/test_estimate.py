@@ -18,6 +18,7 @@ from mprm.metrics.estimate import (
     half_width,
     mean_over_seeds,
     resample_weights,
+    resampled_mean,
 )
 from mprm.metrics.evaluate import resampled_auc, resampled_f1
 from mprm.metrics.predictions import Prediction
@@ -129,6 +130,16 @@ def test_one_seed_has_the_percentiles_of_its_resamples() -> None:
     found = difference("auc", {3: fixed(0.7, [0.5 + d for d in differences])}, {3: fixed(0.69, [0.5] * 41)})
     assert (found.value, found.low, found.high) == pytest.approx((0.01, -0.009, 0.029), abs=1e-9)
     assert list(found.by_seed) == [3]
+
+
+def test_the_difference_of_two_means_is_the_mean_of_the_differences() -> None:
+    a, b = (
+        {f"q{i}": float(value) for i, value in enumerate(np.random.default_rng(side).random(30))} for side in (0, 1)
+    )
+    found = difference("accuracy", {0: resampled_mean(a)}, {0: resampled_mean(b)})
+    minus_Q = np.array([a[name] - b[name] for name in sorted(a)])
+    expected = Resamples(30, seed=0).mean(minus_Q)
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 
 def test_the_resamples_are_those_of_solutions_written_out_again() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from mprm.config import Config
 from mprm.runs.artifacts import file_states, remove, write_json
+from mprm.stages import outputs
 from mprm.stages.outputs import Output, content
 
 Load = Callable[..., Config]
@@ -31,7 +32,9 @@ def made(config: Config, settings: object = "same", mark: str | None = None) -> 
     return output(config, settings, mark).is_made()
 
 
-def test_what_this_very_command_wrote_is_skipped_and_anything_else_refused(config: Load, tmp_path: Path) -> None:
+def test_what_this_very_command_wrote_is_skipped_and_anything_else_refused(
+    config: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     assert not made(config())
     out.write_text("result")
@@ -42,6 +45,10 @@ def test_what_this_very_command_wrote_is_skipped_and_anything_else_refused(confi
     assert not made(config("overwrite=true"))
     with pytest.raises(ValueError, match="overwrite=true"):
         made(config(), "other settings")
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "FORMAT_VERSION", 0)  # another version's results have another layout
+        with pytest.raises(ValueError, match="overwrite=true"):
+            made(config())
     out.write_text("edited")
     with pytest.raises(ValueError, match="overwrite=true"):
         made(config())
