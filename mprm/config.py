@@ -273,7 +273,7 @@ def _resolved(node: DictConfig, group: str) -> dict[str, Any]:
     try:
         values: Any = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{error.full_key or group} can not be resolved: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{error.full_key or group} cannot be resolved: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict), group
     return values
 

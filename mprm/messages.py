@@ -46,7 +46,7 @@ def explain(error: Exception) -> tuple[str, int] | None:
         more = "; pip install -e '.[sweeps]' brings joblib and submitit" if group == "hydra/launcher" else ""
         return f"{group}={choice} is not one of {', '.join(options)}{did_you_mean(choice, options)}{more}", 2
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' can not be read; write key=value, a list as key=[a,b], odd characters in quotes", 2
+        return f"'{error.override}' cannot be read; write key=value, a list as key=[a,b], odd characters in quotes", 2
     if isinstance(error, HydraException) and re.search(r"(?:override|Key) 'pretrain\b", str(error)):
         return PRETRAINING, 2
     if isinstance(error, HydraException) and isinstance(error.__cause__, ConfigKeyError | AttributeError):

@@ -80,7 +80,7 @@ class StepScorer:
     def score(self, image: Pictures, question: str, steps: Sequence[str]) -> np.ndarray:
         """Scores of the steps of one solution, (n_steps,).
 
-        image: a path or a picture, or several. Raises ValueError if one can not be read, or the solution is too long.
+        image: a path or a picture, or several. Raises ValueError if one cannot be read, or the solution is too long.
         """
         return self.score_batch([(image, question, steps)])[0]
 
@@ -107,7 +107,7 @@ class StepScorer:
         for number in range(len(solutions)):
             scored = found[str(number)]
             if isinstance(scored, NotScored):
-                raise ValueError(f"solution {number} can not be scored: {scored.message}")
+                raise ValueError(f"solution {number} cannot be scored: {scored.message}")
             results.append(scored)
         return results
 

@@ -118,18 +118,16 @@ def test_a_type_can_be_asked_for(exported: Path, capfd: pytest.CaptureFixture[st
 
 def test_what_can_not_be_scored_is_one_line(exported: Path, tmp_path: Path) -> None:
     scorer = StepScorer.from_pretrained(exported, device="cpu")
-    with pytest.raises(ValueError, match=r"^solution 0 can not be scored: image .*none\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"^solution 0 cannot be scored: image .*none\.png cannot be read"):
         scorer.score(tmp_path / "none.png", "Why?", ["a"])
-    with pytest.raises(ValueError, match=r"^solution 0 can not be scored: there is no image"):
+    with pytest.raises(ValueError, match=r"^solution 0 cannot be scored: there is no image"):
         scorer.score([], "Why?", ["a"])
     with pytest.raises(ValueError, match=r"^steps of solution 0 are \[\]; give a list"):
         scorer.score(picture(56, 56), "Why?", [])
     with pytest.raises(ValueError, match=r"^steps of solution 0 are 'red is 4'; give a list"):
         scorer.score(picture(56, 56), "Why?", "red is 4")
     scorer.max_length = 60
-    with pytest.raises(
-        ValueError, match=r"^solution 1 can not be scored: \d+ tokens, more than backbone.max_length=60"
-    ):
+    with pytest.raises(ValueError, match=r"^solution 1 cannot be scored: \d+ tokens, more than backbone.max_length=60"):
         scorer.score_batch([(picture(28, 28), "?", ["a"]), (picture(56, 56), "Why?", ["a " * 40])])
 
 

@@ -36,12 +36,12 @@ WRONG = {
     "-cn nowhere": "nowhere",
     "-cd nowhere -cn bis_grid": "nowhere",
     # spellings
-    "selector.alpha": "'selector.alpha' can not be read; write key=value",
-    "selector.alpha = 1": "can not be read",
-    "selector.alpha=[1": "can not be read",
+    "selector.alpha": "'selector.alpha' cannot be read; write key=value",
+    "selector.alpha = 1": "cannot be read",
+    "selector.alpha=[1": "cannot be read",
     "selector.alpha=1,2": "--multirun",
-    "'dataset.root=a b=c'": "can not be read",
-    "dataset.root=${nowhere}": "dataset.root can not be resolved",
+    "'dataset.root=a b=c'": "cannot be read",
+    "dataset.root=${nowhere}": "dataset.root cannot be resolved",
     # numbers
     "seed=-1": "seed=-1 is not in [0, 2**53]",
     "seed=1.5": "seed=1.5 has the wrong type; give a whole number",

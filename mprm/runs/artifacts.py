@@ -165,7 +165,7 @@ def reading(path: str | Path, remedy: str = "restore it") -> Iterator[None]:
         raise
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise ValueError(f"{path} can not be read ({reason[:200]}); {remedy}") from error
+        raise ValueError(f"{path} cannot be read ({reason[:200]}); {remedy}") from error
 
 
 def redo_remedy(stage: str) -> str:

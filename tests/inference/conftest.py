@@ -46,7 +46,7 @@ def charts(tmp_path_factory: pytest.TempPathFactory) -> list[Question]:
 class Scripted:
     """A policy that goes on from `steps` with script[steps], its n completions taken in turn; it notes its prompts.
 
-    refused: image files that it can not look at; fails_at: the call of complete() that is interrupted; long: steps
+    refused: image files that it cannot look at; fails_at: the call of complete() that is interrupted; long: steps
     that are too long for it; paid: it hands over its completions one by one, and is interrupted at the prompt of this
     number.
     """

@@ -103,5 +103,5 @@ def test_a_file_of_a_run_is_made_again_by_its_stage(steps: Path) -> None:
 
 
 def test_no_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.json can not be read \(No such file"):
+    with pytest.raises(ValueError, match=r"none\.json cannot be read \(No such file"):
         read_results(tmp_path / "none.json")

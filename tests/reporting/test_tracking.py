@@ -260,7 +260,7 @@ def test_a_folder_that_can_not_be_read_ends_the_mirroring(folder: Path, caplog: 
     (folder / "results.json").write_text("{")
     start(WandB(offline=True), folder, CONFIG, "BIS").finish({}, folder)
     (message,) = messages(caplog)
-    assert "results.json can not be read" in message
+    assert "results.json cannot be read" in message
 
 
 def test_a_run_that_fails_is_marked_and_the_next_one_is_its_own(folder: Path, tmp_path: Path) -> None:

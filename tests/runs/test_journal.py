@@ -71,7 +71,7 @@ def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "out.journal"
     path.write_bytes(path.read_bytes() + b"\xff{\n")
     with (
-        pytest.raises(ValueError, match=r"out.journal can not be read .*; delete it"),
+        pytest.raises(ValueError, match=r"out.journal cannot be read .*; delete it"),
         journal(tmp_path / "out", SETTINGS),
     ):
         pass

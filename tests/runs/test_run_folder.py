@@ -10,9 +10,9 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.runs import config_hash as hashing
-from mprm.runs.artifacts import read_json, write_json, write_text
+from mprm.runs.artifacts import file_states, read_json, reading, write_json, write_text
 from mprm.runs.config_hash import config_hash
-from mprm.runs.run_folder import open_run, wait_for_rank_zero
+from mprm.runs.run_folder import RunFolder, open_run, wait_for_rank_zero
 
 
 def make_config(folder: Path, **changes: object) -> DictConfig:
@@ -216,7 +216,7 @@ def test_a_further_rank_reads_and_never_writes(tmp_path: Path, monkeypatch: pyte
 WAITER = """
 import sys
 from omegaconf import OmegaConf
-from mprm.runs.run_folder import open_run, wait_for_rank_zero
+from mprm.runs.run_folder import RunFolder, open_run, wait_for_rank_zero
 run = open_run(OmegaConf.create(sys.argv[1]))
 print("waits", flush=True)
 wait_for_rank_zero(run, "select")
@@ -254,7 +254,7 @@ def test_a_damaged_folder_is_mended_or_emptied_as_the_message_says(
     if content is not None:
         (run.path / name).write_bytes(content)
     if name == "stages.json":
-        with pytest.raises(ValueError, match=r"stages.json can not be read .*overwrite=true"):
+        with pytest.raises(ValueError, match=r"stages.json cannot be read .*overwrite=true"):
             open_run(make_config(tmp_path))
     with open_run(make_config(tmp_path, overwrite=True)) as run:
         assert run.finished("select") == (name != "stages.json")
@@ -277,3 +277,68 @@ def test_a_run_of_an_earlier_version_is_refused_and_never_misread(tmp_path: Path
     with open_run(make_config(tmp_path, overwrite=True)) as run:  # the remedy that the line names
         assert not run.finished("train")
         assert not (run.path / "weights.safetensors").exists()
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> RunFolder:
+    """A run with three stages done."""
+    write_json(tmp_path / "stages.json", {"config_hash": "x", "stages": {}, "inputs": {}, "files": {}})
+    run = RunFolder(tmp_path, "x", (tmp_path / ".lock").open("w"))
+    for stage, name in (("select", "subset/kept"), ("train", "weights"), ("evaluate", "results.json")):
+        write_text(tmp_path / name, f'["{stage}"]')
+        run.finish(stage, {"of": stage}, file_states(tmp_path, [name.split("/")[0]]), {"a": "1", "b": "2"})
+    return run
+
+
+def test_a_stage_that_lost_a_file_is_done_again_and_the_others_are_kept(
+    finished: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished.path / "subset" / "kept").unlink()
+    assert finished.finished("evaluate")
+    assert not finished.finished("select")
+    assert f"{finished.path}/subset/kept is missing: select is done again" in capsys.readouterr().out
+    assert list(read_json(finished.path / "stages.json")["stages"]) == ["train", "evaluate"]
+    assert finished.finished("train")
+
+
+@pytest.mark.parametrize("content", [None, "cut"])
+def test_a_training_that_lost_a_file_is_refused_with_the_way_on(finished: RunFolder, content: str | None) -> None:
+    (finished.path / "weights").unlink()
+    if content is not None:
+        (finished.path / "weights").write_text(content)
+    with pytest.raises(ValueError, match=r"weights (is missing|has 3 bytes instead of 9); .*task=train redo=train"):
+        finished.finished("train", dear=True)
+    finished.forget("train", ["weights"])
+    assert not finished.finished("train")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [({"a": "1", "b": "3"}, "b changed"), ({"a": "1"}, "b gone"), ({"a": "1", "b": "2", "c": "3"}, "c added")],
+)
+def test_inputs_that_changed_are_named_with_the_way_on(finished: RunFolder, inputs: dict[str, str], said: str) -> None:
+    finished.check_inputs("select", {"b": "2", "a": "1"})
+    with pytest.raises(ValueError, match=f"{said} since task=select was done; add task=select redo=select"):
+        finished.check_inputs("select", inputs)
+
+
+def test_a_file_of_a_stage_is_what_the_stage_left_to_the_bit(finished: RunFolder) -> None:
+    assert read_json(finished.path / "results.json") == ["evaluate"]
+    (finished.path / "results.json").write_text('["evaluatE"]')
+    with pytest.raises(ValueError, match=r"not what evaluate has left there.*task=evaluate redo=evaluate"):
+        read_json(finished.path / "results.json")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"[1", b"[" * 100_000])
+def test_any_file_that_can_not_be_read_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"file.json cannot be read \(.+\); delete it") as raised:
+        read_json(tmp_path / "file.json", "delete it")
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_fault_of_the_file_goes_through(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MemoryError), reading(tmp_path / "file"):
+        raise MemoryError

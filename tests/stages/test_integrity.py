@@ -180,7 +180,7 @@ def test_every_damaged_file_is_recovered_or_named_with_a_remedy_that_works(
 def test_flipped_weights_are_never_evaluated(small: Load, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "one"
     flip(run / "weights.safetensors")
-    with pytest.raises(ValueError, match=r"weights\.safetensors can not be read .*task=train redo=train"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors cannot be read .*task=train redo=train"):
         stages.evaluate(small("task=evaluate", "redo=evaluate"))
 
 
@@ -203,5 +203,5 @@ def test_a_neighbours_broken_run_stops_nobody(small: Load, tmp_path: Path, capsy
     stages.experiment(small("name=two", "selector=random", "selector.ratio=0.5"))
     stages.report(small("task=report"))
     said = " ".join(capsys.readouterr().out.split())
-    assert "can not be read" in said
+    assert "cannot be read" in said
     assert (runs / "comparison.csv").read_text().count("\n") == 3

@@ -1,4 +1,4 @@
-"""Pictures that can not be used: their rollouts are left out before the training, listed, and dropped when asked to."""
+"""Pictures that cannot be used: their rollouts are left out before the training, listed, and dropped when asked to."""
 
 import json
 import shutil
@@ -111,7 +111,7 @@ def test_a_resumed_run_and_another_rank_leave_out_the_same(
     ):
         usable(StepWork(config, run), TRAIN, examples)
     file.unlink()
-    with open_run(config.raw) as run, pytest.raises(ValueError, match=r"left_out\.jsonl can not be read .*redo=train"):
+    with open_run(config.raw) as run, pytest.raises(ValueError, match=r"left_out\.jsonl cannot be read .*redo=train"):
         usable(StepWork(config, run), TRAIN, examples)
 
 
