@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mprm.training.recipe import Machine, Recipe
 # By SLURM, and the last one by submitit, which starts a job again.
 SIGNALS_TO_END = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = 130  # exit code
+GROUPS = count(1)  # numbers of the process groups of later trainings
 
 
 class ShardedPrecision(DeepSpeedPrecision):
@@ -129,6 +131,9 @@ def disconnect_ranks(strategy: Strategy) -> None:
         deepspeed.comm.destroy_process_group()
     else:
         torch.distributed.destroy_process_group()
+    # torchrun keeps one store for all groups of its processes, by their number, which begins at 0 again: the next
+    # training would find the addresses of this one.
+    torch.distributed.distributed_c10d._world.group_count = next(GROUPS)
 
 
 def build_strategy(machine: Machine) -> str | Strategy:
