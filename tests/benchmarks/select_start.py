@@ -16,10 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from select_corpus import write_corpus
-
 HERE = Path(__file__).resolve().parent
 RUN = HERE.parents[1] / "run.py"
+WRITE = """
+import sys
+from pathlib import Path
+from select_corpus import write_corpus
+print(write_corpus(Path(sys.argv[1]), int(sys.argv[2])))
+"""
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, float, float]:
@@ -39,7 +43,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        size = write_corpus(work / "annotations", args.rollouts)
+        # In a process of its own: what this one imports would count as its children's peak memory.
+        write = [sys.executable, "-c", WRITE, str(work / "annotations"), str(args.rollouts)]
+        size = int(subprocess.run(write, cwd=HERE, capture_output=True, check=True).stdout)
         print(f"{args.rollouts:,} rollouts, {size / 1e6:.0f} MB, medians of {args.repeats}")
 
         def published(i: int) -> list[str]:
