@@ -70,7 +70,7 @@ def bar() -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(20), TimeRemainingColumn(compact=True)
-    shown = Progress(*columns, transient=True)  # on a console of its own: the points of a multirun have one, too
+    shown = Progress(*columns, transient=True)  # on a console of its own: the jobs of a sweep have one, too
     shown.disable = not shown.console.is_terminal
     return shown
 

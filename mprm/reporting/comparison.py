@@ -252,7 +252,7 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def unfinished_table(comparison: Comparison) -> Table | None:
-    """Points of the multirun that are not done, and folders left out, with reasons; None if there are none."""
+    """Jobs of the sweep that are not done, and folders left out, with reasons; None if there are none."""
     rows: list[tuple[str, str, str]] = []
     for state in ("failed", "interrupted", "running", "waiting"):
         rows += [(job.label, state, job.reason or "-") for job in comparison.jobs if job.state == state]

@@ -128,7 +128,7 @@ class WandB:
     entity: str | None = None
     # never talk to the server
     offline: bool = False
-    # None: the name of the runs folder if a multirun made it
+    # None: the name of the runs folder if a sweep made it
     group: str | None = None
     # beside those for selector, backbone, ratio and seed
     tags: list[str] = field(default_factory=list)
@@ -224,7 +224,7 @@ def waits_for_sync(folder: Path) -> bool:
 
 
 def sweep_name(runs: Path) -> str | None:
-    """The name of a folder of runs that a multirun made; None for another one."""
+    """The name of a folder of runs that a sweep made; None for another one."""
     return runs.resolve().name if (runs / SWEEP).is_dir() else None
 
 

@@ -116,7 +116,7 @@ def without_pandas() -> None:
 
 @lru_cache(maxsize=1)
 def _read(path: Path, modified: int) -> pa.Table:
-    """The table in memory, once for all points of a multirun."""
+    """The table in memory, once for all jobs of a sweep."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:  # pq.read_table would import pandas
         table = file.read()
     return table.unify_dictionaries().combine_chunks()

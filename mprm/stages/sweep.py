@@ -47,7 +47,7 @@ def sweep(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError(
-            "a multirun is one process; leave torchrun out, and give every job its own process group with "
+            "a sweep is one process; leave torchrun out, and give every job its own process group with "
             "hydra/launcher=submitit_local hydra.launcher.tasks_per_node=N"
         )
     runs, composer = Path(master.runs), Composer(loader, master)
@@ -162,7 +162,7 @@ def plan(composer: Composer) -> list[SweepJob]:
             raw = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
             config = validate(raw, choices, typed)
             if Path(config.runs) != runs:
-                raise ValueError(f"runs={config.runs} differs from the multirun's runs={runs}; it is not swept")
+                raise ValueError(f"runs={config.runs} differs from the sweep's runs={runs}; it is not swept")
             if config.check:
                 raise ValueError("check=true looks at one run; give it to the command of one job, without -m or -cn")
             check_launcher(config, str(choices["hydra/launcher"]), composed.hydra.launcher)
@@ -217,6 +217,6 @@ def check_launcher(config: Config, launcher: str, settings: DictConfig) -> None:
             )
     elif trainer.devices * trainer.num_nodes > 1 and trainer.strategy != "ddp_cpu":
         raise ValueError(
-            f"trainer.devices={trainer.devices} in a multirun needs a process group for every job; add "
+            f"trainer.devices={trainer.devices} in a sweep needs a process group for every job; add "
             f"hydra/launcher=submitit_local {flags}, or submitit_slurm"
         )

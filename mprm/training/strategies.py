@@ -137,7 +137,7 @@ def disconnect_ranks(strategy: Strategy) -> None:
 
 
 def build_strategy(machine: Machine) -> str | Strategy:
-    """The strategy by name. DDP on CPUs spawns its processes, also in a multirun, unless a launcher started them."""
+    """The strategy by name. DDP on CPUs spawns its processes, also in a sweep, unless a launcher started them."""
     if machine.strategy == "ddp_cpu":
         if launched() is not None:
             return DDPStrategy(process_group_backend="gloo")

@@ -215,7 +215,7 @@ BASELINES = "mprm.selection.baselines."
 
 @pytest.fixture(scope="session")
 def many_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that a multirun could leave: Full, and BIS with two alphas, Random and Mixed at two ratios; two seeds.
+    """A folder that a sweep could leave: Full, and BIS with two alphas, Random and Mixed at two ratios; two seeds.
 
     Read only: tests that write copy it first.
     """

@@ -234,7 +234,7 @@ def test_what_is_not_in_the_comparison_stands_with_its_reason() -> None:
     assert unfinished_lines(Comparison()) == []
 
 
-def test_a_multirun_reports_its_own_points_alone(
+def test_a_sweep_reports_its_own_points_alone(
     many_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("full-0", "full-1", "random-0.5-0"):

@@ -139,7 +139,7 @@ def test_unfinished_repeated_and_damaged_runs_are_left_out_and_named(runs: Path,
     assert [run.seed for run in comparison.groups[0].settings[2].runs] == [0, 2]
 
 
-def test_what_the_points_of_a_multirun_say_is_not_said_again(runs: Path) -> None:
+def test_what_the_points_of_a_sweep_say_is_not_said_again(runs: Path) -> None:
     states = ("failed", "waiting", "interrupted", "done")
     names = ("bis-0", "bis-1", "bis-2", "full-0")
     for name in names:

@@ -42,7 +42,7 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def folder(make_run: Callable[..., Path], tmp_path: Path) -> Path:
-    """An evaluated run in a folder of runs that no multirun made."""
+    """An evaluated run in a folder of runs that no sweep made."""
     path = make_run(tmp_path / "runs" / "bis-demo", n=200)
     stages = {"select": {"kept": 19, "seconds": 0.5}, "train": {"seconds": 7.5, "shared_with": "bis-other"}}
     (path / "stages.json").write_text(json.dumps({"stages": stages}))

@@ -1,4 +1,4 @@
-"""What tests of multiruns share."""
+"""What tests of sweeps share."""
 
 import contextlib
 import signal
@@ -17,7 +17,7 @@ Execute = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def started() -> Started:
-    """started(folder, "key=value"): a multirun in the folder, killed when the block ends."""
+    """started(folder, "key=value"): a sweep in the folder, killed when the block ends."""
 
     @contextlib.contextmanager
     def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
@@ -38,7 +38,7 @@ def started() -> Started:
 
 @pytest.fixture
 def execute() -> Execute:
-    """execute(folder, "key=value"): a multirun to its end; exit code and what it said and complained of."""
+    """execute(folder, "key=value"): a sweep to its end; exit code and what it said and complained of."""
 
     def execute(folder: Path, *arguments: str) -> tuple[int, str, str]:
         done = run_program(RUN, "-m", *arguments, cwd=folder)

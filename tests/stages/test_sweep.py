@@ -90,11 +90,11 @@ def test_jobs_without_a_run_folder(execute: Execute, tmp_path: Path, launcher: s
     )  # 0.45 is a wrong step: found at 0.5 only
 
 
-def test_torchrun_does_not_start_a_multirun(execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_does_not_start_a_sweep(execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, said, complained = execute(tmp_path, *SELECT, "seed=0,1")
     assert (code, said) == (2, "")
-    assert complained.startswith("mprm: a multirun is one process; leave torchrun out")
+    assert complained.startswith("mprm: a sweep is one process; leave torchrun out")
     assert len(complained.splitlines()) == 1
 
 

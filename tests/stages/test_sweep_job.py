@@ -136,7 +136,7 @@ def test_states_are_counted_and_absent_ones_left_out() -> None:
     ("jobs", "expected"),
     [
         ([job("waiting")], ""),  # nothing is known yet
-        ([job("done", None), job("waiting")], ""),  # done by an earlier multirun
+        ([job("done", None), job("waiting")], ""),  # done by an earlier sweep
         ([job("done", 60)], ""),  # nothing is left
         ([job("done", 60), job("done", 180), *[job("waiting")] * 3], "about 6 min left"),  # 3 x 120 s
         ([job("done", 20), job("waiting")], "less than a minute left"),
