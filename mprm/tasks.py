@@ -94,7 +94,7 @@ TASKS = {
         stages=STEP_STAGES,
         leaves="results.json",
     ),
-    "report": Task(does="compare all runs below runs=", function="single.report", keys=("runs", "overwrite")),
+    "report": Task(does="compare all runs below runs=", function="standalone.report", keys=("runs", "overwrite")),
     "score": Task(
         does="step scores for your own solutions: run=RUN input=FILE output=FILE",
         function="scoring.score",
@@ -125,13 +125,13 @@ TASKS = {
     ),
     "export": Task(
         does="a trained run as a folder for transformers: run=RUN output=DIR",
-        function="single.export",
+        function="standalone.export",
         keys=("run", "checkpoint", "format", *OUTPUT),
         needs=("run=runs/NAME", "output=DIR"),
     ),
     "measure": Task(
         does="metrics of anybody's step scores: predictions=FILE output=FILE",
-        function="single.measure",
+        function="standalone.measure",
         keys=("predictions", "threshold", *OUTPUT),
         needs=("predictions=FILE", "output=FILE.json"),
     ),
@@ -178,7 +178,7 @@ TASKS = {
         keys=JUDGE_KEYS,
         stages=JUDGE_STAGES[3:],
     ),
-    "list": Task(does="every choice of every group, with its fields", function="single.choices"),
+    "list": Task(does="every choice of every group, with its fields", function="standalone.choices"),
 }
 
 # Of the two lines of work the second: judges.

@@ -45,13 +45,13 @@ class RunFolder:
     config_hash: str
     lock: IO[str] | None = field(repr=False)  # None: a further rank of a distributed run, which reads and never writes
 
-    def finished(self, stage: str, dear: bool = False) -> bool:
+    def finished(self, stage: str, costly: bool = False) -> bool:
         """Has `stage` ended with this config, and is all that it left still there?
 
         A stage that lost a file is forgotten, which is said, and so done again; what follows it is kept, and found
         again if its inputs come out the same. Only sizes are compared here; reading() compares contents.
 
-        Raises ValueError instead for a dear one, a training: nobody wants to pay twice unasked.
+        Raises ValueError instead for a costly one, a training: nobody wants to pay twice unasked.
         """
         record = self._record()
         if stage not in record["stages"] or self.lock is None:
@@ -59,7 +59,7 @@ class RunFolder:
         fault = self._fault(record["files"][stage])
         if fault is None:
             return True
-        if dear:
+        if costly:
             raise ValueError(f"{fault}; {redo_remedy(stage)}")
         print(f"{fault}: {stage.partition('/')[0]} is done again", flush=True)
         self._drop(record, [stage])

@@ -143,7 +143,7 @@ def _judge(work: JudgeWork) -> dict[str, Any]:
             f"reward_benchmark.path={cfg.reward_benchmark.path} holds no pair that can be used "
             f"({listed(unusable) or 'empty'})"
         )
-    stages = [UNTRAINED, *(stage.name for stage in (SFT, RL) if run.finished(stage.name, dear=True))]
+    stages = [UNTRAINED, *(stage.name for stage in (SFT, RL) if run.finished(stage.name, costly=True))]
     items = {pair.id: pair.item or pair.id for pair in pairs} if any(pair.item for pair in pairs) else None
     found = {}
     for stage in stages:
@@ -191,7 +191,7 @@ def _after_judging(work: JudgeWork, taken: bool) -> None:
     print_judge(read_results(run.path / "results.json", JudgeResults), console())
     say(f"judged {len(work.benchmark.usable):,} pairs in {summary['seconds']:.1f} s; wrote {page}")
     trained = ["task=export", f"run={run.path}", f"output=exported/{run.path.name}"]
-    say_next(*(trained if run.finished(SFT.name, dear=True) else retyped("egt")))
+    say_next(*(trained if run.finished(SFT.name, costly=True) else retyped("egt")))
 
 
 def mirrored(log: Any, stage: str, before: int, line: dict[str, float]) -> None:

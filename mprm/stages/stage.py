@@ -82,7 +82,7 @@ def run_stage(stage: Stage[W], work: W) -> None:
                 stage.do(work)
         return
     inputs = stage.inputs(work)
-    if not stage.again and run.finished(stage.name, dear=stage.every_rank):
+    if not stage.again and run.finished(stage.name, costly=stage.every_rank):
         run.check_inputs(stage.name, inputs)
         if stage.already:
             say(stage.already.format(**run.summary(stage.name), run=run.path))

@@ -147,7 +147,7 @@ def evaluate(cfg: Config) -> None:
     if cfg.output is not None:
         raise ValueError(f"output={cfg.output} goes with run=; without it task=evaluate writes into its own run folder")
     with opened(StepWork, cfg, LINE) as work:
-        if not work.run.finished("train", dear=True):
+        if not work.run.finished("train", costly=True):
             raise ValueError(f"{work.run.path} has no finished training; run task=train with the same settings first")
         for stage in LINE:
             run_stage(stage, work)

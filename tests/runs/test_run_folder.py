@@ -307,7 +307,7 @@ def test_a_training_that_lost_a_file_is_refused_with_the_way_on(finished: RunFol
     if content is not None:
         (finished.path / "weights").write_text(content)
     with pytest.raises(ValueError, match=r"weights (is missing|has 3 bytes instead of 9); .*task=train redo=train"):
-        finished.finished("train", dear=True)
+        finished.finished("train", costly=True)
     finished.forget("train", ["weights"])
     assert not finished.finished("train")
 

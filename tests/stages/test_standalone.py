@@ -10,7 +10,7 @@ import pytest
 
 from mprm import stages
 from mprm.config import Config
-from mprm.stages import single
+from mprm.stages import standalone
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -35,6 +35,6 @@ def test_measuring_one_class_says_why_there_is_no_auc(
     (tmp_path / "one.jsonl").write_text(json.dumps(record) + "\n")
     paths = {"predictions": tmp_path / "one.jsonl", "output": tmp_path / "out.json", "cache": tmp_path}
     cfg: Any = SimpleNamespace(**paths, threshold="0.5")
-    single.measure(cfg)
+    standalone.measure(cfg)
     assert f"auc - (all 2 labelled steps are {kind}); wrote" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text())["auc"] is None
