@@ -83,7 +83,8 @@ def write_comparison(directory: Path, comparison: Comparison, console: Console) 
         f"{table.title}\n\n{table_markdown(table)}" if len(tables) > 1 else table_markdown(table) for table in tables
     ]
     write_text(directory / "comparison.md", "\n".join(named))
-    shown: list[Section] = [replace(table, note=table.note if table is tables[-1] else "") for table in tables]
+    last = {table.note: table for table in tables}  # a note is said once, below the last table that it is of
+    shown = [table if last[table.note] is table else replace(table, note="") for table in tables]
     print_report(Report("", "", [*shown, Text("", [*said, *unfinished_lines(comparison)])]), console)
     return write_page(report, directory / "report.html")
 

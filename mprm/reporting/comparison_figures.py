@@ -25,8 +25,8 @@ VALUE = "mean"
 
 def looks_of(group: Group, names: Mapping[str, Setting]) -> dict[str, dict[str, Any]]:
     """How the settings with these names look: the lines of one selector alike, and yet told apart."""
-    baselines = {one.selection.look for one in group.settings if one.selection.baseline}
-    return looks({name: one.selection.look for name, one in names.items()}, baselines)
+    baselines = {one.selection.name for one in group.settings if one.selection.baseline}
+    return looks({name: one.selection.name for name, one in names.items()}, baselines)
 
 
 def panels_of(group: Group, measures: Iterable[Measure]) -> list[Panel]:
@@ -88,7 +88,7 @@ def mean_curve(setting: Setting, curve: Curve) -> dict[str, np.ndarray]:
 def chosen(group: Group) -> list[Setting]:
     """The settings whose curves are drawn: the best of every selector, then the highest others, MOST_CURVES in all."""
     ranked = group.ranked(group.measures[0]) if group.measures else []
-    firsts = {one.selection.look: one for one in reversed(ranked)}
+    firsts = {one.selection.name: one for one in reversed(ranked)}
     wanted = [*firsts.values(), *(one for one in ranked if one not in firsts.values())][:MOST_CURVES]
     return [one for one in group.settings if one in wanted]
 

@@ -15,6 +15,8 @@ from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResu
 from mprm.reporting.plots import Panel
 from mprm.reporting.run_record import read_json_lines
 
+POLICY = {"pass@1": "one candidate", "majority": "majority vote", "pass@N": "pass@N"}
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -182,7 +184,7 @@ def measured(results: Results, model: str) -> Measured:
                     for name, part in results.benchmarks.items()
                     if name != "all"
                 },
-                references={"best_of_n": {name: way.accuracy[-1].value for name, way in of_all.policy.items()}},
+                references={"best_of_n": {POLICY[name]: way.accuracy[-1].value for name, way in of_all.policy.items()}},
             )
 
 

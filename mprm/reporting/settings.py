@@ -19,8 +19,8 @@ from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResu
 from mprm.reporting.kinds import KINDS, Kind, Measure, Measured, measured
 from mprm.reporting.naming import others, setting_of
 from mprm.reporting.published import published_f1
-from mprm.reporting.run_record import damage, read_config
-from mprm.runs.manifest import Chosen, read_manifest
+from mprm.reporting.run_record import damage, read_config, read_manifest
+from mprm.runs.manifest import Chosen
 from mprm.runs.sweep_state import SweepJob
 
 NOT_FINISHED = "not finished: no results.json yet"
@@ -30,14 +30,13 @@ NOT_FINISHED = "not finished: no results.json yet"
 class Selection:
     """What a run kept, and by which selector; the label is '' where there is none."""
 
-    name: str = ""  # of the selector
-    look: str = ""  # settings that share it look alike
+    name: str = ""  # of the selector's class; settings that share it look alike
     label: str = ""  # what the selector calls itself, e.g. 'BIS (alpha 0.2)'
     baseline: bool = False  # do others measure themselves against it?
     fields: Mapping[str, float] = field(default_factory=dict)  # the numbers among its settings, without the share kept
     kept: int = 0  # rollouts or pairs
     eligible: int = 0
-    data_hash: str = ""  # of the annotations; step scorers that learned from others are not compared
+    data_hash: str = ""  # of the annotations
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -231,11 +230,12 @@ def read_runs(folder: Path) -> list[Run]:
     if not (folder / "results.json").exists():
         return []
     results = read_results(folder / "results.json")
-    trained = {folder.name: folder}
-    if isinstance(results, BestOfNResults):
-        trained = {name: folder if run is None else Path(run) for name, run in results.runs.items()}
+    trained: dict[str, str | None] = results.runs if isinstance(results, BestOfNResults) else {folder.name: str(folder)}
     runs = []
-    for name, made_by in trained.items():
+    for name, path in trained.items():
+        made_by = folder if path is None else Path(path)
+        if not made_by.is_dir():  # the runs were moved together
+            made_by = folder.parent / made_by.name
         config = read_config(made_by) or {}
         runs.append(
             Run(
@@ -245,40 +245,32 @@ def read_runs(folder: Path) -> list[Run]:
                 config=config,
                 results=results,
                 measured=measured(results, name),
-                selection=_selection(name, config, made_by, results),
+                selection=_selection(name, made_by, results),
             )
         )
     return runs
 
 
-def _selection(name: str, config: Mapping[str, Any], trained: Path, results: Results) -> Selection:
+def _selection(name: str, trained: Path, results: Results) -> Selection:
     """What the selection recorded; name: of a model that no run made."""
     if isinstance(results, JudgeResults):
         if (curation := results.curation) is None:
             return Selection(label="no curation")
-        chosen = Chosen(
-            name=curation.selector,
-            label=curation.label,
-            baseline=curation.baseline,
-            settings=curation.settings,
-        )
-        kept, eligible, data_hash = curation.kept, curation.eligible, ""
-    elif (path := trained / "subset" / "manifest.json").exists():
-        manifest = read_manifest(path)
+        words: dict[str, Any] = {"name": curation.selector, "label": curation.label, "settings": curation.settings}
+        chosen, data_hash = Chosen(baseline=curation.baseline, **words), ""
+        kept, eligible = curation.kept, curation.eligible
+    elif manifest := read_manifest(trained):
+        # Step scorers that learned from other annotations are not compared.
         chosen, data_hash = manifest.selector, manifest.data_hash if isinstance(results, StepResults) else ""
         kept, eligible = manifest.totals.kept.rollouts, manifest.totals.eligible.rollouts
     else:
-        return Selection(name=name, look=name, label=name)
+        return Selection(name=name, label=name)
+    numbers = {key: value for key, value in chosen.settings.items() if isinstance(value, int | float)}
     return Selection(
         name=chosen.name,
-        look=str((config.get("selector") or {}).get("_target_")),
         label=chosen.label,
         baseline=chosen.baseline,
-        fields={
-            key: value
-            for key, value in chosen.settings.items()
-            if isinstance(value, int | float) and key not in ("ratio", "count", "seed")
-        },
+        fields={key: value for key, value in numbers.items() if key not in ("ratio", "count", "seed")},
         kept=kept,
         eligible=eligible,
         data_hash=data_hash,

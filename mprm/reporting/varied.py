@@ -37,7 +37,7 @@ def families(group: Group) -> list[Family]:
     """One for every selector that was run with several values of one of its fields."""
     found: dict[tuple[str, str], list[Setting]] = {}
     for one in group.settings:
-        found.setdefault((one.selection.look, one.other), []).append(one)
+        found.setdefault((one.selection.name, one.other), []).append(one)
     several = []
     for (_, other), settings in found.items():
         fields = settings[0].selection.fields

@@ -256,7 +256,6 @@ def make_setting() -> MakeSetting:
         words = "".join(f" ({key} {value:g})" for key, value in fields.items())
         selection = Selection(
             name=name,
-            look=f"mine.{name}",
             label=f"{name}{words}",
             baseline=name in ("Random", "Full"),
             fields=fields,

@@ -395,7 +395,7 @@ def test_models_that_choose_among_the_same_candidates_are_compared(many_runs: Pa
     assert "Full has the highest mean best-of-N" in shown
     table = settings_table(group)
     assert table.columns[3:] == ("best-of-N", "weighted majority")
-    assert [row[0] for row in table.rows[3:]] == ["pass@1", "majority", "pass@N"]
+    assert [row[0] for row in table.rows[3:]] == ["one candidate", "majority vote", "pass@N"]
     page = (tmp_path / "report.html").read_text()
     assert "It is better than the second, " in shown
     assert '<section id="learning">' in page
