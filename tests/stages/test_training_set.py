@@ -189,7 +189,7 @@ def test_a_benchmark_without_labels_is_refused_before_the_selection(small: Load,
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_multirun_is_not_looked_at(execute: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_a_sweep_is_not_looked_at(execute: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     code, _, complained = execute(tmp_path, "check=true", "seed=0,1")
     assert code == 2
     assert all("check=true looks at one run; give it to the command of one" in line for line in complained.splitlines())
