@@ -19,6 +19,7 @@ from mprm.data.records import usable_records
 from mprm.data.visualprocessbench import VisualProcessBench
 from mprm.runs.artifacts import file_states, read_json
 from mprm.runs.run_folder import open_run
+from mprm.scorer import StepScorer
 from mprm.stages import judges, step_scorer
 from mprm.stages.scoring import content_hash
 from mprm.stages.stage import Stage, Work, opened
@@ -67,6 +68,29 @@ def test_the_same_subset_is_trained_and_evaluated_once(small: Load, tmp_path: Pa
     third = summaries(elsewhere)
     assert third["train"]["shared_with"] == full.name
     assert "shared_with" not in third["evaluate"]  # another benchmark: evaluated for itself
+
+
+def test_a_killed_evaluation_goes_on_where_it_stopped(small: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small("selector=full", "recipe.epochs=0")
+    stages.train(config)
+    benchmark = {solution.id for solution in usable_records(config.benchmark, "benchmark")[0]}
+    scored, seen, limit = StepScorer.scored, [], 6
+
+    def stopped(self: StepScorer, *given: Any) -> Any:
+        for name, found in scored(self, *given):
+            if name in benchmark:
+                seen.append(name)
+                if len(seen) == limit:
+                    raise KeyboardInterrupt
+            yield name, found
+
+    monkeypatch.setattr(StepScorer, "scored", stopped)
+    monkeypatch.setattr("mprm.inference.score_file.AT_ONCE", 4)
+    with pytest.raises(KeyboardInterrupt):
+        stages.evaluate(small("selector=full", "recipe.epochs=0", "task=evaluate"))
+    stages.evaluate(small("selector=full", "recipe.epochs=0", "task=evaluate"))
+    assert len(seen) == 6 + 12 - 4
+    assert set(seen) == benchmark
 
 
 def test_the_key_is_the_subset_and_the_settings(small: Load) -> None:
