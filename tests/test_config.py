@@ -103,14 +103,17 @@ def test_data_that_is_not_the_default_is_in_the_name(
     assert part in str(load(*overrides).name)
 
 
-def test_latest_is_the_run_that_did_something_last(load: Callable[..., Config], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="run=latest: there is no run below"):
+def test_latest_is_the_trained_run_that_did_something_last(load: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run=latest: no run below"):
         load("task=score", "run=latest", "input=x", "output=y")
     for number, name in enumerate(("b", "c", "a")):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "stages.json").touch()
+        (tmp_path / "runs" / name / "weights.safetensors").touch()
         os.utime(tmp_path / "runs" / name / "stages.json", ns=(0, number))
     (tmp_path / "runs" / "newer_but_no_run").mkdir()
+    (tmp_path / "runs" / "newer_but_not_trained").mkdir()
+    (tmp_path / "runs" / "newer_but_not_trained" / "stages.json").touch()
     assert load("task=score", "run=latest", "input=x", "output=y").run == str(tmp_path / "runs" / "a")
 
 

@@ -101,6 +101,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     Image.new("RGB", (56, 56), "white").save(folder / "chart.png")
+    shown = folder / re.findall(r'"(data/\S*\.png)"', TEXT)[0]  # by the README, of the benchmark at its full size
+    shown.parent.mkdir(parents=True)
+    os.symlink(folder / "chart.png", shown)
     record = {"image": "chart.png", "question": QUESTION, "steps": STEPS}
     (folder / "solutions.jsonl").write_text(json.dumps(record) + "\n")
     return folder

@@ -50,7 +50,9 @@ class ChartWorld(VisualPRM400K):
         super().__post_init__()
         portion = len(SOLVERS) * ROLLOUTS_PER_PROBLEM
         if self.rollouts < portion or self.rollouts % portion:
-            raise ValueError(f"dataset.rollouts={self.rollouts} is not a positive multiple of {portion}; try 16000")
+            raise ValueError(
+                f"dataset.rollouts={self.rollouts} is not a positive multiple of {portion}; give 1024 or 16000"
+            )
         if self.labels not in ("monte_carlo", "truth"):
             raise ValueError(f"dataset.labels={self.labels} is unknown; choose monte_carlo or truth")
         if self.early_stop and self.labels == "truth":

@@ -182,11 +182,15 @@ def open_run(cfg: DictConfig) -> RunFolder:
 
 
 def latest_run(runs: Path) -> Path:
-    """The run below a folder whose stages changed last. Raises ValueError if there is none."""
-    found = sorted(runs.glob(f"*/{STAGES}"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
-        raise ValueError(f"run=latest: there is no run below runs={runs}; give its folder, run=runs/NAME, or runs=DIR")
-    return found[-1].parent
+    """The trained run below a folder whose stages changed last. Raises ValueError if there is none."""
+    weights = [*runs.glob("*/weights.safetensors"), *runs.glob("*/*/weights.safetensors")]
+    folders = {runs / path.relative_to(runs).parts[0] / STAGES for path in weights}
+    trained = sorted(filter(Path.exists, folders), key=lambda path: path.stat().st_mtime_ns)
+    if not trained:
+        raise ValueError(
+            f"run=latest: no run below runs={runs} is trained; give its folder, run=runs/NAME, or runs=DIR"
+        )
+    return trained[-1].parent
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -171,8 +171,10 @@ def _select(work: StepWork) -> dict[str, Any]:
     if unsampled := manifest.unsampled_words():
         say(unsampled)
     if held_out < cfg.held_out:
-        others = "share a question or an image with more than so many" if held_out < eligible else "are none"
-        say(f"held out {held_out:,} rollouts instead of held_out={cfg.held_out}: the others {others}")
+        others = "the others share a question or an image with more than so many"
+        none = "none is left to train on; lower held_out"
+        why = others if held_out < eligible else none
+        say(f"held out {held_out:,} rollouts instead of held_out={cfg.held_out}: {why}")
     for remark in remarks(cfg.dataset, signals):
         say(remark)
     return {"kept": kept, "eligible": eligible, "seconds": round(seconds, 1)}

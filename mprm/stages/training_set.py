@@ -31,8 +31,7 @@ def split(cfg: Config, subset: Dataset, held_out: Dataset, processor: Processor)
     chosen = [i for i, rollout in enumerate(subset["id"]) if rollout not in never_trained_on]
     if not chosen:
         raise ValueError(
-            f"no rollout is left to train on beside the {len(held_out)} of held_out={cfg.held_out}; lower it, or raise "
-            "selector.ratio"
+            f"no rollout is left to train on beside the {len(held_out)} of held_out={cfg.held_out}; lower it"
         )
     return [
         Examples(records, cfg.dataset.image_folder.path, processor) for records in (subset.select(chosen), held_out)
@@ -99,6 +98,6 @@ def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Me
     say(f"steps: {steps:,}; tokens: {tokens.sum():,}, {tokens.mean():.1f} a rollout, {tokens.max():,} the longest")
     say(
         f"training: {part.plan.optimizer_steps:,} optimizer steps of {cfg.recipe.global_batch_size} rollouts "
-        f"({cfg.recipe.GROUP}.epochs={cfg.recipe.epochs}), each {part.plan.accumulate} forward passes of every device"
+        f"({cfg.recipe.GROUP}.epochs={cfg.recipe.epochs}), each of {part.plan.accumulate} forward passes a device"
     )
     announce(module, part, Path(cfg.runs) / str(cfg.name), with_time=True)

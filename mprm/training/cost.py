@@ -82,8 +82,8 @@ def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool 
     announce_disk(model, machine, folder)
     if with_time and seconds is not None:
         say(
-            f"time: {_duration(seconds * sum(tokens) / tokens[largest] / machine.world_size)}, told from the largest "
-            f"row: {tokens[largest]:,} tokens forward and backward took {seconds:.2f} s here; validation and "
+            f"time: {_duration(seconds * sum(tokens) / tokens[largest] / machine.world_size)}, estimated from the "
+            f"largest row: {tokens[largest]:,} tokens forward and backward took {seconds:.2f} s here; validation and "
             "evaluation come on top"
         )
     elif with_time:
