@@ -10,15 +10,13 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from rich.console import Console
 
-from mprm.metrics.results import AdaptiveResults, BestOfNResults, Between, Draws, Method, read_results
+from mprm.metrics.results import AdaptiveResults, BestOfNResults, Draws, Method, read_results
 from mprm.reporting.plots import percents
 from mprm.reporting.report import (
     Figure,
     Report,
     Table,
     Text,
-    Tile,
-    Tiles,
     counts_table,
     print_report,
     write_figures,
@@ -65,11 +63,9 @@ def best_of_n_report(folder: Path, results: BestOfNResults) -> Report:
     note = "Questions were left out; candidates without a score stay in: they rank last and do not vote."
     sections = [
         Text("Verdicts", sentences(results), "list"),
-        Tiles(_tiles(results)),
         curves_figure(results),
         adaptive_figure(results) if results.adaptive else None,
         methods_table(results),
-        between_table(results),
         *by_source,
         counts_table("Not used or not scored", left_out, note),
     ]
@@ -122,7 +118,10 @@ def sentences(results: BestOfNResults) -> list[str]:
     said = [_against_policy(name, of_all.models[model][results.aggregate]) for model, name in chosen.items()]
     if len(models) > 1:
         said[0] += f" Chosen as the best of {len(models)} models on these very questions, so they flatter it."
-        said += [_between_words(pair, models[0]) for pair in of_all.between if {pair.a, pair.b} == {*models[:2]}]
+        first, second = models[:2]
+        (pair,) = (pair for pair in of_all.between if {pair.a, pair.b} == {first, second})
+        difference = pair.difference if pair.a == first else pair.difference.negative()
+        said.append(f"{first} is {difference.relation()} the second, {second}: {difference.signed_points()} points.")
     rule, best = best_rule(results)
     if models and rule != chosen[models[0]]:
         words = _against_policy(rule, best) if best.minus else f"{rule}, {best.accuracy[-1].points()} %."
@@ -145,26 +144,9 @@ def _against_policy(name: str, method: Method) -> str:
     return f"{name}, {method.accuracy[-1].points()} %, is {'; '.join(parts)}."
 
 
-def _between_words(pair: Between, best: str) -> str:
-    other, difference = pair.b, pair.difference
-    if pair.a != best:
-        other, difference = pair.a, difference.negative()
-    return f"{best} is {difference.relation()} the second, {other}: {difference.signed_points()} points."
-
-
 def unit(found: AdaptiveResults) -> str:
     """What the cost of adaptive sampling is counted in: tokens where every candidate says how many it has."""
     return "tokens" if "tokens" in found.saved else "candidates"
-
-
-def _tiles(results: BestOfNResults) -> list[Tile]:
-    of_all = results.benchmarks[ALL]
-    shown = [(words.partition(":")[0], of_all.policy[name], "policy alone") for name, words in POLICY.items()]
-    for model in ranked(results)[:1]:
-        (rule, best), chosen = best_rule(results), _named(model, results.aggregate)
-        numbers = [("Chosen rule", of_all.models[model][results.aggregate], chosen), ("Best rule measured", best, rule)]
-        shown[2:2] = numbers[: 1 + (rule != chosen)]
-    return [Tile(name, f"{100 * one.accuracy[-1].value:.1f} %", below) for name, one, below in shown]
 
 
 # ---- in tables
@@ -190,26 +172,13 @@ def methods_table(results: BestOfNResults, benchmark: str = ALL, short: bool = F
     return Table(title, columns, tuple(rows), METHODS_NOTE, _named(models[0], results.aggregate) if models else "")
 
 
-def between_table(results: BestOfNResults) -> Table:
-    """Paired differences of the models."""
-    rows = tuple(
-        (pair.a, pair.b, pair.difference.relation().removesuffix(" than"), pair.difference.signed_points())
-        for pair in results.benchmarks[ALL].between
-    )
-    note = (
-        "First minus second in points of accuracy, paired by question. Each pair is asked by itself: of twenty without "
-        "a difference, one will seem to have one."
-    )
-    columns = ("model", "compared with", "is", "difference (points)")
-    return Table("Models against each other", columns, rows, note)
-
-
 # ---- in figures
 
 
 def curves_figure(results: BestOfNResults) -> Figure:
     """Accuracy against the number of candidates, over all questions."""
-    found, models, places = results.benchmarks[ALL], ranked(results), _places(results.n_max)
+    found, models, n_max = results.benchmarks[ALL], ranked(results), results.n_max
+    places = [*(2**power for power in range(n_max.bit_length()) if 1.3 * 2**power < n_max), n_max]  # ticks with room
     stress: dict[str, Any] = {"markevery": [n - 1 for n in places], "ms": 7, "mec": CARD, "lw": 1.8}
     with styled():
         figure = Drawing(figsize=(8.4, 5.2), layout="constrained")
@@ -227,26 +196,16 @@ def curves_figure(results: BestOfNResults) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(ScalarFormatter())
         legend_below(figure)
-    lines = {name: found.policy[name] for name in ("pass@1", "majority", "pass@N")}
-    lines |= {model: found.models[model][results.aggregate] for model in models}
-    told = {name: [f"{100 * line.accuracy[n - 1].value:.1f} at {n}" for n in places] for name, line in lines.items()}
+    lines = found.policy | {model: found.models[model][results.aggregate] for model in models}
+    told = [f"{name} {100 * line.accuracy[-1].value:.1f}" for name, line in lines.items()]
     return Figure(
         "best_of_n",
         "Accuracy against the number of candidates",
         figure,
         "Mean over all subsets of n candidates, exact but for votes (256 random orders). Bands: 95 % bootstrap "
         "over questions" + (", of the best model alone." if len(models) > SHADED else "."),
-        "Accuracy in percent against the number of candidates. "
-        + " ".join(f"{name}: {', '.join(numbers)}." for name, numbers in told.items()),
+        f"Accuracy against the number of candidates; in percent with all {n_max}: {', '.join(told)}.",
     )
-
-
-def _places(n_max: int) -> list[int]:
-    """1, 2, 4, ... and n_max."""
-    powers = [2**power for power in range(n_max.bit_length()) if 2**power < n_max]
-    if len(powers) > 1 and n_max < 1.3 * powers[-1]:
-        powers.pop()
-    return [*powers, n_max]
 
 
 def _line(axes: Axes, method: Method, label: str, *, band: bool, color: str, **look: Any) -> None:
@@ -281,9 +240,7 @@ def adaptive_figure(results: BestOfNResults) -> Figure:
             axes.vlines(x, low, high, color=look["color"], lw=1.6)
             star = {"marker": "*", "ls": "", "ms": 16, "color": look["color"], "mec": INK}
             axes.plot(x, y, label=f"{model}, adaptive", zorder=4, **star)
-            ways = {"adaptive": (x, y)} | {f"always {n}": point for n, point in points.items()}
-            words = [f"{way} {right:.1f} % for {cost:.0f} % of the {kind}" for way, (cost, right) in ways.items()]
-            told.append(f"{model}: {', '.join(words)}.")
+            told.append(f"Adaptive sampling with {model}: {y:.1f} % right for {x:.0f} % of the {kind}.")
         axes.margins(x=0.08, y=0.12)
         legend_below(figure)
     return Figure(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Drawing
 
 from mprm.metrics.results import StepResults
 from mprm.reporting.run_record import RunRecord, read_run
-from mprm.reporting.selection import COMPOSITION, drawings
+from mprm.reporting.selection import COMPOSITION, map_figure
 from mprm.reporting.style import styled
 from mprm.reporting.tracking import NO_LOGIN
 from mprm.runs.artifacts import STAGES, read_json, write_text
@@ -41,7 +41,8 @@ def store_results(run: Any, folder: Path) -> None:
         both = [asdict(totals.eligible), asdict(totals.kept)]
         rows = [[label, *(scale * float(of[key]) for of in both)] for key, (label, _, scale) in COMPOSITION.items()]
         shown["subset/table"] = wandb.Table(columns=["statistic", "eligible", "kept"], data=rows)
-    shown |= {f"subset/{name}": picture(drawing) for name, drawing in drawings(record).items()}
+    if drawn := map_figure(record):
+        shown["subset/map"] = picture(drawn.drawing)
     # Said here, because a continued W&B run would take step 0 for a line without one.
     run.log(shown | {"step": record.metrics[-1]["step"] if record.metrics else 0})
     if record.manifest:
@@ -120,7 +121,7 @@ def workspace(entity: str, project: str, group: str | None) -> ws.Workspace:
         for x, words in AXES.items()
     ]
     layout = ws.SectionLayoutSettings(columns=len(AXES), rows=len(CURVES))
-    kept = wr.MediaBrowser(title="What was kept", media_keys=["subset/map", "subset/mc_histogram"])
+    kept = wr.MediaBrowser(title="What was kept", media_keys=["subset/map"])
     return ws.Workspace(
         entity=entity,
         project=project,

@@ -5,24 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure as Drawing
 from rich.console import Console
 
 from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults, read_results
-from mprm.reporting.judge_figures import MEANS, STAGES, entropy_figure, measured, pairs_figure, training_figures
+from mprm.reporting.plots import percents, training_curves
 from mprm.reporting.report import (
+    Figure,
     Report,
     Table,
     Text,
-    Tile,
-    Tiles,
     code,
     counts_table,
     print_report,
     write_figures,
     write_page,
 )
+from mprm.reporting.run_record import read_json_lines
+from mprm.reporting.style import CARD, INK, legend_below, looks, name_axes, styled
 
+STAGES = {"untrained": "untrained", "sft": "after SFT", "rl": "after RL"}
 WHEN = {"untrained": "Without training", "sft": "After SFT", "rl": "After RL"}
+TRAININGS = {
+    "rl": (
+        "Reinforcement learning",
+        {
+            ("Reward", "mean reward of a response"): {"train/reward": "reward"},
+            ("Entropy", "mean entropy (nats)"): {"train/entropy": "entropy"},
+        },
+    ),
+    "sft": ("Supervised fine-tuning", {("Loss", "loss per token (nats)"): {"train/loss": "loss"}}),
+}
 
 
 def write_judge(folder: Path) -> Path:
@@ -46,12 +59,14 @@ def print_judge(results: JudgeResults, console: Console | None = None) -> None:
 
 def judge_report(folder: Path, results: JudgeResults) -> Report:
     """The page of a judge whose run lies in the folder."""
+    curves = [
+        training_curves(f"{stage}_curves", title, panels, read_json_lines(folder / stage / "metrics.jsonl"))
+        for stage, (title, panels) in TRAININGS.items()
+    ]
     sections = [
         Text("Verdicts", sentences(results), "list"),
-        Tiles(_tiles(results)),
         entropy_figure(results),
-        pairs_figure(results.curation) if results.curation else None,
-        *training_figures(folder),
+        *curves,
         judges_table(results),
         responses_table(results),
         sources_table(results),
@@ -62,6 +77,11 @@ def judge_report(folder: Path, results: JudgeResults) -> Report:
         code("Pairs", {"preferences": results.preferences, "reward_benchmark": results.reward_benchmark}),
     ]
     return Report(f"mprm judge {folder.resolve().name}", headline(results), sections, wide=True)
+
+
+def measured(results: JudgeResults) -> dict[str, JudgeAccuracy]:
+    """What was measured, in the order of the stages."""
+    return {stage: results.judges[stage] for stage in STAGES if stage in results.judges}
 
 
 # ---- in words
@@ -131,19 +151,6 @@ def _last_words(begin: str, judge: JudgeAccuracy) -> list[str]:
     return [*said, f"{with_verdict}, {100 * judge.in_format:.1f} % in the words of judge.verdict."]
 
 
-def _tiles(results: JudgeResults) -> list[Tile]:
-    tiles = []
-    for stage, judge in measured(results).items():
-        value, interval = judge.accuracy.points().split(" ", 1)
-        tiles.append(Tile(f"Accuracy {STAGES[stage]}", f"{value} %", f"95 % interval {interval}"))
-    if curation := results.curation:
-        tiles.append(Tile("Pairs kept", f"{curation.kept:,}", f"of {curation.eligible:,}"))
-        if flipped := curation.flipped:
-            below = f"in random subsets {100 * flipped.random:.1f} %"
-            tiles.append(Tile("Wrong labels kept", f"{100 * flipped.kept:.1f} %", below))
-    return tiles
-
-
 # ---- in tables
 
 
@@ -174,9 +181,8 @@ def responses_table(results: JudgeResults) -> Table:
         numbers = (f"{judge.tokens:.1f}", f"{judge.entropy:.3f}", tells)
         rows.append((STAGES[stage], *(f"{100 * share:.1f}" for share in shares), *numbers))
     note = (
-        "A verdict is read as it is meant, in bold, lower case or other words. In format: in the words of "
-        "judge.verdict, which alone are rewarded. Entropy: mean over the tokens of a response of the entropy of the "
-        "next token. Tells: how likely a wrong response has a higher entropy than a right one, 0.5 by chance."
+        "In format: verdicts in the words of judge.verdict, which alone are rewarded. Entropy: of the next token, mean "
+        "over the tokens. Tells: how likely a wrong response has a higher entropy than a right one, 0.5 by chance."
     )
     columns = ("judge", "without verdict (%)", "in format (%)", "right in format (%)", "tokens", "entropy (nats)")
     return Table("Its responses on the benchmark", (*columns, "entropy tells"), tuple(rows), note)
@@ -207,9 +213,9 @@ def curation_table(results: JudgeResults) -> Table | None:
     share = 100 * curation.kept / max(curation.eligible, 1)
     rows = [("eligible pairs", f"{curation.eligible:,}"), ("kept pairs", f"{curation.kept:,} ({share:.1f} %)")]
     rows.append(("selector", curation.selector))
-    for key, words in MEANS.items():
+    for key, words in (("kept", "the kept pairs"), ("left_out", "pairs left out")):
         if (entropy := curation.entropy.get(key)) is not None:
-            rows.append((f"{words[0].lower()}{words[1:]} (nats)", f"{entropy:.3f}"))
+            rows.append((f"mean entropy of {words} (nats)", f"{entropy:.3f}"))
     if flipped := curation.flipped:
         rows.append(("wrong labels among the kept (%)", f"{100 * flipped.kept:.1f}"))
         rows.append(("wrong labels in random subsets (%)", f"{100 * flipped.random:.1f}"))
@@ -238,3 +244,47 @@ def left_out_table(results: JudgeResults) -> Table:
     if results.curation:
         counts["pairs to be kept"] = results.curation.dropped
     return counts_table("Left out", counts)
+
+
+# ---- in a figure
+
+
+def entropy_figure(results: JudgeResults) -> Figure | None:
+    """Accuracy against the entropy of the responses, on the benchmark a line per judge that gives verdicts, and on the
+    training pairs; None where nothing was measured."""
+    judges = {STAGES[stage]: judge.bins for stage, judge in measured(results).items() if judge.without_verdict < 1}
+    pairs = results.curation.bins if results.curation else ()
+    wrong = [(one.entropy, one.flipped) for one in pairs if one.flipped]
+    panels = {
+        "Benchmark": {name: [(one.entropy, one.accuracy) for one in bins] for name, bins in judges.items()},
+        "Training pairs, after SFT": {"verdict agrees with the label": [(one.entropy, one.accuracy) for one in pairs]}
+        | ({"label is wrong": wrong} if wrong else {}),
+    }
+    panels = {title: {name: line for name, line in lines.items() if line} for title, lines in panels.items()}
+    panels = {title: lines for title, lines in panels.items() if lines}
+    if not panels:
+        return None
+    told = []
+    with styled():
+        figure = Drawing(figsize=(max(8.4, 5.4 * len(panels)), 4.6), layout="constrained")
+        for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+            name_axes(axes, title, "entropy of the responses (nats)", "share (%)")
+            if title == "Benchmark":
+                axes.axhline(50, color=INK, lw=1.2, ls=":", label="chance")
+            names = [*STAGES.values(), *lines]  # a stage looks the same whichever others were measured
+            look = looks({name: name for name in names}, [STAGES["untrained"]])
+            for name, line in lines.items():
+                x, (low, y, high) = [entropy for entropy, _ in line], percents([number for _, number in line])
+                axes.vlines(x, low, high, color=look[name]["color"], lw=2.2, alpha=0.8)
+                axes.plot(x, y, label=name, ms=6.5, mec=CARD, lw=1.7, zorder=3, **look[name])
+                told.append(f"{name} {y[0]:.1f} % at {x[0]:.3f} nats, {y[-1]:.1f} % at {x[-1]:.3f}")
+        legend_below(figure)
+    return Figure(
+        "accuracy_by_entropy",
+        "Is the judge right where it is sure?",
+        figure,
+        "Pairs in the order of the mean entropy of their two responses, cut into bins of as many each. Marker: mean of "
+        "the bin; bar: 95 % bootstrap over its pairs. Training pairs: those that could be kept, with their labels as "
+        "given, right or wrong; which ones are wrong is known of simulated worlds only.",
+        f"Lowest and highest bin of entropy: {'; '.join(told)}.",
+    )

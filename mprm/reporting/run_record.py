@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from mprm.metrics.results import StepResults, read_results
+from mprm.runs import manifest as manifests
 from mprm.runs.artifacts import STAGES, reading, redo_remedy
 from mprm.runs.manifest import Manifest
-from mprm.runs.manifest import read_manifest as read_manifest_file
 from mprm.runs.run_folder import read_record
 
-REPEAT = "restore it, or run the run's command again"
-SIGNALS = ["p_pos", "reliability", "mean_mc", "ranked"]  # what the figures need of half a million rows
+SIGNALS = ["p_pos", "reliability", "ranked"]  # what the map needs of half a million rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,10 @@ class RunRecord:
     versions: dict[str, Any] | None
     manifest: Manifest | None
     kept: pa.Table | None
-    signals: pa.Table | None
+    signals: pa.Table | None  # the rollouts that a selector could choose from
     metrics: list[dict[str, Any]] | None
     results: StepResults | None
-    # Of benchmark steps with a label: is it correct (bool), and its score.
-    scored: tuple[np.ndarray, np.ndarray] | None
+    scored: tuple[np.ndarray, np.ndarray] | None  # of benchmark steps with a label: is it correct, and its score
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -53,7 +52,7 @@ def read_run(folder: Path) -> RunRecord:
         versions=read_json_object(folder / "versions.json"),
         manifest=manifest,
         kept=read_parquet(folder / "subset" / "kept.parquet"),
-        signals=read_signals(manifest),
+        signals=_signals(manifest),
         metrics=read_json_lines(folder / "metrics.jsonl"),
         results=read_results(results, StepResults) if results.exists() else None,
         scored=_scored_steps(folder / "predictions.jsonl"),
@@ -79,30 +78,27 @@ def damage(folder: Path) -> str | None:
 
 def read_config(folder: Path) -> dict[str, Any] | None:
     """The resolved config of a run, or None."""
-    path = folder / "config.yaml"
+    return _mapping(folder / "config.yaml", lambda path: OmegaConf.to_container(OmegaConf.load(path), resolve=True))
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    return _mapping(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
+
+
+def _mapping(path: Path, parse: Callable[[Path], Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    with reading(path, REPEAT):
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        if not isinstance(config, dict):
+    with reading(path, "restore it, or run the run's command again"):
+        content = parse(path)
+        if not isinstance(content, dict):
             raise TypeError("not a mapping")
-        return {str(key): value for key, value in config.items()}
+        return content
 
 
 def read_manifest(folder: Path) -> Manifest | None:
     """What the selection kept and dropped, or None."""
     path = folder / "subset" / "manifest.json"
-    return read_manifest_file(path) if path.exists() else None
-
-
-def read_json_object(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    with reading(path, REPEAT):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError("not an object")
-        return content
+    return manifests.read_manifest(path) if path.exists() else None
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table | None:
@@ -112,8 +108,8 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table | Non
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
-def read_signals(manifest: Manifest | None) -> pa.Table | None:
-    """The rollouts that a selector could choose from; None when the table is not in its cache, or damaged there."""
+def _signals(manifest: Manifest | None) -> pa.Table | None:
+    """None when the table is not in its cache, or damaged there."""
     try:
         table = read_parquet(Path(manifest.signals), SIGNALS) if manifest else None
     except ValueError:

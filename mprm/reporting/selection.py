@@ -1,4 +1,4 @@
-"""What was selected: composition, BIS maps, sources and drops, of one run or of several side by side."""
+"""What was selected: composition, BIS map, sources and drops of one run; the subsets of several side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pyarrow as pa
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
-from mprm.reporting.plots import histograms
 from mprm.reporting.report import Figure, Section, Table, Text, counts_table
 from mprm.reporting.run_record import RunRecord, read_manifest, read_parquet
 from mprm.reporting.style import BLUE, CARD, GREY, MUTED, name_axes, styled
@@ -27,94 +26,36 @@ COMPOSITION = {
     "mixed_share": ("mixed rollouts (%)", "{:.2f}", 100),
     "mean_mc": ("mean MC score", "{:.4f}", 1),
 }
+LABELS = tuple(label for label, _, _ in COMPOSITION.values())
 GRID = 40  # cells per unit in a map: finer than 1/16, coarse enough that a bubble is one place on the page
-
-
-# ---- one run
 
 
 def selection_sections(record: RunRecord) -> list[Section]:
     """All that is said of the subset of one run; nothing before there is one."""
     if record.manifest is None:
         return []
-    sections: list[Section] = [composition_table(record.manifest)]
-    if record.signals is None or record.kept is None:
-        reason = "The signals table that the manifest names is no longer there; task=select computes it again."
-        sections.append(Text("No BIS map", [reason]))
-    else:
-        sections += _figures(record, record.signals, record.kept)
     keys = ("records", "dropped", "eligible", "kept")
     rows = tuple(
         (name, *(f"{getattr(part, key):,}" for key in keys), f"{100 * part.realised_ratio:.2f}")
         for name, part in record.manifest.sources.items()
     )
-    sections.append(Table("Rollouts by source", ("source", *keys, "kept of eligible (%)"), rows))
-    return [*sections, counts_table("Records that cannot be trained on", {"records": record.manifest.dropped})]
+    gone = "The signals table that the manifest names is no longer there; task=select computes it again."
+    return [
+        composition_table(record.manifest),
+        map_figure(record) or Text("No BIS map", [gone]),
+        Table("Rollouts by source", ("source", *keys, "kept of eligible (%)"), rows),
+        counts_table("Records that cannot be trained on", {"records": record.manifest.dropped}),
+    ]
 
 
 def composition_table(manifest: Manifest) -> Table:
     """Statistics of the eligible and the kept rollouts, as in Table 1 of arXiv 2602.04145."""
-    columns = [_statistics(manifest.totals.eligible), _statistics(manifest.totals.kept)]
-    labels = [label for label, _, _ in COMPOSITION.values()]
-    return Table(
-        "What the subset is made of", ("", "eligible", "kept"), tuple(zip(labels, *columns, strict=True)), name="subset"
-    )
+    rows = zip(LABELS, _statistics(manifest.totals.eligible), _statistics(manifest.totals.kept), strict=True)
+    return Table("What the subset is made of", ("", "eligible", "kept"), tuple(rows), name="subset")
 
 
 def _statistics(totals: Statistics) -> tuple[str, ...]:
     return tuple(form.format(getattr(totals, key) * scale) for key, (_, form, scale) in COMPOSITION.items())
-
-
-def drawings(record: RunRecord) -> dict[str, Drawing]:
-    """The BIS map and the histogram of MC scores; {} where the signals table is no longer in its cache."""
-    if record.signals is None or record.kept is None:
-        return {}
-    alpha = _alpha(record)
-    mapped = bis_map(places(record.signals), places(record.kept), alpha)
-    return {"map": mapped, "mc_histogram": mc_histogram(record.signals, record.kept)}
-
-
-def _figures(record: RunRecord, eligible: pa.Table, kept: pa.Table) -> list[Figure]:
-    drawn, counts = drawings(record), f"{kept.num_rows:,} kept of {eligible.num_rows:,} eligible rollouts"
-    p_pos, reliability, mean_mc = (
-        f"{_column(eligible, name).mean():.3f} eligible, {_column(kept, name).mean():.3f} kept"
-        for name in ("p_pos", "reliability", "mean_mc")
-    )
-    return [
-        Figure(
-            "map",
-            "Balance against reliability",
-            drawn["map"],
-            "Each bubble is one place on a grid of 1/40; its area grows with the logarithm of the number of rollouts "
-            "there; a circle around a diamond holds both kinds. A rollout without a positive step has R = 1 by "
-            "definition (top left)." + (" Dotted: equal BIS score." if _alpha(record) is not None else ""),
-            f"Scatter of p_pos against reliability R, {counts}. Mean p_pos {p_pos}; mean R {reliability}.",
-        ),
-        Figure(
-            "mc_histogram",
-            "Mean MC scores",
-            drawn["mc_histogram"],
-            "Both groups in percent of themselves, so that a small subset can be compared with all rollouts.",
-            f"Histogram of the mean MC score of a rollout, {counts}. Mean {mean_mc}.",
-        ),
-    ]
-
-
-def _column(rows: pa.Table, name: str) -> np.ndarray:
-    """One column as float64, null as NaN."""
-    return np.asarray(rows[name].to_numpy(zero_copy_only=False), dtype=np.float64)
-
-
-def _alpha(record: RunRecord) -> float | None:
-    """The selector's alpha, if its scores are (p_pos (1 - p_pos) + alpha) R."""
-    alpha = ((record.config or {}).get("selector") or {}).get("alpha")
-    if record.kept is None or not isinstance(alpha, int | float):
-        return None
-    p_pos, reliability, score = (_column(record.kept, name) for name in ("p_pos", "reliability", "score"))
-    return float(alpha) if np.allclose(score, (p_pos * (1 - p_pos) + alpha) * reliability) else None
-
-
-# ---- several settings
 
 
 def compared_subsets(settings: Iterable[tuple[str, Path]]) -> Table | None:
@@ -135,28 +76,58 @@ def compared_subsets(settings: Iterable[tuple[str, Path]]) -> Table | None:
             subsets.setdefault(key, ([], manifest.totals.kept))[0].append(label)
     if eligible is None:
         return None
-    rows, note = [("all eligible", *_statistics(eligible))], SUBSETS_NOTE
+    rows = [("all eligible", *_statistics(eligible))]
+    note = (
+        "Error steps: steps whose MC score is 0. Mixed: rollouts with a positive and a negative step. Settings that "
+        "selected the very same rollouts share a row."
+    )
     for labels, totals in subsets.values():
         name = labels[0] if len(labels) == 1 else f"{labels[0]} (and {len(labels) - 1} more)"
         note += f" {name}: {'; '.join(labels[1:])}." if labels[1:] else ""
         rows.append((name, *_statistics(totals)))
-    columns = ("subset", *(label for label, _, _ in COMPOSITION.values()))
-    return Table("What each subset is made of", columns, tuple(rows), note, "all eligible", "composition")
+    return Table("What each subset is made of", ("subset", *LABELS), tuple(rows), note, "all eligible", "composition")
 
 
-SUBSETS_NOTE = (
-    "Error steps: steps whose MC score is 0. Mixed: rollouts with a positive and a negative step. Settings that "
-    "selected the very same rollouts share a row."
-)
+# ---- the BIS map
 
 
-# ---- figures
+def map_figure(record: RunRecord) -> Figure | None:
+    """None where the signals table is no longer in its cache."""
+    if record.signals is None or record.kept is None:
+        return None
+    means = (
+        f"{name} {_column(record.signals, name).mean():.3f} eligible, {_column(record.kept, name).mean():.3f} kept"
+        for name in ("p_pos", "reliability")
+    )
+    return Figure(
+        "map",
+        "Balance against reliability",
+        bis_map(places(record.signals), places(record.kept), _alpha(record)),
+        "Each bubble is one place on a grid of 1/40; its area grows with the logarithm of the number of rollouts "
+        "there; a circle around a diamond holds both kinds. A rollout without a positive step has R = 1 by "
+        "definition (top left). Dotted, where the selector ranks by it: equal BIS score.",
+        f"Share of positive steps against reliability; means: {'; '.join(means)}.",
+    )
+
+
+def _column(rows: pa.Table, name: str) -> np.ndarray:
+    """One column as float64, null as NaN."""
+    return np.asarray(rows[name].to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _alpha(record: RunRecord) -> float | None:
+    """The selector's alpha, if its scores are (p_pos (1 - p_pos) + alpha) R."""
+    alpha = ((record.config or {}).get("selector") or {}).get("alpha")
+    if record.kept is None or not isinstance(alpha, int | float):
+        return None
+    p_pos, reliability, score = (_column(record.kept, name) for name in ("p_pos", "reliability", "score"))
+    return float(alpha) if np.allclose(score, (p_pos * (1 - p_pos) + alpha) * reliability) else None
 
 
 def places(rows: pa.Table) -> np.ndarray:
     """Rollouts by rounded (p_pos, reliability): counts (GRID + 1, GRID + 1)."""
     counts = np.zeros((GRID + 1, GRID + 1), dtype=np.int64)
-    x, y = (np.rint(rows[name].to_numpy() * GRID).astype(np.int64) for name in ("p_pos", "reliability"))
+    x, y = (np.rint(_column(rows, name) * GRID).astype(np.int64) for name in ("p_pos", "reliability"))
     np.add.at(counts, (x, y), 1)
     return counts
 
@@ -166,52 +137,33 @@ def bis_map(eligible: np.ndarray, kept: np.ndarray, alpha: float | None = None) 
 
     eligible, kept: counts as from places(). alpha: of the lines of equal score (p_pos (1 - p_pos) + alpha) R.
     """
-    dropped, largest = eligible - kept, max(int(eligible.max()), 1)
-    kinds: tuple[tuple[str, np.ndarray, dict[str, Any]], ...] = (
-        ("kept", kept, {"marker": "D", "facecolors": BLUE, "edgecolors": CARD, "linewidths": 0.6, "zorder": 3}),
-        ("not kept", dropped, {"marker": "o", "facecolors": "none", "edgecolors": GREY, "linewidths": 1, "zorder": 4}),
-    )
+    largest = max(int(eligible.max()), 1)
+
+    def area(count: Any) -> Any:
+        """Of a bubble: counts span five orders of magnitude."""
+        return 10 + 190 * np.log1p(count) / math.log1p(largest)
+
+    filled: Any = {"marker": "D", "facecolors": BLUE, "edgecolors": CARD, "linewidths": 0.6, "zorder": 3}
+    ring: Any = {"marker": "o", "facecolors": "none", "edgecolors": GREY, "linewidths": 1, "zorder": 4}
     with styled():
         figure = Drawing(figsize=(8.4, 5.4), layout="constrained")
         axes = figure.subplots()
-        name_axes(
-            axes,
-            "What was kept: balance against reliability",
-            "p_pos: share of positive steps in the rollout",
-            "R: mean MC score of the positive steps",
-        )
-        for name, counts, look in kinds:
+        x_label, y_label = "p_pos: share of positive steps in the rollout", "R: mean MC score of the positive steps"
+        name_axes(axes, "What was kept: balance against reliability", x_label, y_label)
+        for name, counts, look in (("kept", kept, filled), ("not kept", eligible - kept, ring)):
             spots = np.nonzero(counts)
-            axes.scatter(spots[0] / GRID, spots[1] / GRID, s=_area(counts[spots], largest), **look)
+            axes.scatter(spots[0] / GRID, spots[1] / GRID, s=area(counts[spots]), **look)
             axes.scatter([], [], s=70, label=f"{name} ({counts.sum():,})", **look)
         if alpha is not None:
             x, y = np.meshgrid(np.linspace(0, 1, 101), np.linspace(0, 1, 101))
             levels = MaxNLocator(6).tick_values(0, 0.25 + alpha)[1:]
-            dotted: Any = {"colors": MUTED, "linewidths": 0.9, "linestyles": "dotted", "zorder": 2}
-            lines = axes.contour(x, y, (x * (1 - x) + alpha) * y, levels, **dotted)
-            for text in axes.clabel(lines, fmt="%g", fontsize=8, zorder=5):
-                text.set_bbox({"facecolor": CARD, "edgecolor": "none", "pad": 1})
+            score = (x * (1 - x) + alpha) * y
+            lines = axes.contour(x, y, score, levels, colors=MUTED, linewidths=0.9, linestyles="dotted", zorder=2)
+            axes.clabel(lines, fmt="%g", fontsize=8, zorder=5)
             axes.plot([], [], ls="dotted", color=MUTED, lw=1, label="equal score")
         axes.plot([], [], ls="", label="\nRollouts in one place")
         for size in (10**power for power in range(len(str(largest)))):
-            axes.scatter([], [], s=_area(size, largest), label=f"{size:,}", **kinds[1][2])
-        axes.set_xlim(-0.05, 1.05)
-        axes.set_ylim(-0.05, 1.08)
+            axes.scatter([], [], s=area(size), label=f"{size:,}", **ring)
+        axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.08))
         figure.legend(loc="outside right upper", labelspacing=0.9, borderaxespad=2.2)
-    return figure
-
-
-def _area(count: Any, largest: int) -> Any:
-    """Of a bubble, in points^2: it grows with the logarithm of the count, which spans five orders of magnitude."""
-    return 10 + 190 * np.log1p(count) / math.log1p(largest)
-
-
-def mc_histogram(eligible: pa.Table, kept: pa.Table) -> Drawing:
-    """Mean MC score per rollout: eligible rollouts against the kept ones."""
-    with styled():
-        figure = Drawing(figsize=(8.4, 3.9), layout="constrained")
-        axes = figure.subplots()
-        name_axes(axes, "Mean MC score per rollout", "mean MC score of the rollout's steps", "share of rollouts (%)")
-        histograms(axes, {"eligible": _column(eligible, "mean_mc")}, {"kept": _column(kept, "mean_mc")})
-        axes.legend(loc="upper left")
     return figure

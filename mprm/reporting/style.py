@@ -32,16 +32,13 @@ PALETTE = {
     "green": ("#00795f", "#43cfa6"),
     "purple": ("#8f4a93", "#d9a0dd"),
     "gold": ("#9c7200", "#ecc04f"),
-    "navy": ("#10315a", "#c4e0fc"),
-    "sky": ("#3f94d4", "#4a90d0"),
 }
-INK, MUTED, GRID, CARD, GREY, BLUE, ORANGE, GREEN, PURPLE, GOLD, NAVY, SKY = (light for light, _ in PALETTE.values())
+INK, MUTED, GRID, CARD, GREY, BLUE, ORANGE, GREEN, PURPLE, GOLD = (light for light, _ in PALETTE.values())
 
-# Groups of lines differ in marker and colour; the lines of the first group also in shade.
-COLOURS = ((BLUE, NAVY, SKY), (ORANGE,), (GREEN,), (PURPLE,), (GOLD,))
-MARKERS = "DX^vPh*"
-BASELINE_LOOKS = ((INK, "s"), (GREY, "o"), (MUTED, "<"))
-# Lines of one group differ in both; there is one fill fewer than dashes, so twenty lines differ without colour.
+# Groups of lines differ in marker and colour. Lines of one group differ in dash and fill; there is one fill fewer than
+# dashes, so twenty lines differ without colour.
+COLOURS, MARKERS = (BLUE, ORANGE, GREEN, PURPLE, GOLD), "DX^vPh*"
+BASELINE_COLOURS, BASELINE_MARKERS = (INK, GREY, MUTED), "so<"
 DASHES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 FILLS = ("full", "none", "left", "bottom")
 
@@ -51,7 +48,6 @@ RC: Any = {
     "svg.hashsalt": "mprm",
     "text.color": INK,
     "text.parse_math": False,  # a name with two dollar signs is a name
-    "axes.titlesize": 12,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
@@ -67,7 +63,6 @@ RC: Any = {
     "ytick.color": MUTED,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
-    "hatch.linewidth": 0.7,
     "legend.edgecolor": "none",
     "legend.fontsize": 9,
     "figure.facecolor": CARD,
@@ -90,23 +85,21 @@ def looks(lines: Mapping[str, str], baselines: Collection[str] = ()) -> dict[str
 
     baselines: the groups that others are measured against; they are drawn in ink and grey.
     """
-    places: dict[str, int] = {}  # of a group among the baselines, or among the others
-    for group in dict.fromkeys(lines.values()):
-        places[group] = sum((other in baselines) == (group in baselines) for other in places)
+    groups = list(dict.fromkeys(lines.values()))
     seen: Counter[str] = Counter()
     found = {}
     for line, group in lines.items():
-        place, number = places[group], seen[group]
-        if group in baselines:
-            colour, marker = BASELINE_LOOKS[place % len(BASELINE_LOOKS)]
-            number += place // len(BASELINE_LOOKS)
-        else:
-            shades, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
-            colour = shades[number % len(shades)]
-            number += place // len(MARKERS)
+        is_baseline = group in baselines
+        place = [other for other in groups if (other in baselines) == is_baseline].index(group)
+        colours, markers = (BASELINE_COLOURS, BASELINE_MARKERS) if is_baseline else (COLOURS, MARKERS)
+        number = seen[group] + place // len(markers)
         seen[group] += 1
-        dash, fill_style = DASHES[number % len(DASHES)], FILLS[number % len(FILLS)]
-        found[line] = {"color": colour, "ls": dash, "marker": marker, "fillstyle": fill_style}
+        found[line] = {
+            "color": colours[place % len(colours)],
+            "marker": markers[place % len(markers)],
+            "ls": DASHES[number % len(DASHES)],
+            "fillstyle": FILLS[number % len(FILLS)],
+        }
     return found
 
 
@@ -117,18 +110,13 @@ def name_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_ylabel(y_label)
 
 
-def wrapped(label: str, width: int = 30) -> str:
-    """A long label in lines."""
-    return fill(label, width)
-
-
 def legend_below(figure: Figure) -> None:
     """One legend of all panels below them: columns as the width has room for, and the figure grows by it."""
     found = [axes.get_legend_handles_labels() for axes in figure.axes]
     entries = {label: handle for of_axes in found for handle, label in zip(*of_axes, strict=True)}
     if not entries:
         return
-    labels = [wrapped(label, 44) for label in entries]
+    labels = [fill(label, 44) for label in entries]
     longest = max(len(line) for label in labels for line in label.split("\n"))
     columns = max(1, min(5, len(labels), int(figure.get_figwidth() / (0.85 + 0.08 * longest))))
     lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in labels)
@@ -145,10 +133,10 @@ def save_drawing(figure: Figure, path: Path) -> None:
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an <svg> element for an HTML page.
+    """The figure as an <svg> element of a page, which a screen reader calls by its description.
 
-    Colours become CSS variables (dark mode), ids get the prefix `name` (several figures share one page), the size is
-    left to the page, and `description` is what a screen reader says.
+    Colours are CSS variables (dark mode), ids have the prefix `name` (several figures share a page), the page sets the
+    size.
     """
     buffer = io.StringIO()
     with styled():

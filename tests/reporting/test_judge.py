@@ -1,4 +1,4 @@
-"""The report of a judge (judge.py) and its figures (judge_figures.py)."""
+"""The report of a judge (judge.py)."""
 
 import io
 import json
@@ -23,8 +23,7 @@ from mprm.metrics.results import (
     WrongLabels,
     write_results,
 )
-from mprm.reporting.judge import headline, judge_report, print_judge, sentences, write_judge
-from mprm.reporting.judge_figures import entropy_figure, pairs_figure
+from mprm.reporting.judge import entropy_figure, headline, judge_report, print_judge, sentences, write_judge
 from mprm.reporting.report import Table
 
 EDGES = {"untrained": (0.2, 1.0, 2.0), "sft": (0.01, 0.05, 0.3), "rl": (0.01, 0.02, 0.2)}
@@ -213,9 +212,9 @@ def test_acc_plus_by_source_and_over_all_items(results: JudgeResults) -> None:
 def test_a_line_per_judge_runs_over_the_entropy_of_its_responses(results: JudgeResults) -> None:
     figure = entropy_figure(results)
     assert figure is not None
-    (axes,) = figure.drawing.axes
+    axes = figure.drawing.axes[0]
     assert (axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()) == (
-        *("Accuracy against entropy", "entropy of the responses (nats)", "accuracy (%)"),
+        *("Benchmark", "entropy of the responses (nats)", "share (%)"),
     )
     lines = {str(line.get_label()): line for line in axes.lines}
     assert list(lines) == ["chance", "untrained", "after SFT", "after RL"]
@@ -223,33 +222,22 @@ def test_a_line_per_judge_runs_over_the_entropy_of_its_responses(results: JudgeR
     assert np.asarray(lines["after SFT"].get_ydata()).tolist() == pytest.approx([90, 70])
     looks = {(line.get_color(), line.get_marker()) for line in axes.lines[1:]}
     assert all(len({look[place] for look in looks}) == 3 for place in range(2))
-    assert "after SFT: 90.0 % at 0.010 to 0.050 nats, 70.0 % at 0.050 to 0.300 nats." in figure.alt
+    assert "after SFT 90.0 % at 0.030 nats, 70.0 % at 0.175;" in figure.alt
     without = entropy_figure(with_judge(results, "untrained", without_verdict=1.0))
     assert without is not None
     assert [line.get_label() for line in without.drawing.axes[0].lines] == ["chance", "after SFT", "after RL"]
 
 
-def test_training_pairs_have_a_panel_for_wrong_labels_where_they_are_known(results: JudgeResults) -> None:
-    assert results.curation
-    figure = pairs_figure(results.curation)
-    assert figure is not None
-    assert [(axes.get_title(loc="left"), axes.get_ylabel()) for axes in figure.drawing.axes] == [
-        ("Agreement with the labels", "verdict agrees with label (%)"),
-        ("Wrong labels", "label is wrong (%)"),
-    ]
-    assert [line.get_label() for line in figure.drawing.axes[0].lines[:2]] == [
-        "Mean entropy of the kept pairs: 0.050",
-        "Mean entropy of pairs left out: 0.090",
-    ]
-    assert "Wrong labels: 5.0 % at 0.010 to 0.060 nats, 30.0 % at 0.060 to 0.200 nats." in figure.alt
-    unknown = replace(
-        results.curation, bins=bins((0.01, 0.06, 0.2), (0.95, 0.61)), entropy={"kept": 0.05, "left_out": None}
-    )
-    figure = pairs_figure(unknown)
-    assert figure is not None
-    assert len(figure.drawing.axes) == 1
-    assert figure.title == "Where does the judge agree with the labels?"
-    assert "left out" not in figure.alt
+def test_training_pairs_have_a_line_for_wrong_labels_where_they_are_known(results: JudgeResults) -> None:
+    known = {"verdict agrees with the label": [95, 61], "label is wrong": [5, 30]}
+    unknown = with_curation(results, bins=bins((0.01, 0.06, 0.2), (0.95, 0.61)))
+    for one, shown in ((results, known), (unknown, {"verdict agrees with the label": [95, 61]})):
+        figure = entropy_figure(one)
+        assert figure is not None
+        axes = figure.drawing.axes[1]
+        assert axes.get_title(loc="left") == "Training pairs, after SFT"
+        assert {line.get_label(): pytest.approx(line.get_ydata()) for line in axes.lines} == shown
+    assert entropy_figure(replace(results, judges={}, curation=None)) is None
 
 
 def test_the_page_has_what_was_run_and_its_figures_are_files(results: JudgeResults, tmp_path: Path) -> None:
@@ -261,7 +249,7 @@ def test_the_page_has_what_was_run_and_its_figures_are_files(results: JudgeResul
     assert page == tmp_path / "report.html"
     html = page.read_text()
     for text in (
-        *("Verdicts", headline(results), "Accuracy after SFT", "The judge by stage", "Curation", "missing_image_file"),
+        *("Verdicts", headline(results), "The judge by stage", "Curation", "missing_image_file"),
         *('<section id="accuracy_by_entropy">', '<section id="rl_curves">', "chartworld/&lt;pairs&gt;.jsonl"),
     ):
         assert text in html

@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 
 from mprm.metrics.results import Estimate
 from mprm.reporting import plots
-from mprm.reporting.plots import Curves, ForestRow, Panel
+from mprm.reporting.plots import ForestRow, Panel
 from mprm.reporting.style import inline_svg, looks
 
 PANELS = [
     Panel(title="AUC", axis="area", scale=1, form=".3f"),
-    Panel(title="F1", axis="points", references={"majority class": 0.5}),
+    Panel(title="F1", axis="points"),
 ]
 NUMBERS = [
     [Estimate(0.8, 0.78, 0.83), None],
@@ -24,13 +24,13 @@ NUMBERS = [
 def rows(names: tuple[str, ...] = ("Full", "mine", "Random")) -> list[ForestRow]:
     look = looks({name: name for name in names}, ["Full", "Random"])
     return [
-        ForestRow(label=name, numbers=numbers, look=look[name], group=name, main=name == "mine", before=Estimate(0.75))
+        ForestRow(label=name, numbers=numbers, look=look[name], main=name == "mine")
         for name, numbers in zip(names, NUMBERS, strict=True)
     ]
 
 
 def test_a_forest_has_every_number_first_row_on_top_and_marks_the_best() -> None:
-    figure = plots.forest(PANELS, rows(), before="after SFT")
+    figure = plots.forest(PANELS, rows())
     left, right = figure.axes
     assert [text.get_text() for text in left.get_yticklabels()] == ["Random", "mine", "Full"]
     assert [text.get_text() for text in left.texts] == ["0.850", "0.900 best", "0.800"]
@@ -39,17 +39,9 @@ def test_a_forest_has_every_number_first_row_on_top_and_marks_the_best() -> None
         ("AUC", "area"),
         ("F1", "points"),
     ]
-    (legend,) = figure.legends
-    named = [text.get_text() for text in legend.get_texts()]
-    assert named == ["Full", "mine", "Random", "after SFT", "majority class"]
     # An interval is a line, two seeds are dots, a single number is neither.
     assert [len(collection.get_segments()) for collection in left.collections] == [1]
     assert [0.88, 0.92] in [list(line.get_xdata()) for line in left.lines]
-
-
-def test_without_marks_no_row_is_called_the_best() -> None:
-    figure = plots.forest(PANELS[:1], rows(), mark_best=False)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0.850", "0.900", "0.800"]
 
 
 @pytest.mark.parametrize("n_panels", [1, 3, 7])
@@ -58,7 +50,7 @@ def test_a_forest_is_readable_however_many_panels_and_however_long_the_names(
 ) -> None:
     long = [
         ForestRow(label=f"BIS (alpha 0.2), 10 %, objective SoftWithConfidence, backbone a_rather_long_name {n}",
-                  numbers=[Estimate(0.8, 0.7, 0.9)] * n_panels, group=f"a selector of a long name {n}")
+                  numbers=[Estimate(0.8, 0.7, 0.9)] * n_panels, look={"color": "k", "marker": "o"})
         for n in range(5)
     ]  # fmt: skip
     panels = [Panel(title=f"a source of a long name, panel {n}", axis="macro-F1 (points)") for n in range(n_panels)]
@@ -115,25 +107,24 @@ def test_smooth_is_a_running_mean_that_shrinks_at_the_ends() -> None:
 
 
 def test_curves_are_those_that_were_logged() -> None:
-    panels = [
-        Curves("Loss", "nats", {"train/loss": "train loss", "val/loss": "validation loss"}),
-        Curves("Accuracy", "right (%)", {"train/accuracy": "accuracy"}, scale=100),
-        Curves("Reward", "reward", {"train/reward": "reward"}),
-    ]
+    panels = {
+        ("Loss", "nats"): {"train/loss": "train loss", "val/loss": "validation loss"},
+        ("Accuracy", "share right"): {"train/accuracy": "accuracy"},
+        ("Reward", "reward"): {"train/reward": "reward"},
+    }
     lines = [{"step": step, "train/loss": step / 10, "train/accuracy": 0.1 * step} for step in range(1, 6)]
-    drawn = plots.training_curves("a", "Training", panels, [*lines, {"step": 5, "val/loss": 0.4}], " A note.")
+    drawn = plots.training_curves("a", "Training", panels, [*lines, {"step": 5, "val/loss": 0.4}])
     assert drawn is not None
     axes = drawn.drawing.axes
     assert [(one.get_title(loc="left"), one.get_xlabel(), one.get_ylabel()) for one in axes] == [
         ("Loss", "optimizer steps", "nats"),
-        ("Accuracy", "optimizer steps", "right (%)"),
+        ("Accuracy", "optimizer steps", "share right"),
     ]
-    assert np.asarray(axes[1].lines[0].get_ydata()).tolist() == pytest.approx([10, 20, 30, 40, 50])
+    assert np.asarray(axes[1].lines[0].get_ydata()).tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
     assert drawn.alt == (
         "Training: train loss from 0.1 to 0.5 at step 5; validation loss from 0.4 to 0.4 at step 5; "
-        "accuracy from 10 to 50 at step 5."
+        "accuracy from 0.1 to 0.5 at step 5."
     )
-    assert drawn.caption.endswith("A note.")
     assert plots.training_curves("a", "Training", panels, [{"step": 1, "train/loss": float("nan")}]) is None
 
 

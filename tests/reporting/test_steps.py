@@ -15,7 +15,7 @@ from mprm.metrics.predictions import read_predictions
 from mprm.metrics.results import Estimate, write_results
 from mprm.reporting.report import Report, Table, Text, html
 from mprm.reporting.run_record import RunRecord, read_run
-from mprm.reporting.selection import GRID, bis_map, compared_subsets, drawings, places
+from mprm.reporting.selection import GRID, bis_map, compared_subsets, map_figure, places
 from mprm.reporting.steps import calibration_bins, headline, print_run, step_report, write_report
 
 
@@ -36,7 +36,7 @@ def tables(report: Report) -> dict[str, dict[str, tuple[str, ...]]]:
 
 def test_the_page_has_every_figure_in_words_too(record: RunRecord) -> None:
     report = step_report(record)
-    assert figures(report) == ["sources", "calibration", "learning", "map", "mc_histogram"]
+    assert figures(report) == ["calibration", "learning", "map"]
     assert all(len(figure.alt) > 40 for figure in report.figures)
     for figure in report.figures:
         for axes in figure.drawing.axes:
@@ -44,7 +44,7 @@ def test_the_page_has_every_figure_in_words_too(record: RunRecord) -> None:
             assert axes.get_xlabel()
             assert axes.get_ylabel()
     page = write_report(record.folder).read_text()
-    assert page.count("<svg ") == 5
+    assert page.count("<svg ") == 3
     assert "Command that repeats this run" in page
     assert "-cn config task=experiment runs=again" in page
     assert "torch" in page
@@ -91,12 +91,6 @@ def test_the_headline_says_what_was_found(record: RunRecord) -> None:
     assert headline(replace(record, manifest=None)).startswith("The reward model reaches an overall macro-F1 of 80.0")
 
 
-def test_the_sources_are_sorted_with_overall_apart(record: RunRecord) -> None:
-    (axes,) = step_report(record).figures[0].drawing.axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["Overall", "bars_sum", "bars_diff", "pie_share"]
-    assert [text.get_text() for text in axes.texts] == ["80.0", "77.0", "80.0", "83.0"]
-
-
 def test_what_is_undefined_is_a_dash(record: RunRecord) -> None:
     results = record.results
     assert results
@@ -137,12 +131,12 @@ def test_calibration_bins_by_hand() -> None:
 
 def test_an_unfinished_run_shows_what_it_has(record: RunRecord) -> None:
     for gone, shown in (
-        (("results", "scored"), ["learning", "map", "mc_histogram"]),
-        (("metrics",), ["sources", "calibration", "map", "mc_histogram"]),
-        (("kept",), ["sources", "calibration", "learning"]),
-        (("signals",), ["sources", "calibration", "learning"]),
-        (("manifest",), ["sources", "calibration", "learning"]),
-        (("config", "versions"), ["sources", "calibration", "learning", "map", "mc_histogram"]),
+        (("results", "scored"), ["learning", "map"]),
+        (("metrics",), ["calibration", "map"]),
+        (("kept",), ["calibration", "learning"]),
+        (("signals",), ["calibration", "learning"]),
+        (("manifest",), ["calibration", "learning"]),
+        (("config", "versions"), ["calibration", "learning", "map"]),
         (("config", "versions", "manifest", "results", "scored", "metrics"), []),
     ):
         report = step_report(replace(record, **dict.fromkeys(gone)))
@@ -204,7 +198,9 @@ def test_the_map_counts_every_rollout_once_as_kept_or_dropped() -> None:
 
 def test_lines_of_equal_score_are_drawn_only_where_they_are_the_score(record: RunRecord) -> None:
     def lines(one: RunRecord) -> bool:
-        return any("equal score" in str(line.get_label()) for line in drawings(one)["map"].axes[0].lines)
+        figure = map_figure(one)
+        assert figure
+        return any("equal score" in str(line.get_label()) for line in figure.drawing.axes[0].lines)
 
     assert lines(record)
     assert record.kept is not None

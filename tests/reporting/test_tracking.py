@@ -154,7 +154,7 @@ def test_a_resumed_offline_run_is_one_run_with_everything_in_it(folder: Path) ->
     expected |= {"training_shared_with": "bis-other", "optimizer_steps": 5, "step": 120}
     assert {key: written.summary[key] for key in expected} == pytest.approx(expected)
 
-    assert {"results/sources", "subset/table", "subset/map", "subset/mc_histogram"} <= written.keys
+    assert {"results/sources", "subset/table", "subset/map"} <= written.keys
     files = written.parts[-1] / "files" / "media"
     tables = {path.parent.name: json.loads(path.read_text()) for path in files.glob("table/*/*.json")}
     assert tables["results"]["columns"][:3] == ["source", "labelled steps", "macro-F1 fixed"]
@@ -162,7 +162,7 @@ def test_a_resumed_offline_run_is_one_run_with_everything_in_it(folder: Path) ->
     composition = {name: numbers for name, *numbers in tables["subset"]["data"]}
     assert composition["mixed rollouts (%)"] == pytest.approx([7.67, 43.21])
     images = sorted(path.name.split("_")[0] for path in files.glob("images/subset/*.png"))
-    assert images == ["map", "mc"]
+    assert images == ["map"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in files.glob("images/subset/*.png"))
     (manifest,) = written.manifests
     assert manifest.name == f"subset-{run_id(folder)}"

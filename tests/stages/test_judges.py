@@ -58,7 +58,7 @@ def test_all_stages_and_what_a_second_run_shares(
     curation = results["curation"]
     assert curation["eligible"] + curation["dropped"]["traced"] == 40
     assert results["training"]["sft"]["examples"] + sum(results["training"]["sft"]["left_out"].values()) == 40
-    assert "training_pairs" in (run / "report.html").read_text()
+    assert "accuracy_by_entropy" in (run / "report.html").read_text()
     # Per source the lower half by entropy, none of them with a trace.
     signals, kept = (pq.read_table(run / "curated" / f"{name}.parquet").to_pylist() for name in ("signals", "kept"))
     for source in {row["source"] for row in signals}:
