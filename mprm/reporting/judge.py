@@ -68,7 +68,6 @@ def judge_report(folder: Path, results: JudgeResults) -> Report:
         entropy_figure(results),
         *curves,
         judges_table(results),
-        responses_table(results),
         sources_table(results),
         sources_table(results, acc_plus=True),
         curation_table(results),
@@ -170,22 +169,6 @@ def judges_table(results: JudgeResults) -> Table:
     )
     columns = ("judge", "accuracy (%)", "minus before", "macro (%)", "consistent (%)", "first (%)")
     return Table("The judge by stage", columns, tuple(rows), note, rows[-1][0] if rows else "")
-
-
-def responses_table(results: JudgeResults) -> Table:
-    """What the responses of every stage are like."""
-    rows = []
-    for stage, judge in measured(results).items():
-        shares = (judge.without_verdict, judge.in_format, judge.accuracy_in_format)
-        tells = "-" if judge.tells is None else f"{judge.tells:.3f}"
-        numbers = (f"{judge.tokens:.1f}", f"{judge.entropy:.3f}", tells)
-        rows.append((STAGES[stage], *(f"{100 * share:.1f}" for share in shares), *numbers))
-    note = (
-        "In format: verdicts in the words of judge.verdict, which alone are rewarded. Entropy: of the next token, mean "
-        "over the tokens. Tells: how likely a wrong response has a higher entropy than a right one, 0.5 by chance."
-    )
-    columns = ("judge", "without verdict (%)", "in format (%)", "right in format (%)", "tokens", "entropy (nats)")
-    return Table("Its responses on the benchmark", (*columns, "entropy tells"), tuple(rows), note)
 
 
 def sources_table(results: JudgeResults, acc_plus: bool = False) -> Table | None:

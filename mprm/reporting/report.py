@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jinja2
 from markupsafe import Markup
@@ -29,7 +29,6 @@ FOLDED_FROM = 45  # rows above which a page shows a table's title only
 class Heading:
     """What the sections below it have in common."""
 
-    kind: ClassVar = "heading"
     title: str
 
 
@@ -37,7 +36,6 @@ class Heading:
 class Text:
     """Sentences: a list whose first is stressed, a note that says why something is not shown, or folded code."""
 
-    kind: ClassVar = "text"
     title: str
     lines: Sequence[str]
     form: Literal["list", "note", "code"] = "note"
@@ -54,7 +52,6 @@ class Tile:
 class Tiles:
     """The few numbers to read first."""
 
-    kind: ClassVar = "tiles"
     tiles: Sequence[Tile]
 
 
@@ -62,29 +59,22 @@ class Tiles:
 class Table:
     """A small table of texts; the first column names the row."""
 
-    kind: ClassVar = "table"
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
-    # Name of the row to stress.
-    main: str = ""
-    # Of its file and its place on the page; "" for none.
-    name: str = ""
+    main: str = ""  # name of the row to stress
+    name: str = ""  # of its file and its place on the page; "" for none
 
 
 @dataclass(frozen=True)
 class Figure:
-    kind: ClassVar = "figure"
-    # Of its files and its place on the page.
-    name: str
+    name: str  # of its files and its place on the page
     title: str
     drawing: Drawing
     caption: str
-    # The content in words, for whoever cannot see the figure.
-    alt: str
-    # The numbers behind it, where no other table has them: written as a CSV file only.
-    data: Table | None = None
+    alt: str  # the content in words, for whoever cannot see the figure
+    data: Table | None = None  # the numbers behind it, where no other table has them: written as a CSV file only
 
 
 Section = Heading | Text | Tiles | Table | Figure
@@ -98,8 +88,7 @@ class Report:
     lead: str
     sections: Sequence[Section | None]
     wide: bool = False
-    # Does the page link to its named sections?
-    contents: bool = False
+    contents: bool = False  # does the page link to its named sections?
 
     @cached_property
     def shown(self) -> list[Section]:
@@ -110,9 +99,8 @@ class Report:
         return [section for section in self.shown if isinstance(section, Figure)]
 
     @property
-    def links(self) -> list[tuple[str, str]]:
-        """(name, title) of the sections that have a name."""
-        return [(one.name, one.title) for one in self.shown if isinstance(one, Table | Figure) and one.name]
+    def named(self) -> list[Table | Figure]:
+        return [one for one in self.shown if isinstance(one, Table | Figure) and one.name]
 
 
 def _is_empty(section: Section) -> bool:
@@ -152,6 +140,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.globals |= {
         "folded_from": FOLDED_FROM,
+        "kind": lambda section: type(section).__name__,
         "inline_svg": lambda *arguments: Markup(inline_svg(*arguments)),
         "palette": PALETTE,
         "words_columns": _words_columns,
@@ -217,10 +206,9 @@ def write_figures(report: Report, folder: Path) -> None:
 
 def write_tables(report: Report, folder: Path) -> None:
     """Write every named table of the report, and the numbers behind its figures, into the folder as .csv."""
-    tables = {table.name: table for table in report.shown if isinstance(table, Table) and table.name}
-    tables |= {figure.name: figure.data for figure in report.figures if figure.data}
-    for name, table in tables.items():
-        write_text(folder / f"{name}.csv", table_csv(table))
+    for section in report.named:
+        if table := section if isinstance(section, Table) else section.data:
+            write_text(folder / f"{section.name}.csv", table_csv(table))
 
 
 # ---- the terminal

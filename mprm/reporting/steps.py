@@ -18,11 +18,7 @@ from mprm.reporting.style import BLUE, CARD, MUTED, name_axes, styled
 
 MAIN = "fixed"  # the threshold that the headline and the table by source speak of: it needs no data of ours
 AT = "threshold 0.5"
-THRESHOLDS = {
-    "fixed": "fixed",
-    "calibrated": "calibrated on held-out questions",
-    "oracle": "oracle (optimistic)",
-}
+THRESHOLDS = {"fixed": "fixed", "calibrated": "calibrated on held-out questions", "oracle": "oracle (optimistic)"}
 BASELINES = {"majority": "majority class", "position_only": "position only"}
 CURVES = {
     ("Loss", "loss per step (nats)"): {"train/loss": "train loss", "val/loss": "validation loss"},
