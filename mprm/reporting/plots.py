@@ -182,7 +182,8 @@ def training_curves(
                 ends.append(f"{label} from {values[0]:.3g} to {values[-1]:.3g} at step {steps[-1]:.0f}")
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        legend_below(figure)
+        if any(len(lines) > 1 for lines in panels.values()):  # else the title says it
+            legend_below(figure)
     caption = "Thin: means of one optimizer step, as it logged them. Thick: their running mean."
     return report.Figure(name, title, figure, caption, f"{title}: {'; '.join(ends)}.")
 
