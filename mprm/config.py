@@ -29,14 +29,14 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.batching.order import Order
     from mprm.data.preferences import Preferences
     from mprm.data.questions import Questions
+    from mprm.data.records import Benchmark
     from mprm.data.rollouts import Dataset
-    from mprm.data.visualprocessbench import Benchmark
     from mprm.inference.policy import Policy
     from mprm.judge.grpo import GRPO
     from mprm.judge.judge import Judge
     from mprm.judge.sft import SFT
     from mprm.reporting.tracking import Logger
-    from mprm.selection.keep import Selector
+    from mprm.selection.selectors import Selector
     from mprm.training.objectives import Objective
     from mprm.training.recipe import Machine, Recipe
 
@@ -137,13 +137,13 @@ class Config(RunConfig):
     raw: DictConfig
 
     dataset: "ClassVar[Component[Dataset]]" = Component("data.rollouts.Dataset")
-    selector: "ClassVar[Component[Selector]]" = Component("selection.keep.Selector")
+    selector: "ClassVar[Component[Selector]]" = Component("selection.selectors.Selector")
     objective: "ClassVar[Component[Objective]]" = Component("training.objectives.Objective")
     order: "ClassVar[Component[Order]]" = Component("batching.order.Order")
     backbone: "ClassVar[Component[Backbone]]" = Component("backbones.base.Backbone")
     recipe: "ClassVar[Component[Recipe]]" = Component("training.recipe.Recipe")
     trainer: "ClassVar[Component[Machine]]" = Component("training.recipe.Machine")
-    benchmark: "ClassVar[Component[Benchmark]]" = Component("data.visualprocessbench.Benchmark")
+    benchmark: "ClassVar[Component[Benchmark]]" = Component("data.records.Benchmark")
     logger: "ClassVar[Component[Logger]]" = Component("reporting.tracking.Logger")
     questions: "ClassVar[Component[Questions]]" = Component("data.questions.Questions")
     policy: "ClassVar[Component[Policy]]" = Component("inference.policy.Policy")

@@ -262,7 +262,7 @@ def test_every_number_of_every_component_is_checked(load: Callable[..., Config],
     [
         "nowhere.BIS",
         "mprm.selection.bsi.BIS",
-        "mprm.selection.keep.BIS",
+        "mprm.selection.subset.BIS",
         "pathlib.Path",
         "BIS",
         "",

@@ -14,8 +14,8 @@ from PIL import Image
 from mprm.chartworld.solver import REMARK, Skill, Solver, Trace, annotate, step_texts
 from mprm.chartworld.world import KINDS, Problems, draw, question_text, right_answers, sample_problems
 from mprm.data.lines import Dropped
+from mprm.data.records import Solution, VisualProcessBench
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.data.visualprocessbench import Solution, VisualProcessBench
 from mprm.runs.artifacts import atomic_folder, read_json, write_json, write_json_lines
 from mprm.terminal import say
 

@@ -46,7 +46,7 @@ def check_selector(cfg: Config) -> None:
     """Raises ValueError if the selector needs a signal that pairs do not have: it is tried on one."""
     from mprm.data.preferences import Pair
     from mprm.judge.curate import signals_of
-    from mprm.selection.keep import keep
+    from mprm.selection.selectors import keep
 
     keep(signals_of([Pair("", "", (), "", "", "", "a")], {}, []), cfg.selector)
 
@@ -82,7 +82,7 @@ def _sft(work: JudgeWork) -> dict[str, Any]:
 
 def _curate(work: JudgeWork) -> dict[str, Any]:
     from mprm.judge.curate import signals_of, summarise, write_curated
-    from mprm.selection.keep import keep
+    from mprm.selection.selectors import keep
 
     cfg, run = work.cfg, work.run
     started = monotonic()

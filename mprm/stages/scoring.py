@@ -20,7 +20,7 @@ from mprm.terminal import console, listed, say, say_next
 
 if TYPE_CHECKING:
     from mprm.data.questions import CandidateSet
-    from mprm.data.visualprocessbench import Solution
+    from mprm.data.records import Solution
     from mprm.inference.scoring import ScoreRequest
     from mprm.metrics.predictions import NotScored, Prediction, StepScores
     from mprm.metrics.results import BestOfNResults, StepResults

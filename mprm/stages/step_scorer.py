@@ -156,8 +156,7 @@ def evaluate(cfg: Config) -> None:
 
 
 def _select(work: StepWork) -> dict[str, Any]:
-    from mprm.selection.held_out import write_held_out
-    from mprm.selection.subset import remarks, write_subset
+    from mprm.selection.subset import remarks, write_held_out, write_subset
 
     cfg, run, signals = work.cfg, work.run, work.signals
     entropy = partial(add_entropy, cfg) if cfg.selector.uses_entropy or cfg.order.uses_entropy else None

@@ -11,8 +11,8 @@ from mprm.chartworld import corpus
 from mprm.chartworld.corpus import SOLVERS, TEMPERATURE, ChartWorld, ChartWorldBenchmark
 from mprm.chartworld.solver import Solver, annotate
 from mprm.chartworld.world import KINDS, sample_problems
+from mprm.data.records import Solution
 from mprm.data.rollouts import Rollout, read_rollout
-from mprm.data.visualprocessbench import Solution
 
 
 def world(root: Path, **changes: object) -> ChartWorld:

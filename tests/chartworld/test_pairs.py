@@ -14,8 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprm.chartworld.pairs import SLOPPY, ChartWorldPairs, ChartWorldRewardBenchmark, wrong_answers
-from mprm.chartworld.questions import charts, held_out_charts
+from mprm.chartworld.questions import (
+    SLOPPY,
+    ChartWorldPairs,
+    ChartWorldRewardBenchmark,
+    charts,
+    held_out_charts,
+    wrong_answers,
+)
 from mprm.chartworld.world import KINDS, NAMES, Problems, draw, question_text, true_items
 from mprm.data.preferences import Pair
 from mprm.judge.judge import Judge

@@ -11,9 +11,9 @@ from mprm.data.json_lines import JsonLines
 from mprm.data.lines import Dropped
 from mprm.data.preferences import PairFile
 from mprm.data.questions import QuestionFile, read_candidates
+from mprm.data.records import VisualProcessBench
 from mprm.data.rollouts import Dataset, read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.data.visualprocessbench import VisualProcessBench
 from mprm.inference.score_file import score_file
 from mprm.metrics.predictions import StepScores
 

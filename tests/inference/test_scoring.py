@@ -20,7 +20,7 @@ from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import Batch
 from mprm.batching.examples import open_images
 from mprm.chartworld.corpus import ChartWorldBenchmark
-from mprm.data.visualprocessbench import Solution
+from mprm.data.records import Solution
 from mprm.inference import scoring
 from mprm.inference.scoring import ScoreRequest, Scoring
 from mprm.metrics.predictions import NotScored, StepScores

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText
 from mprm.backbones.internvl import InternVL, InternVLProcessor, InternVLStepModel
 from mprm.batching.examples import open_images
 from mprm.batching.order import Shuffled
-from mprm.chartworld.pairs import ChartWorldPairs
+from mprm.chartworld.questions import ChartWorldPairs
 from mprm.data.preferences import Pair
 from mprm.inference.local import Sampler
 from mprm.judge.judge import Judge, PresentedPair

@@ -24,8 +24,7 @@ from mprm.judge.curate import (
 )
 from mprm.judge.judge import present
 from mprm.metrics.results import Curation, read_part
-from mprm.selection.keep import keep
-from mprm.selection.selectors import Entropy, Random
+from mprm.selection.selectors import Entropy, Random, keep
 
 
 def pair(name: str, source: str = "s", flipped: bool | None = False) -> Pair:

@@ -167,7 +167,7 @@ def test_published_values_are_shown_where_there_are_any(many_runs: Path, tmp_pat
     path = tmp_path / "full-0" / "config.yaml"
     groups = {
         "dataset": {"_target_": "mprm.data.visualprm400k.VisualPRM400K"},
-        "benchmark": {"_target_": "mprm.data.visualprocessbench.VisualProcessBench"},
+        "benchmark": {"_target_": "mprm.data.records.VisualProcessBench"},
         "backbone": {"_target_": "mprm.backbones.internvl.InternVL"},
     }
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | groups))

@@ -14,7 +14,7 @@ def config(selector: str = "BIS", **changes: Any) -> dict[str, Any]:
     return {
         "selector": fields,
         "dataset": {"_target_": "mprm.data.visualprm400k.VisualPRM400K"},
-        "benchmark": {"_target_": "mprm.data.visualprocessbench.VisualProcessBench"},
+        "benchmark": {"_target_": "mprm.data.records.VisualProcessBench"},
         "backbone": {"_target_": "mprm.backbones.internvl.InternVL"},
         "objective": {"_target_": "mprm.training.objectives.Hard", "tau": 0.0},
         "recipe": {"epochs": 1},

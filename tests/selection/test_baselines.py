@@ -5,8 +5,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
-from mprm.selection.keep import keep
-from mprm.selection.selectors import Full, LowMC, Mixed, Random, Reliable
+from mprm.selection.selectors import Full, LowMC, Mixed, Random, Reliable, keep
 
 MANY = [[i % 17 / 16, i % 3 / 2] for i in range(200)]
 

@@ -11,8 +11,7 @@ import pytest
 
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.examples import export_published, write_examples
-from mprm.selection.keep import Selector
-from mprm.selection.selectors import BIS, Full
+from mprm.selection.selectors import BIS, Full, Selector
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import write_subset
 

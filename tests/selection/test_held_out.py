@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mprm.data.rollouts import question_hash
-from mprm.selection.held_out import held_out
+from mprm.selection.subset import held_out
 
 Rollouts = Sequence[tuple[str, Sequence[str]]]  # question and images
 

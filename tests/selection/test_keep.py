@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm.selection.keep import keep
-from mprm.selection.selectors import LowMC, RankedSelector
+from mprm.selection.selectors import LowMC, RankedSelector, keep
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,7 @@ import mprm.selection.scan
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.runs.manifest import Chosen, SourceCounts, Statistics, read_manifest
 from mprm.selection.examples import EXAMPLES, export_published, read_examples, write_examples
-from mprm.selection.keep import keep
-from mprm.selection.selectors import Full, LowMC
+from mprm.selection.selectors import Full, LowMC, keep
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import statistics, write_subset
 

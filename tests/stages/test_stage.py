@@ -15,8 +15,7 @@ from PIL import Image
 
 from mprm import stages
 from mprm.config import Config
-from mprm.data.records import usable_records
-from mprm.data.visualprocessbench import VisualProcessBench
+from mprm.data.records import VisualProcessBench, usable_records
 from mprm.runs.artifacts import file_states, read_json
 from mprm.runs.run_folder import open_run
 from mprm.scorer import StepScorer
