@@ -18,7 +18,7 @@ from mprm.backbones import attention
 from mprm.backbones.base import StepHead, StepModel, stored_kappa
 from mprm.backbones.loading import FROZEN, LORA, TRAINED, ChatBackbone, add_adapters, merge_adapters, set_trained
 from mprm.batching.collate import Batch, Example
-from mprm.batching.prompt import MARK, neutralise, render
+from mprm.batching.examples import MARK, neutralise, render
 
 
 class MarksOnly(nn.Module):

@@ -19,7 +19,7 @@ from transformers.models.internvl import InternVLVisionConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from mprm.backbones.loading import incomplete
-from mprm.batching.prompt import MARK
+from mprm.batching.examples import MARK
 
 INDEX = "model.safetensors.index.json"
 WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth")

@@ -1,9 +1,9 @@
 """Encoded solutions to one row without padding.
 
-Solutions of the same images and question begin alike: all of them with the images and the question, some with the same
-first steps, a few are the same to the end. The row is a tree of segments: what solutions begin with stands in it once,
-and each goes on behind it on its own. A solution attends to the segments on its way from the root, and its positions
-go on from one to the next, so that the row gives what separate ones would.
+Solutions of one question begin alike: with the images and the question, often with the same first steps. The row is a
+tree of segments: a common beginning stands in it once, and each solution goes on behind it on its own. A solution
+attends to the segments on its way from the root, and its positions count on from one to the next, so that the row gives
+what separate ones would.
 
 Shape suffixes: T tokens of the row, M marks of all solutions, L tokens of a solution, S segments, Q and K queries and
 keys of a segment, padded to the longest of a block.
@@ -93,15 +93,12 @@ def _alike(lengths: list[int], key_lengths: list[int]) -> list[list[int]]:
     """Numbers of the segments in groups of like length."""
     groups: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lambda i: (lengths[i], key_lengths[i]), reverse=True):
-        first = groups[-1][0] if groups else None
-        if (
-            first is not None
-            and lengths[number] >= ALIKE * lengths[first]
-            and (ALIKE * key_lengths[first] <= key_lengths[number] <= key_lengths[first] / ALIKE)
-        ):
-            groups[-1].append(number)
-        else:
-            groups.append([number])
+        if groups:
+            longest, keys = lengths[groups[-1][0]], key_lengths[groups[-1][0]]
+            if lengths[number] >= ALIKE * longest and ALIKE * keys <= key_lengths[number] <= keys / ALIKE:
+                groups[-1].append(number)
+                continue
+        groups.append([number])
     return groups
 
 

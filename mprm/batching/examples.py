@@ -1,7 +1,8 @@
-"""Rollouts on disk to encoded examples, one at a time, in loader workers."""
+"""Rollouts on disk to encoded examples, one at a time, in loader workers: their text, their images, both together."""
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,17 +23,47 @@ if TYPE_CHECKING:
 
     from mprm.backbones.base import Processor
 
+# ---- text
+#
+# The one prompt renderer: training, evaluation and reranking read the same text. The published code trained on steps
+# joined by "<prm>" and two newlines inside a closed conversation, and evaluated on steps joined by the bare mark in an
+# unclosed one. Here there is only the published training text, which a backbone wraps into its chat template:
+#
+#     <image>
+#     Question: {question}
+#     Process: {step 1}<prm>
+#
+#     {step 2}<prm>
+
+MARK = "<prm>"
+
+# "<image>", "<image1>", "<image 1>" and the unclosed "<image7" of VisualProcessBench.
+_PLACEHOLDER = re.compile(r"<\s*image(?:\s*(\d+))?(?:\s*>)?", re.IGNORECASE)
+
+
+def neutralise(text: str) -> str:
+    """The user's text without anything that reads as a mark or an image placeholder.
+
+    "<image1>" and its variants become "[image 1]", "<image>" becomes "[image]" and "<prm>" becomes "[prm]".
+    """
+    text = _PLACEHOLDER.sub(lambda match: f"[image {match[1]}]" if match[1] else "[image]", text)
+    return text.replace(MARK, "[prm]")
+
+
+def render(question: str, steps: list[str]) -> list[str]:
+    """The text below the image line in one piece per step; a mark follows every piece, so that its position is known
+    and never searched for among the tokens of the user's text."""
+    texts = [neutralise(step) for step in steps]
+    first = f"Question: {neutralise(question)}\nProcess: {texts[0]}"
+    return [first, *(f"\n\n{text}" for text in texts[1:])]
+
+
+# ---- images
 
 # What Pillow's decoders raise on damaged files.
 UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
+    *(OSError, SyntaxError, ValueError, TypeError, RuntimeError, EOFError),
+    *(struct.error, Image.DecompressionBombError),
 )
 
 # EXIF orientation -> what makes the picture upright, as the people saw it who labelled it.
@@ -74,7 +105,7 @@ def open_images(paths: Sequence[Path]) -> list[Image.Image]:
 
 
 def image_fault(error: ValueError) -> str:
-    """Which of missing_image_file, unreadable_image open_images, or the look-up of a path before it, has raised."""
+    """The reason for an error of open_images or of the look-up of a path: missing_image_file or unreadable_image."""
     cause = error.__cause__
     return "missing_image_file" if cause is None or isinstance(cause, FileNotFoundError) else "unreadable_image"
 
@@ -104,7 +135,7 @@ def _orientation(image: Image.Image) -> object:
     """EXIF (or XMP) orientation, 1 to 8 where it makes sense.
 
     Only what stands before the pixels counts, so that image_size need not decode them; PngImageFile.getexif would.
-    Unreadable EXIF asks for nothing: viewers show such a picture as it is stored.
+    Unreadable EXIF is none: viewers show such a picture as it is stored.
     """
     try:
         return Image.Image.getexif(image).get(Base.Orientation)
@@ -113,7 +144,7 @@ def _orientation(image: Image.Image) -> object:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """The picture as RGB on a white ground, where it is transparent: models were pretrained on such pictures.
+    """The picture as RGB, on white where it is transparent: models were pretrained on such pictures.
 
     Grey of more than 8 bits, which Pillow's own conversion would clip to white, keeps its high byte.
     """
@@ -136,11 +167,12 @@ def on_white(image: Image.Image) -> Image.Image:
     return white
 
 
+# ---- both
+
+
 class Examples:
     """Map-style view of a subset's memory-mapped rollouts.
 
-    Items are asked for in lists of (position, weight), the rollouts of one row: the weight is that of the rollout's
-    steps in the loss, and rollouts of one question share their images.
     Raises ValueError for an image that cannot be read or is of a shape that the processor refuses.
     """
 
@@ -158,7 +190,6 @@ class Examples:
 
     @property
     def images(self) -> list[list[str]]:
-        """Names of every rollout's images, as they stand in its record."""
         return list(self.records["images"])
 
     def origin(self, position: int) -> dict[str, Any]:
@@ -174,8 +205,6 @@ class Examples:
     @property
     def entropy(self) -> np.ndarray:
         """Of every rollout, in nats; NaN where it was not computed."""
-        if "entropy" not in self.records.column_names:  # written by an earlier version
-            return np.full(len(self), np.nan)
         return np.asarray(self.records["entropy"], dtype=np.float64)
 
     def layout(self, position: int) -> Example:
@@ -183,21 +212,22 @@ class Examples:
         return self._layout(self.records[position])
 
     def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Example]:
-        """What a data loader asks for: the examples of one row."""
+        """The rollouts of one row, given by position and weight of their steps in the loss; those of one question share
+        their images."""
         vision: dict[int, dict[str, torch.Tensor]] = {}
         examples = []
         for position, weight in keys:
             record = self.records[position]
             question = record["question_hash"]
             if question not in vision:
-                images = open_images(self._paths(record))
+                images = open_images([self.image_path(name) for name in record["images"]])
                 with _refused(record):
                     vision[question] = self.processor.vision(images)
             examples.append(replace(self._layout(record), vision=vision[question], weight=weight))
         return examples
 
     def _layout(self, record: dict[str, Any]) -> Example:
-        sizes = [image_size(path) for path in self._paths(record)]
+        sizes = [image_size(self.image_path(name)) for name in record["images"]]
         with _refused(record):
             example = self.processor.layout(sizes, record["question"], record["steps"])
         mc = [float("nan") if score is None else score for score in record["scores"]]
@@ -208,9 +238,6 @@ class Examples:
             id=record["id"],
             group=record["question_hash"],
         )
-
-    def _paths(self, record: dict[str, Any]) -> list[Path]:
-        return [self.image_path(name) for name in record["images"]]
 
 
 @contextmanager

@@ -19,9 +19,8 @@ from PIL import Image
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Batch, Example, collate, common_prefix, group_members
-from mprm.batching.examples import image_fault
-from mprm.batching.packing import Lengths, pack, rows_needed
-from mprm.batching.prompt import neutralise
+from mprm.batching.examples import image_fault, neutralise
+from mprm.batching.order import Lengths, pack, rows_needed
 from mprm.data.rollouts import question_hash
 from mprm.inference.decoding import token_entropy
 from mprm.metrics.predictions import NotScored, StepScores

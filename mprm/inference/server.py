@@ -20,8 +20,7 @@ from typing import Any
 
 import httpx
 
-from mprm.batching.examples import open_images
-from mprm.batching.prompt import neutralise
+from mprm.batching.examples import neutralise, open_images
 from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, image_refusal, key_hash
 
 FIRST_PAUSE = 1.0  # seconds; every further one is twice as long

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,10 @@ from torchmetrics import MeanMetric, SumMetric
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Example
 from mprm.batching.examples import open_images
-from mprm.batching.packing import Lengths
+from mprm.batching.order import Lengths
 from mprm.inference.local import Generation
-from mprm.inference.policy import key_hash
 from mprm.inference.scoring import answered
-from mprm.judge.judge import Judge, PresentedPair, present, sampler_of
+from mprm.judge.judge import Judge, PresentedPair, in_seeded_order, sampler_of
 from mprm.judge.sft import collate_responses, log_likelihood
 from mprm.training.lengths import Measured, token_lengths
 from mprm.training.module import TrainingModule
@@ -74,9 +73,9 @@ def grpo_losses(logp_M: torch.Tensor, advantage_M: torch.Tensor) -> torch.Tensor
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Positions of pairs and the weight of each in the loss: what a loader hands over instead of tensors."""
+    """What a loader hands over instead of tensors."""
 
-    keys: list[tuple[int, float]]
+    keys: list[tuple[int, float]]  # position of a pair, and its weight in the loss
 
     def to(self, device: torch.device, non_blocking: bool = False) -> PairBatch:
         return self
@@ -90,8 +89,7 @@ class Prompts:
     """Map-style view of pairs to be judged; a row of them is a PairBatch, once it is collated."""
 
     pairs: Sequence[PresentedPair]
-    # Of every pair, (N,), nats.
-    entropy: np.ndarray
+    entropy: np.ndarray  # (N,), nats
     processor: ChatProcessor
     judge: Judge
 
@@ -121,8 +119,8 @@ def measure_prompts(prompts: Prompts, recipe: GRPO, machine: Machine, max_length
     usable = np.flatnonzero(measured.tokens + longest <= max_length)
     if not len(usable):
         raise ValueError(
-            f"backbone.max_length={max_length} is less than any prompt and judge.max_new_tokens={longest} have; raise "
-            "it"
+            f"backbone.max_length={max_length} is less than any prompt and judge.max_new_tokens={longest} have; "
+            "raise it"
         )
     lengths = Lengths(measured.tokens + recipe.group_size * longest, measured.tokens, measured.question)
     if (most := int(lengths.tokens[usable].max())) > machine.max_tokens:
@@ -147,9 +145,8 @@ def check_sampling(judge: Judge, machine: Machine) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Group:
-    """The responses to a pair, how much more each earns than the others, (G,), and the weight of the pair."""
+class Group(NamedTuple):
+    """The responses to a pair, how much more each earns than the others, and the weight of the pair."""
 
     one: PresentedPair
     responses: Sequence[Generation]
@@ -165,8 +162,8 @@ class Reinforcement(TrainingModule):
 
     def __init__(self, model: ChatModel, prompts: Prompts, recipe: GRPO, schedule: Schedule) -> None:
         """recipe: the schedule's."""
-        # The weights of a global batch sum to 1.
         means = {name: MeanMetric() for name in ("reward", "accuracy", "format", "entropy", "tokens")}
+        # A sum: the weights of a global batch sum to 1.
         super().__init__(model, schedule, {"loss": SumMetric(nan_strategy="disable"), **means})
         self.grpo = recipe
         self.prompts = prompts
@@ -221,9 +218,7 @@ class Reinforcement(TrainingModule):
         return loss
 
     def in_some_order(self, one: PresentedPair) -> PresentedPair:
-        """The pair with its answers in an order that the seed, the step and the pair alone decide."""
-        key = f"{self.schedule.seed}\0{self.trainer.global_step}\0{one.pair.id}"
-        return present(one.pair, one.images, swapped=key_hash(key) % 2 == 1)
+        return in_seeded_order(one, self.schedule.seed, self.trainer.global_step)
 
     def responses(self, pairs: Sequence[PresentedPair]) -> list[list[Generation]]:
         """A group per pair, drawn from the judge as it is; the random numbers depend on seed, step and pair alone."""

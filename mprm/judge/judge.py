@@ -1,24 +1,38 @@
-"""How a judge is asked, what it must answer, and its responses, kept as they come."""
+"""How a judge is asked, what it must answer, its responses, and stage 2, curation: the pairs that stage 3 learns from,
+chosen by the entropy of the responses. The judge is unsure where a pair is hard and where its annotators erred, and
+needs no label to be so.
+
+Shape suffixes: P pairs, D draws.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.batching.collate import Example
 from mprm.batching.examples import image_size
 from mprm.data.preferences import Pair
 from mprm.inference.local import Sampler
-from mprm.inference.policy import Completion, Prompt
+from mprm.inference.policy import Prompt, key_hash
+from mprm.metrics.estimate import TAILS, Estimate
+from mprm.metrics.pairwise import entropy_bins
+from mprm.metrics.results import Curation, WrongLabels, as_json
+from mprm.runs.artifacts import atomic_folder, reading, write_json
 from mprm.runs.journal import Journal
 
-NAMES = ("A", "B")
+DRAWS = 10_000  # random subsets that a curated one is compared with
 
 
 def letter(following: str = r"\Z") -> str:
@@ -47,12 +61,9 @@ class PresentedPair:
 
     pair: Pair
     images: tuple[Path, ...]
-    # The question and both answers.
-    text: str
-    # The name that the label gives the better answer, A or B.
-    better: str
-    # The record's answer_b is presented as A.
-    swapped: bool
+    text: str  # the question and both answers
+    better: str  # A or B, as the label says
+    swapped: bool  # the record's answer_b is presented as A
 
     @property
     def key(self) -> str:
@@ -68,7 +79,13 @@ def present(pair: Pair, images: tuple[Path, ...], swapped: bool) -> PresentedPai
     """The pair in the order of the record, or the other one."""
     first, second = (pair.answer_b, pair.answer_a) if swapped else (pair.answer_a, pair.answer_b)
     text = f"{pair.prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
-    return PresentedPair(pair, images, text, NAMES[(pair.label == "b") != swapped], swapped)
+    return PresentedPair(pair, images, text, "B" if (pair.label == "b") != swapped else "A", swapped)
+
+
+def in_seeded_order(one: PresentedPair, *seed: int) -> PresentedPair:
+    """The pair with its answers in an order that the seed and the pair alone decide."""
+    key = "\0".join([*map(str, seed), one.pair.id])
+    return present(one.pair, one.images, swapped=key_hash(key) % 2 == 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +96,7 @@ class Judge:
     instruction: str = ""
     # How a response must end; `{}` stands for A or B.
     verdict: str = "The better answer is {}."
-    # Of the responses whose mean entropy is that of a pair, and of those that reinforcement learning draws.
+    # Of the responses that give a pair its entropy, and of those that reinforcement learning draws.
     temperature: float = 1.0
     # Responses whose mean entropy is that of a pair.
     samples: int = 1
@@ -107,11 +124,11 @@ class Judge:
     @cached_property
     def _ending(self) -> re.Pattern[str]:
         before, after = map(re.escape, self.verdict.strip().split("{}"))
-        return re.compile(f"{before}({'|'.join(NAMES)}){after}")
+        return re.compile(f"{before}(A|B){after}")
 
     def verdict_of(self, response: str) -> str | None:
-        """A or B; None unless the response is reasoning that ends in the one verdict in it, word for word: what
-        reinforcement learning rewards as the format."""
+        """A or B; None unless the response is reasoning that ends in its only verdict, word for word: the format that
+        reinforcement learning rewards."""
         found = list(self._ending.finditer(response))
         text = response.strip()
         if len(found) != 1 or not text.endswith(found[0][0]) or text == found[0][0]:
@@ -164,32 +181,112 @@ def respond(
     """Fill the journal: key of the pair -> {"id", "swapped", "better", "responses": [{"text", "verdict", "in_format",
     "entropy", "n_tokens"}]}.
 
-    verdict: A, B or null, as it is meant; in_format: it stands as judge.verdict wants it. entropy: nats, the mean over
-    the tokens of the response of the entropy of the judge's own next-token distribution, whatever the temperature; no
-    token of the prompt counts.
+    verdict: A, B or null, as it is meant; in_format: it stands as judge.verdict wants it. entropy: nats, of the judge's
+    own next-token distribution, whatever the temperature: the mean over the tokens of the response.
 
     batch: pairs that are asked together and kept together; advance: told how many more are done.
     """
     waiting = (one for one in pairs if one.key not in kept.done)
     while chosen := list(islice(waiting, batch)):
         found = sampler.complete([one.prompt(samples) for one in chosen])
-        kept.add({one.key: _record(one, completions, judge) for one, completions in zip(chosen, found, strict=True)})
+        records: dict[str, Any] = {}
+        for one, completions in zip(chosen, found, strict=True):
+            responses = [
+                {
+                    "text": completion.text,
+                    "verdict": judge.meant(completion.text) if completion.finished else None,
+                    "in_format": completion.finished and judge.verdict_of(completion.text) is not None,
+                    "entropy": completion.entropy,
+                    "n_tokens": completion.n_tokens,
+                }
+                for completion in completions
+            ]
+            pair = {"id": one.pair.id, "swapped": one.swapped, "better": one.better}
+            records[one.key] = {**pair, "responses": responses}
+        kept.add(records)
         advance(len(chosen))
 
 
-def _record(one: PresentedPair, completions: list[Completion], judge: Judge) -> dict[str, Any]:
-    return {
-        "id": one.pair.id,
-        "swapped": one.swapped,
-        "better": one.better,
-        "responses": [
-            {
-                "text": completion.text,
-                "verdict": judge.meant(completion.text) if completion.finished else None,
-                "in_format": completion.finished and judge.verdict_of(completion.text) is not None,
-                "entropy": completion.entropy,
-                "n_tokens": completion.n_tokens,
-            }
-            for completion in completions
-        ],
-    }
+# ---- curation
+
+
+def signals_of(pairs: Sequence[Pair], unusable: Mapping[str, str], records: Sequence[dict[str, Any]]) -> pa.Table:
+    """One row per pair, source after source as in the signals of rollouts: id, source, ranked, drop_reason (of
+    `unusable`), entropy (nats, the mean over the responses), agrees (share of the responses with the label's verdict),
+    flipped. records: what respond() has kept of the other pairs."""
+    of = {record["id"]: record for record in records}
+    entropy, agrees = [], []
+    for pair in pairs:
+        responses = of[pair.id]["responses"] if pair.id in of else []
+        entropy.append(float(np.mean([one["entropy"] for one in responses])) if responses else None)
+        right = [one["verdict"] == of[pair.id]["better"] for one in responses]
+        agrees.append(float(np.mean(right)) if right else None)
+    order = pa.array(np.argsort([pair.source for pair in pairs], kind="stable"))
+    return pa.table(
+        {
+            "id": [pair.id for pair in pairs],
+            "source": pa.array([pair.source for pair in pairs]).dictionary_encode(),
+            "ranked": [pair.id not in unusable for pair in pairs],
+            "drop_reason": pa.array([unusable.get(pair.id) for pair in pairs], pa.string()),
+            "entropy": pa.array(entropy, pa.float64()),
+            "agrees": pa.array(agrees, pa.float64()),
+            "flipped": pa.array([pair.flipped for pair in pairs], pa.bool_()),
+        }
+    ).take(order)
+
+
+def summarise(signals: pa.Table, kept: pa.Table, selector: Any, traced: int, seed: int) -> Curation:
+    """traced: pairs that have a trace, which stage 1 learns from."""
+    eligible = signals.filter(signals["ranked"])
+    is_kept_P = np.isin(eligible["id"].to_pylist(), kept["id"].to_pylist())
+    entropy_P, agrees_P = (eligible[name].to_numpy() for name in ("entropy", "agrees"))
+    source_P, flipped_P = np.array(eligible["source"].to_pylist()), known_flips(eligible)
+    left_out = float(entropy_P[~is_kept_P].mean()) if not is_kept_P.all() else None
+    return Curation(
+        eligible=eligible.num_rows,
+        kept=kept.num_rows,
+        selector=type(selector).__name__,
+        label=selector.label,
+        baseline=selector.baseline,
+        settings=asdict(selector),
+        dropped={**Counter(signals["drop_reason"].drop_null().to_pylist()), "traced": traced},
+        entropy={"kept": float(entropy_P[is_kept_P].mean()), "left_out": left_out},
+        bins=entropy_bins(agrees_P, entropy_P, seed, flipped_P=flipped_P),
+        flipped=None if flipped_P is None else wrong_labels(source_P, is_kept_P, flipped_P, seed),
+    )
+
+
+def wrong_labels(source_P: np.ndarray, is_kept_P: np.ndarray, flipped_P: np.ndarray, seed: int) -> WrongLabels:
+    """Share of wrong labels among the kept pairs, and in random subsets with as many pairs of every source."""
+    rng = np.random.default_rng(seed)
+    drawn_D = np.zeros(DRAWS)
+    for source in np.unique(source_P):
+        rows = source_P == source
+        wrong = int(flipped_P[rows].sum())
+        drawn_D += rng.hypergeometric(wrong, int(rows.sum()) - wrong, int(is_kept_P[rows].sum()), size=DRAWS)
+    random_D = drawn_D / is_kept_P.sum()
+    kept, random = float(flipped_P[is_kept_P].mean()), float(random_D.mean())
+    low, high = map(float, np.quantile(kept - random_D, TAILS))
+    return WrongLabels(kept=kept, random=random, difference=Estimate(kept - random, low, high))
+
+
+def known_flips(eligible: pa.Table) -> np.ndarray | None:
+    """1 for a wrong label, 0 for a right one, (P,); None unless all are known."""
+    if eligible["flipped"].null_count:
+        return None
+    return eligible["flipped"].to_numpy().astype(float)
+
+
+def write_curated(folder: Path, signals: pa.Table, kept: pa.Table, summary: Curation) -> None:
+    """manifest.json: the summary; signals.parquet: of all pairs; kept.parquet: of the kept, with score and rank."""
+    with atomic_folder(folder) as temporary:
+        pq.write_table(signals, temporary / "signals.parquet")
+        pq.write_table(kept, temporary / "kept.parquet")
+        write_json(temporary / "manifest.json", as_json(summary))
+
+
+def read_kept(folder: Path) -> tuple[list[str], np.ndarray]:
+    """Ids of the kept pairs, and their entropies, (P,)."""
+    with reading(folder / "kept.parquet"):
+        kept = pq.read_table(folder / "kept.parquet", columns=["id", "entropy"])
+    return kept["id"].to_pylist(), kept["entropy"].to_numpy()

@@ -18,8 +18,7 @@ from torchmetrics import MeanMetric
 
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Batch, Example, collate
-from mprm.batching.examples import open_images
-from mprm.batching.prompt import neutralise
+from mprm.batching.examples import neutralise, open_images
 from mprm.data.preferences import Pair
 from mprm.inference.scoring import answered
 from mprm.judge.judge import Judge, PresentedPair, present
@@ -41,8 +40,8 @@ class SFT(Recipe):
 def faithful_traces(
     pairs: Iterable[Pair], judge: Judge, image_path: Callable[[str], Path]
 ) -> tuple[list[PresentedPair], dict[str, int]]:
-    """The pairs whose trace ends in the verdict that the label gives, in the order of the record, which is the trace's;
-    and how many others there are: no_trace, no_verdict (not a single one, at the end) or other_verdict."""
+    """The pairs whose trace ends in the label's verdict, in the order of the record, which is the trace's; and how many
+    others there are: no_trace, no_verdict (not a single one, at the end) or other_verdict."""
     kept: list[PresentedPair] = []
     left_out = Counter[str]()
     for pair in pairs:
@@ -63,11 +62,10 @@ def faithful_traces(
 
 @dataclass(frozen=True)
 class ResponseBatch:
-    """A row of prompts with responses. token_M: the token that each mark of the row predicts; the row's weight_M is the
-    weight of that token in the loss."""
+    """A row of prompts with responses."""
 
-    row: Batch
-    token_M: torch.Tensor
+    row: Batch  # its weight_M: of a mark's token in the loss
+    token_M: torch.Tensor  # which every mark predicts
 
     def to(self, device: torch.device, non_blocking: bool = False) -> ResponseBatch:
         return ResponseBatch(self.row.to(device, non_blocking), self.token_M.to(device, non_blocking=non_blocking))
@@ -88,24 +86,21 @@ def log_likelihood(model: ChatModel, responses: ResponseBatch, temperature: floa
     Logits of the whole vocabulary are held for a chunk of the marks only, and computed again for the gradient.
     """
     h_MD = model.marked(responses.row)
+
+    def chunk(h_CD: torch.Tensor, token_C: torch.Tensor) -> torch.Tensor:
+        logits_CV = model.hf.lm_head(h_CD).float() / temperature
+        logits_CV[:, model.hf.config.image_token_id] = -torch.inf
+        return logits_CV.log_softmax(-1).gather(-1, token_C[:, None])[:, 0]
+
     parts = zip(h_MD.split(CHUNK), responses.token_M.split(CHUNK), strict=True)
-    return torch.cat([checkpoint(_chunk, model, *part, temperature, use_reentrant=False) for part in parts])
-
-
-def _chunk(model: ChatModel, h_CD: torch.Tensor, token_C: torch.Tensor, temperature: float) -> torch.Tensor:
-    logits_CV = model.hf.lm_head(h_CD).float() / temperature
-    logits_CV[:, model.hf.config.image_token_id] = -torch.inf
-    return logits_CV.log_softmax(-1).gather(-1, token_C[:, None])[:, 0]
+    return torch.cat([checkpoint(chunk, *part, use_reentrant=False) for part in parts])
 
 
 # ---- what is learnt
 
 
 class Traces:
-    """Map-style view of faithful traces, asked for as batching's Examples are.
-
-    Raises ValueError for an image that cannot be read or is of a shape that the processor refuses.
-    """
+    """Map-style view of faithful traces, asked for as batching's Examples are, and with the same errors."""
 
     def __init__(self, traced: Sequence[PresentedPair], processor: ChatProcessor, judge: Judge) -> None:
         self.traced = traced
@@ -134,15 +129,12 @@ class Traces:
         return replace(example, id=one.pair.id, group=position)
 
     def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Example]:
-        """What a data loader asks for: the examples of one row."""
-        return [
-            replace(
-                self.layout(position),
-                vision=self.processor.vision(open_images(self.traced[position].images)),
-                weight=weight,
-            )
-            for position, weight in keys
-        ]
+        """The examples of one row, given by position and weight."""
+        examples = []
+        for position, weight in keys:
+            vision = self.processor.vision(open_images(self.traced[position].images))
+            examples.append(replace(self.layout(position), vision=vision, weight=weight))
+        return examples
 
 
 class Imitation(TrainingModule):

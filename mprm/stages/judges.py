@@ -45,7 +45,7 @@ def train_judge(cfg: Config) -> None:
 def check_selector(cfg: Config) -> None:
     """Raises ValueError if the selector needs a signal that pairs do not have: it is tried on one."""
     from mprm.data.preferences import Pair
-    from mprm.judge.curate import signals_of
+    from mprm.judge.judge import signals_of
     from mprm.selection.selectors import keep
 
     keep(signals_of([Pair("", "", (), "", "", "", "a")], {}, []), cfg.selector)
@@ -81,7 +81,7 @@ def _sft(work: JudgeWork) -> dict[str, Any]:
 
 
 def _curate(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.curate import signals_of, summarise, write_curated
+    from mprm.judge.judge import signals_of, summarise, write_curated
     from mprm.selection.selectors import keep
 
     cfg, run = work.cfg, work.run
@@ -104,9 +104,8 @@ def _curate(work: JudgeWork) -> dict[str, Any]:
 
 
 def _rl(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.curate import read_kept
     from mprm.judge.grpo import Prompts, Reinforcement, measure_prompts
-    from mprm.judge.judge import present
+    from mprm.judge.judge import present, read_kept
     from mprm.training.fit import fit
     from mprm.training.recipe import Schedule
 

@@ -98,8 +98,7 @@ def responses(
 def _ask(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: list[Pair]) -> dict[str, str]:
     """Write the responses; returns why pairs cannot be looked at, by id."""
     from mprm.inference.policy import image_refusal
-    from mprm.judge.curate import in_seeded_order
-    from mprm.judge.judge import present, respond, sampler_of
+    from mprm.judge.judge import in_seeded_order, present, respond, sampler_of
     from mprm.runs.journal import journal
 
     cfg, measuring = work.cfg, file.startswith("judged_")

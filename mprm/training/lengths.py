@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from mprm.batching.collate import Example, common_prefix
 from mprm.batching.examples import image_fault, open_images
-from mprm.batching.packing import Lengths
+from mprm.batching.order import Lengths
 from mprm.terminal import tracked
 
 CHUNK = 256  # examples or pictures that a loader worker looks at at a time

@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from mprm.batching.packing import Lengths, pack, rows_needed
+from mprm.batching.order import Lengths, pack, rows_needed
 from mprm.training.lengths import Measured
 from mprm.training.strategies import SIGNALS_TO_END
 

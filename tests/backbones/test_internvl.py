@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, InternVLForConditionalGeneration
 from mprm.backbones.base import encode
 from mprm.backbones.internvl import InternVLProcessor, normalise, tile, tile_grid
 from mprm.batching.collate import collate
-from mprm.batching.prompt import MARK
+from mprm.batching.examples import MARK
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "internvl"
 CASES = json.loads((ORACLE / "cases.json").read_text())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm.batching.prompt import MARK, neutralise, render
+from mprm.batching.examples import MARK, neutralise, render
 
 CASES = json.loads((Path(__file__).parents[1] / "oracle_data" / "internvl" / "cases.json").read_text())
 

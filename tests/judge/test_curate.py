@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from mprm.data.preferences import Pair
-from mprm.judge.curate import (
+from mprm.judge.judge import (
     in_seeded_order,
     known_flips,
+    present,
     read_kept,
     signals_of,
     summarise,
     write_curated,
     wrong_labels,
 )
-from mprm.judge.judge import present
 from mprm.metrics.results import Curation, read_part
 from mprm.selection.selectors import Entropy, Random, keep
 

@@ -162,7 +162,9 @@ def test_what_a_device_cannot_hold_is_told_before_the_training(
     said = capsys.readouterr().out
     assert "optimizer 11 MiB, activations 10 MiB, in all 33 MiB\n" in said
     tokens = [train.plan.lengths.cost([position for position, _ in row]) for row in rows]
-    assert f"seconds, told from the largest row: {tokens[0]:,} tokens forward and backward took 0.50 s here" in said
+    assert (
+        f"seconds, estimated from the largest row: {tokens[0]:,} tokens forward and backward took 0.50 s here" in said
+    )
     assert tokens[0] == max(
         train.plan.lengths.cost([position for position, _ in row])
         for step in range(train.plan.optimizer_steps)

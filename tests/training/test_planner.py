@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mprm.batching.order import LowToHigh
-from mprm.batching.packing import Lengths
+from mprm.batching.order import Lengths, LowToHigh
 from mprm.training.lengths import measure
 from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
