@@ -14,6 +14,7 @@ from rich.console import Console
 
 from mprm.metrics.estimate import Estimate
 from mprm.reporting import comparison_figures as figures
+from mprm.reporting.kinds import Measure
 from mprm.reporting.report import (
     Figure,
     Heading,
@@ -32,9 +33,8 @@ from mprm.reporting.report import (
 )
 from mprm.reporting.run_record import read_json_object
 from mprm.reporting.selection import compared_subsets
-from mprm.reporting.settings import Comparison, Group, Run, Setting
-from mprm.reporting.varied import varied_figures
-from mprm.reporting.verdicts import Verdict, verdicts_of, verdicts_table
+from mprm.reporting.settings import Comparison, Group, Setting
+from mprm.reporting.verdicts import Verdict, published_f1, verdicts_of, verdicts_table
 from mprm.runs.artifacts import STAGES, atomic_file, atomic_folder, write_text
 
 FOLDER = "report"  # beside report.html: every figure and table as a file of its own, and all of it as Markdown
@@ -64,7 +64,7 @@ def write_comparison(directory: Path, comparison: Comparison, console: Console) 
         sections += [Heading(group.words)] if group.words else []
         table = settings_table(group)
         tables.append(replace(table, title=_titled(table.title, group)))
-        sections += [_tiles(group), *_sections(group, table, of_group, suffix)]
+        sections += _sections(group, table, of_group, suffix)
     if missing := unfinished_table(comparison):
         sections.append(missing)
     title = f"mprm comparison {directory.resolve().name}"
@@ -93,12 +93,10 @@ def lead(comparison: Comparison) -> str:
     """How many runs were compared and which setting has the highest mean; every group by itself."""
     said = []
     for group in comparison.groups:
-        reached = []
-        for measure in group.measures[: group.kind.headlines]:
-            for best in group.ranked(measure)[:1]:
-                reached.append(
-                    f"he highest {measure.name} is {measure.text(best.numbers[measure.key])}, by {best.label}"
-                )
+        reached = [
+            f"he highest {measure.name} is {measure.text(best.numbers[measure.key])}, by {best.label}"
+            for measure, best in _best(group)
+        ]
         if reached:
             said.append(f"{_counted(group)}. T{'; t'.join(reached)}.")
     if len(said) > 1:
@@ -106,34 +104,35 @@ def lead(comparison: Comparison) -> str:
     return " ".join(said) or "No run has results yet."
 
 
+def _best(group: Group) -> list[tuple[Measure, Setting]]:
+    """Of the measures that are spoken of first, the setting with the highest mean."""
+    return [(measure, group.ranked(measure)[0]) for measure in group.measures[: group.kind.headlines]]
+
+
 def _counted(group: Group) -> str:
     settings, runs = len(group.settings), group.n_runs
     return f"{settings} {'setting' if settings == 1 else 'settings'} in {runs} {'run' if runs == 1 else 'runs'}"
 
 
-def _tiles(group: Group) -> Tiles:
-    tiles = []
-    for measure in group.measures[: group.kind.headlines]:
-        for best in group.ranked(measure)[:1]:
-            value = best.numbers[measure.key].value * measure.panel.scale
-            tiles.append(Tile(f"Best {measure.name}", f"{value:{measure.panel.form}}", best.label))
-    return Tiles([*tiles, Tile("Runs compared", str(group.n_runs), _counted(group))])
-
-
 def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix: str) -> list[Section]:
     """All sections of a group; those without content are not there."""
+    tiles = [
+        Tile(f"Best {measure.name}", measure.value(best.numbers[measure.key].value), best.label)
+        for measure, best in _best(group)
+    ]
     found = [
         figures.settings_figure(group),
         settings,
         verdicts_table(verdicts, group) if verdicts else None,
-        *varied_figures(group),
+        *figures.varied_figures(group),
         figures.learning_figure(group),
         figures.sources_figure(group),
         compared_subsets((one.label, one.runs[0].trained) for one in group.settings),
         runs_table(group),
     ]
     named = [one for one in found if isinstance(one, Table | Figure)]
-    return [replace(one, name=f"{one.name}{suffix}", title=_titled(one.title, group)) for one in named]
+    shown = [replace(one, name=f"{one.name}{suffix}", title=_titled(one.title, group)) for one in named]
+    return [Tiles([*tiles, Tile("Runs compared", str(group.n_runs), _counted(group))]), *shown]
 
 
 def _titled(title: str, group: Group) -> str:
@@ -144,16 +143,14 @@ def _titled(title: str, group: Group) -> str:
 def settings_table(group: Group) -> Table:
     """One row per setting, the best one stressed; then what to compare with."""
     measures = [*group.measures, *group.present(group.kind.extra)]
-    published = any(setting.published for setting in group.settings)
+    published = {setting: f1 for setting in group.settings if (f1 := published_f1(setting.runs[0].config))}
     rows = []
     for setting in group.settings:
         cells = [measure.text(setting.numbers.get(measure.key)) for measure in measures]
         if published:
             oracle = setting.numbers.get("f1_oracle")
-            cells += [
-                oracle.points() if oracle else "-",
-                f"{100 * setting.published:.2f}" if setting.published else "-",
-            ]
+            cells.append(oracle.points() if oracle else "-")
+            cells.append(f"{100 * published[setting]:.2f}" if setting in published else "-")
         rows.append((setting.label, f"{setting.kept:,.0f}", str(len(setting.runs)), *cells))
     columns = ("setting", group.kind.kept, "seeds", *(measure.name for measure in measures))
     columns += ("F1 oracle", "published F1") if published else ()
@@ -166,13 +163,17 @@ def settings_table(group: Group) -> Table:
         f"{group.kind.note} Square brackets: 95 % t-interval over seeds; of one seed, 95 % bootstrap over the "
         f"benchmark's {group.kind.items}, for this training only. Round ones: the values of two seeds."
     )
-    best = [setting.label for measure in group.measures[:1] for setting in group.ranked(measure)[:1]]
-    return Table("Settings", columns, tuple(rows), note + (PUBLISHED if published else ""), "".join(best), "settings")
+    best = group.ranked(group.measures[0])[0].label if group.measures else ""
+    return Table("Settings", columns, tuple(rows), note + (PUBLISHED if published else ""), best, "settings")
 
 
 def runs_table(group: Group) -> Table:
     """Every run by itself: its numbers, and what it cost."""
-    runs = [(setting.label, run, stages_of(run)) for setting in group.settings for run in setting.runs]
+    runs = []
+    for setting in group.settings:
+        for run in setting.runs:
+            record = read_json_object(run.trained / STAGES)
+            runs.append((setting.label, run, record["stages"] if record else {}))
     names = {run.trained.name: f"{label}, seed {run.seed}" for label, run, _ in runs}
     stages = list(dict.fromkeys(name for *_, of_run in runs for name, one in of_run.items() if "seconds" in one))
     rows, total = [], 0.0
@@ -201,12 +202,6 @@ def runs_table(group: Group) -> Table:
     return Table("Every run and its cost", columns, tuple(rows), note, name="runs")
 
 
-def stages_of(run: Run) -> dict[str, dict[str, Any]]:
-    """What the stages of the run left in stages.json, by name."""
-    record = read_json_object(run.trained / STAGES)
-    return record["stages"] if record else {}
-
-
 def settings_csv(comparison: Comparison) -> str:
     """One line per setting with unrounded numbers."""
     lines = []
@@ -214,7 +209,8 @@ def settings_csv(comparison: Comparison) -> str:
         for one in group.settings:
             line = _described(group, one) | {"kept": one.kept, "n_seeds": len(one.runs)}
             line |= {"seeds": " ".join(str(run.seed) for run in one.runs)} | _unrounded(one.numbers, "_mean")
-            lines.append(line | ({"published_f1": one.published} if one.published else {}))
+            published = published_f1(one.runs[0].config)
+            lines.append(line | ({"published_f1": published} if published else {}))
     return _csv(lines)
 
 

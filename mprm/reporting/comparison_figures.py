@@ -1,21 +1,26 @@
-"""The figures of a comparison, for one group of settings: all settings, how they learn, the benchmark's sources."""
+"""The figures of a comparison, for one group: all settings, what was varied, how they learn, the sources."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mprm.metrics.estimate import Estimate
 from mprm.reporting.kinds import Curve, Measure
-from mprm.reporting.plots import ForestRow, Panel, forest, series, smooth
+from mprm.reporting.plots import ForestRow, Panel, forest, heatmap, series, smooth
 from mprm.reporting.report import Figure, Table
 from mprm.reporting.run_record import read_json_lines
 from mprm.reporting.settings import Group, Setting
-from mprm.reporting.style import legend_below, looks, name_axes, styled
+from mprm.reporting.style import DASHES, INK, legend_below, looks, name_axes, styled
+
+Lines = Mapping[str, list[tuple[float, Setting]]]  # name -> (place on the axis, setting)
 
 MEANS = "Mean over seeds; bars: 95 % t-interval over seeds, of two seeds dots for both"
 MOST_CURVES = 8  # that can still be told apart
@@ -29,42 +34,186 @@ def looks_of(group: Group, names: Mapping[str, Setting]) -> dict[str, dict[str, 
     return looks({name: one.selection.name for name, one in names.items()}, baselines)
 
 
-def panels_of(group: Group, measures: Iterable[Measure]) -> list[Panel]:
+def _panels(group: Group) -> list[Panel]:
     """Below each axis stands what to compare its numbers with: lines there would take the room of the differences."""
     panels = []
-    for one in measures:
+    for one in group.measures:
         below = [f"\n{name}: {one.value(number)}" for name, number in group.references(one).items()]
         panels.append(replace(one.panel, axis=one.panel.axis + "".join(below)))
     return panels
 
 
-def _forest_row(
-    one: Setting, numbers: Sequence[Estimate | None], look: Mapping[str, Any], main: bool = False
-) -> ForestRow:
-    look = {key: look[key] for key in ("color", "marker")}
-    return ForestRow(label=one.label, numbers=numbers, look=look, main=main, one_training=len(one.runs) == 1)
+def _forest_rows(
+    group: Group, numbers: Mapping[Setting, Sequence[Estimate | None]], main: Setting | None = None
+) -> list[ForestRow]:
+    drawn = looks_of(group, {one.line: one for one in group.settings})
+    rows = []
+    for one in group.settings:
+        look = {key: drawn[one.line][key] for key in ("color", "marker")}
+        single = len(one.runs) == 1
+        rows.append(ForestRow(label=one.label, numbers=numbers[one], look=look, main=one is main, one_training=single))
+    return rows
 
 
 def settings_figure(group: Group) -> Figure | None:
     """Every setting as a dot with its interval, one panel per measure; None where nothing was measured."""
     if not group.measures:
         return None
-    drawn = looks_of(group, {one.line: one for one in group.settings})
     leader = group.ranked(group.measures[0])[0] if len(group.settings) > 1 else None
-    rows, says = [], []
+    numbers = {one: [one.numbers.get(measure.key) for measure in group.measures] for one in group.settings}
+    says = []
     for one in group.settings:
-        numbers = [one.numbers.get(measure.key) for measure in group.measures]
-        rows.append(_forest_row(one, numbers, drawn[one.line], one is leader))
-        told = [f"{m.name} {m.text(number)}" for m, number in zip(group.measures, numbers, strict=True) if number]
+        told = [f"{m.name} {m.text(one.numbers[m.key])}" for m in group.measures if m.key in one.numbers]
         says.append(f"{one.label}: {', '.join(told)}")
     return Figure(
         name="comparison",
         title="All settings",
-        drawing=forest(panels_of(group, group.measures), rows),
+        drawing=forest(_panels(group), _forest_rows(group, numbers, leader)),
         caption=f"{MEANS}. Dotted bars: of one seed, 95 % bootstrap over the benchmark's {group.kind.items}, which "
         f"says nothing of another training. Shaded: the highest {group.measures[0].name}.",
         alt=f"Every setting with its numbers. {'; '.join(says)}.",
     )
+
+
+@dataclass(frozen=True)
+class Family:
+    """Settings of one selector that differ in one of its fields, such as alpha, and in the share kept alone."""
+
+    name: str
+    field: str
+    settings: list[Setting]
+
+    def value(self, setting: Setting) -> float:
+        return setting.selection.fields[self.field]
+
+
+def families(group: Group) -> list[Family]:
+    """One for every selector that was run with several values of one of its fields."""
+    found: dict[tuple[str, str], list[Setting]] = {}
+    for one in group.settings:
+        found.setdefault((one.selection.name, one.other), []).append(one)
+    several = []
+    for (selector, other), settings in found.items():
+        fields = settings[0].selection.fields
+        varied = [field for field in fields if len({one.selection.fields.get(field) for one in settings}) > 1]
+        if len(varied) == 1:
+            name = f"{selector}, {other}" if other else selector
+            several.append(Family(name, varied[0], settings))
+    return several
+
+
+def varied_figures(group: Group) -> list[Figure]:
+    """For every family a heat map if its share was varied as well, else the measures against its field; and for all
+    settings the measures against the share, one line for those that differ in nothing else."""
+    share = f"{group.kind.kept} kept (% of eligible)"
+    figures = []
+    for family in families(group):
+        ratios = {one.ratio for one in family.settings}
+        rest = [one for one in group.settings if one.other == family.settings[0].other and one not in family.settings]
+        beside = [one for one in rest if one.ratio in ratios or one.keeps_all]
+        if len(ratios) > 1:
+            figures.append(_grid_figure(group, family, beside, share))
+        else:
+            points = {family.name: [(family.value(one), one) for one in family.settings]}
+            figures.append(_line_figure(group, family.field, family.field, points, beside))
+    lines: dict[str, list[tuple[float, Setting]]] = {}
+    for one in group.settings:
+        if one.ratio is not None and not one.keeps_all:
+            lines.setdefault(one.line, []).append((100 * one.ratio, one))
+    if any(len(points) > 1 for points in lines.values()):
+        levels = [one for one in group.settings if one.keeps_all]
+        figures.append(_line_figure(group, "ratio", share, lines, levels))
+    seen = [one.name for one in figures]
+    numbers = [seen[:place].count(name) + 1 for place, name in enumerate(seen)]
+    return [replace(one, name=f"{one.name}_{n}") if n > 1 else one for one, n in zip(figures, numbers, strict=True)]
+
+
+def _grid_figure(group: Group, family: Family, beside: Sequence[Setting], x_label: str) -> Figure:
+    measures, cells, says = group.measures[: group.kind.headlines], {}, []
+    for one in [*sorted(family.settings, key=family.value), *beside]:
+        row = f"{family.field} {family.value(one):g}" if one in family.settings else one.line
+        numbers = [one.numbers.get(measure.key) for measure in measures]
+        cells[row, _percent(one)] = numbers
+        told = [measure.text(number) for measure, number in zip(measures, numbers, strict=True)]
+        says.append(f"{row} at {_percent(one)} %: {', '.join(told)}")
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = [_percent(one) for one in sorted([*family.settings, *beside], key=lambda one: one.ratio or 0)]
+    panels = [replace(measure.panel, title=f"{family.name}: {measure.panel.title}") for measure in measures]
+    return Figure(
+        name="heatmap",
+        title=f"{family.name}: {family.field} and share kept",
+        drawing=heatmap(panels, rows, list(dict.fromkeys(columns)), cells, x_label=x_label, y_label="setting"),
+        caption="Mean over seeds; below it the half width of its 95 % interval, of two seeds both values. A stronger "
+        "colour is higher. Below the grid: other selectors at the same shares, and what keeps everything.",
+        alt=f"{' and '.join(measure.name for measure in measures)}. {'; '.join(says)}.",
+    )
+
+
+def _percent(setting: Setting) -> str:
+    return f"{100 * (setting.ratio or 0):.3g}"
+
+
+def _line_figure(group: Group, name: str, x_label: str, lines: Lines, levels: Sequence[Setting]) -> Figure:
+    """levels: settings without a place on the axis."""
+    drawn = looks_of(group, {line: points[0][1] for line, points in lines.items()})
+    lines = {line: sorted(points, key=lambda point: point[0]) for line, points in lines.items()}
+    with styled():
+        drawing = Drawing(figsize=(max(8.4, 1.8 + 3.9 * len(group.measures)), 4.7), layout="constrained")
+        grid = drawing.subplots(1, len(group.measures), squeeze=False)[0]
+        for axes, measure, panel in zip(grid, group.measures, _panels(group), strict=True):
+            name_axes(axes, panel.title, x_label, panel.axis)
+            _draw_lines(axes, measure, lines, [one for one in levels if measure.key in one.numbers], drawn)
+        legend_below(drawing)
+    main = group.measures[0]
+    told = {line: [f"{x:.3g}: {main.text(one.numbers.get(main.key))}" for x, one in of] for line, of in lines.items()}
+    says = [f"{line} at {', '.join(texts)}." for line, texts in told.items()]
+    return Figure(
+        name=name,
+        title=f"Against {'the share kept' if name == 'ratio' else name}",
+        drawing=drawing,
+        caption=f"{MEANS}. Level lines and bands: settings without a place on the axis. Lines are set apart a little "
+        "so that their bars stay readable; a bar that leaves the panel is cut.",
+        alt=f"{main.name} against {x_label}. {' '.join(says)}",
+    )
+
+
+def _draw_lines(
+    axes: Axes, measure: Measure, lines: Lines, levels: Sequence[Setting], drawn: Mapping[str, Mapping[str, Any]]
+) -> None:
+    key, scale = measure.key, measure.panel.scale
+    for number, one in enumerate(levels):
+        level = one.numbers[key]
+        axes.axhline(scale * level.value, color=INK, lw=1.4, ls=DASHES[1 + number % 4], label=one.label)
+        if level.low is not None and level.high is not None:
+            axes.axhspan(scale * level.low, scale * level.high, color=INK, alpha=0.07, lw=0)
+    points = {line: [(x, one.numbers[key]) for x, one in of if key in one.numbers] for line, of in lines.items()}
+    places = sorted({x for of_line in points.values() for x, _ in of_line})
+    if not places:
+        return
+    log = places[-1] > 5 * places[0] > 0
+    for number, (line, of_line) in enumerate(points.items()):
+        apart = number - (len(lines) - 1) / 2
+        shifted = [x * 1.016**apart if log else x + 0.004 * apart * (places[-1] - places[0]) for x, _ in of_line]
+        axes.plot(shifted, [scale * mean.value for _, mean in of_line], ms=7, lw=1.7, label=line, **drawn[line])
+        colour = drawn[line]["color"]
+        for x, (_, mean) in zip(shifted, of_line, strict=True):
+            if mean.low is not None and mean.high is not None:
+                axes.vlines(x, scale * mean.low, scale * mean.high, color=colour, lw=1, alpha=0.5)
+            axes.plot([x] * len(mean.each), [scale * one for one in mean.each], ls="", marker=".", ms=5, color=colour)
+    distance = math.log if log else float
+    room, ticks = 0.07 * (distance(places[-1]) - distance(places[0])), places[:1]
+    for x in places[1:]:  # a tick only where its label has room
+        if distance(x) - distance(ticks[-1]) > room:
+            ticks.append(x)
+    axes.set_xscale("log" if log else "linear")
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.margins(x=0.08)
+    means = [scale * mean.value for of_line in points.values() for _, mean in of_line]
+    means += [scale * one.numbers[key].value for one in levels]
+    margin = 0.3 * (max(means) - min(means)) or 0.01  # wide intervals would flatten all lines
+    axes.set_ylim(min(means) - margin, max(means) + margin)
 
 
 def mean_curve(setting: Setting, curve: Curve) -> dict[str, np.ndarray]:
@@ -103,9 +252,8 @@ def learning_figure(group: Group) -> Figure | None:
     drawn, rows, says = looks_of(group, {one.label: one for one in wanted}), [], []
     with styled():
         drawing = Drawing(figsize=(max(8.4, 5.4 * len(curves)), 4.7), layout="constrained")
-        for axes, (curve, means) in zip(
-            drawing.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
-        ):
+        grid = drawing.subplots(1, len(curves), squeeze=False)[0]
+        for axes, (curve, means) in zip(grid, curves.items(), strict=True):
             name_axes(axes, curve.title, "optimizer steps", curve.axis)
             for one, found in means.items():
                 numbers = zip(*found.values(), strict=True)
@@ -134,8 +282,7 @@ def sources_figure(group: Group) -> Figure | None:
     names = list(dict.fromkeys(name for found in by_setting.values() for name in found))
     if len(names) < 2:
         return None
-    drawn = looks_of(group, {one.line: one for one in group.settings})
-    rows = [_forest_row(one, [of.get(name) for name in names], drawn[one.line]) for one, of in by_setting.items()]
+    rows = _forest_rows(group, {one: [of.get(name) for name in names] for one, of in by_setting.items()})
     table, best = [], dict[str, tuple[float, str]]()
     for one, of in by_setting.items():
         table.append((one.label, *(f"{100 * of[name].value:.1f}" if name in of else "-" for name in names)))

@@ -15,15 +15,11 @@ from typing import Any
 import numpy as np
 
 from mprm.metrics.estimate import Estimate, mean_over_seeds
-from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults, read_results
-from mprm.reporting.kinds import KINDS, Kind, Measure, Measured, measured
-from mprm.reporting.naming import others, setting_of
-from mprm.reporting.published import published_f1
+from mprm.metrics.results import BestOfNResults, Curation, JudgeResults, Results, StepResults, read_results
+from mprm.reporting.kinds import KINDS, Kind, Measure, Measured, measured, others, setting_of
 from mprm.reporting.run_record import damage, read_config, read_manifest
 from mprm.runs.manifest import Chosen
 from mprm.runs.sweep_state import SweepJob
-
-NOT_FINISHED = "not finished: no results.json yet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,18 +95,11 @@ class Setting:
         return ", ".join(part for part in (self.selection.label, share, self.other) if part)
 
     @property
-    def kept(self) -> float:
-        """Rollouts or pairs, mean over the runs."""
+    def kept(self) -> float:  # rollouts or pairs, mean over the runs
         return float(np.mean([run.selection.kept for run in self.runs]))
 
-    @property
-    def published(self) -> float | None:
-        """Overall macro-F1 of this setting in arXiv 2602.04145."""
-        return published_f1(self.runs[0].config)
-
     @cached_property
-    def numbers(self) -> dict[str, Estimate]:
-        """By the key of the measure."""
+    def numbers(self) -> dict[str, Estimate]:  # by the key of the measure
         return self.mean(lambda run: run.measured.numbers)
 
     def mean(self, of: Callable[[Run], Mapping[str, Estimate]]) -> dict[str, Estimate]:
@@ -136,8 +125,7 @@ class Group:
         return sum(len(setting.runs) for setting in self.settings)
 
     @cached_property
-    def measures(self) -> list[Measure]:
-        """The main one first."""
+    def measures(self) -> list[Measure]:  # the main one first
         return self.present(self.kind.measures)[: self.kind.shown]
 
     def present(self, measures: Sequence[Measure]) -> list[Measure]:
@@ -192,7 +180,7 @@ def compare(folders: Sequence[Path], jobs: tuple[SweepJob, ...] = ()) -> Compari
             left_out[folder.name] = str(error)
             continue
         if not runs and folder.name not in explained:
-            left_out[folder.name] = NOT_FINISHED
+            left_out[folder.name] = "not finished: no results.json yet"
         for run in runs:
             group = json.dumps([run.measured.kind, run.measured.content, run.selection.data_hash])
             seeds = groups.setdefault(group, {}).setdefault(json.dumps(run.setting, sort_keys=True), {})
@@ -236,13 +224,12 @@ def read_runs(folder: Path) -> list[Run]:
         made_by = folder if path is None else Path(path)
         if not made_by.is_dir():  # the runs were moved together
             made_by = folder.parent / made_by.name
-        config = read_config(made_by) or {}
         runs.append(
             Run(
                 folder=folder,
                 name=name,
                 trained=made_by,
-                config=config,
+                config=read_config(made_by) or {},
                 results=results,
                 measured=measured(results, name),
                 selection=_selection(name, made_by, results),
@@ -253,21 +240,22 @@ def read_runs(folder: Path) -> list[Run]:
 
 def _selection(name: str, trained: Path, results: Results) -> Selection:
     """What the selection recorded; name: of a model that no run made."""
+    data_hash = ""
     if isinstance(results, JudgeResults):
-        if (curation := results.curation) is None:
+        if results.curation is None:
             return Selection(label="no curation")
-        words: dict[str, Any] = {"name": curation.selector, "label": curation.label, "settings": curation.settings}
-        chosen, data_hash = Chosen(baseline=curation.baseline, **words), ""
-        kept, eligible = curation.kept, curation.eligible
+        chosen: Curation | Chosen = results.curation
+        selector, kept, eligible = results.curation.selector, results.curation.kept, results.curation.eligible
     elif manifest := read_manifest(trained):
-        # Step scorers that learned from other annotations are not compared.
-        chosen, data_hash = manifest.selector, manifest.data_hash if isinstance(results, StepResults) else ""
+        chosen, selector = manifest.selector, manifest.selector.name
         kept, eligible = manifest.totals.kept.rollouts, manifest.totals.eligible.rollouts
+        if isinstance(results, StepResults):  # those that learned from other annotations are not compared
+            data_hash = manifest.data_hash
     else:
         return Selection(name=name, label=name)
     numbers = {key: value for key, value in chosen.settings.items() if isinstance(value, int | float)}
     return Selection(
-        name=chosen.name,
+        name=selector,
         label=chosen.label,
         baseline=chosen.baseline,
         fields={key: value for key, value in numbers.items() if key not in ("ratio", "count", "seed")},

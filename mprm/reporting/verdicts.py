@@ -1,20 +1,20 @@
-"""Is the difference real? Which pairs of settings are compared, and the answers in words."""
+"""Is the difference real? The pairs of settings that are compared, the answers in words, and the published numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
+from typing import Any, NamedTuple
 
 from mprm.metrics.estimate import FEWEST, Difference, Resampled, difference
 from mprm.reporting.kinds import Measure, resampled
 from mprm.reporting.report import Table
 from mprm.reporting.settings import Group, Run, Setting
 
-BETTER, WORSE, EVEN, UNKNOWN = "better", "worse", "not distinguishable", "not comparable"
-RELATIONS = {BETTER: "better than", WORSE: "worse than", EVEN: "not distinguishable from"}
+RELATIONS = {"better": "better than", "worse": "worse than", "not distinguishable": "not distinguishable from"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,14 +51,12 @@ def verdicts_of(group: Group) -> list[Verdict]:
 def questions(group: Group) -> list[Question]:
     """The pairs worth asking about; no pair is asked about twice.
 
-    The setting of the highest mean against the second. Then, among settings that differ in selector and share kept
-    alone, the best selection against the baseline of the same share and against the one that keeps everything, and
-    every other selection against the baseline of its share. At last, settings that differ in one other group of the
-    configuration alone.
+    First the setting of the highest mean against the second. Then, among settings that differ only in selector and
+    share kept, the best selection against the baseline of its share and against the baseline that keeps everything, and
+    every other selection against the baseline of its share. Last, settings that differ in one other group of the
+    configuration only.
     """
-    if not group.measures:
-        return []
-    ranked = group.ranked(group.measures[0])
+    ranked = group.ranked(group.measures[0]) if group.measures else []
     asked: list[Question] = []
 
     def ask(a: Setting, b: Setting | None, *, best: bool = False, said: bool = True, among: int = 1) -> None:
@@ -114,14 +112,16 @@ def verdict(
             raise ValueError("they have no measure in common")
     except ValueError as error:
         words = f"{a.label} and {b.label} cannot be compared: {error}"
-        return Verdict(question=question, outcome=UNKNOWN, words=words, differences={})
+        return Verdict(question=question, outcome="not comparable", words=words, differences={})
     (main, first), *rest = [(measure, found[measure.key]) for measure in measures if measure.key in found]
     begin = f"{a.label} is {RELATIONS[outcome(first)]} {b.label}"
     if question.best:
-        value = a.numbers[main.key].value * main.panel.scale
-        highest = f"{a.label} has the highest mean {main.name}, {value:{main.panel.form}}"
+        highest = f"{a.label} has the highest mean {main.name}, {main.value(a.numbers[main.key].value)}"
         begin = f"{highest}. It is {RELATIONS[outcome(first)]} the second, {b.label}"
-    numbers = [f"{main.name} {numbers_of(first, main)}, {_seeds(first, main)}"]
+    seeds = f"{len(first.by_seed)} seed{'s' if len(first.by_seed) > 1 else ''}"
+    if len(first.by_seed) == 2:
+        seeds += f" ({', '.join(f'{main.panel.scale * one:+{main.panel.form}}' for one in first.by_seed.values())})"
+    numbers = [f"{main.name} {numbers_of(first, main)}, {seeds}"]
     numbers += [f"{measure.name} {numbers_of(one, measure)}, {outcome(one)}" for measure, one in rest]
     words = f"{begin}: {'; '.join(numbers)}"
     if question.among > 1:
@@ -133,19 +133,12 @@ def verdict(
 
 def outcome(difference: Difference) -> str:
     """better or worse where the interval leaves out 0."""
-    return BETTER if difference.above(0) else WORSE if difference.below(0) else EVEN
+    return "better" if difference.above(0) else "worse" if difference.below(0) else "not distinguishable"
 
 
 def numbers_of(difference: Difference, measure: Measure) -> str:
     """+0.012 [0.003, 0.020] for AUC, +1.2 [0.3, 2.0] in points for shares."""
     return difference.text(measure.panel.scale, measure.panel.form, "+")
-
-
-def _seeds(difference: Difference, measure: Measure) -> str:
-    """'5 seeds'; of two what each of them says."""
-    n = len(difference.by_seed)
-    each = ", ".join(f"{measure.panel.scale * value:+{measure.panel.form}}" for value in difference.by_seed.values())
-    return "1 seed" if n == 1 else f"2 seeds ({each})" if n == 2 and each else f"{n} seeds"
 
 
 def verdicts_table(verdicts: Sequence[Verdict], group: Group) -> Table:
@@ -168,3 +161,76 @@ def verdicts_table(verdicts: Sequence[Verdict], group: Group) -> Table:
     columns = ("setting", "compared with", "seeds", *(measure.name for measure in measures))
     main = next((one.question.a.label for one in verdicts if one.question.best), "")
     return Table("Is the difference real?", columns, tuple(rows), note, main, "verdicts")
+
+
+# ---- published numbers
+
+
+class Published(NamedTuple):
+    """Overall macro-F1 on VisualProcessBench in arXiv 2602.04145, of one training, without an interval.
+
+    The threshold is the best one on the benchmark itself: only our F1 oracle compares with it.
+    """
+
+    selector: str
+    ratio: float
+    internvl: float  # InternVL2.5-8B, points
+    qwen: float | None  # Qwen2.5-VL-7B, points; None: not published
+    alpha: float | None = None  # None: another selector than BIS, or not published, so that any alpha matches
+    tau: float | None = 0.0  # hard labels: correct above tau; None: soft labels
+
+
+TRAINED = (
+    Published("Full", 1.0, 65.12, 65.57),
+    Published("Full", 1.0, 64.26, 65.27, tau=1 / 16),
+    Published("Full", 1.0, 63.02, 62.72, tau=2 / 16),
+    Published("Full", 1.0, 61.54, 62.23, tau=None),
+    Published("Random", 0.05, 63.34, 53.54),
+    Published("Random", 0.10, 62.86, 61.99),
+    Published("Random", 0.15, 63.27, 59.82),
+    Published("Random", 0.25, 63.37, 64.44),
+    Published("Random", 0.35, 63.52, 64.77),
+    Published("Random", 0.50, 64.02, 64.54),
+    Published("BIS", 0.05, 64.51, 64.42),
+    Published("BIS", 0.10, 65.46, 64.63, alpha=0.2),
+    Published("BIS", 0.15, 64.98, 65.29),
+    Published("BIS", 0.25, 64.84, None, alpha=0.02),
+    Published("BIS", 0.25, 65.46, 65.53, alpha=0.05),
+    Published("BIS", 0.25, 64.86, None, alpha=0.08),
+    Published("BIS", 0.35, 64.98, 65.69),
+    Published("BIS", 0.50, 65.00, 65.02),
+    Published("Mixed", 0.25, 64.70, None),
+    Published("Reliable", 0.25, 62.75, None),
+    Published("LowMC", 0.25, 64.18, None),
+)
+
+
+def published_f1(config: Mapping[str, Any]) -> float | None:
+    """The published F1, a fraction, of a run with this config; None where there is none.
+
+    Seed, start weights and recipe are not compared, except that a recipe of 0 epochs is the untrained backbone.
+    """
+    names = {
+        group: str((config.get(group) or {}).get("_target_", "")).rpartition(".")[2]
+        for group in ("dataset", "benchmark", "backbone", "selector", "objective")
+    }
+    place = {"InternVL": 0, "Qwen2_5_VL": 1}.get(names["backbone"])
+    if (names["dataset"], names["benchmark"]) != ("VisualPRM400K", "VisualProcessBench") or place is None:
+        return None
+    if (config.get("recipe") or {}).get("epochs") == 0:
+        return (52.28, 49.68)[place] / 100
+    selector, objective = config["selector"], config["objective"]
+    tau = {"Hard": objective.get("tau"), "Soft": None}.get(names["objective"], math.nan)
+    for one in TRAINED:
+        same = one.selector == names["selector"] and selector.get("count") is None and _close(tau, one.tau)
+        same &= _close(selector.get("ratio"), one.ratio)
+        points = (one.internvl, one.qwen)[place]
+        if same and (one.alpha is None or _close(selector.get("alpha"), one.alpha)) and points is not None:
+            return points / 100
+    return None
+
+
+def _close(given: float | None, published: float | None) -> bool:
+    if given is None or published is None:
+        return given is published
+    return math.isclose(given, published, abs_tol=1e-6)

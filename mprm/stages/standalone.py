@@ -10,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import Config, component, config_of_run
 from mprm.runs.config_hash import CHECKOUT
+from mprm.runs.sweep_state import read_jobs
 from mprm.stages.models import load_backbone
 from mprm.stages.outputs import Output, content
 from mprm.tasks import GROUPS, JUDGE_TASKS
-from mprm.terminal import say, say_next
+from mprm.terminal import console, say, say_next
 
 
 def export(cfg: Config) -> None:
@@ -68,12 +69,25 @@ def choices(cfg: Config) -> None:
 
 def report(cfg: Config) -> None:
     """Compare all finished runs below `runs`."""
-    from mprm.stages.comparison import compare_runs
-
     started = monotonic()
     compare_runs(Path(cfg.runs))
     say(f"compared in {monotonic() - started:.1f} s")
     say_next("task=sample", "output=candidates.jsonl")
+
+
+def compare_runs(runs: Path, own: bool = False) -> None:
+    """Write the comparison of the finished runs below `runs`, and print it.
+
+    own: of the last sweep's jobs alone, whatever else lies in the folder.
+    """
+    from mprm.reporting.comparison import write_comparison
+    from mprm.reporting.settings import compare, run_folders
+
+    folders, jobs = run_folders(runs), read_jobs(runs)
+    if own:
+        names = {job.name for job in jobs}
+        folders = [folder for folder in folders if folder.name in names]
+    say(f"wrote {write_comparison(runs, compare(folders, jobs), console())}")
 
 
 def measure(cfg: Config) -> None:

@@ -69,7 +69,7 @@ def sweep(
         compared = master.task in ("experiment", "evaluate", "egt", "judge")
         if compared and any(job.state == "done" for job in ended):
             from mprm.reporting.tracking import publish_dashboard
-            from mprm.stages.comparison import compare_runs
+            from mprm.stages.standalone import compare_runs
 
             compare_runs(runs, own=True)
             step_scorers = master.task in ("experiment", "evaluate")  # what the dashboard knows

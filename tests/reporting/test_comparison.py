@@ -24,7 +24,7 @@ from mprm.reporting.comparison import runs_table, settings_table, unfinished_lin
 from mprm.reporting.settings import Comparison, compare, run_folders
 from mprm.runs.artifacts import write_json_lines
 from mprm.runs.sweep_state import State, SweepJob, begin_sweep
-from mprm.stages.comparison import compare_runs
+from mprm.stages.standalone import compare_runs
 
 MakeRun = Callable[..., Path]
 FIGURES = ("comparison", "heatmap", "ratio", "learning", "sources")

@@ -9,16 +9,17 @@ from matplotlib.figure import Figure as Drawing
 from mprm.metrics.estimate import Estimate
 from mprm.reporting.comparison_figures import (
     chosen,
+    families,
     learning_figure,
     looks_of,
     mean_curve,
     settings_figure,
     sources_figure,
+    varied_figures,
 )
 from mprm.reporting.kinds import KINDS
 from mprm.reporting.report import Figure
 from mprm.reporting.settings import Group, Setting, compare, run_folders
-from mprm.reporting.varied import families, varied_figures
 
 MakeSetting, MakeGroup = Callable[..., Setting], Callable[..., Group]
 AUC, LOSS = KINDS["steps"].curves

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from mprm.reporting.published import TRAINED, published_f1
+from mprm.reporting.verdicts import TRAINED, published_f1
 
 
 def config(selector: str = "BIS", **changes: Any) -> dict[str, Any]:

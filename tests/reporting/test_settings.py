@@ -1,4 +1,4 @@
-"""Runs become settings, settings become groups: naming.py and settings.py."""
+"""Runs become settings, settings become groups: settings.py, named by kinds.py."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mprm.reporting.naming import others, setting_of
+from mprm.reporting.kinds import others, setting_of
 from mprm.reporting.settings import Comparison, compare, run_folders
 from mprm.runs.sweep_state import SweepJob
 
