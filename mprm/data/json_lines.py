@@ -65,16 +65,15 @@ class JsonLines(Annotations):
 
     def layout(self, record: dict[str, Any]) -> dict[str, Any]:
         names, steps = self.fields, _at(record, self.fields.steps)
-        if isinstance(steps, list):
-            if any(isinstance(step, str) for step in steps):
-                steps = _rows(steps, [_at(record, key) for key in (names.score, names.n_correct, names.n_total)])
-            else:
-                steps = [_step(step, names) for step in steps]
-        return {
-            "image": _at(record, names.image),
-            "question": _at(record, names.question),
-            "steps_with_score": steps,
-        }
+        measured = (names.score, names.n_correct, names.n_total)
+        if isinstance(steps, list) and any(isinstance(step, str) for step in steps):
+            steps = _rows(steps, [_at(record, key) for key in measured])
+        elif isinstance(steps, list):
+            steps = [
+                _raw(*(_at(step, key) for key in (names.step, *measured))) if isinstance(step, dict) else step
+                for step in steps
+            ]
+        return {"image": _at(record, names.image), "question": _at(record, names.question), "steps_with_score": steps}
 
 
 def _at(record: Any, key: str) -> Any:
@@ -83,13 +82,6 @@ def _at(record: Any, key: str) -> Any:
     for part in key.split("."):
         record = record.get(part) if isinstance(record, dict) else None
     return record
-
-
-def _step(step: object, names: Fields) -> object:
-    if not isinstance(step, dict):
-        return step
-    score, correct, total = (_at(step, key) for key in (names.score, names.n_correct, names.n_total))
-    return _raw(_at(step, names.step), score, correct, total)
 
 
 def _rows(texts: list[Any], columns: list[Any]) -> list[dict[str, Any]]:

@@ -5,9 +5,7 @@ from typing import Any, TypeAlias
 
 from mprm.data.lines import Unusable, check_text
 from mprm.data.questions import answer_text
-from mprm.data.records import RecordFile, Records, image_names
-
-TIES = ("tie", "both")
+from mprm.data.records import RecordFile, Records, id_and_source, images_and_question
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +44,25 @@ class PairFile(RecordFile):
 
     def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
         record = self.layout(record, number)
-        images = image_names(record.get("image") or record.get("images"))
-        prompt = record.get("prompt", record.get("question"))
-        name, source = record.get("id", f"{stem}:{number}"), record.get("source", stem)
+        images, prompt = images_and_question(
+            record.get("image") or record.get("images"), record.get("prompt", record.get("question"))
+        )
         trace, flipped = record.get("trace"), record.get("flipped")
         label, answers = record.get("label"), (record.get("answer_a"), record.get("answer_b"))
         if "chosen" in record and answers == (None, None):
             label, answers = "a", (record["chosen"], record.get("rejected"))
         label = label.lower() if isinstance(label, str) else label
         answer_a, answer_b = map(answer_text, answers)
-        if not images:
-            raise Unusable("no_image")
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise Unusable("no_question")
         if answer_a is None or answer_b is None:
             raise Unusable("no_answer")
         if answer_a == answer_b:
             raise Unusable("same_answers")
-        if label in TIES:
+        if label in ("tie", "both"):
             raise Unusable("tie")
         if label not in ("a", "b") or not (flipped is None or isinstance(flipped, bool)):
             raise Unusable("bad_label")
-        if type(name) not in (str, int) or name == "":
-            raise Unusable("bad_id")
-        if not isinstance(source, str) or not source:
-            raise Unusable("no_source")
+        name, source = id_and_source(record.get("id", f"{stem}:{number}"), record.get("source", stem))
         if trace is not None and not (isinstance(trace, str) and trace.strip()):
             raise Unusable("bad_trace")
-        check_text(str(name), source, prompt, answer_a, answer_b, trace or "", *images)
-        return Pair(str(name), source, images, prompt, answer_a, answer_b, label, trace, flipped)
+        check_text(name, source, prompt, answer_a, answer_b, trace or "", *images)
+        return Pair(name, source, images, prompt, answer_a, answer_b, label, trace, flipped)

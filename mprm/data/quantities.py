@@ -46,16 +46,8 @@ METRE = re.compile(r"(centi|milli|kilo|)met(?:er|re)s?")
 METRES = {"centi": "cm", "milli": "mm", "kilo": "km", "": "m"}
 TEMPERATURE = re.compile(r"(?:°|\^?\{?\\circ\}?|degrees?)\s*(?P<scale>[CF])(?:elsius|ahrenheit)?\b", re.IGNORECASE)
 PLAIN_MATHS = {"−": "-", "–": "-", "π": r"\pi ", "×": r"\times ", "°": "", r"^\circ": "", "≈": "=", r"\approx": "="}  # noqa: RUF001
-PLAIN_MATHS |= {
-    r"^{\circ}": "",
-    r"\%": "%",
-    r"\$": "",
-    r"\,": "",
-    r"\!": "",
-    "{,}": ",",
-    "dfrac": "frac",
-    "tfrac": "frac",
-}
+PLAIN_MATHS |= {r"^{\circ}": "", r"\%": "%", r"\$": "", r"\,": "", r"\!": "", "{,}": ",", "dfrac": "frac"}
+PLAIN_MATHS["tfrac"] = "frac"
 PLAIN_MATHS |= {"½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", r"\left": "", r"\right": "", r"\;": " "}
 RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"
 SUPERSCRIPT = re.compile(rf"[{RAISED}]+")
@@ -65,7 +57,6 @@ ABOUT = re.compile(r"(?:approximately|approx\.?|about|around|roughly|exactly|onl
 CURRENCY = re.compile(r"(?P<sign>[-+]?)(?:US)?[$€£¥]\s*(?=[\d.])")
 
 _one_at_a_time = threading.Lock()
-
 LONGEST = 100  # characters of an expression
 LARGEST_POWER = 10**6
 EXPONENT = re.compile(r"\^(?:\w|\{[^{}^]{1,8}\}|\{-?\\frac\{\w{1,3}\}\{\w{1,3}\}\})")
@@ -101,14 +92,11 @@ def _quantity(text: str) -> tuple[str, str]:
         text = text.replace(plain, latex)
     text = SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(LOWERED)}}}", text)
     text = ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text).strip()
-    text = ABOUT.sub("", text, count=1) if ABOUT.match(text) else text
+    text = text[about.end() :] if (about := ABOUT.match(text)) else text
     text = CURRENCY.sub(r"\g<sign>", text, count=1)
     text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text).strip()
-    text = (
-        NUMBER_WORD.sub(lambda match: str(NUMBER_WORDS.index(match[0].lower())), text)
-        if NUMBER_WORD.match(text)
-        else text
-    )
+    if NUMBER_WORD.match(text):
+        text = NUMBER_WORD.sub(lambda match: str(NUMBER_WORDS.index(match[0].lower())), text)
     text = re.sub(r"\s*percent$", "%", re.sub(r"(?<=\w)\s\([A-Za-z ]+\)$", "", text))
     if SPACED_THOUSANDS.fullmatch(text):
         text = text.replace(" ", "")

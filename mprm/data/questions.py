@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from mprm.data.answers import final_answer, same_answer
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
-from mprm.data.records import RecordFile, Records, image_names
+from mprm.data.records import RecordFile, Records, id_and_source, images_and_question
 
 FIELDS = "image, question, answer and candidates"
 
@@ -60,26 +60,14 @@ class QuestionFile(RecordFile):
 
 
 def question_of(record: dict[str, Any], stem: str, number: int, answer: str | None) -> Question:
-    """The question of a record in line `number` of the file `stem`.
-
-    Raises:
-        Unusable: a field is missing or of the wrong type, or `answer` is None.
-    """
-    images, question = image_names(record.get("image")), record.get("question")
-    if not images:
-        raise Unusable("no_image")
-    if not isinstance(question, str) or not question.strip():
-        raise Unusable("no_question")
+    """The question of a record in line `number` of the file `stem`; or Unusable, also where `answer` is None."""
+    images, question = images_and_question(record.get("image"), record.get("question"))
     if answer is None:
         raise Unusable("no_answer")
-    name = record.get("id", f"{stem}:{number}")
-    if type(name) not in (str, int) or name == "":
-        raise Unusable("bad_id")
     source = record.get("source", record.get("data_source", stem))
-    if not isinstance(source, str) or not source:
-        raise Unusable("no_source")
-    check_text(str(name), source, question, answer, *images)
-    return Question(str(name), source, images, question, answer)
+    name, source = id_and_source(record.get("id", f"{stem}:{number}"), source)
+    check_text(name, source, question, answer, *images)
+    return Question(name, source, images, question, answer)
 
 
 def answer_text(value: object) -> str | None:
@@ -94,10 +82,7 @@ def read_candidates(path: str | Path) -> tuple[list[CandidateSet], dict[str, int
 
     A missing `final_answer` is taken from the steps, a missing `correct` found by comparing it with the question's
     answer. A candidate without steps cannot be scored, and is wrong unless `correct` says otherwise. Image paths are
-    given as they stand, and not looked for.
-
-    Raises:
-        ValueError: the file is not there, or none of its records can be used.
+    given as they stand, and not looked for. Raises ValueError if none of the records can be used.
     """
     path = Path(path)
     if not path.is_file():
@@ -129,16 +114,13 @@ def _candidate(fields: object, answer: str | None) -> Candidate:
     steps, correct, n_tokens = fields.get("steps"), fields.get("correct"), fields.get("n_tokens")
     if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
         raise Unusable("bad_step")
-    if not (correct is None or isinstance(correct, bool)):
+    final = answer_text(fields["final_answer"]) if "final_answer" in fields else final_answer(steps)
+    if (
+        not (correct is None or isinstance(correct, bool))
+        or not (n_tokens is None or (type(n_tokens) is int and n_tokens >= 0))
+        or (final is None and fields.get("final_answer") not in (None, ""))
+    ):
         raise Unusable("bad_candidate")
-    if not (n_tokens is None or (type(n_tokens) is int and n_tokens >= 0)):
-        raise Unusable("bad_candidate")
-    if "final_answer" not in fields:
-        final = final_answer(steps)
-    else:
-        final = answer_text(fields["final_answer"])
-        if final is None and fields["final_answer"] not in (None, ""):
-            raise Unusable("bad_candidate")
     check_text(final or "", *steps)
     if correct is None:
         if answer is None:

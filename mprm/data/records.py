@@ -53,7 +53,10 @@ class RecordFile:
         stem = self.file().stem
 
         def whole(number: int, item: Any) -> Any:
-            record = self.read(_object(item), stem, number)
+            fields = json_object(item) if isinstance(item, bytes) else item
+            if not isinstance(fields, dict):
+                raise Unusable("not_an_object")
+            record = self.read(fields, stem, number)
             return replace(record, images=self.image_folder.names(record.images))
 
         return read_each(stem, self.items(), whole)
@@ -75,13 +78,6 @@ class RecordFile:
         return Path(self.path)
 
 
-def _object(item: Any) -> dict[str, Any]:
-    record = json_object(item) if isinstance(item, bytes) else item
-    if not isinstance(record, dict):
-        raise Unusable("not_an_object")
-    return record
-
-
 def usable_records(reader: Records[Record], group: str) -> tuple[list[Record], dict[str, int]]:
     """The records that can be used, and the number of the others by reason. Raises ValueError if there are none."""
     records: list[Record] = []
@@ -99,6 +95,25 @@ def usable_records(reader: Records[Record], group: str) -> tuple[list[Record], d
         why = reader.image_folder.tried([missing]) if missing else f"{first}give {reader.wanted}"
         raise ValueError(f"{group}.path={reader.path} holds no usable record ({reasons}): {why}")
     return records, dict(dropped)
+
+
+def images_and_question(images: object, question: object) -> tuple[tuple[str, ...], str]:
+    """Both as a record has them; Unusable when one is missing or of the wrong type."""
+    names = image_names(images)
+    if not names:
+        raise Unusable("no_image")
+    if not isinstance(question, str) or not question.strip():
+        raise Unusable("no_question")
+    return names, question
+
+
+def id_and_source(name: object, source: object) -> tuple[str, str]:
+    """Both as a record has them; Unusable when one is missing or of the wrong type."""
+    if type(name) not in (str, int) or name == "":
+        raise Unusable("bad_id")
+    if not isinstance(source, str) or not source:
+        raise Unusable("no_source")
+    return str(name), source
 
 
 def image_names(value: object) -> tuple[str, ...]:
@@ -132,28 +147,19 @@ class VisualProcessBench(RecordFile):
     wanted = "the test.jsonl of VisualProcessBench"
 
     def read(self, record: dict[str, Any], stem: str, number: int) -> Solution:
-        images, question, source = image_names(record.get("image")), record.get("question"), record.get("data_source")
-        if not images:
-            raise Unusable("no_image")
-        if not isinstance(question, str) or not question.strip():
-            raise Unusable("no_question")
-        if not isinstance(source, str) or not source:
-            raise Unusable("no_source")
-        steps, labels = _steps_and_labels(record.get("response"))
+        images, question = images_and_question(record.get("image"), record.get("question"))
+        name, source = id_and_source(f"{stem}:{number}", record.get("data_source"))
+        response = found if isinstance(found := record.get("response"), dict) else {}
+        steps, labels = response.get("steps"), response.get("process_correctness")
+        if not isinstance(steps, list) or not steps:
+            raise Unusable("no_steps")
+        if not all(isinstance(step, str) for step in steps):
+            raise Unusable("bad_step")
+        if not isinstance(labels, list) or len(labels) != len(steps):
+            raise Unusable("length_mismatch")
+        numbers = tuple(map(_label, labels))
         check_text(source, question, *images, *steps)
-        return Solution(f"{stem}:{number}", source, images, question, steps, labels)
-
-
-def _steps_and_labels(response: object) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    steps = response.get("steps") if isinstance(response, dict) else None
-    labels = response.get("process_correctness") if isinstance(response, dict) else None
-    if not isinstance(steps, list) or not steps:
-        raise Unusable("no_steps")
-    if not all(isinstance(step, str) for step in steps):
-        raise Unusable("bad_step")
-    if not isinstance(labels, list) or len(labels) != len(steps):
-        raise Unusable("length_mismatch")
-    return tuple(steps), tuple(map(_label, labels))
+        return Solution(name, source, images, question, tuple(steps), numbers)
 
 
 def _label(value: object) -> int:

@@ -108,18 +108,15 @@ class VLRewardBench(RewardBenchmark):
         for row in self._rows():
             for image in _images_in(row):
                 for name in _stored_name(image):
-                    self._store(folder / name, image["bytes"])
+                    try:
+                        if not (folder / name).exists():
+                            with atomic_file(folder / name) as temporary:
+                                temporary.write_bytes(image["bytes"])
+                    except OSError as error:
+                        raise ValueError(
+                            f"{self.group}.images={folder} cannot be written ({error.strerror}); give a folder that can"
+                        ) from None
         return ImageFolder(folder, remedy)
-
-    def _store(self, path: Path, image: bytes) -> None:
-        try:
-            if not path.exists():
-                with atomic_file(path) as temporary:
-                    temporary.write_bytes(image)
-        except OSError as error:
-            raise ValueError(
-                f"{self.group}.images={path.parent} cannot be written ({error.strerror}); give a folder that can"
-            ) from None
 
     def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
         """Every row with these columns and its images."""

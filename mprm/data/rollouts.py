@@ -21,7 +21,6 @@ MAX_COUNT = 2**31 - 1
 ROUNDING = 0.005  # a score may be written with two decimals
 
 Measurement = tuple[float | None, int | None, int | None]  # score, num_mc_correct, num_mc_total
-
 PLACES = {"root", "path", "annotations", "images", "exclude", "sources", "exclude_sources"}  # say where, not how
 
 
@@ -115,10 +114,7 @@ def code_of(component: object) -> str | None:
 
 
 def excluded_lines(path: str | None) -> dict[str, set[int]]:
-    """Lines by source of the records that a list excludes.
-
-    Raises ValueError if the file cannot be read (check_json_lines) or a line of it names no record.
-    """
+    """Lines by source of the records that a list excludes. Raises ValueError if a line of it names no record."""
     lines: dict[str, set[int]] = {}
     for place in read_json_lines(Path(path), "dataset.exclude", _place) if path is not None else ():
         if isinstance(place, Dropped):

@@ -75,7 +75,8 @@ class Annotations:
         if 0 in total and not published:
             scores = self._with_unsampled(scores, total)
         steps = [text.strip() if isinstance(text := raw.get("step"), str) else "" for raw in raw_steps]
-        question = _published_question(fields) if published else question_text(fields)
+        # Without question_orig the published builder keeps the <image> that `question` begins with.
+        question = _text(fields.get("question_orig", fields.get("question"))) if published else question_text(fields)
         return Rollout(image_names(fields.get("image")), question, steps, scores, correct, total, published)
 
     def _with_unsampled(
@@ -128,13 +129,10 @@ class VisualPRM400K(Annotations):
 def source_files(
     folder: Path, key: str, only: Collection[str] | None = None, without: Collection[str] | None = None
 ) -> list[Path]:
-    """The *.jsonl files of a folder in name order, each a source, which is the file's stem.
+    """The *.jsonl files of a folder in name order, each a source named by its stem: `only` these, `without` those.
 
-    only, without: the sources to take, and those to leave out; None: all, and none.
-
-    Raises:
-        ValueError: there is none, one cannot be read (check_json_lines) or is there compressed, two are the same
-            source, or `only` or `without` name one that is not there.
+    Raises ValueError if there is none, one cannot be read (check_json_lines) or is compressed, two are the same source,
+    or `only` or `without` name one that is not there.
     """
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
@@ -166,11 +164,6 @@ def question_text(record: dict[str, Any]) -> str:
     return _text(original) or LEADING_IMAGES.sub("", _text(record.get("question")))
 
 
-def _published_question(record: dict[str, Any]) -> str:
-    """Without `question_orig` the published builder keeps the <image> that `question` begins with."""
-    return _text(record.get("question_orig", record.get("question")))
-
-
 def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
 
@@ -195,10 +188,8 @@ def _from_conversation(record: dict[str, Any]) -> dict[str, Any]:
     else:
         if any(answer not in ("+", "-") for answer in answers):
             raise Unusable("bad_label")
-        steps = [
-            {"step": text, "score": SCORES[answer]}
-            for text, answer in zip([found[2], *texts[1:]], answers, strict=True)
-        ]
+        pairs = zip([found[2], *texts[1:]], answers, strict=True)
+        steps = [{"step": text, "score": SCORES[answer]} for text, answer in pairs]
     return {"image": record.get("image"), "question": found[1], "steps_with_score": steps}
 
 

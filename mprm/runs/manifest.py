@@ -91,7 +91,7 @@ def read_manifest(path: Path) -> Manifest:
     content = read_json(path, redo_remedy("select"))
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise ValueError(f"{path} was written by another version; {redo_remedy('select')}")
-    totals = {name: Statistics(**part) for name, part in content["totals"].items()}
-    sources = {name: SourceCounts(**part) for name, part in content["sources"].items()}
-    parts = {"dataset": Chosen(**content["dataset"]), "selector": Chosen(**content["selector"])}
-    return Manifest(**{**content, **parts, "sources": sources, "totals": Totals(**totals)})
+    content |= {name: Chosen(**content[name]) for name in ("dataset", "selector")}
+    content["sources"] = {name: SourceCounts(**part) for name, part in content["sources"].items()}
+    content["totals"] = Totals(**{name: Statistics(**part) for name, part in content["totals"].items()})
+    return Manifest(**content)

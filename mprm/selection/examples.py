@@ -18,15 +18,10 @@ from mprm.selection.signals import source_rows
 
 EXAMPLES = pa.schema(
     [
-        ("id", pa.string()),
-        ("source", pa.string()),
-        ("question", pa.string()),
-        ("images", pa.list_(pa.string())),
-        ("image_names", pa.list_(pa.string())),
-        ("steps", pa.list_(pa.string())),
+        *((name, pa.string()) for name in ("id", "source", "question")),
+        *((name, pa.list_(pa.string())) for name in ("images", "image_names", "steps")),
         ("scores", pa.list_(pa.float64())),
-        ("n_correct", pa.list_(pa.int32())),
-        ("n_total", pa.list_(pa.int32())),
+        *((name, pa.list_(pa.int32())) for name in ("n_correct", "n_total")),
         ("question_hash", pa.int64()),
         ("entropy", pa.float64()),
     ]
@@ -38,13 +33,10 @@ Batch = tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def write_examples(folder: str | Path, dataset: Dataset, rows: pa.Table) -> None:
-    """Write the rollouts of some rows of a signals table as a memory-mapped Hugging Face dataset.
+    """Write the rollouts of some rows of a signals table as a memory-mapped dataset, columns as in EXAMPLES.
 
-    Columns as in EXAMPLES; images: paths from the folder of images; image_names: as they stand in the record;
-    entropy: null where the rows have none.
-
-    Raises:
-        ValueError: the annotations changed since the signals were computed.
+    images: paths from the folder of images; image_names: as they stand in the record; entropy: null where there is
+    none. Raises ValueError if the annotations changed since the signals were computed.
     """
     from datasets import DatasetInfo, Features  # takes longer than all else that a selection imports
 
@@ -79,10 +71,6 @@ def read_examples(dataset: Dataset, rows: pa.Table) -> Iterator[pa.RecordBatch]:
 def _batches(dataset: Dataset, rows: pa.Table) -> list[Batch]:
     """Cut the rows into batches of about BATCH_BYTES of annotations of one file."""
     files = {file.stem: file for file in dataset.files()}
-    if "record_hash" not in rows.column_names:
-        raise ValueError(
-            "the subset was selected by an earlier version, which kept no hash of its records; redo=select"
-        )
     columns = [rows[name].to_numpy() for name in ("line", "offset", "length", "record_hash")]
     has_entropy = "entropy" in rows.column_names
     columns.append(rows["entropy"].to_numpy() if has_entropy else np.full(rows.num_rows, np.nan))
@@ -105,51 +93,41 @@ def _read_batch(dataset: Dataset, batch: Batch) -> pa.RecordBatch:
         for line, offset, length, expected, entropy in zip(*(column.tolist() for column in columns), strict=True):
             stream.seek(offset)
             record = stream.read(length)
-            example = _example(dataset, source, line, record) if record_hash(record) == expected else None
-            if example is None:
+            try:
+                checked = read_rollout(dataset, record, source) if record_hash(record) == expected else None
+            except Unusable:
+                checked = None
+            if checked is None or checked.fault is not None:
                 raise ValueError(
                     f"{file} line {line} (from 0) or its images changed since the selection; give redo=select"
                 )
-            examples.append(example | {"entropy": None if math.isnan(entropy) else entropy})
+            rollout = checked.rollout
+            uncounted = [None] * len(rollout.steps)
+            examples.append(
+                {
+                    "id": f"{source}:{line}",
+                    "source": source,
+                    "question": rollout.question,
+                    "images": checked.images,
+                    "image_names": rollout.images,
+                    "steps": rollout.steps,
+                    "scores": rollout.scores,
+                    "n_correct": rollout.n_correct or uncounted,
+                    "n_total": rollout.n_total or uncounted,
+                    "question_hash": question_hash(rollout.question, checked.images),
+                    "entropy": None if math.isnan(entropy) else entropy,
+                }
+            )
     return pa.RecordBatch.from_pylist(examples, schema=EXAMPLES)
-
-
-def _example(dataset: Dataset, source: str, line_number: int, line: bytes) -> dict[str, Any] | None:
-    """A row of EXAMPLES, None for a record that cannot be trained on."""
-    try:
-        checked = read_rollout(dataset, line, source)
-    except Unusable:
-        return None
-    rollout = checked.rollout
-    if checked.fault is not None:
-        return None
-    uncounted = [None] * len(rollout.steps)
-    return {
-        "id": f"{source}:{line_number}",
-        "source": source,
-        "question": rollout.question,
-        "images": checked.images,
-        "image_names": rollout.images,
-        "steps": rollout.steps,
-        "scores": rollout.scores,
-        "n_correct": rollout.n_correct or uncounted,
-        "n_total": rollout.n_total or uncounted,
-        "question_hash": question_hash(rollout.question, checked.images),
-    }
 
 
 def export_published(
     path: str | Path, examples: Iterable[Mapping[str, Any]], target: Callable[[float], float]
 ) -> dict[str, int]:
-    """Write one JSON line per example: `image`, and `conversations` of question and marked steps with their targets.
+    """Write one JSON line per example, atomically: `image`, and `conversations` of question and marked steps with their
+    targets. Returns how many were `written`, and `skipped`: the format has no place for a step never measured.
 
-    Args:
-        path: the file, written atomically.
-        examples: rows of a subset's examples.
-        target: what the objective trains a step of the given MC score towards, e.g. float(score > 0).
-
-    Returns:
-        How many were `written`, and how many `skipped`: the format has no place for a step that was never measured.
+    target: what the objective trains a step of the given MC score towards, e.g. float(score > 0).
     """
     counts = {"written": 0, "skipped": 0}
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -157,18 +135,13 @@ def export_published(
             if None in example["scores"]:
                 counts["skipped"] += 1
                 continue
-            file.write(json.dumps(_published(example, target), ensure_ascii=False) + "\n")
+            images = example["image_names"]
+            process = "\n\n".join(f"{step}<prm>" for step in example["steps"])
+            conversation = [
+                {"from": "human", "value": f"Question: {example['question']}\nProcess: {process}"},
+                {"from": "gpt", "value": [float(target(score)) for score in example["scores"]]},
+            ]
+            record = {"image": images[0] if len(images) == 1 else list(images), "conversations": conversation}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
             counts["written"] += 1
     return counts
-
-
-def _published(example: Mapping[str, Any], target: Callable[[float], float]) -> dict[str, Any]:
-    images = example["image_names"]
-    process = "\n\n".join(f"{step}<prm>" for step in example["steps"])
-    return {
-        "image": images[0] if len(images) == 1 else list(images),
-        "conversations": [
-            {"from": "human", "value": f"Question: {example['question']}\nProcess: {process}"},
-            {"from": "gpt", "value": [float(target(score)) for score in example["scores"]]},
-        ],
-    }

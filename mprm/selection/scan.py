@@ -23,27 +23,17 @@ from mprm.data.rollouts import CheckedRollout, Dataset, excluded_lines, question
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+NAME = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
-        ("source", pa.dictionary(pa.int32(), pa.string())),
+        ("source", NAME),
         ("line", pa.int32()),
-        ("offset", pa.int64()),
-        ("length", pa.int64()),
-        ("record_hash", pa.int64()),
-        ("question_hash", pa.int64()),
+        *((name, pa.int64()) for name in ("offset", "length", "record_hash", "question_hash")),
         ("image_hashes", pa.list_(pa.int64())),
-        ("n_steps", pa.int32()),
-        ("n_words", pa.int32()),
-        ("n_unsampled", pa.int32()),
-        ("n_unsampled_negative", pa.int32()),
-        ("n", pa.int32()),
-        ("n_pos", pa.int32()),
-        ("p_pos", pa.float64()),
-        ("reliability", pa.float64()),
-        ("mean_mc", pa.float64()),
-        ("min_mc", pa.float64()),
+        *((name, pa.int32()) for name in ("n_steps", "n_words", "n_unsampled", "n_unsampled_negative", "n", "n_pos")),
+        *((name, pa.float64()) for name in ("p_pos", "reliability", "mean_mc", "min_mc")),
         ("ranked", pa.bool_()),
-        ("drop_reason", pa.dictionary(pa.int32(), pa.string())),
+        ("drop_reason", NAME),
     ]
 )
 NO_SIGNALS = (*[None] * 12, False)
@@ -86,7 +76,7 @@ def _without(table: pa.Table, excluded: Collection[int]) -> pa.Table:
     """The table, in which some lines have no signals and are dropped."""
     gone = pa.array([line in excluded for line in table["line"].to_pylist()], pa.bool_())
     columns = {name: table[name] for name in SCHEMA.names}
-    for name in SCHEMA.names[SCHEMA.get_field_index("question_hash") : -2]:
+    for name in SCHEMA.names[SCHEMA.names.index("question_hash") : -2]:
         columns[name] = pc.if_else(gone, pa.scalar(None, SCHEMA.field(name).type), table[name])
     columns["ranked"] = pc.and_not(table["ranked"], gone)
     columns["drop_reason"] = pc.if_else(gone, "excluded", table["drop_reason"])
@@ -123,17 +113,17 @@ def _signals(checked: CheckedRollout) -> tuple[Any, ...]:
     scores = [score for score in rollout.scores if score is not None]
     positive = [score for score in scores if score > 0]
     n, n_pos = len(scores), len(positive)
-    unsampled = (0, 0)
+    never: list[float | None] = []
     if 0 in rollout.n_total:
         never = [score for score, n in zip(rollout.scores, rollout.n_total, strict=True) if n == 0]
-        unsampled = len(never), never.count(0.0)
     total = fsum(positive)  # exactly rounded, unlike sum, whose result depends on the Python version
     return (
         question_hash(rollout.question, checked.images),
         [question_hash("", [image]) for image in checked.images],
         len(rollout.steps),
         checked.n_words,
-        *unsampled,
+        len(never),
+        never.count(0.0),
         n,
         n_pos,
         n_pos / n,

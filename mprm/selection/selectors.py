@@ -233,7 +233,10 @@ def keep(signals: pa.Table, selector: Selector) -> pa.Table:
     score = _scored(signals, selector)
     rank = np.zeros(len(score), dtype=np.int64)
     tie_group = np.zeros(len(score), dtype=np.int64)
-    ranked = signals["ranked"].to_numpy()
+    ranked, second = signals["ranked"].to_numpy(), np.zeros(len(score))
+    if selector.ties != "file_order":
+        second = signals[selector.ties.removeprefix("-")].to_numpy().astype(np.float64)
+        second = second if selector.ties.startswith("-") else -second
     scopes = source_rows(signals).values() if selector.scope == "source" else [np.arange(len(score))]
     chosen = np.zeros(len(score), dtype=bool)
     for rows in scopes:
@@ -243,7 +246,7 @@ def keep(signals: pa.Table, selector: Selector) -> pa.Table:
             size = min(size, rows.size)
             least = np.partition(score[rows], rows.size - size)[rows.size - size]
             rows = rows[score[rows] >= least]  # the rest need not be sorted
-            order = rows[_best_first(signals, selector.ties, rows, score)]
+            order = rows[np.lexsort((second[rows], -score[rows]))]  # stable, the last key first
             rank[order] = np.arange(1, order.size + 1)
             tie_group[order] = 1 + np.cumsum(np.append(False, score[order[1:]] != score[order[:-1]]))
             chosen[order[:size]] = True
@@ -269,11 +272,3 @@ def _scored(signals: pa.Table, selector: Selector) -> np.ndarray:
     if score.shape != (signals.num_rows,) or np.isnan(score[signals["ranked"].to_numpy()]).any():
         raise ValueError(f"selector: {selector.label} gives no score for some rollouts; return one number per row")
     return score
-
-
-def _best_first(signals: pa.Table, ties: str, rows: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Positions in `rows`, best first."""
-    if ties == "file_order":
-        return np.argsort(-score[rows], kind="stable")
-    second = signals[ties.removeprefix("-")].to_numpy()[rows].astype(np.float64)
-    return np.lexsort((second if ties.startswith("-") else -second, -score[rows]))  # stable, last key first

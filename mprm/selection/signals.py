@@ -54,15 +54,10 @@ def build_signals(dataset: Dataset, cache: str | Path) -> pa.Table:
     """The signals table of a dataset, from the cache when the annotations are unchanged.
 
     The cache, `cache`/signals, holds one Parquet file per content of the annotations, cleaning and image folder. A
-    second call reads no annotation whose file has not changed (see _content_hashes). A table that cannot be read is
-    made anew.
+    table that cannot be read is made anew. The metadata of the schema holds `data_hash` (of the annotations), `inputs`
+    (JSON: a hash by name of each file) and `path` (of the Parquet file).
 
-    Returns:
-        The table; its schema metadata holds `data_hash` (of the annotations), `inputs` (JSON: a hash by name of each
-        file) and `path` (of the Parquet file).
-
-    Raises:
-        ValueError: see Dataset.files; or the annotations changed while they were read.
+    Raises ValueError as Dataset.files, or if the annotations changed while they were read.
     """
     folder = Path(cache) / "signals"
     files = dataset.files()
@@ -70,7 +65,11 @@ def build_signals(dataset: Dataset, cache: str | Path) -> pa.Table:
         raise ValueError(f"dataset: there is no annotation file; give {dataset.wanted}")
     hashes = _content_hashes(files, folder / "hashes.json")
     data_hash = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-    path = folder / f"{_key(dataset, data_hash)}.parquet"
+    excluded = {source: sorted(lines) for source, lines in excluded_lines(dataset.exclude).items()}
+    exclude = {"dataset.exclude": _digest(excluded)} if excluded else {}
+    images = None if dataset.image_folder.root is None else os.path.abspath(dataset.image_folder.root)
+    parts = [FORMAT_VERSION, *reading_of(dataset), images, data_hash, *exclude.values()]
+    path = folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.parquet"
     table = _cached(path)
     if table is None:
         with atomic_file(path) as temporary:
@@ -78,8 +77,7 @@ def build_signals(dataset: Dataset, cache: str | Path) -> pa.Table:
             if _content_hashes(files, folder / "hashes.json") != hashes:
                 raise ValueError(f"{files[0].parent}: the annotations changed while they were read; start again")
         table = _read(path, path.stat().st_mtime_ns)
-    inputs = {f"annotations {source}.jsonl": content for source, content in hashes.items()}
-    inputs |= _exclude(dataset)
+    inputs = {f"annotations {source}.jsonl": content for source, content in hashes.items()} | exclude
     if (code := code_of(dataset)) is not None:
         inputs["the data set's code"] = code
     return table.replace_schema_metadata({"data_hash": data_hash, "path": str(path), "inputs": json.dumps(inputs)})
@@ -91,11 +89,12 @@ def inputs_of(signals: pa.Table, selector: object) -> dict[str, str]:
     The content of every annotation file and of dataset.exclude, which records their images (or anything else) make
     unusable (an image folder's time stamp alone changes nothing), and the code of a selector from elsewhere.
     """
-    reasons = json.dumps(signals["drop_reason"].to_pylist()).encode()
-    images = {"the images (what is dropped for them)": hashlib.sha256(reasons).hexdigest()}
     inputs: dict[str, str] = json.loads(signals.schema.metadata[b"inputs"])
-    code = code_of(selector)
-    return inputs | images | ({} if code is None else {"the selector's code": code})
+    reasons = json.dumps(signals["drop_reason"].to_pylist()).encode()
+    inputs["the images (what is dropped for them)"] = hashlib.sha256(reasons).hexdigest()
+    if (code := code_of(selector)) is not None:
+        inputs["the selector's code"] = code
+    return inputs
 
 
 class _NoPandas(MetaPathFinder):
@@ -136,10 +135,9 @@ def source_rows(table: pa.Table) -> dict[str, np.ndarray]:
 def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:
     """Source -> content hash. `memo` remembers it by the state of every path.
 
-    The state is size, inode, time of the last modification and time of the last change of any kind. The last no
-    program can set: an edit that keeps the size and puts the modification time back is seen, which size and
-    modification time alone would miss. What a memo cannot tell is a change on a file system that keeps no such time.
-    A memo that cannot be read, or is not what was written, is made anew.
+    The state is size, inode, time of the last modification and time of the last change of any kind, which no program
+    can set: an edit that keeps the size and puts the modification time back is seen. A memo that cannot be read, or is
+    not what was written, is made anew.
     """
     known = _read_memo(memo)
     states = {str(file.resolve()): _state(file.stat()) for file in files}
@@ -177,15 +175,3 @@ def _cached(path: Path) -> pa.Table | None:
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # none yet, or damaged
         pass
     return None
-
-
-def _exclude(dataset: Dataset) -> dict[str, str]:
-    """What dataset.exclude lists, as a hash by its name; empty without it."""
-    lines = {source: sorted(places) for source, places in excluded_lines(dataset.exclude).items()}
-    return {"dataset.exclude": _digest(lines)} if lines else {}
-
-
-def _key(dataset: Dataset, data_hash: str) -> str:
-    images = None if dataset.image_folder.root is None else os.path.abspath(dataset.image_folder.root)
-    parts = [FORMAT_VERSION, *reading_of(dataset), images, data_hash, *_exclude(dataset).values()]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -1,6 +1,5 @@
 """What a selection leaves behind: manifest, kept rows, dropped records; and what is said of those that are missing."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mprm.data.lines import first_keys
 from mprm.data.rollouts import Dataset, excluded_lines
-from mprm.runs.artifacts import atomic_file, atomic_folder
+from mprm.runs.artifacts import atomic_file, atomic_folder, write_json_lines
 from mprm.runs.manifest import Chosen, Manifest, SourceCounts, Statistics, Totals
 from mprm.selection.selectors import Selector, keep
 from mprm.selection.signals import source_rows
@@ -63,7 +62,10 @@ def write_subset(
     )
     with atomic_folder(folder) as temporary:
         pq.write_table(kept, temporary / "kept.parquet")
-        _write_dropped(temporary / "dropped.jsonl", signals)
+        gone = signals.filter(signals["drop_reason"].is_valid()).select(["source", "line", "drop_reason"])
+        gone = gone.rename_columns(["source", "line", "reason"])
+        rows = (row for batch in gone.to_batches(max_chunksize=4096) for row in batch.to_pylist())
+        write_json_lines(temporary / "dropped.jsonl", rows)
         manifest.write(temporary / "manifest.json")
     return manifest
 
@@ -103,15 +105,6 @@ def _sources(signals: pa.Table, kept: pa.Table) -> dict[str, SourceCounts]:
             realised_ratio=n_kept / eligible if eligible else 0.0,
         )
     return sources
-
-
-def _write_dropped(path: Path, signals: pa.Table) -> None:
-    columns = signals.filter(signals["drop_reason"].is_valid()).select(["source", "line", "drop_reason"])
-    with open(path, "w", encoding="utf-8") as file:
-        for batch in columns.to_batches(max_chunksize=4096):
-            for row in batch.to_pylist():
-                record = {"source": row["source"], "line": row["line"], "reason": row["drop_reason"]}
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def held_out(signals: pa.Table, count: int) -> pa.Table:
@@ -156,8 +149,7 @@ def _groups(rows: pa.Table) -> np.ndarray:
 def write_held_out(path: str | Path, signals: pa.Table, count: int) -> int:
     """Write the held-out rows as Parquet, atomically; returns how many they are."""
     with atomic_file(path) as temporary:
-        found = held_out(signals, count)
-        pq.write_table(found, temporary)
+        pq.write_table(found := held_out(signals, count), temporary)
     return len(found)
 
 
@@ -175,7 +167,6 @@ def remarks(dataset: Dataset, signals: pa.Table) -> list[str]:
 
 
 def _nothing_left(dataset: Dataset, signals: pa.Table, dropped: Counter[str]) -> str:
-    """One line that says why there is nothing to train on."""
     listed = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "none"
     keys = f"{first_keys(dataset.files()[0])}; wanted are {dataset.wanted}"
     why = "; ".join(_missing_images(dataset, signals) or [keys])
