@@ -56,7 +56,7 @@ def one_by_one(scorer: StepScorer, images: list[Image.Image]) -> list[np.ndarray
     """Each candidate in a forward pass of its own, from the model itself."""
     rows = [collate([encode(scorer.processor, images, QUESTION, steps)]) for steps in CANDIDATES]
     with torch.inference_mode():
-        return [scorer.model.step_logits(row).softmax(-1)[:, 1].numpy() for row in rows]
+        return [scorer.model(row).logits_M2.softmax(-1)[:, 1].numpy() for row in rows]
 
 
 @pytest.mark.parametrize("max_tokens", [64, 16_384])

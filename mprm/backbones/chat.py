@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mprm.backbones import attention
-from mprm.backbones.base import StepHead, StepModel, stored_kappa
+from mprm.backbones.base import SEGMENTED, StepHead, StepModel, stored_kappa
 from mprm.backbones.loading import FROZEN, LORA, TRAINED, ChatBackbone, add_adapters, merge_adapters, set_trained
 from mprm.batching.collate import Batch, Example
 from mprm.batching.examples import MARK, neutralise, render
@@ -73,7 +72,7 @@ class ChatModel(StepModel):
         layers: set[nn.Module] = {m for m in adapted - set(self.projector().modules()) if isinstance(m, nn.Linear)}
         if layers:
             add_adapters(self, layers, options.lora_rank, options.lora_alpha)
-        hf.model.language_model.set_attn_implementation(attention.NAME)
+        hf.model.language_model.set_attn_implementation(SEGMENTED)
         hf.model.language_model.layers[-1].__class__ = self.last_layer
         if options.gradient_checkpointing:
             hf.gradient_checkpointing_enable({"use_reentrant": False})

@@ -147,7 +147,7 @@ def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None, max_lengt
 
 
 def check_language_model(model: Any, folder: Path, max_length: int) -> None:
-    """Raises ValueError if attention.py and chat.MarksOnly, which compute whole segments and a layer of four parts,
+    """Raises ValueError if base.attend and chat.MarksOnly, which compute whole segments and a layer of four parts,
     would compute something else than the model."""
     kinds = set(getattr(model.config, "layer_types", None) or ["sliding_attention"])  # Mistral's has a window or none
     window = getattr(model.config, "sliding_window", None) if "sliding_attention" in kinds else None

@@ -22,7 +22,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from mprm.backbones.attention import attend
+from mprm.backbones.base import attend
 from mprm.backbones.chat import ChatModel, ChatProcessor, MarksOnly
 from mprm.backbones.loading import ChatBackbone, load_hf
 from mprm.batching.collate import Segments, rows

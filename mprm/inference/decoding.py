@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, DynamicCache
 
-from mprm.backbones import attention
+from mprm.backbones.base import SEGMENTED
 from mprm.backbones.chat import ChatModel
 from mprm.batching.collate import Example, collate
 from mprm.inference.policy import key_hash
@@ -78,7 +78,7 @@ def prefill(model: ChatModel, row: Sequence[SharedPrefix], device: torch.device)
     }
     batch = batch.to(device)
     cache = DynamicCache()
-    model.hf.model.language_model.set_attn_implementation(attention.NAME)
+    model.hf.model.language_model.set_attn_implementation(SEGMENTED)
     h_1BD = model.hidden(
         batch.input_ids_T[None],
         batch.position_ids.unsqueeze(-2),

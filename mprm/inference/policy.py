@@ -1,25 +1,34 @@
-"""What a policy is: a component that writes solutions of a question and continues begun ones."""
+"""What a policy is, a component that writes solutions and continues begun ones, and what it makes of questions:
+candidate solutions (`task=sample`), or solutions with a Monte-Carlo score per step (`task=annotate`), as Math-Shepherd
+and VisualPRM400K make them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mprm.batching.examples import image_fault, open_images
+from mprm.data.answers import final_answer, same_answer
+from mprm.data.questions import Question
+from mprm.runs.journal import Journal
 
 if TYPE_CHECKING:
     from mprm.backbones.chat import ChatProcessor
+
+UNUSABLE = "unusable"  # instead of a result: why the policy cannot be asked the question
+DRAWN = "\0drawn\0"  # and a prompt's key: the key of its completions, kept before their question is done
 
 
 @dataclass(frozen=True)
 class Prompt:
     """n continuations are wanted of a solution whose first `steps` stand."""
 
-    # Names the randomness: the same key gives the same continuations, in whatever company.
-    key: str
+    key: str  # names the randomness: the same key gives the same continuations, in whatever company
     images: tuple[Path, ...]
     question: str
     steps: tuple[str, ...]
@@ -31,15 +40,13 @@ class Completion:
     """What was written behind the steps that stood."""
 
     text: str
-    # Tokens written, without the one that ends the solution; None where the policy does not tell.
-    n_tokens: int | None
-    # Ended by the policy, not by the limit of tokens.
-    finished: bool
-    # Of the next token, in nats, the mean over what was written; None where the policy does not tell.
-    entropy: float | None = None
+    n_tokens: int | None  # without the one that ends the solution; None where the policy does not tell
+    finished: bool  # ended by the policy, not by the limit of tokens
+    entropy: float | None = None  # of the next token, nats, the mean over the text; None where the policy does not tell
 
 
 Keep = Callable[[Prompt, list[Completion]], None]
+Draw = Callable[[Sequence[Prompt]], list[list[Completion]]]
 
 
 class Policy(Protocol):
@@ -48,15 +55,12 @@ class Policy(Protocol):
     @property
     def separator(self) -> str:
         """What stands between the steps of a solution."""
-        ...
 
     def identity(self) -> dict[str, Any]:
         """All settings that the completions depend on, as JSON values. Raises ValueError if one is missing."""
-        ...
 
     def refusal(self, images: Sequence[Path]) -> str | None:
         """Why the policy cannot look at these images, a reason of image_refusal(); None when it can."""
-        ...
 
     def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
         """prompt.n completions of every prompt, in order; none of a prompt that is too long for the policy.
@@ -64,22 +68,17 @@ class Policy(Protocol):
         keep: to be told of a prompt's completions as soon as they are there, where they come one by one and cost
         something. A policy whose completions come together may leave it alone.
         """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
     """How the policies of this project are asked, and draw."""
 
-    # Stands below every question.
-    instruction: str = ""
-    # Between the steps of a solution.
-    separator: str = "\n\n"
-    # 0 always takes the most likely token.
-    temperature: float = 1.0
+    instruction: str = ""  # below every question
+    separator: str = "\n\n"  # between the steps of a solution
+    temperature: float = 1.0  # 0 always takes the most likely token
     top_p: float = 1.0
-    # A solution that does not end within them is unfinished.
-    max_new_tokens: int = 1024
+    max_new_tokens: int = 1024  # a solution that does not end within them is unfinished
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -120,3 +119,180 @@ def split_steps(text: str, separator: str) -> tuple[str, ...]:
 def key_hash(key: str) -> int:
     """64 bits of a prompt's key, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A question with its image files and the policy's solutions of it; none where it is too long for the policy."""
+
+    question: Question
+    images: tuple[Path, ...]
+    completions: list[Completion]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A question becomes a record of candidates. One that reached the limit of tokens has no final answer (null) and is
+    wrong, whatever it said before; one without any text has no steps."""
+
+    solutions: int
+    batch: int = 32  # questions that are solved together and kept together
+
+    def results(self, solved: Sequence[Solved], draw: Draw, separator: str) -> list[dict[str, Any]]:
+        return [self._result(one.question, one.completions, separator) for one in solved]
+
+    def _result(self, question: Question, completions: Sequence[Completion], separator: str) -> dict[str, Any]:
+        candidates = []
+        for completion in completions:
+            steps = split_steps(completion.text, separator)
+            given, correct = answer_of(question, steps, completion)
+            n_tokens = completion.n_tokens
+            candidates.append({"steps": list(steps), "final_answer": given, "correct": correct, "n_tokens": n_tokens})
+        return {
+            "id": question.id,
+            "source": question.source,
+            "image": list(question.images),
+            "question": question.question,
+            "answer": question.answer,
+            "candidates": candidates,
+        }
+
+
+@dataclass(frozen=True)
+class FinishedSolution:
+    """A solution that is to be annotated."""
+
+    question: Question
+    completion: Completion
+    steps: tuple[str, ...]
+    prompts: list[Prompt]  # one per proper prefix
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A question becomes {"records": [...], "dropped": {reason: solutions}}.
+
+    A step's score is K / N: of N continuations of the solution up to and with it, K come to the right answer; one that
+    reaches the limit of tokens does not. The last step is not continued: nothing can follow it, so that K is N if the
+    solution's answer is right and 0 otherwise.
+
+    A record is one of VisualPRM400K-v1.1-Raw; solutions of the same text are records of their own. Dropped are
+    solutions that reached the limit of tokens (unfinished: they would be taught with a last step that is cut off),
+    those without any text (no_steps) and those with a prefix that is longer than what the policy reads (too_long).
+    """
+
+    solutions: int
+    continuations: int  # of every prefix: N
+    batch: int = 8  # questions that are annotated together and kept together
+
+    def results(self, solved: Sequence[Solved], draw: Draw, separator: str) -> list[dict[str, Any]]:
+        dropped = [Counter[str]() for _ in solved]
+        finished = [list(self._finished(one, separator, d)) for one, d in zip(solved, dropped, strict=True)]
+        continued = iter(draw([prompt for solutions in finished for one in solutions for prompt in one.prompts]))
+        results = []
+        for solutions, reasons in zip(finished, dropped, strict=True):
+            records = []
+            for solution in solutions:
+                found = [next(continued) for _ in solution.prompts]
+                if all(found):
+                    records.append(self._record(solution, found, separator))
+                else:
+                    reasons["too_long"] += 1
+            results.append({"records": records, "dropped": reasons})
+        return results
+
+    def _finished(self, one: Solved, separator: str, dropped: Counter[str]) -> Iterator[FinishedSolution]:
+        """Those that can be annotated; the others are counted."""
+        question = one.question
+        for number, completion in enumerate(one.completions):
+            steps = split_steps(completion.text, separator)
+            if not completion.finished:
+                dropped["unfinished"] += 1
+            elif not steps:
+                dropped["no_steps"] += 1
+            else:
+                prompts = []
+                for length in range(1, len(steps)):
+                    key = "\0".join((question.id, str(number), str(length)))
+                    prompts.append(Prompt(key, one.images, question.question, steps[:length], self.continuations))
+                yield FinishedSolution(question, completion, steps, prompts)
+
+    def _record(self, solution: FinishedSolution, continued: list[list[Completion]], separator: str) -> dict[str, Any]:
+        """continued: the completions of every prefix."""
+        question, steps, n = solution.question, solution.steps, self.continuations
+        images = question.images
+        counts = []
+        for prompt, completions in zip(solution.prompts, continued, strict=True):
+            assert len(completions) == n, "N is what was drawn"
+            ended = [(*prompt.steps, *split_steps(completion.text, separator)) for completion in completions]
+            counts.append(sum(answer_of(question, *one)[1] for one in zip(ended, completions, strict=True)))
+        counts.append(n * answer_of(question, steps, solution.completion)[1])
+        return {
+            "image": images[0] if len(images) == 1 else list(images),
+            "question": "<image>\n" * len(images) + question.question,
+            "question_orig": question.question,
+            "answer": question.answer,
+            "response": solution.completion.text,
+            "steps_with_score": [
+                {"step": step, "score": count / n, "num_mc_correct": count, "num_mc_total": n}
+                for step, count in zip(steps, counts, strict=True)
+            ],
+        }
+
+
+def solve(
+    policy: Policy,
+    questions: Sequence[Question],
+    image_path: Callable[[str], Path],
+    work: Sampling | Annotation,
+    kept: Journal,
+    advance: Callable[[int], None],
+) -> None:
+    """Fill the journal: question id -> what the work makes of it, or {"unusable": reason} where it cannot be asked;
+    `advance` is told how many more questions are done."""
+    for key in [key for key in kept.done if key.startswith(DRAWN) and key.split("\0")[2] in kept.done]:
+        del kept.done[key]
+    waiting = (question for question in questions if question.id not in kept.done)
+    while chosen := list(islice(waiting, work.batch)):
+        usable: list[tuple[Question, tuple[Path, ...]]] = []
+        for question in chosen:
+            try:
+                paths = tuple(map(image_path, question.images))
+            except ValueError:
+                reason: str | None = "missing_image_file"
+            else:
+                reason = policy.refusal(paths)
+            if reason is None:
+                usable.append((question, paths))
+            else:
+                kept.add({question.id: {UNUSABLE: reason}})
+        prompts = [Prompt(q.id, paths, q.question, (), work.solutions) for q, paths in usable]
+        solved = [Solved(*one, found) for one, found in zip(usable, drawn(policy, prompts, kept), strict=True)]
+        results = work.results(solved, lambda prompts: drawn(policy, prompts, kept), policy.separator)
+        found = zip(solved, results, strict=True)
+        too_long = {UNUSABLE: "too_long"}  # the question is longer than what the policy reads
+        kept.add({one.question.id: result if one.completions else too_long for one, result in found})
+        advance(len(chosen))
+
+
+def drawn(policy: Policy, prompts: Sequence[Prompt], kept: Journal) -> list[list[Completion]]:
+    """The completions of every prompt, in order. Those that a policy hands over one by one are in the journal at once,
+    and not asked for again by a process that goes on after a kill."""
+
+    def keep(prompt: Prompt, completions: list[Completion]) -> None:
+        kept.add({DRAWN + prompt.key: [astuple(completion) for completion in completions]})
+
+    waiting = [prompt for prompt in prompts if DRAWN + prompt.key not in kept.done]
+    fresh = policy.complete(waiting, keep) if waiting else []
+    found = {prompt.key: completions for prompt, completions in zip(waiting, fresh, strict=True)}
+    for prompt in prompts:  # from memory, not from the file
+        before = kept.done.pop(DRAWN + prompt.key, [])
+        found.setdefault(prompt.key, [Completion(*fields) for fields in before])
+    return [found[prompt.key] for prompt in prompts]
+
+
+def answer_of(question: Question, steps: Sequence[str], completion: Completion) -> tuple[str | None, bool]:
+    """The final answer of a solution that `completion` ends, and whether it is right; None and False when it was cut
+    off at the limit of tokens: half a number is no answer."""
+    given = final_answer(steps) if completion.finished else None
+    return given, given is not None and same_answer(given, question.answer)

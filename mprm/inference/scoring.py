@@ -1,4 +1,5 @@
-"""What a model says of solutions that are given: P(yes) of every step, and the entropy of their tokens.
+"""What a model says of solutions that are given: P(yes) of every step, and the entropy of their tokens; and a file of
+solutions written again with its step scores (`task=score`).
 
 Shape suffixes: L tokens of a solution, M marks of a row of tokens, U different places among them, C places of a chunk,
 D hidden size, 2 logits (no, yes).
@@ -6,11 +7,14 @@ D hidden size, 2 logits (no, yes).
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,15 +23,22 @@ from PIL import Image
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Batch, Example, collate, common_prefix, group_members
-from mprm.batching.examples import image_fault, neutralise
+from mprm.batching.examples import image_fault, neutralise, open_images
 from mprm.batching.order import Lengths, pack, rows_needed
+from mprm.data.image_folder import ImageFolder
+from mprm.data.lines import Dropped, Unusable, check_text, read_json_lines
+from mprm.data.records import image_names
 from mprm.data.rollouts import question_hash
+from mprm.data.visualprm400k import question_text
 from mprm.inference.decoding import token_entropy
 from mprm.metrics.predictions import NotScored, StepScores
+from mprm.runs.artifacts import file_hash
+from mprm.runs.journal import Journal, journal
 
 SEPARATOR = "\n\n"  # ends a step whose entropy is asked for, as the published data joins them
 CHUNK = 1024  # places whose logits are held at once
 HELD = 8  # rows of max_tokens tokens that are held in memory at once, images included
+AT_ONCE = 64  # solutions: what a kill can lose
 
 
 @dataclass(frozen=True)
@@ -44,21 +55,19 @@ Found = TypeVar("Found")
 Sizes = list[tuple[int, int]]  # width, height
 OpenImages = Callable[[Sequence[str]], list[Image.Image]]
 Scored = Iterator[tuple[str, StepScores | NotScored]]
+Score = Callable[[Sequence[ScoreRequest]], Scored]
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """A model that reads solutions, those of one question together: their images are opened once, and images and prompt
-    are computed once in a forward pass.
-
-    A solution without a readable image or with more than max_length tokens is not scored, never shortened or replaced.
-    At most max_tokens tokens share a forward pass. What is found depends on neither that nor company.
-    """
+    """A model that reads solutions, those of one question together: images are opened once, and images and prompt are
+    computed once in a forward pass. What is found depends on neither max_tokens nor company. A solution without a
+    readable image or with more than max_length tokens is not scored, never shortened or replaced."""
 
     model: StepModel
     processor: Processor
     max_length: int
-    max_tokens: int
+    max_tokens: int  # that share a forward pass, at most
     device: str
 
     def scores(self, requests: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
@@ -72,24 +81,18 @@ class Scoring:
     def entropies(
         self, requests: Sequence[ScoreRequest], open_images: OpenImages
     ) -> Iterator[tuple[str, float | NotScored]]:
-        """Entropy in nats of every solution by its id, or why it has none, as they come.
-
-        It is the mean over the tokens of the steps, each ended by two newlines, of the entropy of the model's
-        next-token distribution where that token comes: behind the chat prompt of the images and the question and all
-        tokens before. Tokens of prompt and images are not counted.
-
-        Raises ValueError for a model that does not write text.
-        """
+        """Entropy in nats of every solution by its id, or why it has none, as they come: of the model's next-token
+        distribution behind the chat prompt of images and question and all tokens before, the mean over the tokens of
+        the steps, each ended by two newlines. Raises ValueError for a model that does not write text."""
         model, processor = self.model, self.processor
         if not isinstance(model, ChatModel) or not isinstance(processor, ChatProcessor):
             raise ValueError(
                 f"backbone: {type(model).__name__} writes no text, so that rollouts have no entropy under it; choose a "
                 "chat model, e.g. backbone=chartworld_internvl"
             )
-        asked = processor  # of a known type inside encode()
 
-        def encode(sizes: Sizes, request: ScoreRequest) -> Example:
-            return answered(asked.ask(sizes, request.question), step_ids(asked, request.steps, SEPARATOR))
+        def encode(sizes: Sizes, request: ScoreRequest, processor: ChatProcessor = processor) -> Example:
+            return answered(processor.ask(sizes, request.question), step_ids(processor, request.steps, SEPARATOR))
 
         return self._each(requests, open_images, encode, partial(_mean_entropies, model))
 
@@ -102,10 +105,14 @@ class Scoring:
         evaluate: Callable[[Batch], Iterator[Found]],
     ) -> Iterator[tuple[str, Found | NotScored]]:
         """What `evaluate` makes of every example of a forward pass."""
+
+        def asked(request: ScoreRequest) -> tuple[str, ...]:
+            return request.question, *request.images
+
         self.model.to(self.device).eval()
         held: list[Example] = []
         n_tokens = 0
-        for (question, *images), members in groupby(sorted(requests, key=_asked), key=_asked):
+        for (question, *images), members in groupby(sorted(requests, key=asked), key=asked):
             if n_tokens > HELD * self.max_tokens:
                 yield from self._evaluated(held, evaluate)
                 held, n_tokens = [], 0
@@ -133,14 +140,9 @@ class Scoring:
             yield from zip(batch.ids, evaluate(batch), strict=True)
 
 
-def _asked(request: ScoreRequest) -> tuple[str, ...]:
-    return request.question, *request.images
-
-
 def _seen(
     names: Sequence[str], open_images: OpenImages, processor: Processor
 ) -> tuple[Sizes, dict[str, torch.Tensor]] | NotScored:
-    """Sizes and tensors of a question's images."""
     if not names:
         return NotScored("no_image", "there is no image")
     try:
@@ -170,7 +172,6 @@ def rows(examples: list[Example], max_tokens: int) -> list[list[Example]]:
 
 
 def step_scores(model: StepModel, batch: Batch) -> Iterator[StepScores]:
-    """Of every example of the batch."""
     logits_M2, kappa_M = model(batch)
     log_odds = (logits_M2[:, 1] - logits_M2[:, 0]).cpu().split(batch.n_marks)
     kappas = [None] * len(log_odds) if kappa_M is None else kappa_M.cpu().split(batch.n_marks)
@@ -179,7 +180,7 @@ def step_scores(model: StepModel, batch: Batch) -> Iterator[StepScores]:
 
 
 def _mean_entropies(model: ChatModel, batch: Batch) -> Iterator[float]:
-    """Of every example of the batch, the mean over its marks."""
+    """The mean over the marks of every example."""
     place_U, number_M = batch.mark_M.unique(return_inverse=True)  # what solutions share is computed once
     h_UD = model.marked(batch, place_U)
     entropy_U = torch.cat([token_entropy(model.hf.lm_head(h_CD)) for h_CD in h_UD.split(CHUNK)])
@@ -188,10 +189,7 @@ def _mean_entropies(model: ChatModel, batch: Batch) -> Iterator[float]:
 
 
 def step_ids(processor: ChatProcessor, steps: Sequence[str], separator: str) -> list[int]:
-    """Token ids of the steps, each with the separator that ends it.
-
-    Step by step, so that the tokens of fewer steps are the first ones of more steps.
-    """
+    """Token ids of the steps, each with the separator that ends it: the tokens of fewer steps begin those of more."""
     if not steps:
         return []
     texts = [neutralise(step) + separator for step in steps]
@@ -200,9 +198,7 @@ def step_ids(processor: ChatProcessor, steps: Sequence[str], separator: str) -> 
 
 def answered(asked: Example, ids: list[int]) -> Example:
     """The tokens `ids` behind what ChatProcessor.ask() gave, marked at the place before each: the one that predicts it.
-
-    Positions of text count on, alike in all dimensions.
-    """
+    Positions of text count on, alike in all dimensions."""
     begun, length = len(asked.input_ids), len(asked.input_ids) + len(ids)
     behind = asked.position_ids[..., -1:] + torch.arange(1, len(ids) + 1)
     return replace(
@@ -211,3 +207,92 @@ def answered(asked: Example, ids: list[int]) -> Example:
         position_ids=torch.cat([asked.position_ids, behind], dim=-1),
         marks=torch.arange(begun - 1, length - 1),
     )
+
+
+def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple[int, dict[str, int]]:
+    """Score every record of a JSON lines file and write it again with its scores.
+
+    A record has image (a path, or a list of paths), question and steps, or is one of VisualProcessBench or of
+    VisualPRM400K-v1.1-Raw. Added are step_scores, P(yes) of every step, and with a kappa head step_sigmas, their
+    standard deviations; or step_scores null and not_scored, the reason. Lines that are no JSON object are left out.
+
+    settings: all that the scores depend on besides the file.
+    Returns the number scored and the others by reason. Raises ValueError if the source is not there.
+    """
+    if not source.is_file():
+        raise ValueError(
+            f"input={source} is not a file; give JSON lines with image, question and steps, or records of "
+            "VisualProcessBench or VisualPRM400K-v1.1-Raw"
+        )
+    records: dict[str, dict[str, Any]] = {}
+
+    def read(number: int, record: dict[str, Any]) -> ScoreRequest:
+        check_text(json.dumps(record, ensure_ascii=False))  # it will be written again
+        records[str(number)] = record
+        return _request(str(number), record)
+
+    lines = list(read_json_lines(source, "input", read))
+    requests = [one for one in lines if not isinstance(one, Dropped)]
+    found: dict[str, StepScores | NotScored] = {
+        str(one.line): NotScored(one.reason, one.reason) for one in lines if isinstance(one, Dropped)
+    }
+    with journal(target, [file_hash(source), settings]) as kept:
+        found |= score_kept(kept, requests, score)
+        kept.finish(record | _scores(found[key]) for key, record in records.items())
+    skipped = Counter(one.reason for one in found.values() if isinstance(one, NotScored))
+    return len(found) - skipped.total(), dict(skipped)
+
+
+def score_kept(kept: Journal, requests: Sequence[ScoreRequest], score: Score) -> dict[str, StepScores | NotScored]:
+    """Scores of the solutions by id: those that the journal has, and the others', which it keeps as they come."""
+    scored = score([request for request in requests if request.id not in kept.done])
+    kept.add_each(((name, asdict(found)) for name, found in scored), AT_ONCE)
+    return {request.id: _found(kept.done[request.id]) for request in requests}
+
+
+def _found(fields: dict[str, Any]) -> StepScores | NotScored:
+    if "reason" in fields:
+        return NotScored(**fields)
+    kappa = fields["kappa"]
+    return StepScores(tuple(fields["log_odds"]), None if kappa is None else tuple(kappa))
+
+
+def _scores(found: StepScores | NotScored) -> dict[str, Any]:
+    if isinstance(found, NotScored):
+        return {"step_scores": None, "not_scored": found.message}
+    return {"step_scores": found.scores} | ({} if found.sigmas is None else {"step_sigmas": found.sigmas})
+
+
+def _request(number: str, record: dict[str, Any]) -> ScoreRequest:
+    images = image_names(record.get("image"))
+    question, steps = record.get("question"), record.get("steps")
+    response, raw = record.get("response"), record.get("steps_with_score")
+    if "steps" not in record and isinstance(response, dict):  # VisualProcessBench
+        steps = response.get("steps")
+    elif "steps" not in record and isinstance(raw, list):
+        texts = [step.get("step") if isinstance(step, dict) else None for step in raw]
+        question, steps = question_text(record), [text.strip() if isinstance(text, str) else text for text in texts]
+    if not images:
+        raise Unusable("no_image")
+    if not isinstance(question, str) or not question.strip():
+        raise Unusable("no_question")
+    if not isinstance(steps, list) or not steps:
+        raise Unusable("no_steps")
+    if not all(isinstance(step, str) for step in steps):
+        raise Unusable("bad_step")
+    return ScoreRequest(number, images, question, steps)
+
+
+def open_beside(file: Path) -> OpenImages:
+    """Opens images by paths that start from the file's own folder, or from the working folder; else they are looked for
+    as those of annotations, below the file's folder and the one above it."""
+    folders = [ImageFolder(file.absolute().parent), ImageFolder(file.absolute().parent.parent)]
+
+    def path(name: str) -> Path:
+        for exact in (file.parent / name, Path(name)):
+            if exact.is_file():
+                return exact
+        found = (Path(str(folder.root), image) for folder in folders if (image := folder.find(name, file.stem)))
+        return next(found, Path(name))
+
+    return lambda names: open_images([path(name) for name in names])

@@ -18,8 +18,7 @@ from mprm.terminal import listed, tracked
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mprm.inference.score_file import Score
-    from mprm.inference.scoring import OpenImages
+    from mprm.inference.scoring import OpenImages, Score
     from mprm.runs.journal import Journal
     from mprm.scorer import StepScorer
 

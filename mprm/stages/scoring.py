@@ -31,7 +31,7 @@ Found = dict[str, "StepScores | NotScored"]
 
 def score(cfg: Config) -> int:
     """Step scores for a file of solutions, by a run's model or by the backbone as it lies in its folder."""
-    from mprm.inference.score_file import open_beside, score_file
+    from mprm.inference.scoring import open_beside, score_file
 
     source = Path(str(cfg.input))
     model = identity(cfg, cfg.run)
@@ -52,7 +52,7 @@ def score(cfg: Config) -> int:
 def rerank(cfg: Config) -> None:
     """Choose among the candidate solutions of every question by their step scores; how often that is right."""
     from mprm.data.questions import read_candidates
-    from mprm.inference.score_file import open_beside, score_kept
+    from mprm.inference.scoring import open_beside, score_kept
     from mprm.metrics.best_of_n import check_aggregate
     from mprm.metrics.results import write_results
     from mprm.reporting.best_of_n import print_best_of_n, write_best_of_n
@@ -122,8 +122,7 @@ def score_benchmark(
 
     settings: all that the predictions depend on; held_out: for the calibrated threshold; unscored: of these, by reason.
     """
-    from mprm.inference.score_file import score_kept
-    from mprm.inference.scoring import ScoreRequest
+    from mprm.inference.scoring import ScoreRequest, score_kept
     from mprm.metrics.evaluate import evaluate
     from mprm.metrics.predictions import with_labels
     from mprm.metrics.results import write_results

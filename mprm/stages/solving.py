@@ -15,14 +15,14 @@ from mprm.stages.outputs import Output
 from mprm.terminal import bar, listed, say, say_next
 
 if TYPE_CHECKING:
-    from mprm.inference.solve import Annotation, Sampling
+    from mprm.inference.policy import Annotation, Sampling
 
 DOING = {"sample": "solving questions", "annotate": "annotating questions"}
 
 
 def sample(cfg: Config) -> None:
     """Candidate solutions of every question, for task=rerank."""
-    from mprm.inference.solve import Sampling
+    from mprm.inference.policy import Sampling
 
     def records(result: dict[str, Any]) -> list[dict[str, Any]]:
         return [result | {"image": [str(cfg.questions.image_folder.path(name)) for name in result["image"]]}]
@@ -44,7 +44,7 @@ def sample(cfg: Config) -> None:
 
 def annotate(cfg: Config) -> None:
     """Solutions of every question with a Monte-Carlo score per step, in the format of VisualPRM400K-v1.1-Raw."""
-    from mprm.inference.solve import Annotation
+    from mprm.inference.policy import Annotation
 
     started = monotonic()
     results = _worked(cfg, Annotation(cfg.solutions, cfg.continuations), lambda result: result["records"])
@@ -69,7 +69,7 @@ def _worked(
     Returns the results of the questions that could be used; None if this very command has written the file before.
     """
     from mprm.data.records import usable_records
-    from mprm.inference.solve import UNUSABLE, solve
+    from mprm.inference.policy import UNUSABLE, solve
     from mprm.runs.journal import journal
 
     questions, dropped = usable_records(cfg.questions, "questions")

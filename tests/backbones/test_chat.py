@@ -53,8 +53,8 @@ def test_scores_come_in_the_order_of_the_marks(backbone: Any, picture: Picture) 
         for number, size in enumerate(sizes)
     ]
     with torch.inference_mode():
-        alone = torch.cat([model.step_logits(collate([example])) for example in examples])
-        together = model.step_logits(collate(examples))
+        alone = torch.cat([model(collate([example])).logits_M2 for example in examples])
+        together = model(collate(examples)).logits_M2
     assert together.shape == (2 + 3 + 4, 2)
     assert together.dtype == torch.float32
     assert together.std() > 0.05
@@ -78,7 +78,7 @@ def test_the_image_and_the_steps_before_matter_and_later_steps_do_not(backbone: 
 
     def logits(size: tuple[int, int], steps: list[str]) -> torch.Tensor:
         with torch.inference_mode():
-            return model.step_logits(collate([encode(processor, [picture(*size)], "How?", steps)]))
+            return model(collate([encode(processor, [picture(*size)], "How?", steps)])).logits_M2
 
     whole = logits((56, 56), STEPS)
     assert (logits((57, 56), STEPS) - whole).abs().max() > 1e-3
@@ -121,7 +121,7 @@ def test_frozen_vision_is_neither_trained_nor_noisy(fresh: Any, picture: Picture
     gradients_enabled = []
     blocks = getattr(model.vision_tower(), "blocks", None) or model.vision_tower().encoder.layer
     hook = blocks[-1].register_forward_hook(lambda *_: gradients_enabled.append(torch.is_grad_enabled()))
-    model.step_logits(batch).square().sum().backward()
+    model(batch).logits_M2.square().sum().backward()
     hook.remove()
     assert gradients_enabled == [False]
     assert all(p.grad is None and not p.requires_grad for p in model.vision_parameters())
@@ -148,11 +148,11 @@ def test_the_mark_in_the_text_is_its_embedding_and_no_row_of_the_table(fresh: An
     processor, model, _ = fresh
     batch = collate([encode(processor, [picture(56, 56)], "How?", STEPS)])
     with torch.no_grad():
-        before = model.step_logits(batch)
+        before = model(batch).logits_M2
         model.mark_D += 1
-        after = model.step_logits(batch)
+        after = model(batch).logits_M2
     assert (before - after).abs().min() > 1e-4
-    model.step_logits(batch).sum().backward()
+    model(batch).logits_M2.sum().backward()
     assert model.mark_D.grad.abs().sum() > 0
     used = batch.input_ids_T[batch.input_ids_T != processor.mark_id].unique()
     assert 0 not in used  # the row that is looked up at the marks
@@ -216,7 +216,7 @@ def test_weights_are_loaded_in_the_dtype_asked_for(component: Any, picture: Pict
             assert {p.dtype for p in loaded.hf.parameters()} == {expected}
             assert loaded.mark_D.dtype == loaded.head.weight.dtype == torch.float32
             with torch.inference_mode():
-                logits = loaded.eval().step_logits(collate([example]))
+                logits = loaded.eval()(collate([example])).logits_M2
             assert logits.dtype == torch.float32
             assert logits.isfinite().all()
         assert component(family, dtype="stored").load()[1].mark_D.dtype == torch.float32

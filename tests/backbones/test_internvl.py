@@ -109,7 +109,7 @@ def test_step_logits_are_those_of_stock_transformers(
         encode(processor, [picture(300, 100), picture(100, 300)], "Which?", STEPS[:2]),
     ]
     with torch.inference_mode():
-        ours = model.step_logits(collate(examples))
+        ours = model(collate(examples)).logits_M2
         theirs = stock(model, component("internvl")).logits(examples)
     assert theirs.std() > 0.05
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
@@ -126,7 +126,7 @@ def test_the_head_is_that_of_the_stock_language_model(
     assert isinstance(hf, InternVLForConditionalGeneration)
     with torch.inference_mode():
         logits = hf(input_ids=example.input_ids[None], pixel_values=example.vision["pixel_values"]).logits
-        ours = model.step_logits(collate([example]))
+        ours = model(collate([example])).logits_M2
     torch.testing.assert_close(ours, logits[0, example.marks][:, verdicts], atol=2e-5, rtol=1e-5)
 
 

@@ -107,12 +107,12 @@ def test_scores_and_gradients_are_those_of_separate_solutions(
     assert expected_M2.std() > 0.05
 
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    together = gradients(model, lambda: model.step_logits(shared))
+    together = gradients(model, lambda: model(shared).logits_M2)
     assert together[1].keys() == trained
     assert_same(together, expected)
-    apart = gradients(model, lambda: model.step_logits(separate))
+    apart = gradients(model, lambda: model(separate).logits_M2)
     assert_same(apart, expected)
-    one_by_one = gradients(model, lambda: torch.cat([model.step_logits(collate([example])) for example in alone]))
+    one_by_one = gradients(model, lambda: torch.cat([model(collate([example])).logits_M2 for example in alone]))
     assert_same(one_by_one, expected)
     assert_same(together, one_by_one)
 
@@ -124,7 +124,7 @@ def test_order_and_company_do_not_matter(family: str, component: Any, picture: A
     def scores(chosen: Sequence[int]) -> dict[int, torch.Tensor]:
         with torch.inference_mode():
             batch = collate([examples[number] for number in chosen])
-            parts = model.eval().step_logits(batch).softmax(-1)[:, 1].split(batch.n_marks)
+            parts = model.eval()(batch).logits_M2.softmax(-1)[:, 1].split(batch.n_marks)
         return dict(zip(chosen, parts, strict=True))
 
     everything = scores(range(len(examples)))
@@ -144,7 +144,7 @@ def test_solutions_do_not_see_each_other(family: str, component: Any, picture: A
         return collate([replace(encode(processor, images, question, s), group=1) for s in (first, second)])
 
     with torch.inference_mode():
-        one, two = (model.eval().step_logits(batch(last)) for last in ("The answer is 11.", "The answer is 12."))
+        one, two = (model.eval()(batch(last)).logits_M2 for last in ("The answer is 11.", "The answer is 12."))
     changed = (one != two).any(-1)
     assert changed.tolist() == [False, False, False, True, False, False, False]
 

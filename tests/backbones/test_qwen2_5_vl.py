@@ -41,7 +41,7 @@ def test_step_logits_are_those_of_stock_transformers(
     assert type(model.hf.model.visual.blocks[0].attn) is SegmentedAttention
     assert type(theirs.hf.model.visual.blocks[0].attn) is Qwen2_5_VLVisionAttention
     with torch.inference_mode():
-        ours, expected = model.step_logits(batch), theirs.logits(examples)
+        ours, expected = model(batch).logits_M2, theirs.logits(examples)
     assert expected.std() > 0.05
     torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
 
@@ -57,7 +57,7 @@ def test_the_head_is_that_of_the_stock_language_model(
     ids_1L = example.input_ids[None]
     with torch.inference_mode():
         logits = hf(input_ids=ids_1L, mm_token_type_ids=(ids_1L == processor.image_id).int(), **example.vision).logits
-        ours = model.step_logits(collate([example]))
+        ours = model(collate([example])).logits_M2
     torch.testing.assert_close(ours, logits[0, example.marks][:, verdicts], atol=2e-5, rtol=1e-5)
 
 
@@ -135,6 +135,6 @@ def test_the_projector_runs_once_and_in_its_own_type(qwen_folder: Path, picture:
             parameter.data = parameter.data.float()  # as a training without DeepSpeed does
     calls: list[torch.dtype] = []
     hook = model.hf.model.visual.merger.mlp.register_forward_hook(lambda *call: calls.append(call[2].dtype))
-    model.step_logits(collate([encode(processor, [picture(56, 56)], "How?", STEPS)])).sum().backward()
+    model(collate([encode(processor, [picture(56, 56)], "How?", STEPS)])).logits_M2.sum().backward()
     hook.remove()
     assert calls == [torch.bfloat16]

@@ -26,7 +26,7 @@ def loaded(component: Any, picture: Any, family: str, **options: Any) -> tuple[C
 
 def logits(model: ChatModel, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        return model.eval().step_logits(batch)
+        return model.eval()(batch).logits_M2
 
 
 def disturb(model: ChatModel) -> None:
@@ -80,7 +80,7 @@ def test_what_gets_gradients(
     model, batch = loaded(component, picture, family, grouped=grouped, **options)
     assert model.train().vision_tower().training is ("vision" in options)
     disturb(model)
-    model.step_logits(batch).square().sum().backward()
+    model(batch).logits_M2.square().sum().backward()
     assert {part for part, members in parts(model).items() if any(p.requires_grad for p in members.values())} == {
         *trained,
         "own",

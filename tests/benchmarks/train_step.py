@@ -92,7 +92,7 @@ def padded_loss(hf: Any, examples: list[Example], device: str, verdict_ids: tupl
 
 def our_loss(model: ChatModel, examples: list[Example], device: str) -> torch.Tensor:
     batch = collate(examples).to(torch.device(device), non_blocking=True)
-    return step_losses(model.step_logits(batch), target(examples).to(device)).sum()
+    return step_losses(model(batch).logits_M2, target(examples).to(device)).sum()
 
 
 def target(examples: list[Example]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from mprm.data.questions import QuestionFile, read_candidates
 from mprm.data.records import VisualProcessBench
 from mprm.data.rollouts import Dataset, read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.inference.score_file import score_file
+from mprm.inference.scoring import score_file
 from mprm.metrics.predictions import StepScores
 
 FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")

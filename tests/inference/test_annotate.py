@@ -12,8 +12,7 @@ import torch
 from mprm.data.questions import Question
 from mprm.data.rollouts import read_rollout
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.inference.policy import Completion, Policy, Prompt, split_steps
-from mprm.inference.solve import Annotation, answer_of, solve
+from mprm.inference.policy import Annotation, Completion, Policy, Prompt, answer_of, solve, split_steps
 from mprm.runs.journal import journal
 
 QUESTIONS = [
@@ -157,7 +156,7 @@ def test_the_reader_of_the_published_data_reads_the_records(scripted: Any, tmp_p
 
 @pytest.mark.slow
 def test_counts_agree_with_success_rates(tiny_policy: Any, charts: list[Question], tmp_path: Path) -> None:
-    """K of 16 against 128 continuations by another seed, behind one and two steps: chi-square, 99.9 %."""
+    """K of 16 against 512 continuations by another seed, behind one and two steps: chi-square, 99.9 %."""
     policy = tiny_policy("internvl", temperature=1.5)
     chosen = charts[:5]
     with journal(tmp_path / "out", policy.identity()) as kept:
@@ -168,17 +167,17 @@ def test_counts_agree_with_success_rates(tiny_policy: Any, charts: list[Question
             steps = split_steps(record["response"], "\n")
             for length, count in enumerate(counts(record)[:-1][:2], start=1):
                 images = (Path(question.images[0]),)
-                prompts.append(Prompt(f"{len(prompts)}", images, question.question, steps[:length], 128))
+                prompts.append(Prompt(f"{len(prompts)}", images, question.question, steps[:length], 512))
                 known.append(question)
                 counted.append(count)
     fresh = replace(policy, seed=1).complete(prompts)
     rates = [
-        sum(answer_of(q, [*p.steps, *split_steps(c.text, "\n")], c)[1] for c in group) / 128
+        sum(answer_of(q, [*p.steps, *split_steps(c.text, "\n")], c)[1] for c in group) / 512
         for q, p, group in zip(known, prompts, fresh, strict=True)
     ]
     uncertain = [(k, r) for k, r in zip(counted, rates, strict=True) if 0.05 < r < 0.95]
     assert len(uncertain) >= 8
-    square = sum((k - 16 * r) ** 2 / (16 * r * (1 - r) * (1 + 16 / 128)) for k, r in uncertain)
+    square = sum((k - 16 * r) ** 2 / (16 * r * (1 - r) * (1 + 16 / 512)) for k, r in uncertain)
     beyond = torch.special.gammaincc(torch.tensor(len(uncertain) / 2), torch.tensor(square / 2))
     assert beyond > 0.001
     assert all(abs(k / 16 - r) < 0.2 for k, r in zip(counted, rates, strict=True) if not 0.05 < r < 0.95)

@@ -46,7 +46,7 @@ BACKBONES: dict[str, Callable[[], ChatBackbone]] = {
 def scores(processor: ChatProcessor, model: ChatModel) -> torch.Tensor:
     with torch.inference_mode():
         batch = collate([encode(processor, [PICTURE], QUESTION, STEPS)])
-        return model.eval().step_logits(batch).softmax(-1)[:, 1]
+        return model.eval()(batch).logits_M2.softmax(-1)[:, 1]
 
 
 def trained(component: ChatBackbone) -> tuple[ChatProcessor, ChatModel, torch.Tensor]:
@@ -57,7 +57,7 @@ def trained(component: ChatBackbone) -> tuple[ChatProcessor, ChatModel, torch.Te
     batch = collate([encode(processor, [PICTURE], QUESTION, STEPS)])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     for _ in range(5):
-        step_losses(model.train().step_logits(batch), torch.tensor([1.0, 0.0, 1.0])).sum().backward()
+        step_losses(model.train()(batch).logits_M2, torch.tensor([1.0, 0.0, 1.0])).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
     after = scores(processor, model)
