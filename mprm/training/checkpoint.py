@@ -1,4 +1,4 @@
-"""What a training leaves on disk: checkpoints that are whole or not there, the trained weights, an exported model."""
+"""What a training leaves on disk: checkpoints, the trained weights, an exported model; each whole or not there."""
 
 from __future__ import annotations
 
@@ -44,16 +44,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def latest(folder: Path) -> tuple[Path | None, int]:
-    """The newest checkpoint, a file or DeepSpeed's folder, and its optimizer step; (None, 0) when there is none.
-
-    Both get their name by a rename when they are whole; a killed process leaves another name.
-    """
+    """The newest whole checkpoint, a file or DeepSpeed's folder, and its optimizer step; (None, 0) without one."""
     step, path = max(checkpoints(folder), default=(0, None))
     return path, step
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Optimizer step and path of every whole checkpoint."""
+    """Optimizer step and path of every whole checkpoint: what a killed process left half-written has another name."""
     return [(int(match[1]), path) for path in folder.glob("*.ckpt") if (match := _STEP.fullmatch(path.name))]
 
 
@@ -64,26 +61,19 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def recount(checkpoint: dict[str, Any], accumulate: int) -> None:
-    """Make a checkpoint count forward passes as a training does that has `accumulate` of them in an optimizer step.
-
-    Lightning resumes by that count, which is another one for other devices or another trainer.max_tokens. What was
-    done of a step in whose middle the checkpoint was written does not count: it is done again.
+    """Make a checkpoint count `accumulate` forward passes per optimizer step: Lightning resumes by that count, which
+    changes with the devices and trainer.max_tokens. The passes of an unfinished step do not count: they are done again.
     """
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     for counts in (progress["total"], progress["current"]):
         counts.update(dict.fromkeys(counts, checkpoint["global_step"] * accumulate))
 
 
-class Ended(SystemExit):
-    """A training that was told to end, on all ranks alike, behind its checkpoint."""
-
-
 class Checkpoints(pl.Callback):
-    """Writes checkpoints/step-N.ckpt, N optimizer steps being done, and keeps the last two; at the end the weights.
+    """Writes checkpoints/step-N.ckpt after N optimizer steps, keeps the last two, and writes the weights at the end.
 
-    All ranks agree before every forward pass whether to write, so that they write together, DeepSpeed's shards too.
-    Until a step is done the weights are those of the last one: a checkpoint may be written in the middle of a step,
-    whose forward passes are computed again on resume.
+    All ranks agree before every forward pass whether to write, so that they write together. A checkpoint may be written
+    in the middle of a step, whose forward passes are computed again on resume.
     """
 
     def __init__(self, folder: Path, machine: Machine, start: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -92,7 +82,7 @@ class Checkpoints(pl.Callback):
         self.start = start
         self.clock = clock
         self.handlers = {number: signal.getsignal(number) for number in SIGNALS_TO_END}
-        self.heard = 0
+        self.heard = 0  # the last signal, to be acted upon between two forward passes
         self.seen = self.written = start
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
@@ -109,7 +99,6 @@ class Checkpoints(pl.Callback):
                 signal.signal(number, self.hear)
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal; the place to act is between two forward passes."""
         self.heard = number
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_index: int) -> None:
@@ -143,7 +132,7 @@ class Checkpoints(pl.Callback):
         self.heard = 0
         if code:
             disconnect_ranks(trainer.strategy)
-            raise Ended(code)
+            raise SystemExit(code)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         save_weights(module.model, self.folder / "weights.safetensors")
@@ -155,13 +144,16 @@ class Checkpoints(pl.Callback):
 def save_weights(model: nn.Module, path: Path) -> None:
     """The trained parameters in float32, by name; the frozen ones stay in the backbone's folder.
 
-    Call it on every rank: DeepSpeed's float32 copies, of which the model has bfloat16 ones, are sharded, and each is
-    gathered for the moment in which rank 0, which writes the file, copies it to the CPU.
+    Call it on every rank: DeepSpeed's float32 copies are sharded, and gathered one at a time for rank 0 to write.
     """
     tensors = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            whole = _whole(parameter)
+            whole = parameter.detach()
+            if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):  # DeepSpeed's marks
+                from deepspeed.utils import safe_get_full_fp32_param
+
+                whole = safe_get_full_fp32_param(parameter)
             if is_rank_zero():
                 tensors[name] = whole.to("cpu", torch.float32).contiguous()
     if is_rank_zero():
@@ -169,20 +161,8 @@ def save_weights(model: nn.Module, path: Path) -> None:
             save_file(tensors, temporary)
 
 
-def _whole(parameter: nn.Parameter) -> torch.Tensor:
-    if not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping"):  # DeepSpeed's marks
-        return parameter.detach()
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    whole: torch.Tensor = safe_get_full_fp32_param(parameter)
-    return whole
-
-
 def load_weights(model: StepModel, path: Path) -> None:
-    """Put trained parameters back; the model has a kappa head if they have.
-
-    Raises ValueError if they belong to another backbone.
-    """
+    """Put trained parameters back, and a kappa head with them. Raises ValueError if they are another backbone's."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; train first (task=train), or name another run")
     with reading(path):
@@ -192,10 +172,7 @@ def load_weights(model: StepModel, path: Path) -> None:
 
 
 def load_checkpoint(model: StepModel, path: Path) -> None:
-    """load_weights for a checkpoint: a file, or the folder of DeepSpeed's shards.
-
-    Raises ValueError if it is not there or belongs to another backbone.
-    """
+    """load_weights for a checkpoint: a file, or the folder of DeepSpeed's shards."""
     if path.is_dir():
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 

@@ -1,7 +1,7 @@
 """What a training needs of memory, disk and time, told and checked before it starts.
 
 The states of the optimizer are arithmetic. Activations are measured: the largest row of the training goes forward and
-backward once on the device, whatever the backbone, the objective and the settings make of it.
+backward on the device.
 """
 
 from __future__ import annotations
@@ -40,10 +40,8 @@ class Memory:
     parameters: int
     gradients: int
     optimizer: int
-    # None: not measured.
-    activations: int | None = None
-    # What optimizer offload keeps in the CPU memory of every node.
-    host: int = 0
+    activations: int | None = None  # None: not measured
+    host: int = 0  # what optimizer offload keeps in the CPU memory of every node
 
     @property
     def total(self) -> int:
@@ -58,7 +56,7 @@ class Memory:
 
 
 def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool = False) -> None:
-    """Print what the training needs of memory and, in `folder`, of the disk, and if wanted the time it will take.
+    """Print what the training needs of memory, of `folder`'s disk, and if wanted of time.
 
     Raises ValueError if that is more than the device has memory or the disk has left.
     """
@@ -80,19 +78,21 @@ def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool 
         say(str(memory))
     check(memory, available, machine)
     announce_disk(model, machine, folder)
-    if with_time and seconds is not None:
+    if not with_time:
+        return
+    if seconds is not None:
+        time = _duration(seconds * sum(tokens) / tokens[largest] / machine.world_size)
         say(
-            f"time: {_duration(seconds * sum(tokens) / tokens[largest] / machine.world_size)}, estimated from the "
-            f"largest row: {tokens[largest]:,} tokens forward and backward took {seconds:.2f} s here; validation and "
-            "evaluation come on top"
+            f"time: {time}, estimated from the largest row: {tokens[largest]:,} tokens forward and backward took "
+            f"{seconds:.2f} s here; validation and evaluation come on top"
         )
-    elif with_time:
-        operations = work * sum(tokens)
-        say(
-            f"time: {_duration(operations / machine.world_size / DEVICE_FLOPS)} on {machine.world_size} devices of "
-            f"{DEVICE_FLOPS / 1e12:.0f} TFLOP/s each, not measured: {operations / 1e12:,.2f} TFLOP, "
-            f"{work // 1_000_000:,} million operations per token"
-        )
+        return
+    operations = work * sum(tokens)
+    say(
+        f"time: {_duration(operations / machine.world_size / DEVICE_FLOPS)} on {machine.world_size} devices of "
+        f"{DEVICE_FLOPS / 1e12:.0f} TFLOP/s each, not measured: {operations / 1e12:,.2f} TFLOP, "
+        f"{work // 1_000_000:,} million operations per token"
+    )
 
 
 def states(model: nn.Module, machine: Machine) -> Memory:
@@ -120,10 +120,9 @@ def states(model: nn.Module, machine: Machine) -> Memory:
 
 
 def rehearse(module: TrainingModule, train: Part, row: Row) -> tuple[float | None, int | None]:
-    """Compute the row twice; the seconds of the second time, and the bytes that it takes beside weights and gradients.
+    """Compute the row twice, leaving the module as it was: the seconds of the second time, and the bytes that it took
+    beside weights and gradients, None on a CPU. (None, None) where DeepSpeed will shard what does not fit here.
 
-    No bytes are told on a CPU, and nothing where the row does not fit beside the whole model, which DeepSpeed will
-    shard. The module is left as it was. Gradients are dropped as they come: states() counts them.
     Raises ValueError if the row does not fit the device.
     """
     machine, parameters = module.schedule.machine, list(module.model.parameters())
@@ -137,6 +136,7 @@ def rehearse(module: TrainingModule, train: Part, row: Row) -> tuple[float | Non
         for parameter in parameters if machine.precision == "bf16-true" else trained:
             parameter.data = parameter.data.to(torch.bfloat16 if machine.precision == "bf16-true" else torch.float32)
         module.to(device).train()
+        # Gradients are dropped as they come: states() counts them.
         hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in trained]
         before = torch.cuda.memory_allocated(device) if on_gpu else 0
         if on_gpu:

@@ -16,7 +16,6 @@ import torch
 from rich.progress import Progress
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from mprm.backbones.base import StepModel
 from mprm.runs.artifacts import is_rank_zero, write_text
 from mprm.terminal import bar, say
 from mprm.training.checkpoint import AtomicCheckpointIO, Checkpoints, latest, save_weights
@@ -73,8 +72,11 @@ def fit(
     check_checkpoint(checkpoint, machine)
     parts = plan_parts(module, train, validation)
     plan = parts[0].plan
-    if not machine.is_deepspeed:
-        train_in_float32(model)
+    if not machine.is_deepspeed:  # which keeps float32 copies of its own
+        # At 1e-5 an update is below half a unit in the last place of a bfloat16 weight and would be rounded away.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     model.check_training()
     announce(module, parts[0], folder)
     if start and is_rank_zero():
@@ -91,18 +93,10 @@ def fit(
     return {"optimizer_steps": plan.optimizer_steps, "resumed_from": start, "skipped_steps": skipped}
 
 
-def train_in_float32(model: StepModel) -> None:
-    """Trained parameters as float32: at 1e-5 an update is below half a unit in the last place of a bfloat16 weight and
-    would be rounded away. DeepSpeed keeps float32 copies of its own."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
 def build_trainer(
     module: TrainingModule, plan: BatchPlan, folder: Path, start: int, mirror: Mirror | None
 ) -> pl.Trainer:
-    """Lightning's trainer for the machine. DeepSpeed writes sharded checkpoints itself; all others are atomic files."""
+    """Lightning's trainer for the machine."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and advertisements
     recipe, machine = module.schedule.recipe, module.schedule.machine
@@ -153,8 +147,8 @@ def run_trainer(trainer: pl.Trainer, module: TrainingModule, loaders: Loaders, c
 class History(pl.Callback):
     """Appends to metrics.jsonl: step (optimizer steps), rollouts (seen), seconds (of training), and what was logged.
 
-    A resumed run cuts the lines written after its checkpoint and goes on counting. On a terminal one line says how far
-    the training is: all epochs are one plan, of which Lightning's own bar would say epoch 0 of 0.
+    A resumed run cuts the lines written after its checkpoint and goes on counting. A terminal shows one line of
+    progress; Lightning's own bar would say epoch 0 of 0, as all epochs are one plan.
     """
 
     def __init__(self, path: Path, plan: BatchPlan, epochs: int, mirror: Mirror | None = None) -> None:
@@ -168,7 +162,7 @@ class History(pl.Callback):
         self.line: Progress | None = None  # made where it is shown: it cannot be sent to a rank that is spawned
 
     def words(self, step: int) -> str:
-        """What the line says after so many optimizer steps."""
+        """The line of progress after so many optimizer steps."""
         seen = min((step + 1) * self.plan.global_batch_size, len(self.plan.order))
         epoch = -(-seen * self.epochs // len(self.plan.order))
         return f"training, epoch {epoch} of {self.epochs}, step {step:,} of {self.plan.optimizer_steps:,}"
@@ -179,8 +173,7 @@ class History(pl.Callback):
         if not trainer.is_global_zero:
             return
         lines = read_lines(self.path, up_to=step)
-        if lines:
-            self.seconds_before = lines[-1]["seconds"]
+        self.seconds_before = lines[-1]["seconds"] if lines else 0.0
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self.line = bar()
         self.line.add_task(self.words(step), total=self.plan.optimizer_steps, completed=step)

@@ -1,7 +1,7 @@
 """What can be trained on, found before anything is computed: pictures that decode, examples that are short enough.
 
-Every picture is decoded once. CACHE/pictures.jsonl remembers the sound ones by the state of their file, as [path, size,
-modification time in ns]; the few others are tried by every run, for what is wrong may lie outside the file.
+CACHE/pictures.jsonl remembers the sound pictures by the state of their file, as [path, size, modification time in ns];
+the few others are decoded again by every run, for what is wrong may lie outside the file.
 """
 
 from __future__ import annotations
@@ -55,25 +55,21 @@ class HasImages(HasLayout, Protocol):
 
 
 class Fault(NamedTuple):
-    """Why an example is left out: missing_image_file, unreadable_image, refused_image or too_long; its image, or a list
-    where any of them may be meant; and the same in words."""
+    """Why an example is left out."""
 
-    reason: str
-    image: Any
+    reason: str  # missing_image_file, unreadable_image, refused_image or too_long
+    image: Any  # or a list of them, where any may be meant
     message: str
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Examples that were looked at. They have `entropy`, (N,), and give those of a list of (position, weight)."""
+    """Examples that were looked at."""
 
-    examples: Any
-    # By position, 0 with a faulty image.
-    lengths: Lengths
-    # Positions of those that can be used.
-    usable: np.ndarray
-    # How many others there are, by reason.
-    left_out: dict[str, int]
+    examples: Any  # they have `entropy`, (N,), and give those of a list of (position, weight)
+    lengths: Lengths  # by position, 0 with a faulty image
+    usable: np.ndarray  # positions of those that can be used
+    left_out: dict[str, int]  # how many others there are, by reason
 
 
 def measure(
@@ -136,8 +132,7 @@ def token_lengths(
 
 
 def _laid_out(examples: HasLayout, chunk: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """Tokens and shared tokens of the examples of a chunk, (2, examples), which holds whole questions; and by position
-    why some have none."""
+    """Tokens and shared tokens, (2, examples), of a chunk of whole questions; and by position why some have none."""
     groups: dict[int | None, list[tuple[int, Any]]] = {}
     refused = {}
     for place, position in enumerate(chunk.tolist()):
@@ -156,8 +151,7 @@ def _laid_out(examples: HasLayout, chunk: np.ndarray) -> tuple[np.ndarray, dict[
 
 
 def broken_pictures(examples: Any, num_workers: int, cache: Path) -> dict[Any, Fault]:
-    """What is wrong with pictures that cannot be decoded, by their name in the examples, of which only images and
-    image_path are looked at."""
+    """What is wrong with pictures, by name. examples: with `images` and `image_path`."""
     memory = cache / "pictures.jsonl"
     sound: set[FileState] = set()
     with suppress(FileNotFoundError), open(memory, "rb") as file:
@@ -185,7 +179,7 @@ def broken_pictures(examples: Any, num_workers: int, cache: Path) -> dict[Any, F
 
 
 def _state(path: Path) -> FileState | None:
-    """What stands for the content of a file, None if it is not there."""
+    """Stands for the content of a file, None if it is not there."""
     try:
         status = os.stat(path)
     except OSError:
@@ -194,7 +188,7 @@ def _state(path: Path) -> FileState | None:
 
 
 def _decoded(pictures: Sequence[tuple[Any, Path]]) -> tuple[list[FileState | None], dict[Any, Fault]]:
-    """The states of the sound files, before they were read, and by name what is wrong with the others."""
+    """The states of the sound files, taken before they were read, and by name what is wrong with the others."""
     sound, faults = [], {}
     for name, path in pictures:
         state = _state(path)

@@ -25,14 +25,10 @@ from mprm.training.strategies import Sharded, build_optimizer
 
 
 class TrainingModule(pl.LightningModule):
-    """Base of all trainings: how the model is optimised, and what a checkpoint holds of it.
-
-    A subclass gives prepare(), terms() and loss(), and updates the metrics of `curve`, which are logged as train/NAME
-    once per optimizer step, over the whole global batch.
-    """
+    """Base of all trainings. A subclass gives prepare(), terms() and loss(), and updates the metrics of `curve`, which
+    are logged as train/NAME once per optimizer step, over the whole global batch; `loss` is one of them."""
 
     def __init__(self, model: StepModel, schedule: Schedule, curve: dict[str, Metric]) -> None:
-        """curve: with `loss`, which a diverging training is told by."""
         super().__init__()
         self.model = model
         self.schedule = schedule

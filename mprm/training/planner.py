@@ -1,10 +1,9 @@
 """Which examples make up which forward pass of which rank, and what their terms weigh, for every training.
 
-Training is one sequence of optimizer steps. The orders of all epochs are joined and cut into global batches; the
-examples of a global batch are packed into rows of at most max_tokens, as many on every rank and in every optimizer
-step. The weight of a term of the loss (a step, a token) is a function of its global batch: 1 / (all its terms), or what
-makes the published mean of micro-batch means. So the gradient does not depend on how the batch was packed or on the
-number of ranks. The sequence is a function of its arguments, so that a resumed run continues it.
+The orders of all epochs are joined and cut into global batches; the examples of a global batch are packed into rows of
+at most max_tokens, as many on every rank and in every optimizer step. The weight of a term of the loss (a step, a
+token) depends on its global batch alone: 1 / (all its terms), or what makes the published mean of micro-batch means. So
+the gradient does not depend on packing and ranks, and a resumed run continues the same sequence.
 """
 
 from __future__ import annotations
@@ -34,16 +33,13 @@ Row = list[tuple[int, float]]  # position of an example and weight of its terms
 class BatchPlan:
     """The rows of a training or of a validation."""
 
-    # Positions over all epochs.
-    order: np.ndarray
-    # Terms of the loss that every example has, by position.
-    terms: np.ndarray
+    order: np.ndarray  # positions over all epochs
+    terms: np.ndarray  # of the loss, by position
     lengths: Lengths
     global_batch_size: int
     max_tokens: int
     world_size: int
-    # Examples whose terms are averaged first; None: all of a global batch.
-    micro_batch_size: int | None = None
+    micro_batch_size: int | None = None  # examples whose terms are averaged first; None: all of a global batch
 
     @property
     def optimizer_steps(self) -> int:
@@ -113,12 +109,11 @@ class RankBatches:
 
 @dataclass(frozen=True)
 class Part:
-    """Examples and the rows in which they are asked for; `collate` makes a batch of a row's examples, which has
-    to(device, non_blocking) and pin_memory()."""
+    """Examples and the rows in which they are asked for."""
 
     examples: Any
     plan: BatchPlan
-    collate: Callable[[Any], Any]
+    collate: Callable[[Any], Any]  # a row's examples to a batch, which has to(device, non_blocking) and pin_memory()
 
 
 def plan_parts(module: TrainingModule, train: Measured, validation: Measured | None) -> tuple[Part, Part | None]:

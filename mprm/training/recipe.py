@@ -28,19 +28,18 @@ class Recipe:
     gradient_clip: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, usual in (("learning_rate", 1e-5), ("eps", 1e-8)):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{self.GROUP}.{name}={getattr(self, name)} is not positive; try {usual:g}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"{self.GROUP}.warmup={self.warmup} is not in [0, 1): a share of the steps, try 0.05")
-        if self.epochs < 0:
-            raise ValueError(f"{self.GROUP}.epochs={self.epochs} is negative; give 0 for the untrained backbone")
-        if self.global_batch_size < 1:
-            raise ValueError(f"{self.GROUP}.global_batch_size={self.global_batch_size} is not positive; try 512")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(
-                f"{self.GROUP}.betas={self.betas} are not two numbers in [0, 1); the published ones are [0.9,0.999]"
-            )
+        betas_are_right = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        checks = {
+            "learning_rate": (self.learning_rate > 0, "is not positive; try 1e-05"),
+            "eps": (self.eps > 0, "is not positive; try 1e-08"),
+            "warmup": (0 <= self.warmup < 1, "is not in [0, 1): a share of the steps, try 0.05"),
+            "epochs": (self.epochs >= 0, "is negative; give 0 for the untrained backbone"),
+            "global_batch_size": (self.global_batch_size >= 1, "is not positive; try 512"),
+            "betas": (betas_are_right, "are not two numbers in [0, 1); the published ones are [0.9,0.999]"),
+        }
+        for name, (right, words) in checks.items():
+            if not right:
+                raise ValueError(f"{self.GROUP}.{name}={getattr(self, name)} {words}")
 
     def factor(self, step: int, total: int) -> float:
         """Learning-rate factor of optimizer step `step`, counted from 0, out of `total`."""
@@ -121,7 +120,7 @@ class Machine:
             )
 
     def forget(self, checkpoints: Path) -> None:
-        """Remove those of a training that is recorded as finished: an optimizer state is several times the weights."""
+        """Remove the checkpoints of a finished training: an optimizer state is several times the weights."""
         if not self.keep_optimizer and is_rank_zero():
             remove(checkpoints)
 

@@ -202,8 +202,8 @@ def check_world_size(machine: Machine) -> None:
     if started is not None and started[1] != machine.world_size:
         raise ValueError(
             f"trainer.devices={machine.devices} x trainer.num_nodes={machine.num_nodes} are {machine.world_size} "
-            "processes, but "
-            f"the launcher started {started[0]}={started[1]}; change the launcher's number or the trainer's"
+            f"processes, but the launcher started {started[0]}={started[1]}; change the launcher's number or the "
+            "trainer's"
         )
 
 
