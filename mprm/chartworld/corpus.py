@@ -114,7 +114,20 @@ class ChartWorldBenchmark(VisualProcessBench):
         trace, _ = Solver(problems, BENCHMARK_SKILL, rng).run()
         write_images(folder / "images", draw(problems))
         labels_ST = np.where(trace.item_ST == REMARK, 0, np.where(trace.correct_ST, 1, -1))
-        write_json_lines(folder / Path(str(self.path)).name, _benchmark_records(problems, trace, labels_ST))
+        records = []
+        for row, answer in enumerate(right_answers(problems)):
+            texts = step_texts(problems, trace, row)
+            records.append(
+                {
+                    "image": [f"images/{row}.png"],
+                    "question": question_text(problems, row),
+                    "answer": str(answer),
+                    "response": {"steps": texts, "process_correctness": labels_ST[row, : len(texts)].tolist()},
+                    "policy_model": "chartworld solver",
+                    "data_source": KINDS[problems.kind_P[row]],
+                }
+            )
+        write_json_lines(folder / Path(str(self.path)).name, records)
         stated = labels_ST[np.arange(labels_ST.shape[1]) < trace.n_steps_S[:, None]]
         return {f"label {label}": float((stated == label).mean()) for label in (1, -1, 0)}
 
@@ -165,19 +178,6 @@ def _rollout_records(
             "answer": str(answer),
             "response": "\n\n".join(texts),
             "steps_with_score": steps,
-        }
-
-
-def _benchmark_records(problems: Problems, trace: Trace, labels_ST: np.ndarray) -> Iterator[dict[str, Any]]:
-    for row, answer in enumerate(right_answers(problems)):
-        texts = step_texts(problems, trace, row)
-        yield {
-            "image": [f"images/{row}.png"],
-            "question": question_text(problems, row),
-            "answer": str(answer),
-            "response": {"steps": texts, "process_correctness": labels_ST[row, : len(texts)].tolist()},
-            "policy_model": "chartworld solver",
-            "data_source": KINDS[problems.kind_P[row]],
         }
 
 

@@ -89,20 +89,6 @@ class Solver:
         self.skill = skill
         self.rng = rng
 
-    def start(self) -> State:
-        count = len(self.n_operands_S)
-        zeros = np.zeros((count, ITEM_SLOTS), dtype=np.int64)
-        return State(zeros, np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64))
-
-    def operands(self, state: State, item_S: np.ndarray, who: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values that a partial result works on: the running result (or the first reading) and the next reading."""
-        n_S = self.n_operands_S[who]
-        row = np.arange(len(who))
-        first_S = item_S == n_S
-        left_S = np.where(first_S, state.value_SI[:, 0], state.value_SI[row, np.maximum(item_S - 1, 0)])
-        right_S = state.value_SI[row, np.clip(item_S - n_S + 1, 0, ITEM_SLOTS - 1)]
-        return left_S, right_S
-
     def advance(self, state: State, who: np.ndarray) -> tuple[np.ndarray, ...]:
         """One step of the unfinished simulations `state` (rows `who` of the problems), in place.
 
@@ -122,7 +108,9 @@ class Solver:
         item_S = np.where(again_S, redo_S, state.next_S)
 
         reading_S, answer_S = item_S < n_S, item_S == 2 * n_S - 1
-        left_S, right_S = self.operands(state, item_S, who)
+        # A partial result works on the running result (or the first reading) and on the next reading.
+        left_S = np.where(item_S == n_S, state.value_SI[:, 0], state.value_SI[row, np.maximum(item_S - 1, 0)])
+        right_S = state.value_SI[row, np.clip(item_S - n_S + 1, 0, ITEM_SLOTS - 1)]
         exact_S = np.where(reading_S, self.seen_SI[who, item_S], left_S + self.sign_SI[who, item_S] * right_S)
         # The answer repeats the last partial result.
         exact_S = np.where(answer_S, state.value_SI[row, item_S - 1], exact_S)
@@ -144,7 +132,8 @@ class Solver:
 
     def run(self) -> tuple[Trace, list[tuple[np.ndarray, State]]]:
         """Solve every problem once. Also returns, per step, who took it and their states after it."""
-        state, who = self.start(), np.arange(len(self.n_operands_S))
+        who, zeros_SI = np.arange(len(self.n_operands_S)), np.zeros_like(self.truth_SI)
+        state = State(zeros_SI, zeros_SI[:, 0].copy(), zeros_SI[:, 0].copy())
         columns: list[tuple[np.ndarray, ...]] = []
         after: list[tuple[np.ndarray, State]] = []
         n_steps_S = np.zeros(len(who), dtype=np.int64)
@@ -162,7 +151,7 @@ class Solver:
         return Trace(item, value, again.astype(bool), left, right, correct.astype(bool), n_steps_S), after
 
     def count_right(self, who: np.ndarray, state: State, continuations: int) -> np.ndarray:
-        """Monte-Carlo annotation: continue every state `continuations` times and count right final answers, (S,)."""
+        """Right final answers, (S,), where every state is continued `continuations` times."""
         copies = np.repeat(np.arange(len(who)), continuations)
         running, owner, rows = state.take(copies), who[copies], copies
         right_S = np.zeros(len(who), dtype=np.int64)
@@ -198,15 +187,15 @@ def step_texts(problems: Problems, trace: Trace, index: int) -> list[str]:
     for step in range(trace.n_steps_S[index]):
         item, value, again = trace.item_ST[index, step], trace.value_ST[index, step], trace.again_ST[index, step]
         left, right = trace.left_ST[index, step], trace.right_ST[index, step]
+        before = "Again: " if again else ""
         if item == REMARK:
             texts.append(REMARKS[int(step > 0)])
         elif item < n:
-            texts.append(f"{'Again: ' if again else ''}{names[item]} is {value}.")
+            texts.append(f"{before}{names[item]} is {value}.")
         elif item < 2 * n - 1:
             k = item - n + 1
             first = f"{names[0]} {left}" if k == 1 else str(left)
-            text = f"{first} {'+' if signs[k] > 0 else '-'} {names[k]} {right} = {value}."
-            texts.append(f"Again: {text}" if again else text)
+            texts.append(f"{before}{first} {'+' if signs[k] > 0 else '-'} {names[k]} {right} = {value}.")
         else:
             texts.append(f"The answer is {value}.")
     return texts

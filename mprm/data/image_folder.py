@@ -3,7 +3,7 @@
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -95,17 +95,15 @@ class ImageFolder:
             return []
         first, _, rest = folder.partition("/")
         below = (rest,) if first == ARCHIVE else (folder, rest)  # the archive's folder is among BASES
-        if source not in self._named:
-            self._named[source] = list(self._named_after(source))
+        if source not in self._named:  # folders whose name the source's name begins with, the longest first
+            self._named[source] = [
+                posixpath.join(base, name)
+                for base in filter(self._is_folder, BASES)
+                for name in sorted(self._listing(base)[1], key=lambda name: (-len(name), name))
+                if f"{source}_".lower().startswith(f"{name}_".lower())
+            ]
         bases = (*BASES, *self._named[source])
         return list(dict.fromkeys("/".join(filter(None, (base, rest))) for base in bases for rest in below))
-
-    def _named_after(self, source: str) -> Iterator[str]:
-        """Folders whose name, and an underscore, the source's name begins with, the longest first."""
-        for base in filter(self._is_folder, BASES):
-            folders = sorted(self._listing(base)[1], key=lambda name: (-len(name), name))
-            named = (name for name in folders if f"{source}_".lower().startswith(f"{name}_".lower()))
-            yield from (posixpath.join(base, name) for name in named)
 
     def _is_folder(self, folder: str) -> bool:
         """Asks the listings of the folders above: what is not there costs no call, and its arrival changes them."""

@@ -140,7 +140,8 @@ def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:
     not what was written, is made anew.
     """
     known = _read_memo(memo)
-    states = {str(file.resolve()): _state(file.stat()) for file in files}
+    statuses = {str(file.resolve()): file.stat() for file in files}
+    states = {path: [s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for path, s in statuses.items()}
     new = [path for path, state in states.items() if known.get(path, [])[:-1] != state]
     if new:
         with ThreadPoolExecutor() as pool:
@@ -148,10 +149,6 @@ def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:
         known |= {path: [*states[path], hashed] for path, hashed in zip(new, hashes, strict=True)}
         write_json(memo, {"files": known, "sha256": _digest(known)})
     return {file.stem: known[path][-1] for file, path in zip(files, states, strict=True)}
-
-
-def _state(status: os.stat_result) -> list[int]:
-    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _read_memo(memo: Path) -> dict[str, list[Any]]:

@@ -136,7 +136,7 @@ def test_early_stop_says_nothing_behind_the_first_zero(small: ChartWorld, tmp_pa
     ("changes", "line"),
     [
         ({"early_stop": True, "labels": "truth"}, r"^dataset\.early_stop=true would hide true labels; choose"),
-        ({"rollouts": 100}, r"^dataset\.rollouts=100 is not a positive multiple of 32; try 16000$"),
+        ({"rollouts": 100}, r"^dataset\.rollouts=100 is not a positive multiple of 32; give 1024 or 16000$"),
         ({"rollouts": 0}, r"^dataset\.rollouts=0 is not a positive multiple"),
         ({"labels": "guess"}, r"^dataset\.labels=guess is unknown; choose monte_carlo or truth$"),
         ({"continuations": 0}, r"^dataset\.continuations=0 is not positive"),
