@@ -46,10 +46,8 @@ class Processor(Protocol):
 
     def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
         """Token ids, marks and positions for images of these sizes (width, height); `vision` stays empty.
-
-        batching.examples.render() gives the text, a mark behind every piece.
-        Raises ValueError for a size it cannot take.
-        """
+        batching.examples.render() gives the text, a mark behind every piece. Raises ValueError for a size it cannot
+        take."""
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Image tensors of one solution, which are concatenated over the questions of a batch."""
@@ -154,11 +152,9 @@ class StepHead(nn.Module):
 
 
 class KappaHead(nn.Module):
-    """How sure the model is of a step's P(yes): kappa = softplus(w . LayerNorm(h) + b) + 1e-3 (arXiv 2605.15529).
-
-    kappa is the number of continuations that the prediction is worth, a Beta distribution's a + b. It starts at 4. The
-    gradient of all four parameters is ten times that of the loss; the one that goes on into h is the loss's.
-    """
+    """How sure the model is of a step's P(yes): kappa = softplus(w . LayerNorm(h) + b) + 1e-3 (arXiv 2605.15529). kappa
+    is the number of continuations that the prediction is worth, a Beta distribution's a + b. It starts at 4. The
+    gradient of all four parameters is ten times that of the loss; the one that goes on into h is the loss's."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -202,10 +198,8 @@ def stored_kappa(folder: str | None) -> KappaHead | None:
 def attend(
     q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, segments: Segments, scale: float
 ) -> torch.Tensor:
-    """Attention of every query to its segment's keys, (T, H, D): no query sees a key outside its segment.
-
-    On CUDA in half precision a single variable-length flash-attention call; elsewhere batches of padded segments.
-    """
+    """Attention of every query to its segment's keys, (T, H, D): no query sees a key outside its segment. On CUDA in
+    half precision a single variable-length flash-attention call; elsewhere batches of padded segments."""
     if q_THD.is_cuda and q_THD.dtype in (torch.bfloat16, torch.float16) and "window_size" in VARLEN:
         return _flash(q_THD, k_TGD, v_TGD, segments, scale)
     blocks, place_T = segments.padded

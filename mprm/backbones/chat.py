@@ -21,10 +21,8 @@ from mprm.batching.examples import MARK, neutralise, render
 
 
 class MarksOnly(nn.Module):
-    """Mixed into the family's decoder layer and made the last one: behind its attention nothing but the marks matters.
-
-    Its MLP is most of a layer's work and sees a hundredth of the tokens.
-    """
+    """Mixed into the family's decoder layer and made the last one: behind its attention nothing but the marks matters,
+    a hundredth of the tokens that the MLP, most of a layer's work, would see."""
 
     self_attn: nn.Module
     mlp: nn.Module
@@ -40,12 +38,9 @@ class MarksOnly(nn.Module):
 
 class ChatModel(StepModel):
     """A vision-language model, the embedding of the mark, the step head, and where an objective wants it a kappa head,
-    or the folder came with one. Families embed their images.
-
-    The mark's embedding is a vector of its own beside the model's table, which therefore keeps its size until export,
-    whatever shards it. The frozen vision tower always runs in eval mode and under no_grad, so that neither drop-path
-    nor autograd touches it.
-    """
+    or the folder came with one. Families embed their images. The mark's embedding is a vector of its own beside the
+    model's table, which therefore keeps its size until export, whatever shards it. The frozen vision tower always runs
+    in eval mode and under no_grad, so that neither drop-path nor autograd touches it."""
 
     last_layer: type[MarksOnly]  # the family's
 
@@ -138,7 +133,6 @@ class ChatModel(StepModel):
         return bool(self.hf.model.language_model.gradient_checkpointing)
 
     def check_training(self) -> None:
-        """Raises ValueError for the attention's dropout, which is not computed here."""
         dropout = getattr(self.hf.config.text_config, "attention_dropout", 0.0)
         if dropout:
             raise ValueError(
@@ -157,10 +151,8 @@ class ChatModel(StepModel):
     @torch.no_grad()
     def fold(self) -> PreTrainedModel:
         """transformers' model with all that was trained written into it: adapters, the mark's row, the verdicts' rows.
-
-        Tied tables come apart: the head has learnt rows of its own, and the same rows of the embedding stay what they
-        were. A judge has learnt in the LM head itself, and its tables stay tied. The step model is used up.
-        """
+        The step model is used up. Tied tables come apart: the head has learnt rows of its own, those of the embedding
+        stay what they were. A judge has learnt in the LM head itself, and its tables stay tied."""
         merge_adapters(self)
         hf: Any = self.hf
         table_VD = hf.get_input_embeddings().weight
@@ -210,11 +202,9 @@ class ChatProcessor:
         return self._example(self.opening_ids, sizes, [*text_ids, *self.closing_ids], marks)
 
     def ask(self, sizes: Sequence[tuple[int, int]], question: str, instruction: str = "") -> Example:
-        """What a chat model is asked: system turn, user turn with one line per image, the question and below it the
-        instruction, and the opened turn of the assistant; no marks, `vision` is empty.
-
-        Qwen's own chat template puts images and question on one line.
-        """
+        """What a chat model is asked: system turn, user turn with one line per image (Qwen's own template puts images
+        and question on one line), the question and below it the instruction, and the opened turn of the assistant; no
+        marks, `vision` is empty."""
         text = "\n".join(["", neutralise(question), *([instruction] if instruction else [])])
         text_ids = encode_text(self.tokenizer, [text])[0]
         return self._example(self.user_ids, sizes, [*text_ids, *self.answer_ids], [])
@@ -236,7 +226,7 @@ class ChatProcessor:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Write what transformers needs to make the same tensors: tokenizer and image processor."""
+        """Write what makes the same tensors in transformers: tokenizer and image processor."""
         self.tokenizer.save_pretrained(folder)
 
 
@@ -254,10 +244,7 @@ def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, init: str)
 
 
 def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
-    """Id of a word that must be one token.
-
-    Raises ValueError if the tokenizer splits it: the step head has one row per verdict.
-    """
+    """Id of a word. Raises ValueError if the tokenizer splits it: the step head has one row per verdict."""
     ids = tokenizer.encode(word, add_special_tokens=False)
     if len(ids) != 1:
         raise ValueError(

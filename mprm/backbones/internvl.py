@@ -41,8 +41,7 @@ class InternVL(ChatBackbone):
     model_types: ClassVar[tuple[str, ...]] = ("internvl", "internvl_chat")
     prompt_fields: ClassVar[tuple[str, ...]] = (*ChatBackbone.prompt_fields, "max_tiles")
 
-    # Tiles per solution besides the thumbnail of each image.
-    max_tiles: int = 6
+    max_tiles: int = 6  # tiles per solution besides the thumbnail of each image
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,17 +49,14 @@ class InternVL(ChatBackbone):
             raise ValueError(f"backbone.max_tiles={self.max_tiles} is not positive; the published recipe uses 6")
 
     def load(self) -> tuple["InternVLProcessor", "InternVLStepModel"]:
-        """Processor and model. Raises ValueError if the folder is missing or is no InternVL."""
         folder = self.folder()
         tokenizer = load_tokenizer(folder)
         if is_original(folder):
-            image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-            hf = load_original(folder, image_token_id, self.torch_dtype())
+            hf = load_original(folder, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), self.torch_dtype())
         else:
             hf = load_hf(InternVLForConditionalGeneration, folder, self.torch_dtype(), self.max_length)
         model = InternVLStepModel(hf, tokenizer, self)
-        size = hf.config.vision_config.image_size[0]
-        tokens = hf.config.image_seq_length
+        size, tokens = hf.config.vision_config.image_size[0], hf.config.image_seq_length
         return InternVLProcessor(tokenizer, model.mark_id, size, tokens, self.system, self.max_tiles), model
 
     def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
@@ -143,16 +139,11 @@ class InternVLProcessor(ChatProcessor):
 
 
 def tile_grid(width: int, height: int, tile_size: int, max_tiles: int) -> tuple[int, int]:
-    """Columns and rows whose aspect ratio is closest to the image's.
-
-    On a tie the larger grid is taken only if the image has more than half its pixels (InternVL's rule).
-    """
-    grids = sorted(
-        [(c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles // c + 1)],
-        key=lambda grid: grid[0] * grid[1],
-    )
+    """Columns and rows whose aspect ratio is closest to the image's. On a tie the larger grid is taken only if the
+    image has more than half its pixels (InternVL's rule)."""
+    grids = [(c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles // c + 1)]
     best, best_distance = (1, 1), float("inf")
-    for columns, rows in grids:
+    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
         distance = abs(width / height - columns / rows)
         large_enough = width * height > 0.5 * tile_size**2 * columns * rows
         if distance < best_distance or (distance == best_distance and large_enough):

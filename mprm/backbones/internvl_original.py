@@ -65,11 +65,9 @@ def is_original(folder: Path) -> bool:
 
 
 def original_config(folder: Path, image_token_id: int) -> InternVLConfig:
-    """The folder's config.json in transformers' words; image_token_id is the id of <IMG_CONTEXT>.
-
-    Drop-path has no counterpart in transformers: a vision tower that is trained is trained without it.
-    Raises ValueError if the config lacks a key or describes a model that transformers cannot compute alike.
-    """
+    """The folder's config.json in transformers' words; image_token_id is the id of <IMG_CONTEXT>. Drop-path has no
+    counterpart there: a vision tower is trained without it. Raises ValueError if the config lacks a key or describes a
+    model that transformers cannot compute alike."""
     raw = json.loads((folder / "config.json").read_text())
     try:
         _check_supported(raw, folder)
@@ -167,10 +165,8 @@ def _original_names(state: Mapping[str, torch.Tensor], config: InternVLConfig) -
 
 
 def load_original(folder: Path, image_token_id: int, dtype: torch.dtype | None) -> InternVLForConditionalGeneration:
-    """The folder's model in eval mode, its weights as stored or in `dtype`; one shard is read at a time.
-
-    Raises ValueError if the folder has no safetensors, lacks a tensor, or has one that is unknown or of another shape.
-    """
+    """The folder's model in eval mode, its weights as stored or in `dtype`; one shard is read at a time. Raises
+    ValueError if the folder has no safetensors, lacks a tensor, or has one that is unknown or of another shape."""
     config = original_config(folder, image_token_id)
     layout = _shard_layout(folder)
     with torch.device("meta"):
@@ -230,10 +226,8 @@ def to_original(hf_state: Mapping[str, torch.Tensor], config: InternVLConfig) ->
 
 
 def write_original(hf: InternVLForConditionalGeneration, source: Path, folder: Path) -> None:
-    """Write the model into the empty `folder`, laid out as `source`, from which it was loaded; one shard at a time.
-
-    The files of `source` that hold no weights are copied; its subfolders are not.
-    """
+    """Write the model into the empty `folder`, laid out as `source`, from which it was loaded, one shard at a time,
+    with a copy of the files that hold no weights, subfolders left out."""
     assert not any(folder.iterdir())
     state = hf.state_dict()
     names = _original_names(state, hf.config)

@@ -38,14 +38,10 @@ class ChatBackbone:
     model_types: ClassVar[tuple[str, ...]] = ()  # of the folder's config.json
     prompt_fields: ClassVar[tuple[str, ...]] = ("system", "no", "yes")  # what a trained model depends on
 
-    # Folder of the downloaded weights.
-    path: str | None = None
-    # System message, none when empty.
-    system: str = ""
-    # Tokens; a longer solution is left out and counted.
-    max_length: int = 8192
-    # Of the weights; stored: as in the folder.
-    dtype: str = "float32"
+    path: str | None = None  # folder of the downloaded weights
+    system: str = ""  # system message, none when empty
+    max_length: int = 8192  # tokens; a longer solution is left out and counted
+    dtype: str = "float32"  # of the weights; stored: as in the folder
     # Parts: frozen, trained, or (not the projector) lora: adapters of lora_rank, scaled by lora_alpha / lora_rank.
     vision: str = FROZEN
     projector: str = TRAINED
@@ -55,8 +51,7 @@ class ChatBackbone:
     gradient_checkpointing: bool = False
     # The embedding of a new mark: the mean of all tokens, or normal: drawn with their mean and deviation.
     mark_init: str = "mean"
-    # The verdicts, one token each.
-    no: str = "No"
+    no: str = "No"  # the verdicts, one token each
     yes: str = "Yes"
 
     def __post_init__(self) -> None:
@@ -72,8 +67,14 @@ class ChatBackbone:
 
     def folder(self) -> Path:
         """The folder. Raises ValueError if it is not there, holds another architecture or wants another prompt."""
-        folder = check_folder(self.path, self.model_types)
-        check_prompt(folder, self.prompt())
+        folder, prompt = check_folder(self.path, self.model_types), self.prompt()
+        if (folder / PROMPT).is_file():  # exported: with other options it would score wrongly
+            for name, trained in json.loads((folder / PROMPT).read_text()).items():
+                if prompt.get(name) != trained:
+                    raise ValueError(
+                        f"backbone.{name}={prompt.get(name)!r}, but backbone.path={folder} was trained with "
+                        f"{trained!r}; give the backbone= it was trained with, or delete its {PROMPT} to train it anew"
+                    )
         return folder
 
     def prompt(self) -> dict[str, Any]:
@@ -114,24 +115,10 @@ def check_folder(path: str | None, model_types: tuple[str, ...]) -> Path:
     return folder
 
 
-def check_prompt(folder: Path, options: dict[str, Any]) -> None:
-    """Raises ValueError if an exported folder was trained with other options, with which it would score wrongly."""
-    if not (folder / PROMPT).is_file():
-        return
-    for name, trained in json.loads((folder / PROMPT).read_text()).items():
-        if options.get(name) != trained:
-            raise ValueError(
-                f"backbone.{name}={options.get(name)!r}, but backbone.path={folder} was trained with {trained!r}; give "
-                f"the backbone= it was trained with, or delete its {PROMPT} to train it anew"
-            )
-
-
 def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None, max_length: int) -> PreTrainedModel:
-    """transformers' model, its weights as stored or in `dtype`.
-
-    Raises ValueError if weights are missing or a file is cut off: transformers would draw the missing ones at random;
-    or if what is computed here of texts of max_length tokens is not what the language model says.
-    """
+    """transformers' model, its weights as stored or in `dtype`. Raises ValueError if weights are missing (transformers
+    would draw them), a file is cut off, or what is computed here of texts of max_length tokens is not what the language
+    model says."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -176,10 +163,8 @@ def set_trained(parameters: Iterable[nn.Parameter], choice: str) -> None:
 
 
 def add_adapters(model: nn.Module, layers: set[nn.Module], rank: int, alpha: int) -> None:
-    """Put trained adapters (LoRA, peft) beside these linear layers of the model.
-
-    Their first matrix is drawn from torch's generator, the second is zero: the model computes what it did before.
-    """
+    """Put trained adapters (LoRA, peft) beside these linear layers of the model. Their first matrix is drawn from
+    torch's generator, the second is zero: the model computes what it did before."""
     from peft import LoraConfig, inject_adapter_in_model
 
     names = [name for name, module in model.named_modules() if module in layers]

@@ -35,8 +35,7 @@ class Qwen2_5_VL(ChatBackbone):
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_vl",)
     prompt_fields: ClassVar[tuple[str, ...]] = (*ChatBackbone.prompt_fields, "min_pixels", "max_pixels")
 
-    # Area to which an image is scaled.
-    min_pixels: int = 784
+    min_pixels: int = 784  # the area to which an image is scaled lies between them
     max_pixels: int = 200_704
 
     def __post_init__(self) -> None:
@@ -48,7 +47,6 @@ class Qwen2_5_VL(ChatBackbone):
             )
 
     def load(self) -> tuple["QwenProcessor", "QwenStepModel"]:
-        """Processor and model. Raises ValueError if the folder is missing or is no Qwen2.5-VL."""
         folder = self.folder()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         hf = load_hf(Qwen2_5_VLForConditionalGeneration, folder, self.torch_dtype(), self.max_length)
@@ -114,9 +112,8 @@ class QwenStepModel(ChatModel):
 
 
 def window_layout(grids_thw: list[list[int]], visual: nn.Module, device: torch.device) -> dict[str, Any]:
-    """What the tower would work out image by image on every call: patch positions and window order; and the segments
-    of its attention, (windows, images). Images of one size share theirs, so a batch costs a few concatenations.
-    """
+    """What the tower would work out image by image on every call: patch positions and window order; and the segments of
+    its attention, (windows, images). Images of one size share theirs, so a batch costs a few concatenations."""
     indices, positions, window_lengths, image_lengths, offset = [], [], [], [], 0
     for grid in grids_thw:
         index, lengths, position_P2 = _image_layout(
@@ -185,10 +182,8 @@ class QwenProcessor(ChatProcessor):
 
 
 class SegmentedAttention(Qwen2_5_VLVisionAttention):
-    """Attention inside each window, or each image in the blocks that see whole ones, in few large calls.
-
-    Stock transformers without flash-attn makes one call per window, thousands per batch.
-    """
+    """Attention inside each window, or each image in the blocks that see whole ones, in few large calls: without
+    flash-attn stock transformers makes one call per window, thousands per batch."""
 
     windowed: bool
 

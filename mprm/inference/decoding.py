@@ -1,5 +1,4 @@
 """Continuations of many begun solutions: their prefixes are computed in one packed row, then all go on in a batch.
-
 Which token comes next is decided by random numbers that a solution owns, whatever is computed beside it.
 
 Shape suffixes: T tokens of the packed row, B different last tokens of prompts, R rows of the batch, P tokens of the
@@ -35,35 +34,27 @@ Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class SharedPrefix:
     """Tokens that prompts begin with, computed once."""
 
-    # All tokens are marked, so that collate() tells where each stands.
-    example: Example
-    # How many of them are the images and the question.
-    n_question: int
-    # Numbers of prompts, and of how many of the tokens each consists.
-    prompts: list[tuple[int, int]]
+    example: Example  # all tokens are marked, so that collate() tells where each stands
+    n_question: int  # how many of them are the images and the question
+    prompts: list[tuple[int, int]]  # numbers of prompts, and of how many of the tokens each consists
 
 
 @dataclass(frozen=True)
 class Begun:
     """A prompt whose tokens have been computed."""
 
-    # Where they stand in the row, (P,).
-    place_P: torch.Tensor
-    # Of the next token: its position, and the row of its logits.
-    position: int
-    number: int
+    place_P: torch.Tensor  # where they stand in the row, (P,)
+    position: int  # of the next token
+    number: int  # of the row of its logits
 
 
 @dataclass(frozen=True)
 class Prefilled:
     """A packed row that has been computed."""
 
-    # Keys and values of every layer at all tokens, (G, T, D) each.
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
-    # Of what comes behind the prompts.
-    logits_BV: torch.Tensor
-    # By the number of the prompt.
-    begun: dict[int, Begun]
+    layers: list[tuple[torch.Tensor, torch.Tensor]]  # keys and values of every layer at all tokens, (G, T, D) each
+    logits_BV: torch.Tensor  # of what comes behind the prompts
+    begun: dict[int, Begun]  # by the number of the prompt
 
 
 def prefill(model: ChatModel, row: Sequence[SharedPrefix], device: torch.device) -> Prefilled:
@@ -179,7 +170,6 @@ class Cache:
         return keys[:, :, : self.end], values[:, :, : self.end]
 
     def keep(self, chosen_R: torch.Tensor) -> None:
-        """Drop the other rows."""
         self.seen_R11K = self.seen_R11K[chosen_R]
         self.layers = [(keys[chosen_R], values[chosen_R]) for keys, values in self.layers]
 
@@ -194,10 +184,8 @@ def _row_attention(
     scaling: float,
     **_: Any,  # transformers passes positions, dropout and window of its own kernels
 ) -> tuple[torch.Tensor, None]:
-    """transformers' interface for one new token per row: (R, H, 1, D) in, (R, 1, H, D) out.
-
-    Heads that share keys are laid out as queries of one head, so that the keys need not be repeated for them.
-    """
+    """transformers' interface for one new token per row: (R, H, 1, D) in, (R, 1, H, D) out. Heads that share keys are
+    laid out as queries of one head, so that the keys need not be repeated for them."""
     q_RGQD = query.reshape(len(key), key.shape[1], -1, key.shape[-1])
     out_RGQD = nn.functional.scaled_dot_product_attention(q_RGQD, key, value, attention_mask, scale=scaling)
     return out_RGQD.reshape(len(key), 1, -1, key.shape[-1]), None
@@ -231,10 +219,8 @@ def nucleus(p_RV: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def token_entropy(logits_NV: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats of the softmax over the last dimension, (N,) float32, computed in float32.
-
-    ln V where all are alike, 0 where one alone is possible. Tokens may be impossible (-inf), though not all of a row.
-    """
+    """Entropy in nats of the softmax over the last dimension, (N,), computed in float32. Tokens may be impossible
+    (-inf), though not all of a row."""
     entropies = []
     for logits_CV in logits_NV.split(max(1, CHUNK // logits_NV.shape[-1])):
         # ln sum(e^z) - sum(z e^z) / sum(e^z), with z the distance to the largest logit.

@@ -39,12 +39,9 @@ def backbone_class(path: str | Path | None) -> type[ChatBackbone]:
 class Generation:
     """What was written behind a prompt."""
 
-    # All that were chosen, the one that ended it included.
-    tokens: list[int]
-    # There was one that ended it.
-    finished: bool
-    # Of the next token, nats, the mean over `tokens`.
-    entropy: float
+    tokens: list[int]  # all that were chosen, the one that ended it included
+    finished: bool  # there was one that ended it
+    entropy: float  # of the next token, nats, the mean over `tokens`
 
     @property
     def ids(self) -> list[int]:
@@ -58,8 +55,7 @@ class Sampler(SamplingSettings):
 
     processor: ChatProcessor
     model: ChatModel
-    # Held at once, those to be written included.
-    max_tokens: int = 65_536
+    max_tokens: int = 65_536  # held at once, those to be written included
 
     @property
     def end_ids(self) -> list[int]:
@@ -75,18 +71,15 @@ class Sampler(SamplingSettings):
         ]
 
     def text(self, generation: Generation) -> str:
-        """Without special tokens."""
         tokenizer = self.processor.tokenizer
         text: str = tokenizer.decode(generation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt]) -> list[list[Generation]]:
-        """prompt.n continuations of every prompt, in order.
-
-        They depend on neither max_tokens nor the company of a prompt, but for the rounding of the logits.
-        Raises ValueError for an image that cannot be read or is of a shape that the processor refuses.
-        """
+        """prompt.n continuations of every prompt, in order. They depend on neither max_tokens nor the company of a
+        prompt, but for the rounding of the logits. Raises ValueError for an image that cannot be read or is of a shape
+        that the processor refuses."""
         device = next(self.model.parameters()).device
         found: dict[tuple[int, int], Generation] = {}
         for row in filled(self.shared_prefixes(prompts), self.max_tokens):
@@ -163,17 +156,12 @@ class LocalPolicy(SamplingSettings):
     """Component `policy`: a folder that the backbones load."""
 
     path: str | None = None
-    # System message, none when empty.
-    system: str = ""
-    # InternVL: tiles per question besides the thumbnail of each image.
-    max_tiles: int = 6
-    # Qwen2.5-VL: area to which an image is scaled.
-    min_pixels: int = 784
+    system: str = ""  # system message, none when empty
+    max_tiles: int = 6  # InternVL: tiles per question besides the thumbnail of each image
+    min_pixels: int = 784  # Qwen2.5-VL: area to which an image is scaled
     max_pixels: int = 200_704
-    # Of the weights; stored: as in the folder.
-    dtype: str = "stored"
-    # Held at once, those to be written included; completions do not depend on it.
-    max_tokens: int = 65_536
+    dtype: str = "stored"  # of the weights; stored: as in the folder
+    max_tokens: int = 65_536  # held at once, those to be written included; completions do not depend on it
     device: str = "cpu"
 
     def __post_init__(self) -> None:

@@ -46,18 +46,12 @@ class ServerPolicy(SamplingSettings):
     server's count of a request, divided among its completions by their length; None where it does not count.
     """
 
-    # Of the API, up to /v1.
-    url: str = "http://localhost:8000/v1"
-    # As the server names it.
-    model: str | None = None
-    # Requests at a time.
-    parallel: int = 16
-    # Further attempts when the server cannot be reached, is overloaded, or answers out of its protocol.
-    retries: int = 5
-    # Seconds for a request.
-    timeout: float = 600.0
-    # The environment variable that holds the key, if one is set.
-    api_key_env: str = "OPENAI_API_KEY"
+    url: str = "http://localhost:8000/v1"  # of the API, up to /v1
+    model: str | None = None  # as the server names it
+    parallel: int = 16  # requests at a time
+    retries: int = 5  # when the server cannot be reached, is overloaded, or answers out of its protocol
+    timeout: float = 600.0  # seconds for a request
+    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key, if one is set
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,11 +80,9 @@ class ServerPolicy(SamplingSettings):
         )
 
     def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
-        """keep is told of every prompt's completions, also of those that were under way when one failed.
-
-        Raises ValueError for an image that cannot be read, a request that the server refuses, and a server that does
-        not answer, or not in its protocol.
-        """
+        """keep is told of every prompt's completions, also of those that were under way when one failed. Raises
+        ValueError for an image that cannot be read, a refused request, and a server that does not answer, or not in
+        its protocol."""
         assert self.client, "opened here, not by several threads"
         one_at_a_time = Lock()
 
@@ -184,9 +176,7 @@ class ServerPolicy(SamplingSettings):
 
 def choices_of(answer: Any) -> tuple[list[tuple[str, bool]], int | None]:
     """Text of every choice, and whether the policy ended it, in order; the tokens of all, None where they are not told.
-
-    Raises ValueError unless the answer holds choices of the protocol.
-    """
+    Raises ValueError unless the answer holds choices of the protocol."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not choices:
         raise ValueError("no choices")

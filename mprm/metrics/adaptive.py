@@ -27,15 +27,10 @@ ACCURACY, CANDIDATES, TOKENS = range(3)  # what is measured of a way
 
 
 def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: int = 64) -> AdaptiveResults:
-    """Accuracy and cost of drawing candidates until the best is sure, beside all N and fixed numbers of them.
-
-    A question's candidates come in `n_orders` random orders, of which the first N = min(LIMIT, M) are used; all numbers
+    """Accuracy and cost of drawing candidates until the best is sure, beside all N and fixed numbers of them. A
+    question's candidates come in `n_orders` random orders, of which the first N = min(LIMIT, M) are used; all numbers
     are means over orders and questions. `adaptive`, `all` and `fixed` choose by the same score S = mean(mu - RISK
-    sigma); `all_mean` by the mean of P(yes).
-
-    Raises:
-        ValueError: scores without kappa.
-    """
+    sigma); `all_mean` by the mean of P(yes). Raises ValueError for scores without kappa."""
     n_least = min(len(question.candidates) for question in sets)
     fixed = [n for n in range(AT_ONCE, LIMIT + 1, AT_ONCE) if n <= n_least]
     values_QW3 = np.stack(
@@ -72,11 +67,7 @@ def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: 
 
 def candidates_needed(score_N: Floats, spread_N: Floats) -> int:
     """How many of the candidates of an order are drawn: AT_ONCE, and as many more again until the one with the best
-    lower bound score - WIDTH spread is above the upper bound of every other.
-
-    score_N: S of the candidates in the order in which they are drawn, -inf for one that could not be scored (its bounds
-    are -inf, too); spread_N: u, their mean sigma.
-    """
+    lower bound score - WIDTH spread is above the upper bound of every other. Scores are -inf without one."""
     low_N, high_N = score_N - WIDTH * spread_N, score_N + WIDTH * spread_N
     for n in range(AT_ONCE, len(score_N), AT_ONCE):
         best = int(low_N[:n].argmax())

@@ -64,14 +64,9 @@ def rerank(
 ) -> BestOfNResults:
     """Accuracy of every way of choosing, per source of questions and for "all".
 
-    Args:
-        sets: the questions.
-        scores_by_model: model -> scores of every candidate of every question, in the order of `sets`.
-        aggregate: name of the aggregator by which models are compared with each other; all are reported.
-        seed: of the orders in which candidates vote, and of the bootstrap over questions.
-
-    Raises:
-        ValueError: `aggregate` is unknown.
+    aggregate: by which models are compared with each other; all are reported.
+    seed: of the orders in which candidates vote, and of the bootstrap over questions.
+    Raises ValueError for an unknown `aggregate`.
     """
     check_aggregate(aggregate)
     n_max = min(len(question.candidates) for question in sets)
@@ -149,10 +144,7 @@ def choices(sets: Sequence[CandidateSet], scores: Scores, aggregate: str) -> lis
     choice: index of the best candidate, the first of `ties` equal ones; null, as are its answer, correct and score,
     where none could be scored. accuracy: how often the best of n_max of the candidates is right, as in rerank().
     majority: the most frequent answer, the first of equally frequent ones; right when at least half of the candidates
-    that give it are.
-
-    Raises:
-        ValueError: `aggregate` is unknown.
+    that give it are. Raises ValueError for an unknown `aggregate`.
     """
     check_aggregate(aggregate)
     found, n_max = [], min(len(question.candidates) for question in sets)
@@ -192,11 +184,9 @@ def _n_best(score_M: Floats) -> int:
 
 
 def best_of_n(score_M: Floats, correct_M: Bools) -> Floats:
-    """How often the best of n = 1..M is right, (M,). -inf: could not be scored, ranks last.
-
-    The best of a subset lies in a group of equal scores, B candidates being better and G in the group, with probability
-    [C(M - B, n) - C(M - B - G, n)] / C(M, n), and every member of the group is then equally likely chosen.
-    """
+    """How often the best of n = 1..M is right, (M,). -inf: could not be scored, ranks last. The best of a subset lies
+    in a group of equal scores, B candidates being better and G in the group, with probability [C(M - B, n) - C(M - B -
+    G, n)] / C(M, n), and every member of the group is then equally likely chosen."""
     _, group_M, size_G = np.unique(-score_M, return_inverse=True, return_counts=True)
     right_G = np.bincount(group_M, weights=correct_M) / size_G
     avoids_BN = _avoids(len(score_M))
@@ -223,11 +213,9 @@ def orders(n_candidates: int, draws: int, rng: np.random.Generator) -> Ints:
 
 
 def vote(class_M: Ints, weight_M: Floats, correct_M: Bools, order_DN: Ints) -> Floats:
-    """How often the answer with the most weight among the first n of an order is right, (N,).
-
-    A class of equal answers is as right as its members are on average; -1 does not vote. Of tied answers one is taken
-    at random. Where nobody with a weight votes the answer is wrong.
-    """
+    """How often the answer with the most weight among the first n of an order is right, (N,). A class of equal answers
+    is as right as its members are on average; -1 does not vote. Of tied answers one is taken at random. Where nobody
+    with a weight votes the answer is wrong."""
     voters_M = class_M >= 0
     if not voters_M.any():
         return np.zeros(order_DN.shape[1])

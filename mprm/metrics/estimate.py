@@ -79,10 +79,8 @@ class Estimate:
 
 @lru_cache(maxsize=1)  # everything that is measured of one benchmark draws the same
 def resample_weights(n: int, seed: int, resamples: int = RESAMPLES) -> Floats:
-    """How often each of n things was drawn in each resample, (B, Q); every row sums to n.
-
-    The same n and the same seed give the same draws: two runs on one benchmark are resampled alike.
-    """
+    """How often each of n things was drawn in each resample, (B, Q); every row sums to n. The same n and seed give the
+    same draws: two runs on one benchmark are resampled alike."""
     drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
     weights_BQ = np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(np.float64)
     weights_BQ.flags.writeable = False
@@ -172,13 +170,8 @@ def difference(measure: str, a: Mapping[int, Resampled], b: Mapping[int, Resampl
     three to five seeds). With fewer than three seeds it is the percentile interval of the resamples, and holds for
     these trainings only. Resamples in which the measure is undefined are left out.
 
-    Args:
-        measure: its name, for messages.
-        a: the runs of setting A by seed.
-        b: those of setting B.
-
-    Raises:
-        ValueError: no seed in common, other items or labels in one of the runs, or the measure is undefined.
+    a, b: the runs of a setting by seed. Raises ValueError for no seed in common, other items or labels in one of the
+    runs, or an undefined measure.
     """
     seeds = tuple(sorted(a.keys() & b.keys()))
     if not seeds:

@@ -31,15 +31,9 @@ def evaluate(
 ) -> StepResults:
     """All that is reported of a benchmark. The order of the predictions does not matter.
 
-    Args:
-        predictions: of the benchmark.
-        held_out: of training-side solutions whose questions were not trained on, for the calibrated threshold and the
-            position prior. Without both kinds of labels in it (or None) there is no calibrated threshold.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
-
-    Raises:
-        ValueError: no step of the benchmark is labelled 1 or -1.
+    held_out: training-side solutions whose questions were not trained on, for the calibrated threshold and the position
+    prior. Without both kinds of labels in it (or None) there is no calibrated threshold.
+    seed: of the bootstrap. Raises ValueError if no step of the benchmark is labelled 1 or -1.
     """
     if not {1, -1} <= {label for prediction in held_out or () for label in prediction.labels}:
         held_out = None
@@ -54,10 +48,7 @@ def measure(predictions: Sequence[Prediction], threshold: float | str, resamples
     """All that is reported of anybody's predictions at one threshold, as by evaluate with seed 0.
 
     threshold: a number, the result's "fixed" one, or "searched": the best one for these very labels, and so optimistic,
-    the result's "oracle" one.
-
-    Raises:
-        ValueError: as evaluate, or the threshold is neither a finite number nor "searched".
+    the result's "oracle" one. Raises ValueError as evaluate, and for another threshold.
     """
     if threshold == "searched":
         return _results(predictions, None, {"oracle": _searched(labelled_steps(predictions))}, 0, resamples)
@@ -176,10 +167,8 @@ def _source(counts_4: Ints, macro_B: Floats) -> SourceResults:
 def _baselines(
     predictions: Sequence[Prediction], held_out: Sequence[Prediction] | None, weights_BS: Floats
 ) -> dict[str, ThresholdResults]:
-    """Scores that never look at a step, to be beaten by those that do, measured like a model.
-
-    position_only has its prior and its threshold from held_out, or else from the benchmark's own labels.
-    """
+    """Scores that never look at a step, to be beaten by those that do, measured like a model. position_only has its
+    prior and its threshold from held_out, or else from the benchmark's own labels."""
     fitted_on = predictions if held_out is None else held_out
     prior = accuracy_by_position(fitted_on)
     fitted = labelled_steps(position_only(fitted_on, prior))
@@ -203,10 +192,8 @@ def majority(predictions: Sequence[Prediction]) -> list[Prediction]:
 
 
 def accuracy_by_position(predictions: Sequence[Prediction]) -> Floats:
-    """Fraction of right steps among the labelled ones in each tenth of the solution, (10,), to 4 decimals.
-
-    A tenth without a labelled step has the fraction of all steps.
-    """
+    """Fraction of right steps among the labelled ones in each tenth of the solution, (10,), to 4 decimals; in a tenth
+    without a labelled step that of all steps."""
     labels = np.array([label for prediction in predictions for label in prediction.labels])
     bins = np.concatenate([_position_bins(len(prediction.labels)) for prediction in predictions])[labels != 0]
     right = (labels == 1)[labels != 0]

@@ -34,10 +34,8 @@ class StepScores:
 
     @property
     def sigmas(self) -> list[float] | None:
-        """Standard deviation of the success rate (arXiv 2605.15529): sqrt(mu (1 - mu) / (kappa + 1)), mu = P(yes).
-
-        None without kappa. Example: log odds 0 and kappa 3 give sqrt(.25 / 4) = .25.
-        """
+        """Standard deviation of the success rate (arXiv 2605.15529): sqrt(mu (1 - mu) / (kappa + 1)), mu = P(yes). None
+        without kappa. Example: log odds 0 and kappa 3 give sqrt(.25 / 4) = .25."""
         if self.kappa is None:
             return None
         mu = np.array(self.scores)
@@ -48,19 +46,13 @@ class StepScores:
 class NotScored:
     """Why a solution has no scores."""
 
-    reason: (
-        str  # no_image, missing_image_file, unreadable_image, refused_image (the processor cannot take it), too_long
-    )
+    reason: str  # no_image, too_long, refused_image (the processor cannot take it), or one of image_fault()
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One scored solution.
-
-    Raises:
-        ValueError: labels and scores are empty or differ in length, a label is none of the three, a score not finite.
-    """
+    """A scored solution. Raises ValueError if labels and scores are empty or differ in length, or hold other values."""
 
     id: str  # unique in its file
     source: str  # the part of the benchmark that the solution belongs to

@@ -251,11 +251,8 @@ def read_results(path: str | Path) -> Results: ...
 @overload
 def read_results(path: str | Path, kind: type[Some]) -> Some: ...
 def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
-    """The results in a file, of one kind where it is given.
-
-    Raises:
-        ValueError: no such file, an earlier version's, of another kind, or damaged.
-    """
+    """The results in a file, of one kind where it is given. Raises ValueError if there is no such file, or it is an
+    earlier version's, of another kind, or damaged."""
     with reading(path, AGAIN):
         content = json.loads(Path(path).read_bytes())
         found = KINDS.get(str(content.get("kind"))) if isinstance(content, dict) else None

@@ -34,11 +34,8 @@ class LabelledSteps:
 
 
 def labelled_steps(predictions: Sequence[Prediction]) -> LabelledSteps:
-    """In the order of the solutions' ids, without neutral steps, and solutions and sources that have no other.
-
-    Raises:
-        ValueError: no step is left.
-    """
+    """In the order of the solutions' ids, without neutral steps, and solutions and sources that have no other. Raises
+    ValueError if no step is left."""
     kept = [one for one in sorted(predictions, key=lambda one: one.id) if any(one.labels)]
     if not kept:
         raise ValueError(f"no step labelled 1 or -1 in {len(predictions)} solutions; give labelled solutions")
@@ -91,10 +88,8 @@ def macro_f1(counts: Counts) -> Floats:
 
 
 def step_weighted_macro_f1(counts: Counts) -> Floats:
-    """Macro-F1 per source, averaged with the sources' numbers of labelled steps as weights. counts (..., G, 4).
-
-    This is what the BIS paper calls overall micro-F1 (arXiv 2602.04145).
-    """
+    """Macro-F1 per source, averaged with the sources' numbers of labelled steps as weights; counts (..., G, 4). The BIS
+    paper calls it overall micro-F1 (arXiv 2602.04145)."""
     steps_in_source = counts.sum(axis=-1)
     return _ratio((macro_f1(counts) * steps_in_source).sum(axis=-1), steps_in_source.sum(axis=-1))
 
@@ -134,10 +129,8 @@ def auc_of_resamples(steps: LabelledSteps, weights_BS: Floats) -> Floats:
 
 
 def expected_calibration_error(steps: LabelledSteps) -> float:
-    """ECE over 15 equal-width bins of the score: |mean score - fraction of right steps| of a bin, averaged over steps.
-
-    NaN when a score is outside [0, 1] and so no probability.
-    """
+    """ECE over 15 equal-width bins of the score: |mean score - fraction of right steps| of a bin, averaged over steps;
+    NaN when a score is outside [0, 1] and so no probability."""
     if not _probabilities(steps):
         return float("nan")
     bin_N = np.minimum((steps.scores_N * ECE_BINS).astype(np.int64), ECE_BINS - 1)
@@ -160,9 +153,7 @@ def _probabilities(steps: LabelledSteps) -> bool:
 
 def first_errors(steps: LabelledSteps, threshold: float) -> tuple[Bools, Bools]:
     """Per solution, (S,) each: is its first wrong step (or that it has none) found, and does it have a wrong step?
-
-    Found: the first rejected step is the first of label -1, or neither exists. Steps behind it do not matter.
-    """
+    Found: the first rejected step is the first of label -1, or neither exists. Steps behind it do not matter."""
     none = len(steps.scores_N)
     true, predicted = np.full((2, len(steps.source_S)), none)
     position = np.arange(none)
@@ -172,10 +163,8 @@ def first_errors(steps: LabelledSteps, threshold: float) -> tuple[Bools, Bools]:
 
 
 def first_error_f1(found_S: Bools, erroneous_S: Bools) -> float:
-    """As in ProcessBench: harmonic mean of the share found of the solutions with a wrong step and of those without.
-
-    NaN when either kind is missing, 0 when both shares are.
-    """
+    """As in ProcessBench: harmonic mean of the share found of the solutions with a wrong step and of those without; NaN
+    when either kind is missing, 0 when both shares are."""
     if erroneous_S.all() or not erroneous_S.any():
         return float("nan")
     with_error, without = found_S[erroneous_S].mean(), found_S[~erroneous_S].mean()
@@ -210,9 +199,7 @@ def confusion_at(steps: LabelledSteps, thresholds_C: Floats) -> Ints:
 
 
 def best_threshold(steps: LabelledSteps, f1: Callable[[Counts], Floats]) -> float:
-    """The candidate with the largest step_weighted_macro_f1 or pooled_macro_f1, the smallest of equals.
-
-    Figures at this threshold on the same steps are optimistic.
-    """
+    """The candidate with the largest step_weighted_macro_f1 or pooled_macro_f1, the smallest of equals. Figures at this
+    threshold on the same steps are optimistic."""
     thresholds = candidates(steps.scores_N)
     return float(thresholds[np.argmax(f1(confusion_at(steps, thresholds)))])
