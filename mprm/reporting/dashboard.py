@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure as Drawing
-
 from mprm.metrics.results import StepResults
 from mprm.reporting.run_record import RunRecord, read_run
 from mprm.reporting.selection import COMPOSITION, map_figure
@@ -18,7 +16,6 @@ from mprm.reporting.tracking import NO_LOGIN
 from mprm.runs.artifacts import STAGES, read_json, write_text
 
 if TYPE_CHECKING:
-    import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
 THRESHOLDS = ("fixed", "calibrated")  # the oracle, searched on the benchmark itself, is left to the report
@@ -30,6 +27,7 @@ def store_results(run: Any, folder: Path) -> None:
     Raises ValueError when a file in the folder cannot be read, and whatever W&B raises.
     """
     import wandb
+    from PIL import Image
 
     record = read_run(folder)
     run.summary.update(numbers(record, read_json(folder / STAGES)["stages"]))
@@ -42,7 +40,10 @@ def store_results(run: Any, folder: Path) -> None:
         rows = [[label, *(scale * float(of[key]) for of in both)] for key, (label, _, scale) in COMPOSITION.items()]
         shown["subset/table"] = wandb.Table(columns=["statistic", "eligible", "kept"], data=rows)
     if drawn := map_figure(record):
-        shown["subset/map"] = picture(drawn.drawing)
+        buffer = io.BytesIO()
+        with styled():
+            drawn.drawing.savefig(buffer, format="png", dpi=150)
+        shown["subset/map"] = wandb.Image(Image.open(buffer))
     # Said here, because a continued W&B run would take step 0 for a line without one.
     run.log(shown | {"step": record.metrics[-1]["step"] if record.metrics else 0})
     if record.manifest:
@@ -79,17 +80,6 @@ def sources(results: StepResults) -> dict[str, Any]:
     return {"columns": columns, "data": data}
 
 
-def picture(drawing: Drawing) -> Any:
-    """The figure as a wandb.Image in the project's looks."""
-    import wandb
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    with styled():
-        drawing.savefig(buffer, format="png", dpi=150)
-    return wandb.Image(Image.open(buffer))
-
-
 # ---- the workspace of a sweep
 
 # Of the run table: what sets a run apart, then what came out. A nested config key has its .value behind the first part.
@@ -109,9 +99,7 @@ MOST_RUNS = 100  # lines or bars in one panel
 
 def workspace(entity: str, project: str, group: str | None) -> ws.Workspace:
     """The view: runs of `group` (None: of the whole project) by selector, ratio and alpha; a line is a mean over seeds.
-
-    Nothing is sent. Raises ImportError where wandb-workspaces is not installed.
-    """
+    Nothing is sent."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -122,12 +110,23 @@ def workspace(entity: str, project: str, group: str | None) -> ws.Workspace:
     ]
     layout = ws.SectionLayoutSettings(columns=len(AXES), rows=len(CURVES))
     kept = wr.MediaBrowser(title="What was kept", media_keys=["subset/map"])
+    auc, ratio, alpha = wr.SummaryMetric("auc"), wr.Config("selector.ratio"), wr.Config("selector.alpha")
+    columns = {"alpha": alpha, "ratio": ratio, "rollouts": wr.SummaryMetric("rollouts_kept"), "AUC": auc}
+    axes = [wr.ParallelCoordinatesPlotColumn(metric=key, display_name=name) for name, key in columns.items()]
+    bars: dict[str, Any] = {"metrics": ["auc"], "title_x": "AUC: mean, lowest and highest run"}
+    bars |= {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax", "max_bars_to_show": MOST_RUNS}
+    results = [
+        wr.ScatterPlot(title="AUC against share of the rollouts", x=ratio, y=auc),
+        wr.BarPlot(title="AUC by selector", groupby=wr.Metric("JobType"), **bars),
+        wr.BarPlot(title="AUC by alpha", groupby=alpha, **bars),
+        wr.ParallelCoordinatesPlot(title="alpha, ratio and AUC", columns=axes),
+    ]
     return ws.Workspace(
         entity=entity,
         project=project,
         name=f"Comparison of {group or project}",
         sections=[
-            ws.Section(name="Results", panels=_results(), is_open=True, pinned=True),
+            ws.Section(name="Results", panels=results, is_open=True, pinned=True),
             ws.Section(name="Learning curves", panels=curves, is_open=True, layout_settings=layout),
             ws.Section(name="Subsets", panels=[kept], is_open=True),
         ],
@@ -139,29 +138,6 @@ def workspace(entity: str, project: str, group: str | None) -> ws.Workspace:
             pinned_columns=list(COLUMNS),
         ),
     )
-
-
-def _results() -> list[wr.interface.PanelTypes]:
-    import wandb_workspaces.reports.v2 as wr
-
-    auc, ratio, alpha = wr.SummaryMetric("auc"), wr.Config("selector.ratio"), wr.Config("selector.alpha")
-    columns = [(alpha, "alpha"), (ratio, "ratio"), (wr.SummaryMetric("rollouts_kept"), "rollouts"), (auc, "AUC")]
-    bars: dict[str, Any] = {
-        "metrics": ["auc"],
-        "title_x": "AUC: mean, lowest and highest run",
-        "groupby_aggfunc": "mean",
-        "groupby_rangefunc": "minmax",
-        "max_bars_to_show": MOST_RUNS,
-    }
-    return [
-        wr.ScatterPlot(title="AUC against share of the rollouts", x=ratio, y=auc),
-        wr.BarPlot(title="AUC by selector", groupby=wr.Metric("JobType"), **bars),
-        wr.BarPlot(title="AUC by alpha", groupby=alpha, **bars),
-        wr.ParallelCoordinatesPlot(
-            title="alpha, ratio and AUC",
-            columns=[wr.ParallelCoordinatesPlotColumn(metric=key, display_name=name) for key, name in columns],
-        ),
-    ]
 
 
 def publish(entity: str | None, project: str, group: str | None, runs: Path) -> str:

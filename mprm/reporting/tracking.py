@@ -52,17 +52,16 @@ class Logger(Protocol):
 
 class Tracker:
     """Passes a run's numbers on to its mirror. A failure there is told once, ends the mirroring, and never reaches the
-    training. A `with` block that an exception leaves closes the mirror as failed; finish() closes it as finished."""
+    training. A `with` block that an exception leaves closes the mirror as failed."""
 
     def __init__(self, mirror: Mirror | None = None) -> None:
         self.mirror = mirror
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Mirror one line of metrics.jsonl."""
         self._try(lambda mirror: mirror.log(metrics))
 
     def finish(self, summary: Mapping[str, Any], evaluated: Path | None = None) -> None:
-        """Store the numbers of a stage, and what an evaluated run's folder holds; close the mirror."""
+        """Store the numbers of a stage, and what an evaluated run's folder holds; close the mirror as finished."""
         self._try(lambda mirror: mirror.store(summary, evaluated))
         self._close(failed=False)
 
@@ -91,9 +90,7 @@ def start(logger: Logger, folder: Path, config: dict[str, Any], selector: str) -
     try:
         return Tracker(logger.start(folder, config, selector))
     except Exception as error:
-        log.warning(
-            "the logger did not start (%s); the run goes on, all numbers are in its run folder", one_line(error)
-        )
+        log.warning("the logger did not start (%s); %s", one_line(error), GOES_ON)
         return Tracker()
 
 
@@ -111,11 +108,9 @@ class Local:
     """The files of the run folder and nothing more."""
 
     def start(self, folder: Path, config: dict[str, Any], selector: str) -> Mirror | None:
-        """No mirror."""
         return None
 
     def publish_dashboard(self, runs: Path) -> str | None:
-        """No dashboard."""
         return None
 
 
@@ -138,55 +133,52 @@ class WandB:
             raise ValueError("logger.project='' names no project; give a name, e.g. logger.project=mprm")
 
     def start(self, folder: Path, config: dict[str, Any], selector: str) -> Mirror | None:
-        """Start mirroring the run in `folder`, online if that works, or continue the mirror that the folder has."""
+        """Start or continue the mirror of the run in `folder`, online if that works."""
         # What is waiting for `wandb sync` and what follows it are uploaded together, in their order.
         if not self.offline and not waits_for_sync(folder):
             try:
-                return WandBRun(self._init(folder, config, selector, "online"))
+                return self._init(folder, config, selector, "online")
             except Exception as error:  # no login, no network, no rights: the training must still start
                 later = f"`wandb sync {folder}/wandb/offline-run-*` uploads it later"
                 log.warning("W&B is offline for this run (%s); %s", one_line(error), later)
-                _tear_down()  # the failed attempt still holds the run's id
-        try:
-            return WandBRun(self._init(folder, config, selector, "offline"))
-        except Exception:
-            _tear_down()
-            raise
+        return self._init(folder, config, selector, "offline")
 
     def publish_dashboard(self, runs: Path) -> str | None:
-        """Save the comparison of the runs as a view of the project's workspace."""
         if self.offline:
             return None
         from mprm.reporting.dashboard import publish
 
         return publish(self.entity, self.project, self.group or sweep_name(runs), runs)
 
-    def _init(self, folder: Path, config: dict[str, Any], selector: str, mode: Literal["online", "offline"]) -> Any:
+    def _init(self, folder: Path, config: dict[str, Any], selector: str, mode: Literal["online", "offline"]) -> Mirror:
         import wandb
 
         if wandb.run is not None:
             _tear_down()  # of a run that failed; W&B would write this one into it
-        if mode == "online" and not wandb.login(prompt=False, verify=False):
-            raise ValueError(NO_LOGIN)
-        run = wandb.init(
-            mode=mode,
-            settings=wandb.Settings(
-                init_timeout=ONLINE_TIMEOUT, finish_timeout=UPLOAD_TIMEOUT, silent=True, console="off", disable_git=True
-            ),
-            project=self.project,
-            entity=self.entity,
-            group=self.group or sweep_name(folder.parent),
-            tags=list(dict.fromkeys([*tags_of(config, selector), *self.tags])),
-            name=folder.name,
-            id=run_id(folder),
-            resume="allow",
-            job_type=selector,
-            config=config,
-            dir=str(folder),
-        )
+        try:
+            if mode == "online" and not wandb.login(prompt=False, verify=False):
+                raise ValueError(NO_LOGIN)
+            quiet: dict[str, Any] = {"silent": True, "console": "off", "disable_git": True}
+            run = wandb.init(
+                mode=mode,
+                settings=wandb.Settings(**quiet, init_timeout=ONLINE_TIMEOUT, finish_timeout=UPLOAD_TIMEOUT),
+                project=self.project,
+                entity=self.entity,
+                group=self.group or sweep_name(folder.parent),
+                tags=list(dict.fromkeys([*tags_of(config, selector), *self.tags])),
+                name=folder.name,
+                id=run_id(folder),
+                resume="allow",
+                job_type=selector,
+                config=config,
+                dir=str(folder),
+            )
+        except Exception:
+            _tear_down()  # the failed attempt still holds the run's id
+            raise
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
-        return run
+        return WandBRun(run)
 
 
 @dataclass(frozen=True)
@@ -229,7 +221,7 @@ def sweep_name(runs: Path) -> str | None:
 
 
 def tags_of(config: dict[str, Any], selector: str) -> list[str]:
-    """Selector, backbone, share of the rollouts and seed, e.g. BIS, InternVL, 10%, seed0."""
+    """For example BIS, InternVL, 10%, seed0."""
     asked = config.get("selector") or {}
     ratio, count = asked.get("ratio"), asked.get("count")
     kept = f"{100 * ratio:g}%" if ratio is not None else f"{count} rollouts" if count is not None else ""
