@@ -57,7 +57,7 @@ def write_comparison(directory: Path, comparison: Comparison, console: Console) 
         raise ValueError(f"{directory / FOLDER} is a run folder, where the report is to be written; rename it")
     verdicts = [verdicts_of(group) for group in comparison.groups]
     said = [one.words for of_group in verdicts for one in of_group if one.question.said]
-    sections: list[Section] = [Text("Verdicts", said, "list")] if said else []
+    sections: list[Section] = [Text("Verdicts", said, "list")]
     tables = []
     for number, (group, of_group) in enumerate(zip(comparison.groups, verdicts, strict=True), start=1):
         suffix = f"-{number}" if number > 1 else ""
@@ -65,20 +65,20 @@ def write_comparison(directory: Path, comparison: Comparison, console: Console) 
         table = settings_table(group)
         tables.append(replace(table, title=_titled(table.title, group)))
         sections += _sections(group, table, of_group, suffix)
-    if missing := unfinished_table(comparison):
-        sections.append(missing)
+    sections.append(unfinished_table(comparison))
     title = f"mprm comparison {directory.resolve().name}"
     report = Report(title, lead(comparison), sections, wide=True, contents=True)
+    of_settings, of_runs = unrounded(comparison)
     with atomic_folder(directory / FOLDER) as folder:
         write_figures(report, folder)
         write_tables(report, folder)
         write_text(folder / "report.md", markdown(report))
-        write_text(folder / "runs.csv", runs_csv(comparison))
+        write_text(folder / "runs.csv", of_runs)
     if comparison.groups:
         for kind in ("png", "svg"):
             with atomic_file(directory / f"comparison.{kind}") as path:
                 path.write_bytes((directory / FOLDER / f"comparison.{kind}").read_bytes())
-    write_text(directory / "comparison.csv", settings_csv(comparison))
+    write_text(directory / "comparison.csv", of_settings)
     named = [
         f"{table.title}\n\n{table_markdown(table)}" if len(tables) > 1 else table_markdown(table) for table in tables
     ]
@@ -123,7 +123,7 @@ def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix
     found = [
         figures.settings_figure(group),
         settings,
-        verdicts_table(verdicts, group) if verdicts else None,
+        verdicts_table(verdicts, group),
         *figures.varied_figures(group),
         figures.learning_figure(group),
         figures.sources_figure(group),
@@ -136,7 +136,7 @@ def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix
 
 
 def _titled(title: str, group: Group) -> str:
-    """With what the group shares, where there are several: no two sections are called the same."""
+    """With what the group shares, where there are several groups: no two sections have the same title."""
     return f"{title}: {group.words}" if group.words and not title.endswith(group.words) else title
 
 
@@ -202,36 +202,25 @@ def runs_table(group: Group) -> Table:
     return Table("Every run and its cost", columns, tuple(rows), note, name="runs")
 
 
-def settings_csv(comparison: Comparison) -> str:
-    """One line per setting with unrounded numbers."""
-    lines = []
+def unrounded(comparison: Comparison) -> tuple[str, str]:
+    """comparison.csv, one line per setting, and runs.csv, one line per run."""
+    settings, runs = [], []
     for group in comparison.groups:
         for one in group.settings:
-            line = _described(group, one) | {"kept": one.kept, "n_seeds": len(one.runs)}
+            about: dict[str, Any] = {name: content[:8] for name, content in group.content.items()}
+            about |= {"kind": group.kind.title, "setting": one.label, "selector": one.selection.label}
+            about |= {**one.selection.fields, "ratio": one.ratio, "other": one.other}
+            line = about | {"kept": one.kept, "n_seeds": len(one.runs)}
             line |= {"seeds": " ".join(str(run.seed) for run in one.runs)} | _unrounded(one.numbers, "_mean")
             published = published_f1(one.runs[0].config)
-            lines.append(line | ({"published_f1": published} if published else {}))
-    return _csv(lines)
-
-
-def runs_csv(comparison: Comparison) -> str:
-    """One line per run with unrounded numbers."""
-    lines = []
-    for group in comparison.groups:
-        for one in group.settings:
+            settings.append(line | ({"published_f1": published} if published else {}))
             for run in one.runs:
-                line = {"run": run.name} | _described(group, one) | {"seed": run.seed, "kept": run.selection.kept}
-                lines.append(line | _unrounded(run.measured.numbers, ""))
-    return _csv(lines)
+                line = {"run": run.name} | about | {"seed": run.seed, "kept": run.selection.kept}
+                runs.append(line | _unrounded(run.measured.numbers))
+    return _csv(settings), _csv(runs)
 
 
-def _described(group: Group, one: Setting) -> dict[str, Any]:
-    line: dict[str, Any] = {name: content[:8] for name, content in group.content.items()}
-    line |= {"kind": group.kind.title, "setting": one.label, "selector": one.selection.label}
-    return line | dict(one.selection.fields) | {"ratio": one.ratio, "other": one.other}
-
-
-def _unrounded(numbers: Mapping[str, Estimate], ending: str) -> dict[str, float | None]:
+def _unrounded(numbers: Mapping[str, Estimate], ending: str = "") -> dict[str, float | None]:
     cells: dict[str, float | None] = {}
     for key, number in numbers.items():
         cells |= {f"{key}{ending}": number.value, f"{key}_low": number.low, f"{key}_high": number.high}
@@ -248,15 +237,15 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def unfinished_table(comparison: Comparison) -> Table | None:
-    """Jobs of the sweep that are not done, and folders left out, with reasons; None if there are none."""
+def unfinished_table(comparison: Comparison) -> Table:
+    """Jobs of the sweep that are not done, and folders left out, with reasons."""
     rows: list[tuple[str, str, str]] = []
     for state in ("failed", "interrupted", "running", "waiting"):
         rows += [(job.label, state, job.reason or "-") for job in comparison.jobs if job.state == state]
     rows += [(name, "left out", reason) for name, reason in comparison.left_out.items()]
     note = "The same command resumes what is not done." if comparison.jobs else ""
     columns = ("run", "state", "reason")
-    return Table("Not in this comparison", columns, tuple(rows), note, name="unfinished") if rows else None
+    return Table("Not in this comparison", columns, tuple(rows), note, name="unfinished")
 
 
 def unfinished_lines(comparison: Comparison) -> list[str]:

@@ -140,7 +140,6 @@ KINDS = {
 class Measured:
     """What a run, or a model of a best-of-N result, has reached on a benchmark."""
 
-    kind: str
     content: dict[str, str]  # of what it was measured on: its name -> its hash; only the same is compared
     numbers: dict[str, Estimate]  # by the key of the measure; intervals are over the benchmark
     sources: dict[str, Estimate]  # F1 at 0.5, or the accuracy, on every source of the benchmark
@@ -155,7 +154,6 @@ def measured(results: Results, model: str) -> Measured:
             f1 = {f"f1_{name}": part.overall_step_weighted_macro_f1 for name, part in at.items()}
             baselines = {name: part.overall_step_weighted_macro_f1.value for name, part in results.baselines.items()}
             return Measured(
-                kind=results.kind,
                 content={"benchmark": results.benchmark_hash or "unknown"},
                 numbers=({"auc": results.auc} if results.auc else {}) | f1,
                 sources={name: part.macro_f1 for name, part in at["fixed"].per_source.items()},
@@ -172,26 +170,21 @@ def measured(results: Results, model: str) -> Measured:
             if wrong := results.curation and results.curation.flipped:
                 numbers |= {"wrong_kept": Estimate(wrong.kept), "wrong_random": Estimate(wrong.random)}
             return Measured(
-                kind=results.kind,
                 content={"benchmark": results.reward_benchmark_hash},
                 numbers=numbers,
                 sources={name: part.accuracy for judge in last for name, part in judge.sources.items()},
             )
         case BestOfNResults():
-            of_all = results.benchmarks["all"]
+            reached = {  # with all candidates: by source and rule
+                name: {rule: way.accuracy[-1] for rule, way in part.models[model].items()}
+                for name, part in results.benchmarks.items()
+            }
+            of_all, policy = reached.pop("all"), results.benchmarks["all"].policy
             return Measured(
-                kind=results.kind,
                 content={"candidates": results.candidates_hash, "aggregate": results.aggregate},
-                numbers={
-                    "best_of_n": of_all.models[model][results.aggregate].accuracy[-1],
-                    "weighted_majority": of_all.models[model]["weighted_majority"].accuracy[-1],
-                },
-                sources={
-                    name: part.models[model][results.aggregate].accuracy[-1]
-                    for name, part in results.benchmarks.items()
-                    if name != "all"
-                },
-                references={"best_of_n": {POLICY[name]: way.accuracy[-1].value for name, way in of_all.policy.items()}},
+                numbers={"best_of_n": of_all[results.aggregate], "weighted_majority": of_all["weighted_majority"]},
+                sources={name: rules[results.aggregate] for name, rules in reached.items()},
+                references={"best_of_n": {POLICY[name]: way.accuracy[-1].value for name, way in policy.items()}},
             )
 
 

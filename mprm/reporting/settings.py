@@ -182,7 +182,7 @@ def compare(folders: Sequence[Path], jobs: tuple[SweepJob, ...] = ()) -> Compari
         if not runs and folder.name not in explained:
             left_out[folder.name] = "not finished: no results.json yet"
         for run in runs:
-            group = json.dumps([run.measured.kind, run.measured.content, run.selection.data_hash])
+            group = json.dumps([run.results.kind, run.measured.content, run.selection.data_hash])
             seeds = groups.setdefault(group, {}).setdefault(json.dumps(run.setting, sort_keys=True), {})
             if run.seed in seeds:
                 name = folder.name if run.name == folder.name else f"{folder.name}/{run.name}"
@@ -201,7 +201,7 @@ def _group(settings: list[tuple[Run, ...]]) -> Group:
     named = [Setting(runs=runs, other=other) for runs, other in zip(settings, words, strict=True)]
     named.sort(key=lambda setting: (-(setting.ratio or 0), setting.label))
     first = settings[0][0]
-    kind, content = KINDS[first.measured.kind], first.measured.content
+    kind, content = KINDS[first.results.kind], first.measured.content
     if first.selection.data_hash:
         content = content | {"annotations": first.selection.data_hash}
     shared = ", ".join(f"{name} {value[:8]}" for name, value in content.items())

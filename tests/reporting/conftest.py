@@ -266,7 +266,7 @@ def make_setting() -> MakeSetting:
         runs = []
         for seed, auc in enumerate(aucs):
             numbers = {} if auc is None else {"auc": estimate(auc), "f1_fixed": estimate(auc - 0.1)}
-            measured = Measured(kind="steps", content={"benchmark": "b"}, numbers=numbers, sources={})
+            measured = Measured(content={"benchmark": "b"}, numbers=numbers, sources={})
             config = {"seed": seed, "selector": asked} | ({"objective": {"_target_": other}} if other else {})
             folder = Path(f"{name}-{seed}")
             results = invented_results(0.8, 0.8)

@@ -214,14 +214,13 @@ def test_what_is_not_in_the_comparison_stands_with_its_reason() -> None:
     points = (point(0, "waiting"), point(1, "done"), point(2, "failed", "the loss is nan"), point(3, "interrupted"))
     comparison = Comparison(left_out={"old": "same setting and seed as new"}, jobs=points)
     table = unfinished_table(comparison)
-    assert table is not None
     assert table.rows == (
         ("label 2", "failed", "the loss is nan"),
         ("label 3", "interrupted", "-"),
         ("label 0", "waiting", "-"),
         ("old", "left out", "same setting and seed as new"),
     )
-    assert unfinished_table(Comparison(jobs=(point(1, "done"),))) is None
+    assert unfinished_table(Comparison(jobs=(point(1, "done"),))).rows == ()
     unfinished = "not finished: no results.json yet"
     left_out = {"e": "same setting and seed as f"} | dict.fromkeys("abcdg", unfinished)
     waiting = tuple(point(n, "waiting") for n in range(20))
