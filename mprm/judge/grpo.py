@@ -1,8 +1,8 @@
 """Stage 3: reinforcement learning by GRPO (arXiv 2402.03300), in the order that `order` gives: low entropy first.
 
 Every optimizer step draws a group of responses per pair from the judge as it is, rewards them, and makes those more
-likely that earn more than their group's mean. Each response serves one step, so that the ratio of the new to the old
-policy is 1 and there is nothing to clip; no reference model is held, and no divergence from one is punished.
+likely that earn more than their group's mean. Each response serves one step: the ratio of the new to the old policy is
+1, and there is nothing to clip. There is no reference model.
 
 Shape suffixes: N pairs, G responses of a pair, M tokens of all responses in a row.
 """
@@ -135,8 +135,8 @@ def check_sampling(judge: Judge, machine: Machine) -> None:
     """Raises ValueError if all responses of a group would be the same, or the machine's strategy can write none."""
     if judge.temperature == 0:
         raise ValueError(
-            "judge.temperature=0 writes the same response again and again, which leaves grpo nothing to compare; try "
-            "judge.temperature=1"
+            "judge.temperature=0 writes the same response again and again, which leaves grpo nothing to compare; "
+            "try judge.temperature=1"
         )
     if machine.strategy == "deepspeed_stage_3":
         raise ValueError(

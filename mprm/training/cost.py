@@ -24,10 +24,8 @@ from mprm.training.recipe import Machine
 
 GIB = 2**30
 
-# DeepSpeed: numbers in a bucket of gradients on their way (Lightning's setting; two buckets, to overlap), and numbers
-# of gathered parameters that ZeRO-3 keeps (its default).
-BUCKET = 200_000_000
-GATHERED = 1_000_000_000
+BUCKET = 200_000_000  # numbers in each of DeepSpeed's two buckets of gradients on their way (Lightning's setting)
+GATHERED = 1_000_000_000  # numbers of gathered parameters that ZeRO-3 keeps (its default)
 
 DEVICE_FLOPS = 4e14  # a second: four tenths of what an H100 or H200 can do in bfloat16
 MOST_ON_A_CPU = 1e13  # floating-point operations of a row that is worth the wait

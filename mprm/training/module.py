@@ -53,7 +53,7 @@ class TrainingModule(pl.LightningModule):
         raise AssertionError("a training says what it trains")
 
     def terms(self, part: Measured) -> np.ndarray:
-        """Terms of the loss that every example has, by position. Raises ValueError if an example cannot be learnt."""
+        """Terms of the loss of every example, by position. Raises ValueError if an example cannot be learnt."""
         raise AssertionError("a training counts its terms")
 
     def loss(self, batch: Any) -> torch.Tensor:
@@ -69,7 +69,7 @@ class TrainingModule(pl.LightningModule):
         return self.loss(batch) * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     def configure_optimizers(self) -> Any:
-        """AdamW; weight decay on matrices only, as the published trainer does. Warm-up and cosine by optimizer step."""
+        """AdamW with weight decay on matrices only, as published."""
         recipe = self.schedule.recipe
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = [
@@ -77,10 +77,8 @@ class TrainingModule(pl.LightningModule):
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = build_optimizer(groups, recipe, self.trainer.strategy)
-        warm_up_and_cosine = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: recipe.factor(step, self.optimizer_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warm_up_and_cosine, "interval": "step"}}
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.factor(step, self.optimizer_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
@@ -127,9 +125,8 @@ class StepScoring(TrainingModule):
         # Without a NaN strategy a metric has no weights.
         super().__init__(model, schedule, {"loss": MeanMetric(nan_strategy="disable"), "step_accuracy": MeanMetric()})
         self.objective = objective
-        self.validation: Any = nn.ModuleDict(
-            {"loss": MeanMetric(), "step_accuracy": MeanMetric(), "auc": BinaryAUROC()}
-        )
+        metrics = {"loss": MeanMetric(), "step_accuracy": MeanMetric(), "auc": BinaryAUROC()}
+        self.validation: Any = nn.ModuleDict(metrics)
 
     @property
     def micro_batch_size(self) -> int | None:
@@ -139,10 +136,9 @@ class StepScoring(TrainingModule):
         self.model.set_kappa(self.objective.kappa)
 
     def terms(self, part: Measured) -> np.ndarray:
-        """Steps with an MC score, for a kappa head with continuations.
+        """Steps with an MC score; for a kappa head those with continuations (the score 0 of 0 of 0 is implied).
 
-        Raises ValueError if a kappa head needs the continuations of a scored step and they were not counted, or do not
-        make its score. The score 0 of 0 of 0 continuations is implied, not counted: it is left out."""
+        Raises ValueError if such continuations were not counted, or do not make the score."""
         columns = (part.examples.records[name] for name in ("id", "scores", "n_correct", "n_total"))
         terms = []
         for rollout, *steps in zip(*columns, strict=True):

@@ -104,13 +104,11 @@ class Soft(Averaging):
 
 @dataclass(frozen=True, kw_only=True)
 class BetaBinomial(Averaging):
-    """How many of its N continuations a step leads to the right answer, and how sure that is (arXiv 2605.15529).
+    """How many of a step's N continuations are right, and how sure that is (arXiv 2605.15529).
 
     Per step -log BetaBinomial(K; N, a, b) + penalty |mu - K / N| kappa, mu = P(yes). The second term keeps kappa from
-    growing where mu is wrong, and mu is a constant there.
-
-    A step of 0 of 0 continuations is left out, also where it is implied to be a negative (dataset.unsampled): 0 of 0
-    has the likelihood 1 whatever a and b are, and to put K = 0 of N there would invent counts.
+    growing where mu is wrong, and mu is a constant there. A step of 0 of 0 continuations is left out, also an implied
+    negative (dataset.unsampled): its likelihood is 1 whatever a and b are.
     """
 
     kappa: ClassVar[bool] = True

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -88,15 +88,15 @@ class BatchPlan:
         return weights
 
 
+@dataclass(frozen=True, eq=False)
 class RankBatches:
     """Batch sampler of one rank, from optimizer step `start` on. Its length is that of the whole training."""
 
-    batch_size = 1  # DeepSpeed asks its sampler, for its own statistics
+    batch_size: ClassVar[int] = 1  # DeepSpeed asks its sampler, for its own statistics
 
-    def __init__(self, plan: BatchPlan, rank: int, start: int) -> None:
-        self.plan = plan
-        self.rank = rank
-        self.start = start
+    plan: BatchPlan
+    rank: int
+    start: int
 
     def __len__(self) -> int:
         return self.plan.micro_batches

@@ -31,10 +31,10 @@ GROUPS = count(1)  # numbers of the process groups of later trainings
 
 
 class ShardedPrecision(DeepSpeedPrecision):
-    """DeepSpeed's precision, but targets and weights stay float32 (the tower casts its pixels itself).
+    """DeepSpeed's precision, but targets and weights of the loss stay float32 (the tower casts its pixels itself).
 
-    So do buffers: the engine casts parameters, Lightning would cast the rotary frequencies and the metrics as well. The
-    gradient is divided by the accumulated micro-batches once, by Lightning, and not by the engine again.
+    So do buffers: Lightning would cast the rotary frequencies and the metrics. The gradient is divided by the
+    accumulated micro-batches once, by Lightning, and not by the engine again.
     """
 
     def convert_module(self, module: torch.nn.Module) -> torch.nn.Module:
@@ -57,11 +57,8 @@ class ShardedPrecision(DeepSpeedPrecision):
 
 
 class Sharded(DeepSpeedStrategy):
-    """DeepSpeed ZeRO. A checkpoint is a folder of shards that is whole or not there.
-
-    Everything else is Lightning's default: buckets of 2e8 elements, reduction overlapped with the backward pass into
-    contiguous gradients, clipping by the engine. Activation checkpointing is the backbone's own.
-    """
+    """DeepSpeed ZeRO as Lightning sets it up. A checkpoint is a folder of shards that is whole or not there. Activation
+    checkpointing is the backbone's own."""
 
     def __init__(self, stage: int, offload_optimizer: bool) -> None:
         # Lightning's sub_group_size puts all parameters into one group, for whose step ZeRO-3 casts all gradients to
