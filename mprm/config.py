@@ -18,11 +18,11 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mprm.messages import PRETRAINING, did_you_mean, type_name, unknown_key
 from mprm.runs.artifacts import STAGES, reading
 from mprm.runs.config_hash import CHECKOUT, SHIPPED, run_name
 from mprm.runs.run_folder import latest_run, read_record
 from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, OF_A_RUN, STEP_STAGES, TASKS
+from mprm.terminal import PRETRAINING, did_you_mean, type_name, unknown_key
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone

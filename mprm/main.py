@@ -21,10 +21,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import validate
-from mprm.messages import explain, refuse_flags
 from mprm.runs.artifacts import is_rank_zero
 from mprm.tasks import TASKS
-from mprm.terminal import command
+from mprm.terminal import command, explain, refuse_flags
 
 PACKAGE = Path(__file__).resolve().parent
 VERSION_BASE = "1.3"  # of Hydra, whose defaults are taken

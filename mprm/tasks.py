@@ -111,14 +111,14 @@ TASKS = {
     ),
     "sample": Task(
         does="candidate solutions of questions, by a policy model",
-        function="solving.sample",
+        function="standalone.sample",
         groups=("questions", "policy"),
         keys=("seed", "solutions", *OUTPUT),
         needs=("output=FILE.jsonl",),
     ),
     "annotate": Task(
         does="solutions with Monte-Carlo scores, to train on",
-        function="solving.annotate",
+        function="standalone.annotate",
         groups=("questions", "policy"),
         keys=("seed", "solutions", "continuations", *OUTPUT),
         needs=("output=FILE.jsonl",),

@@ -14,8 +14,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import Config, RunConfig, bind, validate
-from mprm.messages import explain
 from mprm.tasks import ALWAYS, GROUPS, TASKS
+from mprm.terminal import explain
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

@@ -27,10 +27,9 @@ MAY_IMPORT = {
     "reporting": {"metrics", "runs", "tasks"},
     "chartworld": {"data", "runs", "terminal"},
     "terminal": {"runs"},
-    "messages": set(),
     "tasks": set(),
-    "config": {"messages", "runs", "tasks"},
-    "main": {"config", "messages", "runs", "stages", "tasks", "terminal"},
+    "config": {"runs", "tasks", "terminal"},
+    "main": {"config", "runs", "stages", "tasks", "terminal"},
     "scorer": {"config", "runs", "data", "batching", "backbones", "training", "inference", "metrics"},
     "__init__": {"scorer"},
 }

@@ -1,4 +1,4 @@
-"""The models that stages use: where they run, where they come from, and what their scores depend on."""
+"""The models that stages use, what their scores depend on, and what a training can use of the data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
-from mprm.runs.artifacts import weights_written
+from mprm.runs.artifacts import is_rank_zero, reading, redo_remedy, weights_written, write_json_lines
+from mprm.stages.stage import LEFT_OUT, Stage, W
 from mprm.tasks import JUDGE_TASKS
-from mprm.terminal import listed, tracked
+from mprm.terminal import listed, say, tracked
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from datasets import Dataset
 
+    from mprm.backbones.base import Processor, StepModel
+    from mprm.batching.examples import Examples
     from mprm.inference.scoring import OpenImages, Score
     from mprm.runs.journal import Journal
     from mprm.scorer import StepScorer
-
+    from mprm.training.lengths import HasImages, Measured
 
 ENTROPY_VERSION = 1  # enters the key of the cache: raise it when entropies change their meaning
 AT_ONCE = 64  # rollouts: what a kill can lose
@@ -192,3 +196,86 @@ def _computed(cfg: Config, rows: pa.Table, kept: Journal) -> Entropies:
 
     kept.add_each(lasting(), AT_ONCE)
     return restorable
+
+
+def split(cfg: Config, subset: Dataset, held_out: Dataset, processor: Processor) -> list[Examples]:
+    """The kept rollouts that are not held out, and those that are.
+
+    Raises ValueError if there are none of the former.
+    """
+    from mprm.batching.examples import Examples
+
+    never_trained_on = set(held_out["id"])  # with every rollout that shares a question or an image with one of them
+    chosen = [i for i, rollout in enumerate(subset["id"]) if rollout not in never_trained_on]
+    if not chosen:
+        raise ValueError(
+            f"no rollout is left to train on beside the {len(held_out)} of held_out={cfg.held_out}; lower it"
+        )
+    return [
+        Examples(records, cfg.dataset.image_folder.path, processor) for records in (subset.select(chosen), held_out)
+    ]
+
+
+def usable(work: W, stage: Stage[W], *parts: HasImages) -> list[Measured]:
+    """The parts with their lengths; left_out.jsonl lists what is left out of them, one JSON line each with the reason.
+
+    The list is written before the stage is ready, and from then on holds: another rank and a resumed run train on the
+    same, whatever has been repaired since.
+
+    Raises ValueError if nothing is left of the first part, or an image that was sound before no longer is.
+    """
+    from mprm.training.lengths import measure, measure_again
+
+    cfg, run = work.cfg, work.run
+    (file,) = (run.path / name for name in stage.files if Path(name).name == LEFT_OUT)
+    workers, longest = cfg.trainer.num_workers, cfg.backbone.max_length
+    if run.finished(stage.ready) or not is_rank_zero():
+        with reading(file, redo_remedy(stage.name)):
+            records = [json.loads(line) for line in file.read_bytes().splitlines()]
+            reasons = {record["id"]: record["reason"] for record in records}
+        found = []
+        for part in parts:
+            left_out = {position: reasons[name] for position, name in enumerate(part.ids) if name in reasons}
+            found.append(measure_again(part, left_out, workers))
+        return found
+    found, records = [], []
+    for part in parts:
+        measured, faults = measure(part, longest, workers, cfg.cache)
+        found.append(measured)
+        records += [{**part.origin(position), **fault._asdict()} for position, fault in faults.items()]
+    write_json_lines(file, records)
+    if records:
+        counts = listed(Counter(record["reason"] for record in records))
+        say(f"left out before the training: {counts} -> {file}")
+        if not len(found[0].usable):
+            raise ValueError(
+                f"none of {len(found[0].lengths)} rollouts can be trained on ({counts}); {file} tells what is "
+                "wrong with each: restore the images, or raise backbone.max_length"
+            )
+    return found
+
+
+def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Measured, n_kept: int) -> None:
+    """Print rollouts, steps, tokens and optimizer steps, and what these will take of memory and time."""
+    from mprm.training.cost import announce
+    from mprm.training.module import StepScoring
+    from mprm.training.planner import plan_parts
+    from mprm.training.recipe import Schedule
+
+    module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed))
+    module.prepare()
+    part, _ = plan_parts(module, train, validation)
+    records: Any = train.examples.records
+    steps = sum(len(records[position]["steps"]) for position in train.usable.tolist())
+    tokens = train.lengths.tokens[train.usable]
+    left_out = f", left out {listed(train.left_out)}" if train.left_out else ""
+    say(
+        f"rollouts: {len(tokens):,} to train on, of {n_kept:,} kept ({n_kept - len(train.lengths):,} are held out by "
+        f"question and image{left_out}); {len(validation.usable):,} for validation"
+    )
+    say(f"steps: {steps:,}; tokens: {tokens.sum():,}, {tokens.mean():.1f} a rollout, {tokens.max():,} the longest")
+    say(
+        f"training: {part.plan.optimizer_steps:,} optimizer steps of {cfg.recipe.global_batch_size} rollouts "
+        f"({cfg.recipe.GROUP}.epochs={cfg.recipe.epochs}), each of {part.plan.accumulate} forward passes a device"
+    )
+    announce(module, part, Path(cfg.runs) / str(cfg.name), with_time=True)

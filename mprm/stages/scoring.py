@@ -15,7 +15,7 @@ from mprm.config import Config
 from mprm.data.records import usable_records
 from mprm.runs.artifacts import file_hash, write_json_lines
 from mprm.stages.models import check_devices, identity, load_scorer, models_of, open_by, scoring
-from mprm.stages.outputs import Output, content
+from mprm.stages.stage import Output, content
 from mprm.terminal import console, listed, say, say_next
 
 if TYPE_CHECKING:

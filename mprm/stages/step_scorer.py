@@ -21,11 +21,12 @@ from mprm.stages.models import (
     load_scorer,
     open_by,
     scoring,
+    split,
+    tell_training,
+    usable,
 )
-from mprm.stages.outputs import Output
 from mprm.stages.scoring import content_hash, evaluate_model, read_benchmark, report, score_benchmark, tell_benchmark
-from mprm.stages.stage import LEFT_OUT, Stage, Work, opened, run_stage, start_tracker
-from mprm.stages.training_set import split, tell_training, usable
+from mprm.stages.stage import LEFT_OUT, Output, Stage, Work, opened, run_stage, start_tracker
 from mprm.terminal import retyped, say, say_next
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class StepWork(Work):
             digest.update(codes.indices.to_numpy().tobytes())
             digest.update(rows["line"].to_numpy().tobytes())
         return digest.hexdigest()
+
+    def selected_from(self) -> dict[str, str]:
+        from mprm.selection.signals import inputs_of
+
+        return inputs_of(self.signals, self.cfg.selector)
 
     def subset(self) -> Dataset:
         return self._examples("subset/kept.parquet", "subset_examples")
@@ -112,13 +118,13 @@ def select(cfg: Config) -> None:
 
             from mprm.selection.examples import export_published, read_examples
 
-            run = work.run
-            settings = [run.config_hash, run.content_hash("subset/kept.parquet")]
+            file = work.run.path / "subset/kept.parquet"
+            settings = [work.run.config_hash, work.run.content_hash("subset/kept.parquet")]
             output = Output(cfg, "export", settings, cfg.dataset.files())
             if output.is_made():
                 return
-            with reading(run.path / "subset/kept.parquet"):
-                kept = ParquetFile(run.path / "subset/kept.parquet").read()
+            with reading(file):
+                kept = ParquetFile(file).read()
             examples = (example for batch in read_examples(cfg.dataset, kept) for example in batch.to_pylist())
             counts = export_published(cfg.export, examples, cfg.objective.target)
             skipped = f", left out {counts['skipped']} with unmeasured steps" if counts["skipped"] else ""
@@ -167,22 +173,14 @@ def _select(work: StepWork) -> dict[str, Any]:
     before = f" (dropped before: {dropped})" if dropped else ""
     seconds = monotonic() - work.started  # with the signals, which are looked at before
     say(f"selected {kept:,} of {eligible:,} rollouts{before} in {seconds:.1f} s -> {run.path / 'subset'}")
-    if unsampled := manifest.unsampled_words():
-        say(unsampled)
+    told = [unsampled] if (unsampled := manifest.unsampled_words()) else []
     if held_out < cfg.held_out:
         others = "the others share a question or an image with more than so many"
-        none = "none is left to train on; lower held_out"
-        why = others if held_out < eligible else none
-        say(f"held out {held_out:,} rollouts instead of held_out={cfg.held_out}: {why}")
-    for remark in remarks(cfg.dataset, signals):
-        say(remark)
+        why = others if held_out < eligible else "none is left to train on; lower held_out"
+        told.append(f"held out {held_out:,} rollouts instead of held_out={cfg.held_out}: {why}")
+    for line in [*told, *remarks(cfg.dataset, signals)]:
+        say(line)
     return {"kept": kept, "eligible": eligible, "seconds": round(seconds, 1)}
-
-
-def _selected_from(work: StepWork) -> dict[str, str]:
-    from mprm.selection.signals import inputs_of
-
-    return inputs_of(work.signals, work.cfg.selector)
 
 
 def _train(work: StepWork) -> dict[str, Any]:
@@ -207,9 +205,11 @@ def _train(work: StepWork) -> dict[str, Any]:
     held = len(subset) - len(parts[0])
     if is_rank_zero():
         told = "".join(f", {count:,} {reason}" for reason, count in left_out.items())
-        begin = f"trained on {len(parts[0]) - sum(left_out.values()):,} of" if cfg.recipe.epochs else "untrained, of"
-        words = f"{begin} the {len(subset):,} rollouts kept; {held:,} are held out by question and image{told}"
-        say(f"{words}, in {monotonic() - started:,.0f} s")
+        begin = f"trained on {len(trained.usable):,} of" if trained else "untrained, of"
+        say(
+            f"{begin} the {len(subset):,} rollouts kept; {held:,} are held out by question and image{told}, "
+            f"in {monotonic() - started:,.0f} s"
+        )
     return summary | {"left_out": left_out, "held_out_rollouts": held}
 
 
@@ -247,7 +247,11 @@ def _evaluate(work: StepWork) -> dict[str, Any]:
     scorer = load_scorer(cfg, str(folder))
     requests = [ScoreRequest(r["id"], r["images"], r["question"], r["steps"]) for r in held_out]
     score = scoring(scorer, open_by(cfg.dataset.image_folder.path), "scoring held-out rollouts")
-    labels = {r["id"]: (r["source"], tuple(map(_hard_label, r["scores"]))) for r in held_out}
+    # labels as a benchmark would give them: 0 for a step that was never sampled
+    labels = {
+        r["id"]: (r["source"], tuple(0 if score is None else 1 if score > 0 else -1 for score in r["scores"]))
+        for r in held_out
+    }
     calibration, unscored = with_labels(dict(score(requests)), labels)
     write_predictions(folder / "validation_predictions.jsonl", calibration)
     results = score_benchmark(cfg, folder, scorer, _evaluated_from(work), calibration, unscored)
@@ -263,14 +267,9 @@ def _evaluated_from(work: StepWork) -> dict[str, str]:
     }
 
 
-def _hard_label(score: float | None) -> int:
-    """Label of a rollout's step as a benchmark would give it: 0 where it was never sampled."""
-    return 0 if score is None else 1 if score > 0 else -1
-
-
 SELECT = Stage[StepWork](
     name="select",
-    inputs=_selected_from,
+    inputs=StepWork.selected_from,
     do=_select,
     files=("subset", "held_out.parquet"),
     remains=("subset_examples", "held_out_examples"),

@@ -22,12 +22,12 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import Config, bind, validate
-from mprm.messages import explain
 from mprm.runs.artifacts import read_json
 from mprm.runs.config_hash import config_hash
 from mprm.runs.sweep_state import State, SweepJob, begin_sweep, lock_sweep, read_jobs
 from mprm.stages.sweep_job import Launcher, counts, run_here
 from mprm.tasks import TASKS
+from mprm.terminal import explain
 
 
 def sweep(

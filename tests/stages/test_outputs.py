@@ -8,8 +8,8 @@ import pytest
 
 from mprm.config import Config
 from mprm.runs.artifacts import file_states, remove, write_json
-from mprm.stages import outputs
-from mprm.stages.outputs import Output, content
+from mprm.stages import stage
+from mprm.stages.stage import Output, content
 
 Load = Callable[..., Config]
 MARK = "mprm.json"
@@ -46,7 +46,7 @@ def test_what_this_very_command_wrote_is_skipped_and_anything_else_refused(
     with pytest.raises(ValueError, match="overwrite=true"):
         made(config(), "other settings")
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "FORMAT_VERSION", 0)  # another version's results have another layout
+        patch.setattr(stage, "FORMAT_VERSION", 0)  # another version's results have another layout
         with pytest.raises(ValueError, match="overwrite=true"):
             made(config())
     out.write_text("edited")

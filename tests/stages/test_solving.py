@@ -15,7 +15,7 @@ from mprm.inference.policy import Completion, Prompt
 from mprm.inference.server import ServerPolicy
 from mprm.runs.artifacts import read_json
 from mprm.stages.scoring import rerank
-from mprm.stages.solving import annotate, sample
+from mprm.stages.standalone import annotate, sample
 from mprm.stages.step_scorer import experiment
 
 REPOSITORY = Path(__file__).resolve().parents[2]

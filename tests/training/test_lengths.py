@@ -15,7 +15,7 @@ from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import common_prefix
 from mprm.batching.examples import Examples, open_images
 from mprm.batching.order import Lengths
-from mprm.messages import explain
+from mprm.terminal import explain
 from mprm.training import lengths as module
 from mprm.training.lengths import Measured, measure, measure_again, token_lengths
 
