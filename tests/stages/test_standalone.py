@@ -22,7 +22,7 @@ def test_list_shows_every_choice_with_all_its_fields(
     shown = capsys.readouterr().out
     for path in CONF.glob("*/*.yaml"):
         assert f"\n{path.parent.name}={path.stem}\n" in shown
-    assert "\n    alpha: 0.2 # the larger, the less mixed labels count against reliable ones\n" in shown
+    assert "\n    alpha: 0.2 # the larger, the less label mixture weighs against reliability\n" in shown
     assert "\n    +recipe.gradient_clip=1.0\n" in shown
     assert "_target_" not in shown
 
