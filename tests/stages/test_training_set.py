@@ -150,7 +150,7 @@ def test_everything_is_told_and_nothing_trained(
         r"rollouts: (\d+) to train on, of 64 kept \(\d+ are held out by question and image, left", said
     )
     assert re.search(r"steps: \d+; tokens: [\d,]+, [\d.]+ a rollout, \d+ the longest", said)
-    assert f"training: {-(-2 * int(usable) // 16)} optimizer steps of 16 rollouts (recipe.epochs=2), each 1 " in said
+    assert f"training: {-(-2 * int(usable) // 16)} optimizer steps of 16 rollouts (recipe.epochs=2), each of 1 " in said
     assert "memory per device: parameters " in said
     assert re.search(r"disk: 2 checkpoints of \d+ MiB and weights of \d+ MiB, in all \d+ MiB; .* free", said)
     assert re.search(r"time: \d+\.\d seconds, told from the largest row: [\d,]+ tokens forward and backward took", said)
