@@ -117,7 +117,7 @@ def _counted(group: Group) -> str:
 def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix: str) -> list[Section]:
     """All sections of a group; those without content are not there."""
     tiles = [
-        Tile(f"Best {measure.name}", measure.value(best.numbers[measure.key].value), best.label)
+        Tile(f"Best {measure.name}", measure.panel.text(best.numbers[measure.key].value), best.label)
         for measure, best in _best(group)
     ]
     found = [
@@ -157,7 +157,7 @@ def settings_table(group: Group) -> Table:
     for measure in measures:
         for reference, value in group.references(measure).items():
             cells = ["-"] * len(columns)
-            cells[0], cells[columns.index(measure.name)] = reference, measure.value(value)
+            cells[0], cells[columns.index(measure.name)] = reference, measure.panel.text(value)
             rows.append(tuple(cells))
     note = (
         f"{group.kind.note} Square brackets: 95 % t-interval over seeds; of one seed, 95 % bootstrap over the "

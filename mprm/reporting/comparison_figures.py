@@ -38,7 +38,7 @@ def _panels(group: Group) -> list[Panel]:
     """Below each axis stands what to compare its numbers with: lines there would take the room of the differences."""
     panels = []
     for one in group.measures:
-        below = [f"\n{name}: {one.value(number)}" for name, number in group.references(one).items()]
+        below = [f"\n{name}: {one.panel.text(number)}" for name, number in group.references(one).items()]
         panels.append(replace(one.panel, axis=one.panel.axis + "".join(below)))
     return panels
 

@@ -37,10 +37,6 @@ class Measure:
         """With the interval; '-' for none."""
         return "-" if number is None else number.text(self.panel.scale, self.panel.form)
 
-    def value(self, number: float) -> str:
-        """A number without an interval."""
-        return f"{self.panel.scale * number:{self.panel.form}}"
-
 
 @dataclass(frozen=True)
 class Curve:

@@ -116,7 +116,7 @@ def verdict(
     (main, first), *rest = [(measure, found[measure.key]) for measure in measures if measure.key in found]
     begin = f"{a.label} is {RELATIONS[outcome(first)]} {b.label}"
     if question.best:
-        highest = f"{a.label} has the highest mean {main.name}, {main.value(a.numbers[main.key].value)}"
+        highest = f"{a.label} has the highest mean {main.name}, {main.panel.text(a.numbers[main.key].value)}"
         begin = f"{highest}. It is {RELATIONS[outcome(first)]} the second, {b.label}"
     seeds = f"{len(first.by_seed)} seed{'s' if len(first.by_seed) > 1 else ''}"
     if len(first.by_seed) == 2:
@@ -132,7 +132,7 @@ def verdict(
 
 
 def outcome(difference: Difference) -> str:
-    """better or worse where the interval leaves out 0."""
+    """A key of RELATIONS: better or worse where the interval leaves out 0."""
     return "better" if difference.above(0) else "worse" if difference.below(0) else "not distinguishable"
 
 
