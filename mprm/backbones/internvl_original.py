@@ -71,8 +71,20 @@ def original_config(folder: Path, image_token_id: int) -> InternVLConfig:
     raw = json.loads((folder / "config.json").read_text())
     try:
         _check_supported(raw, folder)
-        vision, text = _vision_config(raw["vision_config"]), _text_config(raw["llm_config"])
-        ratio = raw["downsample_ratio"]
+        tower, llm, ratio = raw["vision_config"], raw["llm_config"], raw["downsample_ratio"]
+        vision = InternVLVisionConfig(
+            **{key: tower[key] for key in SHARED_KEYS + VISION_KEYS},
+            attention_bias=tower["qkv_bias"],
+            use_qk_norm=tower["qk_normalization"],
+            projection_dropout=tower["dropout"],
+            layer_scale_init_value=tower["initializer_factor"],
+            use_mean_pooling=True,  # the way to say: no layer norm behind the last layer
+        )
+        rope = {"rope_type": "default", "rope_theta": llm["rope_theta"]}
+        if llm["rope_scaling"]:
+            rope |= {"rope_type": llm["rope_scaling"]["type"], "factor": llm["rope_scaling"]["factor"]}
+        shared = {key: llm[key] for key in SHARED_KEYS + TEXT_KEYS}
+        text = LlamaConfig(**shared, attention_bias=llm["bias"], rope_parameters=rope)
     except KeyError as missing:
         raise incomplete(folder, f"config.json has no {missing}") from None
     return InternVLConfig(
@@ -108,26 +120,6 @@ def _check_supported(raw: dict[str, Any], folder: Path) -> None:
                 f"backbone.path={folder}: config.json has {key}={found!r}, only {wanted!r} can be read; "
                 "use an InternVL2.5 with InternLM2, or a folder in transformers' format"
             )
-
-
-def _vision_config(raw: dict[str, Any]) -> InternVLVisionConfig:
-    return InternVLVisionConfig(
-        **{key: raw[key] for key in SHARED_KEYS + VISION_KEYS},
-        attention_bias=raw["qkv_bias"],
-        use_qk_norm=raw["qk_normalization"],
-        projection_dropout=raw["dropout"],
-        layer_scale_init_value=raw["initializer_factor"],
-        use_mean_pooling=True,  # the way to say: no layer norm behind the last layer
-    )
-
-
-def _text_config(raw: dict[str, Any]) -> LlamaConfig:
-    rope = {"rope_type": "default", "rope_theta": raw["rope_theta"]}
-    if raw["rope_scaling"]:
-        rope |= {"rope_type": raw["rope_scaling"]["type"], "factor": raw["rope_scaling"]["factor"]}
-    return LlamaConfig(
-        **{key: raw[key] for key in SHARED_KEYS + TEXT_KEYS}, attention_bias=raw["bias"], rope_parameters=rope
-    )
 
 
 def split_wqkv(wqkv: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, ...]:

@@ -172,11 +172,10 @@ def _baselines(
     fitted_on = predictions if held_out is None else held_out
     prior = accuracy_by_position(fitted_on)
     fitted = labelled_steps(position_only(fitted_on, prior))
+    at, origin = (_searched(fitted), "benchmark") if held_out is None else (_calibrated(fitted), "held_out")
     found = {
         "majority": (majority(predictions), (FIXED_THRESHOLD, FIXED), "benchmark"),
-        "position_only": (position_only(predictions, prior), _calibrated(fitted), "held_out")
-        if held_out is not None
-        else (position_only(predictions, prior), _searched(fitted), "benchmark"),
+        "position_only": (position_only(predictions, prior), at, origin),
     }
     results = {}
     for name, (scored, at, fitted_to) in found.items():
