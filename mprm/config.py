@@ -90,7 +90,11 @@ class RunConfig:
             raise ValueError(
                 f"name={self.name} is not the name of a folder; give one without '/', and its place as runs="
             )
-        if self.threshold != "searched" and not _is_number(self.threshold):
+        try:
+            known = self.threshold == "searched" or math.isfinite(float(self.threshold))
+        except ValueError:
+            known = False
+        if not known:
             raise ValueError(f"threshold={self.threshold} is neither a number nor 'searched'; give e.g. threshold=0.5")
 
 
@@ -172,11 +176,10 @@ def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence
     raw = raw.copy()
     raw.name = run.name or run_name(raw, choices)
     _refuse_unused(run, typed)
-    needs = TASKS[run.task].needs
-    if any(getattr(run, need.partition("=")[0]) is None for need in needs):
-        raise ValueError(f"task={run.task} needs {' and '.join(needs)}")
-    config = Config(**{**vars(run), "name": raw.name}, raw=raw)
     task = TASKS[run.task]
+    if any(getattr(run, need.partition("=")[0]) is None for need in task.needs):
+        raise ValueError(f"task={run.task} needs {' and '.join(task.needs)}")
+    config = Config(**{**vars(run), "name": raw.name}, raw=raw)
     for group in task.groups if task.bound is None else task.bound:
         getattr(config, group)
     return config
@@ -276,10 +279,3 @@ def _resolved(node: DictConfig, group: str) -> dict[str, Any]:
         raise ValueError(f"{error.full_key or group} cannot be resolved: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict), group
     return values
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

@@ -95,14 +95,20 @@ class StepScorer:
     def step_scores(self, solutions: Sequence[tuple[Pictures, str, Sequence[str]]]) -> list[StepScores]:
         """All that the model says of the steps: log odds, and how sure it is; raises as score()."""
         pictures: dict[str, Picture] = {}
-        scorables = []
+        requests = []
         for number, (image, question, steps) in enumerate(solutions):
-            names = [_name(picture) for picture in _listed(image)]
-            pictures |= zip(names, _listed(image), strict=True)
+            shown = [image] if isinstance(image, str | Path | Image.Image) else list(image)
+            # one name for one picture, so that its solutions share it
+            names = [f"picture {id(one)}" if isinstance(one, Image.Image) else str(one) for one in shown]
+            pictures |= zip(names, shown, strict=True)
             if isinstance(steps, str) or not steps:
                 raise ValueError(f"steps of solution {number} are {steps!r}; give a list of at least one text")
-            scorables.append(ScoreRequest(str(number), names, question, steps))
-        found = dict(self.scored(scorables, lambda names: [_opened(pictures[name]) for name in names]))
+            requests.append(ScoreRequest(str(number), names, question, steps))
+
+        def opened(picture: Picture) -> Image.Image:
+            return on_white(picture) if isinstance(picture, Image.Image) else open_images([Path(picture)])[0]
+
+        found = dict(self.scored(requests, lambda names: [opened(pictures[name]) for name in names]))
         results = []
         for number in range(len(solutions)):
             scored = found[str(number)]
@@ -115,16 +121,3 @@ class StepScorer:
         """Scores of solutions by id as they come, or why there are none: for many, of which some may be unusable."""
         scoring = Scoring(self.model, self.processor, self.max_length, self.max_tokens, self.device)
         return scoring.scores(solutions, open_images)
-
-
-def _listed(image: Pictures) -> list[Picture]:
-    return [image] if isinstance(image, str | Path | Image.Image) else list(image)
-
-
-def _name(picture: Picture) -> str:
-    """The same for the same picture, so that its solutions share it."""
-    return f"picture {id(picture)}" if isinstance(picture, Image.Image) else str(picture)
-
-
-def _opened(picture: Picture) -> Image.Image:
-    return on_white(picture) if isinstance(picture, Image.Image) else open_images([Path(picture)])[0]

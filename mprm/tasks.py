@@ -24,16 +24,13 @@ OF_A_RUN = (*(group for group in RUN_GROUPS if group not in ("trainer", "benchma
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Of its groups and keys some only belong to its run folder's config, which several tasks share: task=select takes
-    an objective for the training that follows."""
-
     # for --help, in a line
     does: str
     # MODULE.NAME in mprm/stages; the module is imported when the task runs
     function: str
-    # others are refused when they are typed
+    # groups, and keys of the run level besides ALWAYS, that may be typed; some are for a later task of the same run
+    # folder: task=select takes an objective for the training that follows
     groups: tuple[str, ...] = ()
-    # of the run level, besides ALWAYS; others are refused when they are typed
     keys: tuple[str, ...] = ()
     # without which it is refused: KEY=what it is
     needs: tuple[str, ...] = ()
@@ -56,6 +53,19 @@ class Task:
 
 STEP_STAGES = ("select", "train", "evaluate")  # of a step scorer's run, in the order of work
 JUDGE_STAGES = ("sft", "curate", "rl", "judge")
+
+
+def _judge_task(does: str, stages: tuple[str, ...], leaves: str | None) -> Task:
+    return Task(
+        does=does,
+        function="judges.train_judge",
+        groups=JUDGE_GROUPS,
+        keys=JUDGE_KEYS,
+        every_rank=stages != JUDGE_STAGES[3:],  # only the trainings are distributed
+        stages=stages,
+        leaves=leaves,
+    )
+
 
 TASKS = {
     "experiment": Task(
@@ -135,49 +145,11 @@ TASKS = {
         keys=("predictions", "threshold", *OUTPUT),
         needs=("predictions=FILE", "output=FILE.json"),
     ),
-    "egt": Task(
-        does="train a judge of answers: sft, curate, rl and judge",
-        function="judges.train_judge",
-        groups=JUDGE_GROUPS,
-        keys=JUDGE_KEYS,
-        every_rank=True,
-        stages=JUDGE_STAGES,
-        leaves="report.html",
-    ),
-    "sft": Task(
-        does="its first stage: fine-tune the judge on traces",
-        function="judges.train_judge",
-        groups=JUDGE_GROUPS,
-        keys=JUDGE_KEYS,
-        every_rank=True,
-        stages=JUDGE_STAGES[:1],
-        leaves="sft/weights.safetensors",
-    ),
-    "curate": Task(
-        does="its second: keep the pairs that the selector ranks highest",
-        function="judges.train_judge",
-        groups=JUDGE_GROUPS,
-        keys=JUDGE_KEYS,
-        every_rank=True,
-        stages=JUDGE_STAGES[:2],
-        leaves="curated",
-    ),
-    "rl": Task(
-        does="its third: reinforcement learning on them",
-        function="judges.train_judge",
-        groups=JUDGE_GROUPS,
-        keys=JUDGE_KEYS,
-        every_rank=True,
-        stages=JUDGE_STAGES[:3],
-        leaves="rl/weights.safetensors",
-    ),
-    "judge": Task(
-        does="measure it after every stage that is done",
-        function="judges.train_judge",
-        groups=JUDGE_GROUPS,
-        keys=JUDGE_KEYS,
-        stages=JUDGE_STAGES[3:],
-    ),
+    "egt": _judge_task("train a judge of answers: sft, curate, rl and judge", JUDGE_STAGES, "report.html"),
+    "sft": _judge_task("its first stage: fine-tune the judge on traces", JUDGE_STAGES[:1], "sft/weights.safetensors"),
+    "curate": _judge_task("its second: keep the pairs that the selector ranks highest", JUDGE_STAGES[:2], "curated"),
+    "rl": _judge_task("its third: reinforcement learning on them", JUDGE_STAGES[:3], "rl/weights.safetensors"),
+    "judge": _judge_task("measure it after every stage that is done", JUDGE_STAGES[3:], None),
     "list": Task(does="every choice of every group, with its fields", function="standalone.choices"),
 }
 

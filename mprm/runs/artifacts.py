@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import sleep, time
 from typing import IO, Any
@@ -18,7 +18,6 @@ TEMPORARY = ".tmp-"
 STAGES = "stages.json"  # of a run folder: what each stage has left there
 
 FileState = list[Any]  # size in bytes, SHA-256 in hex
-LOCK_ATTEMPTS = 5
 
 # What a new file may be read and written by; safetensors writes for the owner alone.
 os.umask(UMASK := os.umask(0o077))
@@ -83,18 +82,14 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def _held(folder: Path) -> Iterator[bool]:
     """Is the folder ours, and no living process's? Then it stays so until the block ends."""
-    descriptor = None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine = True
-    except OSError:  # another's, gone, or on a file system without locks: then nothing is taken for a leftover
+    with ExitStack() as stack:
         mine = False
-    try:
+        with suppress(OSError):  # another's, gone, or on a file system without locks: then it is no leftover
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = True
         yield mine
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 @contextmanager
@@ -111,7 +106,6 @@ def _full_disk_named(path: Path) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -135,7 +129,7 @@ def read_json(path: str | Path, remedy: str = "restore it") -> Any:
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of the content, in hex."""
+    """SHA-256 in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -217,21 +211,18 @@ def lock(path: Path, remedy: str) -> IO[str]:
     """
     # Opened without truncation: the pid in it is the holder's until the lock is ours.
     held = open(path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the caller closes it
-    for attempt in range(LOCK_ATTEMPTS):
-        try:
+    for _ in range(5):
+        with suppress(BlockingIOError):
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if attempt + 1 == LOCK_ATTEMPTS:
-                held.seek(0)
-                holder = held.read().strip() or "unknown"
-                held.close()
-                raise ValueError(f"{path} is in use by process {holder}; wait until it ends, or {remedy}") from None
-            sleep(0.1)  # in_use() of another process holds it for a moment
-    held.truncate(0)
-    held.write(str(os.getpid()))
-    held.flush()
-    return held
+            held.truncate(0)
+            held.write(str(os.getpid()))
+            held.flush()
+            return held
+        sleep(0.1)  # in_use() of another process holds it for a moment
+    held.seek(0)
+    holder = held.read().strip() or "unknown"
+    held.close()
+    raise ValueError(f"{path} is in use by process {holder}; wait until it ends, or {remedy}")
 
 
 def in_use(path: Path) -> bool:

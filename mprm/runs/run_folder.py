@@ -123,11 +123,6 @@ class RunFolder:
         record = self._record()
         self._drop(record, [name for name in record["stages"] if name.partition("/")[0] == stage])
 
-    def close(self) -> None:
-        """Let go of the lock."""
-        if self.lock is not None:
-            self.lock.close()
-
     def __enter__(self) -> Self:
         return self
 
@@ -135,7 +130,8 @@ class RunFolder:
         refused = self.lock is not None and isinstance(error, ValueError) and not self._record()["stages"]
         if refused and {entry.name for entry in self.path.iterdir()} <= NEW:
             remove(self.path)  # there is nothing to go on with
-        self.close()
+        if self.lock is not None:
+            self.lock.close()
 
     def _record(self) -> dict[str, Any]:
         record: dict[str, Any] = read_json(self.path / STAGES, START_AGAIN)

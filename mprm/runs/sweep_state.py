@@ -65,9 +65,8 @@ def read_jobs(runs: Path) -> tuple[SweepJob, ...]:
     A job that is neither finished nor being run by a living process is interrupted once its sweep has ended. Raises
     ValueError if another version of mprm wrote them.
     """
-    folder = runs / FOLDER
+    folder, jobs = runs / FOLDER, []
     swept = in_use(folder)
-    jobs = []
     for number, planned in enumerate(_planned(folder)):
         found = planned | _read(folder / f"{number:03}.json", {})
         job = SweepJob(**found | {"overrides": tuple(planned["overrides"])})

@@ -55,7 +55,6 @@ def check_before_selection(cfg: Config) -> None:
 
 
 def device(cfg: Config) -> str:
-    """As torch names it, the trainer's."""
     return "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
 
 
@@ -211,9 +210,8 @@ def split(cfg: Config, subset: Dataset, held_out: Dataset, processor: Processor)
         raise ValueError(
             f"no rollout is left to train on beside the {len(held_out)} of held_out={cfg.held_out}; lower it"
         )
-    return [
-        Examples(records, cfg.dataset.image_folder.path, processor) for records in (subset.select(chosen), held_out)
-    ]
+    parts = subset.select(chosen), held_out
+    return [Examples(records, cfg.dataset.image_folder.path, processor) for records in parts]
 
 
 def usable(work: W, stage: Stage[W], *parts: HasImages) -> list[Measured]:
@@ -231,13 +229,10 @@ def usable(work: W, stage: Stage[W], *parts: HasImages) -> list[Measured]:
     workers, longest = cfg.trainer.num_workers, cfg.backbone.max_length
     if run.finished(stage.ready) or not is_rank_zero():
         with reading(file, redo_remedy(stage.name)):
-            records = [json.loads(line) for line in file.read_bytes().splitlines()]
-            reasons = {record["id"]: record["reason"] for record in records}
-        found = []
-        for part in parts:
-            left_out = {position: reasons[name] for position, name in enumerate(part.ids) if name in reasons}
-            found.append(measure_again(part, left_out, workers))
-        return found
+            listed_before = [json.loads(line) for line in file.read_bytes().splitlines()]
+            reasons = {record["id"]: record["reason"] for record in listed_before}
+        left_out = [{i: reasons[name] for i, name in enumerate(part.ids) if name in reasons} for part in parts]
+        return [measure_again(part, faults, workers) for part, faults in zip(parts, left_out, strict=True)]
     found, records = [], []
     for part in parts:
         measured, faults = measure(part, longest, workers, cfg.cache)

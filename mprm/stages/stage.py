@@ -196,9 +196,8 @@ def start_tracker(work: Work) -> Tracker:
 
 @dataclass(frozen=True)
 class Output:
-    """The output that a key of the config names."""
-
     cfg: Config
+    # of the config, that names it
     key: str
     # all that it depends on, as JSON values, the contents of the inputs included (content())
     settings: Any
@@ -218,7 +217,9 @@ class Output:
         """
         target, given, mark = self.target, f"{self.key}={self.target}", self.mark
         for source in (Path(one) for one in self.inputs if one is not None):
-            if _is_same(source, target) or (mark and source.resolve().is_relative_to(target.resolve())):
+            linked = source.exists() and target.exists() and os.path.samefile(source, target)
+            inside = source.resolve().is_relative_to(target.resolve()) if mark else source.resolve() == target.resolve()
+            if linked or inside:
                 raise ValueError(f"{given} is an input of this command, or holds one ({source}); give another")
         if not target.exists():
             return False
@@ -232,9 +233,10 @@ class Output:
             if mark and not (target / mark).is_file():
                 raise ValueError(f"{given} holds files that no task={self.cfg.task} wrote; give another folder")
             return False
-        if self._remembered() == self._memory():
-            say(f"{given} was written by this very command: nothing to do")
-            return True
+        with suppress(ValueError):  # nothing is remembered, or it is damaged
+            if read_json(self._place()) == self._memory():
+                say(f"{given} was written by this very command: nothing to do")
+                return True
         kind = "folder" if mark else "file"
         raise ValueError(f"{given} is there already; give another {kind}, or overwrite=true to replace it")
 
@@ -248,12 +250,6 @@ class Output:
         states = file_states(target.parent, [target.name])
         return {"output": str(target.resolve()), "settings": digest, "files": states}
 
-    def _remembered(self) -> Any:
-        try:
-            return read_json(self._place())
-        except ValueError:  # none, or damaged
-            return None
-
     def _place(self) -> Path:
         name = hashlib.sha256(os.fsencode(self.target.resolve())).hexdigest()[:16]
         return Path(self.cfg.cache) / "outputs" / f"{name}.json"
@@ -262,8 +258,3 @@ class Output:
 def content(path: str | Path | None) -> str | None:
     """Hash of an input, None for what is no file, which its reader will say."""
     return file_hash(path) if path is not None and Path(path).is_file() else None
-
-
-def _is_same(a: Path, b: Path) -> bool:
-    """By whatever name, links included."""
-    return a.resolve() == b.resolve() or (a.exists() and b.exists() and os.path.samefile(a, b))

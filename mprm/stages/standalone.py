@@ -51,27 +51,26 @@ def export(cfg: Config) -> None:
     if trained.task in JUDGE_TASKS:
         say_next("task=report", f"runs={folder.parent.parent}")
     else:
-        scores = f"{cfg.output}_scores.jsonl"
-        read_by_itself = (output.target / "config.json").is_file()  # not a backbone of one's own
-        run = cfg.output if read_by_itself else cfg.run
-        say_next("task=score", f"run={run}", f"input={trained.benchmark.path}", f"output={scores}")
+        run = cfg.output if (output.target / "config.json").is_file() else cfg.run  # of a backbone of one's own
+        say_next("task=score", f"run={run}", f"input={trained.benchmark.path}", f"output={cfg.output}_scores.jsonl")
 
 
 def choices(cfg: Config) -> None:
     """Print every choice of every group as its file has it, and the fields that the file leaves out."""
     for path in sorted((CHECKOUT / "mprm" / "conf").glob("*/*.yaml")):
         print(f"\n{path.parent.name}={path.stem}")
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "_target_" not in line]
-        print("".join(f"    {line}\n" for line in lines if not line.startswith("# @package")), end="")
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "_target_" not in line and not line.startswith("# @package"):
+                print(f"    {line}")
         root = OmegaConf.load(path)
         assert isinstance(root, DictConfig)
         written = {path.parent.name: root} if "_target_" in root else root
         for group, node in written.items():
             if group in GROUPS and "_target_" in node:
-                left_out = [field for field in fields(component(node._target_, str(group))) if field.name not in node]
-                for field in left_out:
-                    default = field.default if field.default_factory is MISSING else field.default_factory()
-                    print(f"    +{group}.{field.name}={default}")
+                for field in fields(component(node._target_, str(group))):
+                    if field.name not in node:
+                        default = field.default if field.default_factory is MISSING else field.default_factory()
+                        print(f"    +{group}.{field.name}={default}")
 
 
 def report(cfg: Config) -> None:
@@ -115,9 +114,6 @@ def measure(cfg: Config) -> None:
         f"{at.overall_step_weighted_macro_f1.value:.4f}, pooled_macro_f1 {at.pooled_macro_f1.value:.4f}, "
         f"auc {at.auc_words()}; wrote {cfg.output}"
     )
-
-
-DOING = {"sample": "solving questions", "annotate": "annotating questions"}
 
 
 def sample(cfg: Config) -> None:
@@ -182,7 +178,8 @@ def _worked(
         return None
     with journal(output.target, depends_on) as kept, bar() as progress:
         done = sum(question.id in kept.done for question in questions)
-        task = progress.add_task(DOING[cfg.task], total=len(questions), completed=done)
+        doing = "solving questions" if cfg.task == "sample" else "annotating questions"
+        task = progress.add_task(doing, total=len(questions), completed=done)
         advance = partial(progress.advance, task)
         solve(cfg.policy, questions, cfg.questions.image_folder.path, work, kept, advance)
         results = [kept.done[question.id] for question in questions]
