@@ -113,7 +113,7 @@ WRONG = {
     "task=measure predictions=x output=y threshold=high": "threshold=high is neither a number nor 'searched'",
     "task=export": "task=export needs run=runs/NAME",
     "task=export run=nowhere output=o": "run=nowhere",
-    "task=export run=latest output=o": "run=latest: there is no run below runs=runs",
+    "task=export run=latest output=o": "run=latest: no run below runs=runs is trained",
     "task=export run=nowhere output=o format=gguf": "format=gguf is unknown",
     "task=evaluate": "has no finished training",
     "task=evaluate run=nowhere output=o": "nowhere",
