@@ -148,6 +148,12 @@ def annotated(place: Path) -> Path:
     return place / "annotated" / "charts_0.jsonl"
 
 
+@pytest.fixture(scope="module")
+def grid(place: Path) -> None:
+    """A sweep named runs/bis_grid."""
+    execute(place, "run.py", "-cd", "sweeps", "-cn", "bis_grid", "selector=bis", "seed=0", *NARROW, *SMALL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUNS)
 def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> None:
@@ -155,7 +161,9 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
     if "experiment=" in command and "internvl2_5_8b" in command:
         pytest.skip("needs 16 GB of weights and CUDA; composed and bound in test_recipes.py")
     words = [word.replace("backbone.path=DIR", f"backbone.path={ORIGINAL}") for word in words]
-    if any(name in command for name in ("runs/NAME", "exported")):
+    if "runs=runs/bis_grid" in words:
+        request.getfixturevalue("grid")
+    if any(name in command for name in ("runs/NAME", "run=runs ", "exported")):
         request.getfixturevalue("exported")
     if "run=latest" in words:
         place = request.getfixturevalue("latest")

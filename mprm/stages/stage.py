@@ -179,7 +179,7 @@ def one_at_a_time(runs: Path, stage: str, inputs: Mapping[str, str]) -> Iterator
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
         except (BlockingIOError, PermissionError):
-            say("another run is at the same training; waiting for it")
+            say(f"another run is at the same stage, {stage}; waiting for it")
             fcntl.lockf(file, fcntl.LOCK_EX, 1, byte)
         yield
 

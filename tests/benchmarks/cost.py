@@ -30,7 +30,7 @@ TASKS = {  # command -> what it works on
     "task=annotate questions.size=100 solutions=2 questions.path=q/q.jsonl output=annotated.jsonl": (
         "100 questions, 2 solutions, 16 continuations of every prefix"
     ),
-    "experiment=egt task=sft": "traces of 4,000 pairs",
+    "experiment=egt task=sft": "traces, which half of 6,000 pairs have",
     "experiment=egt task=curate": "2,902 pairs",
     "experiment=egt task=rl": "1,451 pairs, groups of responses",
     "experiment=egt task=judge": "1,000 pairs in both orders, three judges",
