@@ -16,7 +16,7 @@ import numpy as np
 class Order(Protocol):
     """A component of the config group `order`."""
 
-    uses_entropy: ClassVar[bool]  # then the entropies of the kept rollouts are computed before the training
+    uses_entropy: ClassVar[bool] = False  # True: the entropies of the kept rollouts are computed before the training
 
     def epoch(self, question_N: np.ndarray, entropy_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """The positions 0..N-1 in the order of this epoch; a function of its arguments alone.
@@ -28,21 +28,17 @@ class Order(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shuffled:
+class Shuffled(Order):
     """A new random order every epoch."""
-
-    uses_entropy: ClassVar[bool] = False
 
     def epoch(self, question_N: np.ndarray, entropy_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(question_N))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShuffledQuestions:
+class ShuffledQuestions(Order):
     """A new random order of the questions every epoch; the rollouts of one follow each other, so that they share a
     forward pass and their prefix is computed once."""
-
-    uses_entropy: ClassVar[bool] = False
 
     def epoch(self, question_N: np.ndarray, entropy_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         _, number_N = np.unique(question_N, return_inverse=True)
@@ -51,17 +47,15 @@ class ShuffledQuestions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileOrder:
+class FileOrder(Order):
     """Sources in name order, rollouts in file order, the same every epoch."""
-
-    uses_entropy: ClassVar[bool] = False
 
     def epoch(self, question_N: np.ndarray, entropy_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         return np.arange(len(question_N))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowToHigh:
+class LowToHigh(Order):
     """Lowest entropy first, the same every epoch; equal ones in file order, those without one last."""
 
     uses_entropy: ClassVar[bool] = True
@@ -105,8 +99,7 @@ def pack(lengths: Lengths, chosen: list[int], max_tokens: int, n_rows: int) -> l
             return None
         rows[row] += unit
         heapq.heapreplace(loads, (load + cost, row))
-    load_of = {row: load for load, row in loads}
-    return [rows[row] for row in sorted(load_of, key=lambda row: -load_of[row])]
+    return [rows[row] for _, row in sorted(loads, key=lambda one: -one[0])]
 
 
 def rows_needed(lengths: Lengths, chosen: list[int], max_tokens: int, multiple: int = 1) -> int:

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torchmetrics import MeanMetric, SumMetric
 
-from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
+from mprm.backbones.chat import ChatModel, encode_text
 from mprm.batching.collate import Example
 from mprm.batching.examples import open_images
 from mprm.batching.order import Lengths
 from mprm.inference.local import Generation
 from mprm.inference.scoring import answered
 from mprm.judge.judge import Judge, PresentedPair, in_seeded_order, sampler_of
-from mprm.judge.sft import collate_responses, log_likelihood
+from mprm.judge.sft import Prompts, collate_responses, log_likelihood
 from mprm.training.lengths import Measured, token_lengths
 from mprm.training.module import TrainingModule
 from mprm.training.recipe import Machine, Recipe, Schedule
@@ -69,43 +69,6 @@ def advantages(reward_G: torch.Tensor) -> torch.Tensor:
 def grpo_losses(logp_M: torch.Tensor, advantage_M: torch.Tensor) -> torch.Tensor:
     """-ratio x advantage of every token, (M,): the ratio of the policy to itself is 1, its gradient that of logp."""
     return -(logp_M - logp_M.detach()).exp() * advantage_M
-
-
-@dataclass(frozen=True)
-class PairBatch:
-    """What a loader hands over instead of tensors."""
-
-    keys: list[tuple[int, float]]  # position of a pair, and its weight in the loss
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> PairBatch:
-        return self
-
-    def pin_memory(self) -> PairBatch:
-        return self
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Map-style view of pairs to be judged; a row of them is a PairBatch, once it is collated."""
-
-    pairs: Sequence[PresentedPair]
-    entropy: np.ndarray  # (N,), nats
-    processor: ChatProcessor
-    judge: Judge
-
-    @property
-    def question(self) -> np.ndarray:
-        return np.arange(len(self.pairs))  # no two pairs share their whole prompt
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def layout(self, position: int) -> Example:
-        """The prompt without its pixels."""
-        return replace(self.judge.layout(self.pairs[position], self.processor), group=position)
-
-    def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-        return list(keys)
 
 
 def measure_prompts(prompts: Prompts, recipe: GRPO, machine: Machine, max_length: int) -> Measured:
@@ -171,8 +134,9 @@ class Reinforcement(TrainingModule):
         self.sampler = sampler_of(judge, prompts.processor, model, judge.temperature, schedule.seed)
 
     @staticmethod
-    def collate(examples: list[tuple[int, float]]) -> PairBatch:
-        return PairBatch(examples)
+    def collate(keys: list[tuple[int, float]]) -> torch.Tensor:
+        """(N, 2) float64: positions of the pairs, and their weights in the loss."""
+        return torch.tensor(keys, dtype=torch.float64)
 
     def prepare(self) -> None:
         check_sampling(self.prompts.judge, self.schedule.machine)
@@ -182,21 +146,22 @@ class Reinforcement(TrainingModule):
         """A pair is one: it weighs as much as any other, however long its responses become."""
         return np.ones(len(part.lengths), dtype=np.int64)
 
-    def loss(self, batch: PairBatch) -> torch.Tensor:
-        pairs = [self.in_some_order(self.prompts.pairs[position]) for position, _ in batch.keys]
+    def loss(self, batch: torch.Tensor) -> torch.Tensor:
+        positions, weights = batch.T.tolist()
+        pairs = [self.in_some_order(self.prompts.pairs[int(position)]) for position in positions]
         groups = []
-        for one, responses, (_, weight) in zip(pairs, self.responses(pairs), batch.keys, strict=True):
+        for one, responses, weight in zip(pairs, self.responses(pairs), weights, strict=True):
             reward_G = torch.tensor(self.rewards(one, responses, counted=weight > 0))
             groups.append(Group(one, responses, advantages(reward_G), weight))
         return self.loss_of(groups)
 
-    def rehearse(self, batch: PairBatch) -> torch.Tensor:
+    def rehearse(self, batch: torch.Tensor) -> torch.Tensor:
         """Of responses that nobody wrote, as long as they can become."""
         judge, tokenizer = self.prompts.judge, self.prompts.processor.tokenizer
         words = encode_text(tokenizer, [str(number) for number in range(self.grpo.group_size)])
         responses = [Generation((ids * judge.max_new_tokens)[: judge.max_new_tokens], False, 0.0) for ids in words]
-        alike_G = torch.ones(len(responses))
-        return self.loss_of([Group(self.prompts.pairs[key], responses, alike_G, weight) for key, weight in batch.keys])
+        pairs, alike_G = self.prompts.pairs, torch.ones(len(responses))
+        return self.loss_of([Group(pairs[int(key)], responses, alike_G, weight) for key, weight in batch.tolist()])
 
     def loss_of(self, groups: Sequence[Group]) -> torch.Tensor:
         """All responses of a pair weigh the same, and all tokens of a response."""

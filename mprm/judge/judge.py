@@ -240,7 +240,9 @@ def summarise(signals: pa.Table, kept: pa.Table, selector: Any, traced: int, see
     eligible = signals.filter(signals["ranked"])
     is_kept_P = np.isin(eligible["id"].to_pylist(), kept["id"].to_pylist())
     entropy_P, agrees_P = (eligible[name].to_numpy() for name in ("entropy", "agrees"))
-    source_P, flipped_P = np.array(eligible["source"].to_pylist()), known_flips(eligible)
+    source_P = np.array(eligible["source"].to_pylist())
+    known = not eligible["flipped"].null_count  # of all pairs
+    flipped_P = eligible["flipped"].to_numpy().astype(float) if known else None
     left_out = float(entropy_P[~is_kept_P].mean()) if not is_kept_P.all() else None
     return Curation(
         eligible=eligible.num_rows,
@@ -268,13 +270,6 @@ def wrong_labels(source_P: np.ndarray, is_kept_P: np.ndarray, flipped_P: np.ndar
     kept, random = float(flipped_P[is_kept_P].mean()), float(random_D.mean())
     low, high = map(float, np.quantile(kept - random_D, TAILS))
     return WrongLabels(kept=kept, random=random, difference=Estimate(kept - random, low, high))
-
-
-def known_flips(eligible: pa.Table) -> np.ndarray | None:
-    """1 for a wrong label, 0 for a right one, (P,); None unless all are known."""
-    if eligible["flipped"].null_count:
-        return None
-    return eligible["flipped"].to_numpy().astype(float)
 
 
 def write_curated(folder: Path, signals: pa.Table, kept: pa.Table, summary: Curation) -> None:

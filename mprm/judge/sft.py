@@ -99,42 +99,56 @@ def log_likelihood(model: ChatModel, responses: ResponseBatch, temperature: floa
 # ---- what is learnt
 
 
-class Traces:
-    """Map-style view of faithful traces, asked for as batching's Examples are, and with the same errors."""
+class Prompts:
+    """Map-style view of pairs, asked for as batching's Examples are. entropy: (N,), nats."""
 
-    def __init__(self, traced: Sequence[PresentedPair], processor: ChatProcessor, judge: Judge) -> None:
-        self.traced = traced
-        self.processor = processor
-        self.judge = judge
-        self.question = np.arange(len(traced))  # no two pairs share their whole prompt
-        self.entropy = np.full(len(traced), np.nan)
-        self.ids = [one.pair.id for one in traced]
-        self.images = [one.images for one in traced]
+    def __init__(
+        self,
+        pairs: Sequence[PresentedPair],
+        processor: ChatProcessor,
+        judge: Judge,
+        entropy: np.ndarray | None = None,
+    ) -> None:
+        self.pairs, self.processor, self.judge = pairs, processor, judge
+        self.entropy = np.full(len(pairs), np.nan) if entropy is None else entropy
+        self.question = np.arange(len(pairs))  # no two pairs share their whole prompt
+        self.ids = [one.pair.id for one in pairs]
+        self.images = [one.images for one in pairs]
         self.image_path: Callable[[Any], Path] = Path
 
     def origin(self, position: int) -> dict[str, Any]:
-        return {"id": self.ids[position], "source": self.traced[position].pair.source}
+        return {"id": self.ids[position], "source": self.pairs[position].pair.source}
 
     def __len__(self) -> int:
-        return len(self.traced)
+        return len(self.pairs)
 
     def layout(self, position: int) -> Example:
-        """The trace without its pixels."""
-        one = self.traced[position]
-        assert one.pair.trace is not None
-        asked = self.judge.layout(one, self.processor)
-        tokenizer = self.processor.tokenizer
-        ids = encode_text(tokenizer, [neutralise(one.pair.trace.strip())])[0]
-        example = answered(asked, [*ids, tokenizer.convert_tokens_to_ids(END)])
-        return replace(example, id=one.pair.id, group=position)
+        """The prompt without its pixels."""
+        asked = self.judge.layout(self.pairs[position], self.processor)
+        return replace(asked, id=self.ids[position], group=position)
+
+    def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Any]:
+        """Positions and weights: an image is opened where responses to its question are drawn."""
+        return list(keys)
+
+
+class Traces(Prompts):
+    """Prompts with their traces, and with the errors of batching's Examples."""
+
+    def layout(self, position: int) -> Example:
+        """The prompt and its trace without its pixels."""
+        trace, tokenizer = self.pairs[position].pair.trace, self.processor.tokenizer
+        assert trace is not None
+        ids = encode_text(tokenizer, [neutralise(trace.strip())])[0]
+        return answered(super().layout(position), [*ids, tokenizer.convert_tokens_to_ids(END)])
 
     def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Example]:
         """The examples of one row, given by position and weight."""
-        examples = []
-        for position, weight in keys:
-            vision = self.processor.vision(open_images(self.traced[position].images))
-            examples.append(replace(self.layout(position), vision=vision, weight=weight))
-        return examples
+        vision = [self.processor.vision(open_images(self.pairs[position].images)) for position, _ in keys]
+        return [
+            replace(self.layout(position), vision=pixels, weight=weight)
+            for (position, weight), pixels in zip(keys, vision, strict=True)
+        ]
 
 
 class Imitation(TrainingModule):

@@ -103,8 +103,9 @@ def _curate(work: JudgeWork) -> dict[str, Any]:
 
 
 def _rl(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.grpo import Prompts, Reinforcement, measure_prompts
+    from mprm.judge.grpo import Reinforcement, measure_prompts
     from mprm.judge.judge import present, read_kept
+    from mprm.judge.sft import Prompts
     from mprm.training.fit import fit
     from mprm.training.recipe import Schedule
 
@@ -116,7 +117,7 @@ def _rl(work: JudgeWork) -> dict[str, Any]:
     image_path = cfg.preferences.image_folder.path
     pairs = [present(by_id[name], tuple(map(image_path, by_id[name].images)), False) for name in ids]
     processor, model = work.judge_after(SFT.name)
-    prompts = Prompts(pairs, entropy_N, processor, cfg.judge)
+    prompts = Prompts(pairs, processor, cfg.judge, entropy_N)
     measured = measure_prompts(prompts, cfg.grpo, cfg.trainer, cfg.backbone.max_length) if cfg.grpo.epochs else None
     # Loader workers have nothing to do: a pair is read where its responses are drawn.
     schedule = Schedule(cfg.grpo, replace(cfg.trainer, num_workers=0), cfg.order, cfg.seed)

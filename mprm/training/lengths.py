@@ -29,19 +29,9 @@ CHUNK = 256  # examples or pictures that a loader worker looks at at a time
 FileState = tuple[str, int, int]
 
 
-class HasLayout(Protocol):
-    """What has a length. question: an integer per example, the same for the same images and question."""
-
-    @property
-    def question(self) -> np.ndarray: ...
-
-    def layout(self, position: int) -> Example:
-        """The example without its pixels. ValueError: an image is not there, or of a shape that is refused."""
-        ...
-
-
-class HasImages(HasLayout, Protocol):
-    """ids and images: names per example, the files of these image_path gives; origin: what a list names one by."""
+class HasImages(Protocol):
+    """Per example: ids; images, names whose files image_path gives; question, an integer, the same for the same images
+    and question; origin, what a list names it by."""
 
     image_path: Callable[[Any], Path]
 
@@ -51,7 +41,14 @@ class HasImages(HasLayout, Protocol):
     @property
     def images(self) -> Sequence[Sequence[Any]]: ...
 
+    @property
+    def question(self) -> np.ndarray: ...
+
     def origin(self, position: int) -> dict[str, Any]: ...
+
+    def layout(self, position: int) -> Example:
+        """The example without its pixels. ValueError: an image is not there, or of a shape that is refused."""
+        ...
 
 
 class Fault(NamedTuple):
@@ -108,7 +105,7 @@ def _without(examples: HasImages, lengths: Lengths, left_out: dict[int, str]) ->
 
 
 def token_lengths(
-    examples: HasLayout, num_workers: int, left_out: Collection[int] = (), refused: dict[int, str] | None = None
+    examples: HasImages, num_workers: int, left_out: Collection[int] = (), refused: dict[int, str] | None = None
 ) -> Lengths:
     """Lengths by position, 0 of those left out; `shared` is over the examples of a question that are in `examples`.
 
@@ -131,7 +128,7 @@ def token_lengths(
     return Lengths(tokens=measured[0], shared=measured[1], question=question)
 
 
-def _laid_out(examples: HasLayout, chunk: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+def _laid_out(examples: HasImages, chunk: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
     """Tokens and shared tokens, (2, examples), of a chunk of whole questions; and by position why some have none."""
     groups: dict[int | None, list[tuple[int, Any]]] = {}
     refused = {}

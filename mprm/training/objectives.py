@@ -50,7 +50,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging:
-    """Base of objectives: all that the Protocol asks for but target() and losses()."""
+    """Base of objectives: all that the Protocol asks for but target()."""
 
     kappa: ClassVar[bool] = False
 
@@ -72,6 +72,13 @@ class Averaging:
         unusual = [f"{name} {value}" for name, value, usual in settings if value != usual]
         return f"{words} ({', '.join(unusual)})" if unusual else words
 
+    def target(self, mc_M: Score) -> Score:
+        raise AssertionError("an objective has a target")
+
+    def losses(self, output: StepOutput, mc_M: torch.Tensor, n_M: torch.Tensor) -> torch.Tensor:
+        """Two-way cross-entropy with the target."""
+        return step_losses(output.logits_M2, self.target(mc_M))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hard(Averaging):
@@ -87,9 +94,6 @@ class Hard(Averaging):
     def target(self, mc_M: Score) -> Score:
         return (mc_M > self.tau) * 1.0
 
-    def losses(self, output: StepOutput, mc_M: torch.Tensor, n_M: torch.Tensor) -> torch.Tensor:
-        return step_losses(output.logits_M2, self.target(mc_M))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Soft(Averaging):
@@ -97,9 +101,6 @@ class Soft(Averaging):
 
     def target(self, mc_M: Score) -> Score:
         return mc_M
-
-    def losses(self, output: StepOutput, mc_M: torch.Tensor, n_M: torch.Tensor) -> torch.Tensor:
-        return step_losses(output.logits_M2, self.target(mc_M))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ import pytest
 from mprm.data.preferences import Pair
 from mprm.judge.judge import (
     in_seeded_order,
-    known_flips,
     present,
     read_kept,
     signals_of,
@@ -24,7 +23,7 @@ from mprm.judge.judge import (
     wrong_labels,
 )
 from mprm.metrics.results import Curation, read_part
-from mprm.selection.selectors import Entropy, Random, keep
+from mprm.selection.selectors import Entropy, Full, Random, keep
 
 
 def pair(name: str, source: str = "s", flipped: bool | None = False) -> Pair:
@@ -126,8 +125,10 @@ def test_wrong_labels_against_random_subsets_of_the_same_sources() -> None:
 
 def test_wrong_labels_are_counted_where_all_are_known() -> None:
     known, unknown = (table([0.5, 0.1], [0.0, 1.0], flipped, "ab") for flipped in ([True, False], [None, False]))
-    assert known_flips(known).tolist() == [1.0, 0.0]
-    assert known_flips(unknown) is None
+    found = summarise(known, keep(known, Full()), Full(), traced=0, seed=0).flipped
+    assert found is not None
+    assert found.kept == 0.5
+    assert summarise(unknown, keep(unknown, Full()), Full(), traced=0, seed=0).flipped is None
 
 
 def test_the_order_of_answers_is_by_seed_and_pair_alone() -> None:

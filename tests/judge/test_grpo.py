@@ -22,9 +22,9 @@ from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Prompt
 from mprm.inference.scoring import answered
 from mprm.judge import grpo
-from mprm.judge.grpo import GRPO, PairBatch, Prompts, Reinforcement, advantages, grpo_losses, measure_prompts
+from mprm.judge.grpo import GRPO, Reinforcement, advantages, grpo_losses, measure_prompts
 from mprm.judge.judge import Judge, PresentedPair, present
-from mprm.judge.sft import ResponseBatch, collate_responses, log_likelihood
+from mprm.judge.sft import Prompts, ResponseBatch, collate_responses, log_likelihood
 from mprm.training import fit as fit_module
 from mprm.training.checkpoint import latest
 from mprm.training.cost import rehearse
@@ -78,7 +78,7 @@ def step_of(
     processor: Any, model: Any, judge: Judge, pairs: list[PresentedPair], recipe: GRPO, step: int
 ) -> Reinforcement:
     """The module in optimizer step `step` of a training, without a trainer."""
-    prompts = Prompts(pairs, np.zeros(len(pairs)), processor, judge)
+    prompts = Prompts(pairs, processor, judge, np.zeros(len(pairs)))
     module = Reinforcement(model, prompts, recipe, Schedule(recipe, Machine(), LowToHigh(), seed=7))
     module.trainer = SimpleNamespace(global_step=step, accumulate_grad_batches=3, world_size=2)  # type: ignore[assignment]
     return module
@@ -93,7 +93,7 @@ def test_a_step_by_its_definition(
     processor, model = taught.load()
     keys = [(4, 0.5), (0, 0.25), (6, 0.0)]
     module = step_of(processor, model, judge, pairs, recipe, step=3)
-    module.training_step(PairBatch(keys), 0).backward()
+    module.training_step(Reinforcement.collate(keys), 0).backward()
     found = {name: parameter.grad / 6 for name, parameter in model.named_parameters() if parameter.grad is not None}
     logged = {name: metric.compute().item() for name, metric in module.curve.items()}
     model.zero_grad()
@@ -183,7 +183,7 @@ def test_a_rehearsal_is_as_long_as_responses_can_become(
 ) -> None:
     """Three responses of eight tokens to each of two pairs, which begin differently; nothing is drawn."""
     recipe = GRPO(group_size=3, global_batch_size=2)
-    prompts = Prompts(pairs[1:3], np.zeros(2), taught.load()[0], judge)
+    prompts = Prompts(pairs[1:3], taught.load()[0], judge, np.zeros(2))
     module = Reinforcement(taught.load()[1], prompts, recipe, Schedule(recipe, Machine(), LowToHigh(), seed=7))
     part, _ = plan_parts(module, measure_prompts(prompts, recipe, Machine(), 512), None)
     rows: list[ResponseBatch] = []
@@ -216,7 +216,7 @@ def train(pairs: list[PresentedPair], taught: Any, judge: Judge) -> Train:
         processor, model = taught.load()
         recipe = GRPO(learning_rate=3e-4, weight_decay=0.0, warmup=0.0, group_size=4, global_batch_size=3)
         settings = Machine(**{"checkpoint_every": 1} | machine)
-        prompts = Prompts(pairs[:7], ENTROPY, processor, judge)
+        prompts = Prompts(pairs[:7], processor, judge, ENTROPY)
         measured = measure_prompts(prompts, recipe, settings, 512)
         assert (len(measured.usable), measured.left_out) == (7, {"too_long": 0})
         module = Reinforcement(model, prompts, recipe, Schedule(recipe, settings, LowToHigh(), seed=5))
@@ -307,14 +307,14 @@ def test_long_pairs_are_left_out_and_what_can_not_be_trained_is_one_line(
     def attempt(
         folder: str = "none", judge: Judge = judge, epochs: int = 1, max_length: int = 512, **machine: Any
     ) -> tuple[int, dict[str, int]]:
-        prompts = Prompts(pairs[:3], ENTROPY[:3], processor, judge)
+        prompts = Prompts(pairs[:3], processor, judge, ENTROPY[:3])
         recipe = GRPO(epochs=epochs, global_batch_size=3, group_size=2)
         schedule = Schedule(recipe, Machine(**machine), LowToHigh(), seed=0)
         measured = measure_prompts(prompts, recipe, schedule.machine, max_length)
         counted = fit(Reinforcement(model, prompts, recipe, schedule), measured, None, tmp_path / folder)
         return counted["optimizer_steps"], measured.left_out
 
-    longest = len(Prompts(pairs, ENTROPY, processor, judge).layout(0).input_ids)
+    longest = len(Prompts(pairs, processor, judge, ENTROPY).layout(0).input_ids)
     for options, line in (
         (
             {"max_length": 40},
