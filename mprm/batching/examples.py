@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.ExifTags import Base
+from PIL.Image import DecompressionBombError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mprm.batching.collate import Example
@@ -61,10 +62,7 @@ def render(question: str, steps: list[str]) -> list[str]:
 # ---- images
 
 # What Pillow's decoders raise on damaged files.
-UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, TypeError, RuntimeError, EOFError),
-    *(struct.error, Image.DecompressionBombError),
-)
+UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, EOFError, struct.error, DecompressionBombError)
 
 # EXIF orientation -> what makes the picture upright, as the people saw it who labelled it.
 TURNS: dict[object, Image.Transpose] = {

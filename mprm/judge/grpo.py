@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -108,15 +108,6 @@ def check_sampling(judge: Judge, machine: Machine) -> None:
         )
 
 
-class Group(NamedTuple):
-    """The responses to a pair, how much more each earns than the others, and the weight of the pair."""
-
-    one: PresentedPair
-    responses: Sequence[Generation]
-    advantage_G: torch.Tensor
-    weight: float
-
-
 class Reinforcement(TrainingModule):
     """Draws, rewards, learns. Logged, over the responses of the global batch: train/loss, train/reward, train/accuracy
     (right verdicts), train/format (any verdict), train/entropy (nats), train/tokens."""
@@ -149,32 +140,37 @@ class Reinforcement(TrainingModule):
     def loss(self, batch: torch.Tensor) -> torch.Tensor:
         positions, weights = batch.T.tolist()
         pairs = [self.in_some_order(self.prompts.pairs[int(position)]) for position in positions]
-        groups = []
-        for one, responses, weight in zip(pairs, self.responses(pairs), weights, strict=True):
-            reward_G = torch.tensor(self.rewards(one, responses, counted=weight > 0))
-            groups.append(Group(one, responses, advantages(reward_G), weight))
-        return self.loss_of(groups)
+        groups, advantages_G = self.responses(pairs), []
+        for one, group, weight in zip(pairs, groups, weights, strict=True):
+            advantages_G.append(advantages(torch.tensor(self.rewards(one, group, counted=weight > 0))))
+        return self.loss_of(pairs, groups, advantages_G, weights)
 
     def rehearse(self, batch: torch.Tensor) -> torch.Tensor:
         """Of responses that nobody wrote, as long as they can become."""
         judge, tokenizer = self.prompts.judge, self.prompts.processor.tokenizer
         words = encode_text(tokenizer, [str(number) for number in range(self.grpo.group_size)])
         responses = [Generation((ids * judge.max_new_tokens)[: judge.max_new_tokens], False, 0.0) for ids in words]
-        pairs, alike_G = self.prompts.pairs, torch.ones(len(responses))
-        return self.loss_of([Group(pairs[int(key)], responses, alike_G, weight) for key, weight in batch.tolist()])
+        positions, weights = batch.T.tolist()
+        pairs, n = [self.prompts.pairs[int(position)] for position in positions], len(positions)
+        return self.loss_of(pairs, [responses] * n, [torch.ones(len(responses))] * n, weights)
 
-    def loss_of(self, groups: Sequence[Group]) -> torch.Tensor:
-        """All responses of a pair weigh the same, and all tokens of a response."""
+    def loss_of(
+        self,
+        pairs: Sequence[PresentedPair],
+        groups: Sequence[Sequence[Generation]],  # responses to every pair
+        advantages_G: Sequence[torch.Tensor],  # how much more each response earns than the others of its group
+        weights: Sequence[float],  # of the pairs; all responses of a pair weigh the same, and all tokens of a response
+    ) -> torch.Tensor:
         judge, processor = self.prompts.judge, self.prompts.processor
         examples: list[Example] = []
         advantage: list[torch.Tensor] = []
-        for number, group in enumerate(groups):
-            vision = processor.vision(open_images(group.one.images))
-            asked = replace(judge.layout(group.one, processor), vision=vision, group=number)  # they share their prompt
-            for generation, advantage_of_response in zip(group.responses, group.advantage_G, strict=True):
+        for number, (one, group, advantage_G) in enumerate(zip(pairs, groups, advantages_G, strict=True)):
+            vision = processor.vision(open_images(one.images))
+            asked = replace(judge.layout(one, processor), vision=vision, group=number)  # they share their prompt
+            for generation, advantage_of_response in zip(group, advantage_G, strict=True):
                 example = answered(asked, generation.tokens)
                 n_tokens = len(example.marks)
-                examples.append(replace(example, weight=group.weight / len(group.responses) / n_tokens))
+                examples.append(replace(example, weight=weights[number] / len(group) / n_tokens))
                 advantage.append(advantage_of_response.expand(n_tokens))
         batch = collate_responses(examples).to(self.device)
         logp_M = log_likelihood(self.model, batch, judge.temperature)

@@ -1,16 +1,14 @@
 """What can be trained on, found before anything is computed: pictures that decode, examples that are short enough.
 
-CACHE/pictures.jsonl remembers the sound pictures by the state of their file, as [path, size, modification time in ns];
-the few others are decoded again by every run, for what is wrong may lie outside the file.
+CACHE/pictures.journal remembers the sound pictures by path, size and modification time of their file; the few others
+are decoded again by every run, for what is wrong may lie outside the file.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +20,10 @@ from torch.utils.data import DataLoader
 from mprm.batching.collate import Example, common_prefix
 from mprm.batching.examples import image_fault, open_images
 from mprm.batching.order import Lengths
+from mprm.runs.journal import journal
 from mprm.terminal import tracked
 
 CHUNK = 256  # examples or pictures that a loader worker looks at at a time
-
-FileState = tuple[str, int, int]
 
 
 class HasImages(Protocol):
@@ -149,42 +146,32 @@ def _laid_out(examples: HasImages, chunk: np.ndarray) -> tuple[np.ndarray, dict[
 
 def broken_pictures(examples: Any, num_workers: int, cache: Path) -> dict[Any, Fault]:
     """What is wrong with pictures, by name. examples: with `images` and `image_path`."""
-    memory = cache / "pictures.jsonl"
-    sound: set[FileState] = set()
-    with suppress(FileNotFoundError), open(memory, "rb") as file:
-        for line in file:
-            with suppress(ValueError, TypeError):  # torn by a kill: these pictures are decoded again
-                sound.add(tuple(json.loads(line)))
     broken: dict[Any, Fault] = {}
     paths: dict[Any, Path] = {}
     for name in dict.fromkeys(name for names in examples.images for name in names):
         try:
-            path = examples.image_path(name)
+            paths[name] = examples.image_path(name)
         except ValueError as error:
             broken[name] = Fault(image_fault(error), str(name), str(error))
-            continue
-        if _state(path) not in sound:
-            paths[name] = path
-    chunks = [list(paths.items())[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    # Unbuffered: a chunk is one write, between those of other runs. A line that a killed one left torn is ended first.
-    with open(memory, "ab", buffering=0) as file:
+    with journal(cache / "pictures", [], cache_of="list of sound pictures") as kept:
+        waiting = [(name, path) for name, path in paths.items() if _state(path) not in kept.done]
+        chunks = [waiting[start : start + CHUNK] for start in range(0, len(waiting), CHUNK)]
         for states, faults in _in_workers(_decoded, chunks, num_workers, "reading pictures"):
-            file.write("".join("\n" + json.dumps(state) for state in states).encode())
+            kept.add({state: 0 for state in states if state not in kept.done})  # a file may have two names
             broken |= faults
     return broken
 
 
-def _state(path: Path) -> FileState | None:
-    """Stands for the content of a file, None if it is not there."""
+def _state(path: Path) -> str:
+    """Stands for the content of a file; empty if it is not there."""
     try:
         status = os.stat(path)
     except OSError:
-        return None
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+        return ""
+    return ascii((os.path.abspath(path), status.st_size, status.st_mtime_ns))
 
 
-def _decoded(pictures: Sequence[tuple[Any, Path]]) -> tuple[list[FileState | None], dict[Any, Fault]]:
+def _decoded(pictures: Sequence[tuple[Any, Path]]) -> tuple[list[str], dict[Any, Fault]]:
     """The states of the sound files, taken before they were read, and by name what is wrong with the others."""
     sound, faults = [], {}
     for name, path in pictures:

@@ -28,6 +28,8 @@ class TrainingModule(pl.LightningModule):
     """Base of all trainings. A subclass gives prepare(), terms() and loss(), and updates the metrics of `curve`, which
     are logged as train/NAME once per optimizer step, over the whole global batch; `loss` is one of them."""
 
+    micro_batch_size: int | None = None  # examples whose terms are averaged first; None: all of a global batch
+
     def __init__(self, model: StepModel, schedule: Schedule, curve: dict[str, Metric]) -> None:
         super().__init__()
         self.model = model
@@ -42,11 +44,6 @@ class TrainingModule(pl.LightningModule):
     def collate(examples: list[Any]) -> Any:
         """A batch of the examples of a row."""
         return collate(examples)
-
-    @property
-    def micro_batch_size(self) -> int | None:
-        """Examples whose terms are averaged first; None: all terms of a global batch weigh the same."""
-        return None
 
     def prepare(self) -> None:
         """Make ready what of the model is trained; new weights are drawn from torch's generator."""
@@ -125,12 +122,9 @@ class StepScoring(TrainingModule):
         # Without a NaN strategy a metric has no weights.
         super().__init__(model, schedule, {"loss": MeanMetric(nan_strategy="disable"), "step_accuracy": MeanMetric()})
         self.objective = objective
+        self.micro_batch_size = objective.micro_batch_size if objective.normalise == "micro_batch" else None
         metrics = {"loss": MeanMetric(), "step_accuracy": MeanMetric(), "auc": BinaryAUROC()}
         self.validation: Any = nn.ModuleDict(metrics)
-
-    @property
-    def micro_batch_size(self) -> int | None:
-        return self.objective.micro_batch_size if self.objective.normalise == "micro_batch" else None
 
     def prepare(self) -> None:
         self.model.set_kappa(self.objective.kappa)

@@ -180,10 +180,12 @@ def test_pictures_are_decoded_once(
     shutil.copy(paths[2], paths[0])
     assert len(look().usable) == 12
     assert decoded == ["0.png", "1.png"]
-    memory = tmp_path / "cache" / "pictures.jsonl"
-    lines = memory.read_bytes().splitlines(keepends=True)
-    memory.write_bytes(lines[2] + b"[[]]\n\xff\n{" + lines[3][:9])
+    memory = tmp_path / "cache" / "pictures.journal"
+    memory.write_bytes(memory.read_bytes()[:-9])
     assert len(look().usable) == 12
-    assert len(decoded) == 3
+    assert decoded == ["0.png", "1.png"], "what a kill tore is decoded again"
+    memory.write_bytes(memory.read_bytes() + b"\xff\n")
+    assert len(look().usable) == 12
+    assert len(decoded) == 4, "what is damaged begins anew"
     look()
-    assert decoded == ["1.png"], "what was torn is written again"
+    assert decoded == ["1.png"]
