@@ -19,8 +19,7 @@ from omegaconf.errors import (
 )
 
 from mprm.runs.artifacts import STAGES, reading
-from mprm.runs.config_hash import CHECKOUT, SHIPPED, run_name
-from mprm.runs.run_folder import latest_run, read_record
+from mprm.runs.run_folder import CHECKOUT, SHIPPED, read_record, run_name
 from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, OF_A_RUN, STEP_STAGES, TASKS
 from mprm.terminal import PRETRAINING, did_you_mean, type_name, unknown_key
 
@@ -183,6 +182,18 @@ def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence
     for group in task.groups if task.bound is None else task.bound:
         getattr(config, group)
     return config
+
+
+def latest_run(runs: Path) -> Path:
+    """The trained run below a folder whose stages changed last. Raises ValueError if there is none."""
+    weights = [*runs.glob("*/weights.safetensors"), *runs.glob("*/*/weights.safetensors")]
+    folders = {runs / path.relative_to(runs).parts[0] / STAGES for path in weights}
+    trained = sorted(filter(Path.exists, folders), key=lambda path: path.stat().st_mtime_ns)
+    if not trained:
+        raise ValueError(
+            f"run=latest: no run below runs={runs} is trained; give its folder, run=runs/NAME, or runs=DIR"
+        )
+    return trained[-1].parent
 
 
 def config_of_run(folder: Path) -> Config:

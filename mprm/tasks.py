@@ -155,3 +155,22 @@ TASKS = {
 
 # Of the two lines of work the second: judges.
 JUDGE_TASKS = tuple(name for name, task in TASKS.items() if task.groups == JUDGE_GROUPS)
+
+# Keys that do not change what a run computes: changing them finds the same run again. A group name covers its keys.
+NOT_IN_HASH = (
+    # where the run lies and what is done with it; task=train continues the run that task=select began
+    *("task", "name", "runs", "cache", "overwrite", "redo", "check", "debug", "logger"),
+    # of tasks that open no run, and of files beside the run folder
+    *("questions", "policy", "run", "checkpoint", "format", "input", "predictions", "threshold"),
+    *("solutions", "continuations", "aggregate", "export", "output"),
+    # the gradient does not depend on how a global batch is cut: a run resumes on other devices
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_tokens"),
+    *("trainer.offload_optimizer", "trainer.num_workers", "backbone.gradient_checkpointing"),
+    # what is kept, and when
+    *("trainer.checkpoint_every", "trainer.checkpoint_minutes", "trainer.keep_optimizer", "trainer.validate_every"),
+    "trainer.non_finite",  # a run that stopped is finished with skip; its summary counts what was skipped
+)
+
+# What belongs to the other line of work alone.
+OF_JUDGES = tuple(group for group in JUDGE_GROUPS if group not in RUN_GROUPS)
+OF_STEP_SCORERS = (*(group for group in RUN_GROUPS if group not in JUDGE_GROUPS), "held_out")

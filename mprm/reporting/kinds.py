@@ -19,8 +19,7 @@ from mprm.metrics.predictions import read_predictions
 from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults
 from mprm.reporting.plots import Panel
 from mprm.reporting.run_record import read_json_lines
-from mprm.runs.config_hash import NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
-from mprm.tasks import JUDGE_TASKS
+from mprm.tasks import JUDGE_TASKS, NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
 
 POLICY = {"pass@1": "one candidate", "majority": "majority vote", "pass@N": "pass@N"}
 

@@ -18,8 +18,8 @@ from mprm.metrics.estimate import Estimate, mean_over_seeds
 from mprm.metrics.results import BestOfNResults, Curation, JudgeResults, Results, StepResults, read_results
 from mprm.reporting.kinds import KINDS, Kind, Measure, Measured, measured, others, setting_of
 from mprm.reporting.run_record import damage, read_config, read_manifest
+from mprm.runs.journal import SweepJob
 from mprm.runs.manifest import Chosen
-from mprm.runs.sweep_state import SweepJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ def compare(folders: Sequence[Path], jobs: tuple[SweepJob, ...] = ()) -> Compari
     """Read the runs and group them.
 
     A folder without results, or that repeats a seed of the same setting, is left out and named, unless the jobs of
-    the sweep (sweep_state.read_jobs) say already why it is not finished.
+    the sweep (journal.read_jobs) say already why it is not finished.
     """
     explained = {job.name for job in jobs if job.state != "done"}
     left_out: dict[str, str] = {}

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 from mprm.runs.artifacts import write_text
-from mprm.runs.sweep_state import FOLDER as SWEEP
+from mprm.runs.journal import SWEEP
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,5 @@
-"""Results of a long task, kept one by one and found again when the same command is started after a kill."""
+"""What long work keeps while it is under way: a task its results, one by one, for the same command after a kill; a
+sweep, in RUNS/sweep, its jobs and what became of each, in files: a launcher's process may outlive the sweep's."""
 
 from __future__ import annotations
 
@@ -6,13 +7,18 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, cast
 
-from mprm.runs.artifacts import reading, write_json_lines
+from mprm.runs.artifacts import in_use, lock, read_json, reading, remove, write_json, write_json_lines
+
+SWEEP = "sweep"  # folder beside the runs
+SWEEP_VERSION = 1
+State = Literal["waiting", "running", "done", "failed", "interrupted"]
 
 
 class Journal:
@@ -97,3 +103,79 @@ def _read(file: IO[bytes], header: str) -> dict[str, Any]:
         )
     with reading(file.name, "delete it: what it kept is then done again"):
         return dict(json.loads(line) for line in lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJob:
+    """One run of a sweep, and how far it is."""
+
+    # what was set for it, as in a command; no two jobs of a sweep have the same
+    overrides: tuple[str, ...]
+    # the overrides in which it differs from other jobs
+    label: str
+    # its run folder; None if its task has none, or its config was refused
+    name: str | None
+    # rollouts relative to all: what its duration grows with
+    work: float = 1.0
+    state: State = "waiting"
+    # of a failure, in one line
+    reason: str = ""
+    # that it took; None before its end, and if an earlier sweep finished it
+    seconds: float | None = None
+
+
+def lock_sweep(runs: Path) -> IO[str]:
+    """Hold RUNS/sweep until the file is closed. Raises ValueError if another process holds it."""
+    folder = runs / SWEEP
+    folder.mkdir(parents=True, exist_ok=True)
+    return lock(folder, "give another runs=")
+
+
+def begin_sweep(runs: Path, jobs: list[SweepJob]) -> None:
+    """Write the jobs in order, with the states that are known beforehand. An older sweep's states and logs go."""
+    for path in [*(runs / SWEEP).glob("*.json"), *(runs / SWEEP).glob("[0-9]*.log")]:
+        remove(path)
+    write_json(runs / SWEEP / "jobs.json", {"version": SWEEP_VERSION, "jobs": [asdict(job) for job in jobs]})
+
+
+def record(runs: Path, overrides: Sequence[str], state: State, reason: str = "", seconds: float | None = None) -> None:
+    """Write the state of the job with these overrides."""
+    write_json(_of_job(runs, overrides, "json"), {"state": state, "reason": reason, "seconds": seconds})
+
+
+def log_file(runs: Path, overrides: Sequence[str]) -> Path:
+    """Where a job that runs in a process of its own writes what it says."""
+    return _of_job(runs, overrides, "log")
+
+
+def read_jobs(runs: Path) -> tuple[SweepJob, ...]:
+    """The jobs of the last sweep into `runs`, in order; () if there was none, or its list is damaged.
+
+    A job that is neither finished nor being run by a living process is interrupted once its sweep has ended. Raises
+    ValueError if another version of mprm wrote them.
+    """
+    folder, jobs = runs / SWEEP, []
+    swept = in_use(folder)
+    for number, planned in enumerate(_planned(folder)):
+        with suppress(ValueError):  # not begun
+            planned |= read_json(folder / f"{number:03}.json")
+        job = SweepJob(**planned | {"overrides": tuple(planned["overrides"])})
+        if job.state in ("waiting", "running") and not swept:
+            alive = job.name is not None and in_use(runs / job.name)
+            job = replace(job, state="running" if alive else "interrupted")
+        jobs.append(job)
+    return tuple(jobs)
+
+
+def _planned(folder: Path) -> list[dict[str, Any]]:
+    plan: dict[str, Any] = {"version": SWEEP_VERSION, "jobs": []}
+    with suppress(ValueError):  # there is none, or it is damaged
+        plan = read_json(folder / "jobs.json")
+    if plan["version"] != SWEEP_VERSION or (folder / "points.json").exists():
+        raise ValueError(f"{folder} is another version's; remove that folder (the runs beside it stay)")
+    return cast(list[dict[str, Any]], plan["jobs"])
+
+
+def _of_job(runs: Path, overrides: Sequence[str], suffix: str) -> Path:
+    number = [job["overrides"] for job in _planned(runs / SWEEP)].index(list(overrides))
+    return runs / SWEEP / f"{number:03}.{suffix}"

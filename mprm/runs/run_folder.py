@@ -1,14 +1,14 @@
-"""The run folder and its rule: finished stages are skipped, an unfinished one goes on, another config is refused."""
+"""The run folder and its rule: finished stages are skipped, an unfinished one goes on, another config is refused; and
+what makes a config another one: the keys that enter its hash."""
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from time import sleep
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,7 +27,14 @@ from mprm.runs.artifacts import (
     write_json,
     write_text,
 )
-from mprm.runs.config_hash import FORMAT_VERSION, config_hash, differences
+from mprm.tasks import JUDGE_TASKS, NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
+
+# Enters every config hash. Raise it when a file of the run folder changes its meaning: older runs are then refused.
+FORMAT_VERSION = 3
+
+PATHS = ("root", "annotations", "images", "path", "exclude")  # last parts of the keys that hold paths
+CHECKOUT = Path(__file__).resolve().parents[2]
+SHIPPED = "mprm/chartworld/weights/"  # is in the checkout, from wherever a command is run
 
 START_AGAIN = "restore it, or give overwrite=true to empty the folder and start again"
 NEW = {".lock", "config.yaml", STAGES, "versions.json"}  # what opening a run makes
@@ -56,14 +63,18 @@ class RunFolder:
         record = self._record()
         if stage not in record["stages"] or self.lock is None:
             return stage in record["stages"]
-        fault = self._fault(record["files"][stage])
-        if fault is None:
-            return True
-        if costly:
-            raise ValueError(f"{fault}; {redo_remedy(stage)}")
-        print(f"{fault}: {stage.partition('/')[0]} is done again", flush=True)
-        self._drop(record, [stage])
-        return False
+        for name, (size, _) in record["files"][stage].items():
+            path = self.path / name
+            there = path.stat().st_size if path.is_file() else None
+            if there == size:
+                continue
+            fault = f"{path} is missing" if there is None else f"{path} has {there} bytes instead of {size}"
+            if costly:
+                raise ValueError(f"{fault}; {redo_remedy(stage)}")
+            print(f"{fault}: {stage.partition('/')[0]} is done again", flush=True)
+            self._drop(record, [stage])
+            return False
+        return True
 
     def intact(self, stage: str, inputs: Mapping[str, str]) -> bool:
         """Has `stage` ended with these inputs, and are its files unchanged, to the bit?"""
@@ -94,8 +105,7 @@ class RunFolder:
 
     def summary(self, stage: str) -> dict[str, Any]:
         """What `stage` handed to finish(); KeyError when it has not finished."""
-        summary: dict[str, Any] = self._record()["stages"][stage]
-        return summary
+        return cast(dict[str, Any], self._record()["stages"][stage])
 
     def finish(
         self,
@@ -134,8 +144,7 @@ class RunFolder:
             self.lock.close()
 
     def _record(self) -> dict[str, Any]:
-        record: dict[str, Any] = read_json(self.path / STAGES, START_AGAIN)
-        return record
+        return cast(dict[str, Any], read_json(self.path / STAGES, START_AGAIN))
 
     def _drop(self, record: dict[str, Any], stages: list[str]) -> None:
         for part in ("stages", "inputs", "files"):
@@ -143,26 +152,12 @@ class RunFolder:
                 record[part].pop(stage, None)
         write_json(self.path / STAGES, record)
 
-    def _fault(self, states: Mapping[str, FileState]) -> str | None:
-        """Which of these files is missing, or has another size."""
-        for name, (size, _) in states.items():
-            path = self.path / name
-            if not path.is_file():
-                return f"{path} is missing"
-            if path.stat().st_size != size:
-                return f"{path} has {path.stat().st_size} bytes instead of {size}"
-        return None
-
 
 def open_run(cfg: DictConfig) -> RunFolder:
     """Open runs/<name> and lock it: a new folder, or the one that the same config left behind, finished or not.
 
-    Args:
-        cfg: the composed config, its `name` filled in (mprm.config.validate does).
-
-    Raises:
-        ValueError: the folder belongs to another config or an earlier version and overwrite is false (with
-            overwrite=true it is emptied), is no run folder, or is in use by another process.
+    Raises ValueError if the folder belongs to another config or an earlier version and overwrite is false (with
+    overwrite=true it is emptied), is no run folder, or is in use by another process.
     """
     path, this_hash = Path(cfg.runs) / cfg.name, config_hash(cfg)
     if not is_rank_zero():
@@ -175,18 +170,6 @@ def open_run(cfg: DictConfig) -> RunFolder:
         held.close()
         raise
     return RunFolder(path, this_hash, held)
-
-
-def latest_run(runs: Path) -> Path:
-    """The trained run below a folder whose stages changed last. Raises ValueError if there is none."""
-    weights = [*runs.glob("*/weights.safetensors"), *runs.glob("*/*/weights.safetensors")]
-    folders = {runs / path.relative_to(runs).parts[0] / STAGES for path in weights}
-    trained = sorted(filter(Path.exists, folders), key=lambda path: path.stat().st_mtime_ns)
-    if not trained:
-        raise ValueError(
-            f"run=latest: no run below runs={runs} is trained; give its folder, run=runs/NAME, or runs=DIR"
-        )
-    return trained[-1].parent
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -203,19 +186,6 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def wait_for_rank_zero(run: RunFolder, stage: str) -> None:
-    """In a further rank: return when the first has opened the folder with the same config and finished `stage`.
-
-    In the first rank: return at once. Waits for ever; the launcher ends the further ranks when the first one fails.
-    """
-    while not is_rank_zero():
-        with suppress(ValueError):  # not opened yet, or being emptied of another config's files
-            record = read_json(run.path / STAGES)
-            if record["config_hash"] == run.config_hash and stage in record["stages"]:
-                return
-        sleep(0.5)
-
-
 def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
     """Make the locked folder this config's own, or raise ValueError."""
     for leftover in list(path.rglob(TEMPORARY + "*")):  # of a killed process: nobody else can be writing here
@@ -226,7 +196,13 @@ def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
         raise ValueError(f"{path} holds files but is no run folder (no {STAGES}); give another name= or runs=")
     if contents:
         try:
-            _check_same(path, this_hash, cfg)
+            if read_record(path)["config_hash"] != this_hash:
+                stored = _stored_config(path)
+                changed = "its config.yaml is missing or cannot be read" if stored is None else differences(stored, cfg)
+                raise ValueError(
+                    f"{path} was made with another config ({changed}); "
+                    "give another name=, or overwrite=true to empty the folder and start again"
+                )
         except ValueError:
             if not cfg.overwrite:
                 raise
@@ -245,17 +221,6 @@ def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
         write_json(path / "versions.json", {package: _version(package) for package in PACKAGES})
 
 
-def _check_same(path: Path, this_hash: str, cfg: DictConfig) -> None:
-    """Raise ValueError if the run in a folder cannot be gone on with by this config."""
-    if read_record(path)["config_hash"] != this_hash:
-        stored = _stored_config(path)
-        changed = "its config.yaml is missing or cannot be read" if stored is None else differences(stored, cfg)
-        raise ValueError(
-            f"{path} was made with another config ({changed}); "
-            "give another name=, or overwrite=true to empty the folder and start again"
-        )
-
-
 def _stored_config(path: Path) -> DictConfig | None:
     """The folder's config.yaml, None when it cannot be read."""
     try:
@@ -270,3 +235,64 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def config_hash(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
+    """SHA-256, in hex, of the resolved config without NOT_IN_HASH and `leave_out`, and of FORMAT_VERSION.
+
+    The order of keys does not matter, nor how a path is spelled. One inside the checkout counts from there, so that a
+    checkout may be moved with its runs.
+    """
+    content = {"format": FORMAT_VERSION, "config": _hashed_values(cfg, leave_out)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
+    """A readable folder name that no other config has.
+
+    For example bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0-3fa9c1d2; data and benchmark follow the backbone
+    where they are not chartworld.
+    """
+    numbers = [
+        f"{key}{value:.12g}"
+        for key, value in (raw.get("selector") or {}).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and key != "seed"
+    ]
+    judge = raw.get("task") in JUDGE_TASKS
+    chosen = [choices.get(group) for group in ("selector", "order" if judge else "objective", "backbone")]
+    data = ("preferences", "reward_benchmark") if judge else ("dataset", "benchmark")
+    others = [choices.get(group) for group in data if choices.get(group) != "chartworld"]
+    parts = ["egt" if judge else None, chosen[0], *numbers, *chosen[1:], *others, f"seed{raw.get('seed')}"]
+    return "-".join(part for part in [*parts, config_hash(raw)[:8]] if part)
+
+
+def differences(before: DictConfig, now: DictConfig) -> str:
+    """The first keys in which two configs differ, as `key before -> now`."""
+    there, here = _hashed_values(before), _hashed_values(now)
+    changed = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
+    shown = [f"{key} {there.get(key)} -> {here.get(key)}" for key in changed[:3]]
+    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def _hashed_values(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The leaves that enter the hash, by dotted key."""
+    of_others = OF_STEP_SCORERS if cfg.get("task") in JUDGE_TASKS else OF_JUDGES
+    left_out = (*NOT_IN_HASH, *of_others, *leave_out)
+    return {
+        key: value
+        for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True), "")
+        if not any(key == name or key.startswith(name + ".") for name in left_out)
+    }
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for name, child in node.items():
+            yield from _leaves(child, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, str) and key.rpartition(".")[2] in PATHS:
+        path = (CHECKOUT / node if node.startswith(SHIPPED) else Path(node)).resolve()
+        yield key, str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
+    elif isinstance(node, int) and not isinstance(node, bool):
+        yield key, float(node)  # alpha=1 is alpha=1.0
+    else:
+        yield key, node

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mprm.data.lines import Dropped
 from mprm.runs.artifacts import weights_written
-from mprm.runs.config_hash import config_hash
+from mprm.runs.run_folder import config_hash
 from mprm.stages.models import device, load_backbone
 from mprm.stages.stage import Stage, Work, run_stage
 from mprm.terminal import bar, listed

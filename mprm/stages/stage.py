@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from omegaconf import OmegaConf
@@ -36,8 +36,7 @@ from mprm.runs.artifacts import (
     read_json,
     write_json,
 )
-from mprm.runs.config_hash import FORMAT_VERSION
-from mprm.runs.run_folder import RunFolder, open_run, wait_for_rank_zero
+from mprm.runs.run_folder import FORMAT_VERSION, RunFolder, open_run
 from mprm.terminal import say
 
 if TYPE_CHECKING:
@@ -121,6 +120,19 @@ def run_stage(stage: Stage[W], work: W) -> None:
                 say(stage.taken.format(**run.summary(stage.name)))
         if stage.then is not None:
             stage.then(work, taken)
+
+
+def wait_for_rank_zero(run: RunFolder, stage: str) -> None:
+    """In a further rank: return when the first has opened the folder with the same config and finished `stage`.
+
+    In the first rank: return at once. Waits for ever; the launcher ends the further ranks when the first one fails.
+    """
+    while not is_rank_zero():
+        with suppress(ValueError):  # not opened yet, or being emptied of another config's files
+            record = read_json(run.path / STAGES)
+            if record["config_hash"] == run.config_hash and stage in record["stages"]:
+                return
+        sleep(0.5)
 
 
 @contextmanager

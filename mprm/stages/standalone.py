@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import Config, component, config_of_run
-from mprm.runs.config_hash import CHECKOUT
-from mprm.runs.sweep_state import read_jobs
+from mprm.runs.journal import read_jobs
+from mprm.runs.run_folder import CHECKOUT
 from mprm.stages.models import load_backbone
 from mprm.stages.stage import Output, content
 from mprm.tasks import GROUPS, JUDGE_TASKS

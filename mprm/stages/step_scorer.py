@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
 from mprm.runs.artifacts import file_hash, file_states, is_rank_zero, reading
-from mprm.runs.config_hash import config_hash
 from mprm.runs.manifest import read_manifest
+from mprm.runs.run_folder import config_hash
 from mprm.stages.models import (
     add_entropy,
     check_before_selection,

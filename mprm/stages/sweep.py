@@ -1,6 +1,6 @@
 """A sweep: its jobs are planned and checked before the first starts, run here or by a launcher of Hydra's, and counted.
 
-What is known of a job lies in RUNS/sweep (mprm/runs/sweep_state.py), whatever process runs it.
+What is known of a job lies in RUNS/sweep (mprm/runs/journal.py), whatever process runs it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import Config, bind, validate
 from mprm.runs.artifacts import read_json
-from mprm.runs.config_hash import config_hash
-from mprm.runs.sweep_state import State, SweepJob, begin_sweep, lock_sweep, read_jobs
+from mprm.runs.journal import State, SweepJob, begin_sweep, lock_sweep, read_jobs
+from mprm.runs.run_folder import config_hash
 from mprm.stages.sweep_job import Launcher, counts, run_here
 from mprm.tasks import TASKS
 from mprm.terminal import explain

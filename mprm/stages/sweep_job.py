@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from mprm.runs.artifacts import is_rank_zero, read_json
-from mprm.runs.sweep_state import SweepJob, log_file, read_jobs, record
+from mprm.runs.journal import SweepJob, log_file, read_jobs, record
 from mprm.terminal import silence
 
 Overrides = tuple[str, ...]  # of a job, by which it is known

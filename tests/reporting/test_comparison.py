@@ -23,7 +23,7 @@ from mprm.metrics.results import Curation, JudgeAccuracy, JudgeResults, PairSour
 from mprm.reporting.comparison import runs_table, settings_table, unfinished_lines, unfinished_table, write_comparison
 from mprm.reporting.settings import Comparison, compare, run_folders
 from mprm.runs.artifacts import write_json_lines
-from mprm.runs.sweep_state import State, SweepJob, begin_sweep
+from mprm.runs.journal import State, SweepJob, begin_sweep
 from mprm.stages.standalone import compare_runs
 
 MakeRun = Callable[..., Path]

@@ -10,7 +10,7 @@ import yaml
 
 from mprm.reporting.kinds import others, setting_of
 from mprm.reporting.settings import Comparison, compare, run_folders
-from mprm.runs.sweep_state import SweepJob
+from mprm.runs.journal import SweepJob
 
 MakeRun = Callable[..., Path]
 HARD = {"_target_": "mprm.x.Hard", "tau": 0.0}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from mprm.runs import config_hash as hashing
+from mprm.runs import run_folder as hashing
 from mprm.runs.artifacts import file_states, read_json, reading, write_json, write_text
-from mprm.runs.config_hash import config_hash
-from mprm.runs.run_folder import RunFolder, open_run, wait_for_rank_zero
+from mprm.runs.run_folder import RunFolder, config_hash, open_run
+from mprm.stages.stage import wait_for_rank_zero
 
 
 def make_config(folder: Path, **changes: object) -> DictConfig:
@@ -216,7 +216,8 @@ def test_a_further_rank_reads_and_never_writes(tmp_path: Path, monkeypatch: pyte
 WAITER = """
 import sys
 from omegaconf import OmegaConf
-from mprm.runs.run_folder import RunFolder, open_run, wait_for_rank_zero
+from mprm.runs.run_folder import RunFolder, open_run
+from mprm.stages.stage import wait_for_rank_zero
 run = open_run(OmegaConf.create(sys.argv[1]))
 print("waits", flush=True)
 wait_for_rank_zero(run, "select")

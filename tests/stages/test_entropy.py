@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from mprm import stages
 from mprm.config import Config
 from mprm.inference.scoring import ScoreRequest, Scoring
 from mprm.metrics.predictions import NotScored
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
 from mprm.stages import models as stage
+from mprm.stages import step_scorer
 from mprm.stages.step_scorer import StepWork
 
 Load = Callable[..., Config]
@@ -28,7 +28,7 @@ def selected(load: Load, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         config = load(
             *("task=select", f"dataset.root={tmp_path / 'world'}", "dataset.rollouts=32", "held_out=4"), *overrides
         )
-        stages.select(config)
+        step_scorer.select(config)
         folder = tmp_path / "runs" / str(config.name)
         manifest = read_json(folder / "subset" / "manifest.json")
         kept = pq.read_table(folder / "subset" / "kept.parquet")
@@ -135,4 +135,4 @@ def test_no_entropy_at_all_is_one_line(selected: Any, invented: Invented, load: 
         selected("selector=entropy", "backbone.max_length=8")
     annotations = f"dataset.annotations={tmp_path / 'world' / 'annotations'}"
     with pytest.raises(ValueError, match=r"^dataset.images is not set, and entropies depend on the images; give "):
-        stages.select(load("task=select", "dataset=visualprm400k", annotations, "selector=entropy"))
+        step_scorer.select(load("task=select", "dataset=visualprm400k", annotations, "selector=entropy"))

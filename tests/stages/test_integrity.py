@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mprm import stages
 from mprm.config import Config
 from mprm.reporting.run_record import read_run
 from mprm.runs.artifacts import read_json
-from mprm.stages import step_scorer
+from mprm.stages import standalone, step_scorer
 
 Load = Callable[..., Config]
 REMEDY = re.compile(r"add task=(\w+) redo=(\w+) ")
@@ -55,45 +54,45 @@ def test_a_selection_of_other_data_is_refused_until_it_is_redone(
     rollouts: Load, tmp_path: Path, change: str, export: bool
 ) -> None:
     asked = [f"export={tmp_path / 'subset.jsonl'}"] if export else []
-    stages.select(rollouts())
+    step_scorer.select(rollouts())
     CHANGES[change][0](tmp_path)
     for _ in range(2):
         with pytest.raises(ValueError, match=f"{CHANGES[change][1]} since task=select was done; add task=select redo="):
-            stages.select(rollouts(*asked))
+            step_scorer.select(rollouts(*asked))
     assert not (tmp_path / "subset.jsonl").exists()
-    stages.select(rollouts("redo=select", *asked))
-    stages.select(rollouts(*asked))
+    step_scorer.select(rollouts("redo=select", *asked))
+    step_scorer.select(rollouts(*asked))
     assert (tmp_path / "subset.jsonl").exists() == export
 
 
 def test_an_edit_that_keeps_size_and_modification_time_is_seen(rollouts: Load, tmp_path: Path) -> None:
-    stages.select(rollouts())
+    step_scorer.select(rollouts())
     path = tmp_path / "annotations" / "a.jsonl"
     before = path.stat()
     path.write_text(path.read_text().replace("0.25", "0.75", 1))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     with pytest.raises(ValueError, match=r"a\.jsonl changed"):
-        stages.select(rollouts())
+        step_scorer.select(rollouts())
 
 
 def test_the_time_stamp_of_data_changes_nothing(rollouts: Load, tmp_path: Path) -> None:
-    stages.select(rollouts())
+    step_scorer.select(rollouts())
     (tmp_path / "annotations" / "a.jsonl").touch()
     (tmp_path / "images" / "thumbnails.db").touch()
     (manifest,) = tmp_path.glob("runs/*/subset/manifest.json")
     written = manifest.stat().st_mtime_ns
-    stages.select(rollouts())
+    step_scorer.select(rollouts())
     assert manifest.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("name", ["hashes.json", "*.parquet"])
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00"])
 def test_a_damaged_cache_is_made_anew(rollouts: Load, tmp_path: Path, name: str, content: bytes) -> None:
-    stages.select(rollouts())
+    step_scorer.select(rollouts())
     (path,) = (tmp_path / "cache" / "signals").glob(name)
     path.write_bytes(content)
-    stages.select(rollouts())
+    step_scorer.select(rollouts())
     assert path.read_bytes() != content
 
 
@@ -101,7 +100,7 @@ def test_a_source_never_is_the_output(rollouts: Load, tmp_path: Path) -> None:
     source = tmp_path / "annotations" / "a.jsonl"
     before = source.read_bytes()
     with pytest.raises(ValueError, match="is an input of this command"):
-        stages.select(rollouts(f"export={source}", "overwrite=true"))
+        step_scorer.select(rollouts(f"export={source}", "overwrite=true"))
     assert source.read_bytes() == before
 
 
@@ -121,7 +120,7 @@ def small(load: Load, world: Path, tmp_path: Path) -> Load:
             *("dataset.rollouts=32", "held_out=4", "benchmark.size=6", "recipe.epochs=0", "name=one", *more),
         )
 
-    stages.experiment(small())
+    step_scorer.experiment(small())
     return small
 
 
@@ -142,7 +141,7 @@ def obeyed(small: Load) -> None:
     """The experiment's command, and the remedy of every line that refuses it."""
     for _ in range(4):
         try:
-            stages.experiment(small())
+            step_scorer.experiment(small())
             return
         except ValueError as error:
             said = str(error)
@@ -181,7 +180,7 @@ def test_flipped_weights_are_never_evaluated(small: Load, tmp_path: Path) -> Non
     run = tmp_path / "runs" / "one"
     flip(run / "weights.safetensors")
     with pytest.raises(ValueError, match=r"weights\.safetensors cannot be read .*task=train redo=train"):
-        stages.evaluate(small("task=evaluate", "redo=evaluate"))
+        step_scorer.evaluate(small("task=evaluate", "redo=evaluate"))
 
 
 @pytest.mark.slow
@@ -189,8 +188,8 @@ def test_another_benchmark_under_the_same_name_is_refused_until_it_is_redone(sma
     path = tmp_path / "benchmark" / "test.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(ValueError, match="the benchmark changed since task=evaluate was done"):
-        stages.evaluate(small("task=evaluate"))
-    stages.evaluate(small("task=evaluate", "redo=evaluate"))
+        step_scorer.evaluate(small("task=evaluate"))
+    step_scorer.evaluate(small("task=evaluate", "redo=evaluate"))
     assert read_json(tmp_path / "runs" / "one" / "results.json")["n_solutions"] == 5
 
 
@@ -200,8 +199,8 @@ def test_a_neighbours_broken_run_stops_nobody(small: Load, tmp_path: Path, capsy
     for name in ("stages.json", "config.yaml", "subset/manifest.json", "results.json", "predictions.jsonl"):
         broken = shutil.copytree(runs / "one", runs / name.replace("/", "-").replace(".", "-"))
         (broken / name).write_bytes(b"\xff{")
-    stages.experiment(small("name=two", "selector=random", "selector.ratio=0.5"))
-    stages.report(small("task=report"))
+    step_scorer.experiment(small("name=two", "selector=random", "selector.ratio=0.5"))
+    standalone.report(small("task=report"))
     said = " ".join(capsys.readouterr().out.split())
     assert "cannot be read" in said
     assert (runs / "comparison.csv").read_text().count("\n") == 3

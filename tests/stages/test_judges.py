@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from mprm import stages
 from mprm.config import Config, config_of_run
 from mprm.reporting.run_record import read_json_lines
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
+from mprm.stages import judges, standalone
 from mprm.stages.responses import JudgeWork
 
 Load = Callable[..., Config]
@@ -47,7 +47,7 @@ def test_all_stages_and_what_a_second_run_shares(
     judging: Load, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     first = judging()
-    stages.egt(first)
+    judges.train_judge(first)
     run = folder_of(first)
     results = read_json(run / "results.json")
     assert len(results["reward_benchmark_hash"]) == 64
@@ -71,7 +71,7 @@ def test_all_stages_and_what_a_second_run_shares(
 
     capsys.readouterr()
     second = judging("selector=random", "selector.ratio=0.5", "order=shuffled")
-    stages.egt(second)
+    judges.train_judge(second)
     assert f"SFT: the same as that of {run.name}, taken from there" in capsys.readouterr().out
     other = folder_of(second)
     for name in ("sft/weights.safetensors", "responses.jsonl", "judged_untrained.jsonl", "judged_sft.jsonl"):
@@ -79,21 +79,21 @@ def test_all_stages_and_what_a_second_run_shares(
     assert read_json(other / "stages.json")["stages"]["judge/judged_rl"].get("shared_with") is None
 
     third = judging("reward_benchmark.size=3", f"reward_benchmark.path={tmp_path / 'other' / 'pairs.jsonl'}")
-    stages.egt(third)
+    judges.train_judge(third)
     assert f"RL: the same as that of {run.name}, taken from there" in capsys.readouterr().out
     assert read_json(folder_of(third) / "results.json")["judges"]["rl"]["pairs"] == 3
     weights = [(folder_of(config) / "rl" / "weights.safetensors").read_bytes() for config in (first, third)]
     assert weights[0] == weights[1]
 
     times = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
-    stages.rl(judging("task=rl"))
+    judges.train_judge(judging("task=rl"))
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == times
 
-    stages.report(judging("task=report"))
+    standalone.report(judging("task=report"))
     assert "LowToHigh" in (Path(first.runs) / "comparison.csv").read_text()
 
     exported = tmp_path / "exported"
-    stages.export(judging("task=export", f"run={run}", f"output={exported}"))
+    standalone.export(judging("task=export", f"run={run}", f"output={exported}"))
     with open_run(first.raw) as opened:
         _, model = JudgeWork(config_of_run(run), opened).judge_after("rl")
     model.hf.set_attn_implementation("sdpa")
@@ -106,15 +106,15 @@ def test_all_stages_and_what_a_second_run_shares(
 def test_a_selector_for_rollouts_is_told_before_anything_is_trained(judging: Load) -> None:
     config = judging("selector=bis")
     with pytest.raises(ValueError, match=r"selector: BIS \(alpha 0.2\) needs p_pos, which pairs do not have"):
-        stages.egt(config)
+        judges.train_judge(config)
     assert not folder_of(config).exists()
 
 
 def test_without_traces_there_is_nothing_to_imitate(judging: Load) -> None:
     with pytest.raises(ValueError, match=r"no trace that ends in judge\.verdict .* \(40 no_trace\)"):
-        stages.sft(judging("task=sft", "preferences.traced=0"))
+        judges.train_judge(judging("task=sft", "preferences.traced=0"))
 
 
 def test_with_nothing_but_traces_there_is_nothing_to_curate(judging: Load) -> None:
     with pytest.raises(ValueError, match=r"every pair of preferences\.path=.* has a trace"):
-        stages.curate(judging("task=curate", "preferences.traced=1", "sft.epochs=0"))
+        judges.train_judge(judging("task=curate", "preferences.traced=1", "sft.epochs=0"))

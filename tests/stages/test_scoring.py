@@ -10,11 +10,10 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mprm import stages
 from mprm.config import Config
 from mprm.metrics.predictions import StepScores
 from mprm.runs.artifacts import read_json, write_text
-from mprm.stages import scoring
+from mprm.stages import scoring, standalone, step_scorer
 from mprm.stages.models import short_names
 from mprm.training.checkpoint import save_weights
 
@@ -73,10 +72,10 @@ def test_a_run_scores_a_file(load: Load, run: Callable[..., Path], tmp_path: Pat
     record = {"image": "chart.png", "question": "What is red plus blue?", "steps": RIGHT}
     (tmp_path / "in.jsonl").write_text(json.dumps(record) + "\n")
     files = (f"input={tmp_path / 'in.jsonl'}", f"output={tmp_path / 'out.jsonl'}")
-    assert stages.score(load("task=score", f"run={run('sure', True)}", *files)) == 0
+    assert scoring.score(load("task=score", f"run={run('sure', True)}", *files)) == 0
     (scored,) = lines(tmp_path / "out.jsonl")
     assert len(scored["step_scores"]) == len(scored["step_sigmas"]) == 3
-    stages.score(load("task=score", f"run={run('plain')}", *files, "overwrite=true"))
+    scoring.score(load("task=score", f"run={run('plain')}", *files, "overwrite=true"))
     (plain,) = lines(tmp_path / "out.jsonl")
     assert plain["step_scores"] == pytest.approx(scored["step_scores"], abs=1e-6)
     assert "step_sigmas" not in plain
@@ -89,32 +88,32 @@ def test_a_run_is_evaluated_on_another_benchmark_without_training(
     trained, folder = run("plain"), tmp_path / "evaluated"
     given = ("task=evaluate", f"run={trained}", *benchmark, f"output={folder}")
     before = sorted(trained.iterdir())
-    stages.evaluate(load(*given))
+    step_scorer.evaluate(load(*given))
     assert sorted(trained.iterdir()) == before
     assert "Benchmark by source" in capsys.readouterr().out
     results = read_json(folder / "results.json")
     assert (results["n_solutions"], list(results["thresholds"])) == (6, ["fixed", "oracle"])
     predictions = lines(folder / "predictions.jsonl")
-    stages.evaluate(load(*given))
+    step_scorer.evaluate(load(*given))
     assert "was written by this very command" in capsys.readouterr().out
     with pytest.raises(ValueError, match="overwrite=true"):
-        stages.evaluate(load(*given, "seed=1"))
+        step_scorer.evaluate(load(*given, "seed=1"))
 
     exported = tmp_path / "exported"
-    stages.export(load("task=export", f"run={trained}", f"output={exported}"))
-    stages.evaluate(load(*given, f"run={exported}", f"output={tmp_path / 'again'}"))
+    standalone.export(load("task=export", f"run={trained}", f"output={exported}"))
+    step_scorer.evaluate(load(*given, f"run={exported}", f"output={tmp_path / 'again'}"))
     for ours, theirs in zip(predictions, lines(tmp_path / "again" / "predictions.jsonl"), strict=True):
         assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-5)
     with pytest.raises(ValueError, match="needs output=DIR"):
-        stages.evaluate(load("task=evaluate", f"run={trained}"))
+        step_scorer.evaluate(load("task=evaluate", f"run={trained}"))
     with pytest.raises(ValueError, match=f"output={folder} goes with run="):
-        stages.evaluate(load("task=evaluate", f"output={folder}"))
+        step_scorer.evaluate(load("task=evaluate", f"output={folder}"))
 
 
 def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidates: Path, tmp_path: Path) -> None:
     folder = tmp_path / "best"
     files = (f"input={candidates}", f"output={folder}")
-    stages.rerank(load("task=rerank", f"run={run('sure', True)}", *files, "aggregate=min"))
+    scoring.rerank(load("task=rerank", f"run={run('sure', True)}", *files, "aggregate=min"))
     results = read_json(folder / "results.json")
     assert (results["questions"], results["n_max"], results["aggregate"]) == (5, 4, "min")
     assert results["unusable"] == {"no_image": 1}
@@ -130,11 +129,11 @@ def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidate
     assert chosen[4]["choice"] is None
     written = (folder / "report.html").stat().st_mtime_ns
     again = ("task=rerank", f"run={tmp_path / 'runs' / 'sure'}", *files)
-    stages.rerank(load(*again, "aggregate=min"))
+    scoring.rerank(load(*again, "aggregate=min"))
     assert (folder / "report.html").stat().st_mtime_ns == written
     with pytest.raises(ValueError, match=r"best is there already; give another folder, or overwrite=true"):
-        stages.rerank(load(*again))
-    stages.rerank(load(*again, "overwrite=true"))
+        scoring.rerank(load(*again))
+    scoring.rerank(load(*again, "overwrite=true"))
     assert read_json(folder / "results.json")["aggregate"] == "mean"
 
 
@@ -154,9 +153,9 @@ def test_all_runs_of_a_folder_side_by_side_and_killed_between(
 
     monkeypatch.setattr(scoring, "load_scorer", killed_at_b)
     with pytest.raises(KeyboardInterrupt):
-        stages.rerank(config)
+        scoring.rerank(config)
     assert not (tmp_path / "best" / "scores.jsonl").exists()
-    stages.rerank(config)
+    scoring.rerank(config)
     results = read_json(tmp_path / "best" / "results.json")
     assert list(results["benchmarks"]["all"]["models"]) == ["a", "b"]
     assert results["adaptive"].keys() == {"b"}
@@ -180,16 +179,16 @@ def test_runs_side_by_side_have_short_names(names: list[str], short: list[str]) 
 
 def test_what_is_missing_is_one_line(load: Load, candidates: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^task=rerank needs input=FILE.jsonl \(candidates\) and output=DIR"):
-        stages.rerank(load("task=rerank"))
+        scoring.rerank(load("task=rerank"))
     with pytest.raises(ValueError, match=r"^task=score needs input=FILE.jsonl"):
-        stages.score(load("task=score"))
+        scoring.score(load("task=score"))
     files = (f"input={candidates}", f"output={tmp_path / 'best'}")
     with pytest.raises(ValueError, match=r"^run=.* is no run and holds none that is trained"):
-        stages.rerank(load("task=rerank", f"run={tmp_path}", *files))
+        scoring.rerank(load("task=rerank", f"run={tmp_path}", *files))
     with pytest.raises(ValueError, match=r"^aggregate=mode is unknown"):
-        stages.rerank(load("task=rerank", "aggregate=mode", *files))
+        scoring.rerank(load("task=rerank", "aggregate=mode", *files))
     with pytest.raises(ValueError, match=r"is an input of this command"):
-        stages.score(load("task=score", f"input={candidates}", f"output={candidates}"))
+        scoring.score(load("task=score", f"input={candidates}", f"output={candidates}"))
 
 
 def test_a_model_without_weights_leaves_no_output(load: Load, run: Callable[..., Path], tmp_path: Path) -> None:
@@ -197,5 +196,5 @@ def test_a_model_without_weights_leaves_no_output(load: Load, run: Callable[...,
     (selected / "weights.safetensors").unlink()
     benchmark = (f"benchmark.path={tmp_path / 'b' / 'test.jsonl'}", "benchmark.size=12")
     with pytest.raises(ValueError, match=r"weights\.safetensors is missing; train first"):
-        stages.evaluate(load("task=evaluate", f"run={selected}", f"output={output}", *benchmark))
+        step_scorer.evaluate(load("task=evaluate", f"run={selected}", f"output={output}", *benchmark))
     assert not output.exists()

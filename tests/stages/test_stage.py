@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mprm import stages
 from mprm.config import Config
 from mprm.data.records import VisualProcessBench, usable_records
 from mprm.runs.artifacts import file_states, read_json
@@ -51,7 +50,7 @@ def summaries(config: Config) -> dict[str, dict[str, object]]:
 def test_the_same_subset_is_trained_and_evaluated_once(small: Load, tmp_path: Path) -> None:
     full, everything = small("selector=full"), small("selector=random", "selector.ratio=1.0")
     for config in (full, everything):
-        stages.experiment(config)
+        step_scorer.experiment(config)
     first, second = summaries(full), summaries(everything)
     assert "shared_with" not in first["train"]
     assert second["train"]["shared_with"] == second["evaluate"]["shared_with"] == full.name
@@ -63,7 +62,7 @@ def test_the_same_subset_is_trained_and_evaluated_once(small: Load, tmp_path: Pa
     assert (folders[1] / "report.html").exists()
 
     elsewhere = small("selector=full", f"benchmark.path={tmp_path / 'other' / 'test.jsonl'}", "benchmark.size=10")
-    stages.experiment(elsewhere)
+    step_scorer.experiment(elsewhere)
     third = summaries(elsewhere)
     assert third["train"]["shared_with"] == full.name
     assert "shared_with" not in third["evaluate"]  # another benchmark: evaluated for itself
@@ -71,7 +70,7 @@ def test_the_same_subset_is_trained_and_evaluated_once(small: Load, tmp_path: Pa
 
 def test_a_killed_evaluation_goes_on_where_it_stopped(small: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small("selector=full", "recipe.epochs=0")
-    stages.train(config)
+    step_scorer.train(config)
     benchmark = {solution.id for solution in usable_records(config.benchmark, "benchmark")[0]}
     scored, seen, limit = StepScorer.scored, [], 6
 
@@ -86,8 +85,8 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(small: Load, monkeypatch: 
     monkeypatch.setattr(StepScorer, "scored", stopped)
     monkeypatch.setattr("mprm.inference.scoring.AT_ONCE", 4)
     with pytest.raises(KeyboardInterrupt):
-        stages.evaluate(small("selector=full", "recipe.epochs=0", "task=evaluate"))
-    stages.evaluate(small("selector=full", "recipe.epochs=0", "task=evaluate"))
+        step_scorer.evaluate(small("selector=full", "recipe.epochs=0", "task=evaluate"))
+    step_scorer.evaluate(small("selector=full", "recipe.epochs=0", "task=evaluate"))
     assert len(seen) == 6 + 12 - 4
     assert set(seen) == benchmark
 
@@ -95,7 +94,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(small: Load, monkeypatch: 
 def test_the_key_is_the_subset_and_the_settings(small: Load) -> None:
     def key(*overrides: str) -> str:
         config = small(*overrides)
-        stages.select(config)
+        step_scorer.select(config)
         with open_run(config.raw) as run:
             return StepWork(config, run).training_key
 
@@ -129,7 +128,7 @@ def test_trainings_of_one_key_wait_for_each_other_and_others_do_not(tmp_path: Pa
 def test_a_run_that_was_begun_goes_on_with_its_own_training(small: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """Further ranks that find its files do not wait for the first one's decision."""
     full, everything = small("selector=full"), small("selector=random", "selector.ratio=1.0")
-    stages.train(full)
+    step_scorer.train(full)
     fitted: list[str] = []
 
     def fit(work: StepWork) -> dict[str, int]:
@@ -137,10 +136,10 @@ def test_a_run_that_was_begun_goes_on_with_its_own_training(small: Load, monkeyp
         return {"optimizer_steps": 1, "too_long": 0}
 
     monkeypatch.setattr(step_scorer, "TRAIN", replace(step_scorer.TRAIN, do=fit))
-    stages.select(everything)
+    step_scorer.select(everything)
     with open_run(everything.raw) as run:
         run.finish("train/ready", {})
-    stages.train(everything)
+    step_scorer.train(everything)
     assert fitted == [everything.name]
 
 

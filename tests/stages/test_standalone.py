@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from mprm import stages
 from mprm.config import Config
 from mprm.stages import standalone
 
@@ -18,7 +17,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 def test_list_shows_every_choice_with_all_its_fields(
     load: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages.list(load("task=list"))
+    standalone.choices(load("task=list"))
     shown = capsys.readouterr().out
     for path in CONF.glob("*/*.yaml"):
         assert f"\n{path.parent.name}={path.stem}\n" in shown

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mprm.runs.artifacts import write_json
-from mprm.runs.sweep_state import SweepJob, begin_sweep, lock_sweep, read_jobs, record
+from mprm.runs.journal import SweepJob, begin_sweep, lock_sweep, read_jobs, record
 from mprm.stages import sweep_job
 from mprm.stages.sweep_job import counts, result, time_left
 from mprm.training.cost import announce_disk

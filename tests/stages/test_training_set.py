@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mprm import stages
 from mprm.batching.examples import Examples
 from mprm.config import Config
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
+from mprm.stages import step_scorer
 from mprm.stages.models import load_backbone, usable
 from mprm.stages.stage import run_stage
 from mprm.stages.step_scorer import SELECT, TRAIN, StepWork
@@ -53,7 +53,7 @@ def spoilt(load: Callable[..., Config], tmp_path: Path) -> Spoilt:
 def test_they_are_left_out_counted_listed_and_excluded(spoilt: Spoilt, capsys: pytest.CaptureFixture[str]) -> None:
     config = spoilt()
     run = Path(config.runs) / str(config.name)
-    stages.experiment(config)
+    step_scorer.experiment(config)
     said = "".join(capsys.readouterr().out.split())  # a long path is broken where the line ends
     listed = lines(run / "left_out.jsonl")
     assert Counter(line["reason"] for line in listed) == {"unreadable_image": 8, "refused_image": 4}
@@ -72,7 +72,7 @@ def test_they_are_left_out_counted_listed_and_excluded(spoilt: Spoilt, capsys: p
     assert not_held_out + sum(skipped.values()) == 12
 
     without = spoilt(f"dataset.exclude={run / 'left_out.jsonl'}")
-    stages.train(without)
+    step_scorer.train(without)
     said = "".join(capsys.readouterr().out.split())
     assert "selected52of52rollouts(droppedbefore:12excluded)" in said
     assert "leftout" not in said
@@ -121,7 +121,7 @@ def test_nothing_left_is_one_line_that_tells_why(spoilt: Spoilt, tmp_path: Path)
     for path in Path(tmp_path / "world" / "images").rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"^none of \d+ rollouts can be trained on \(64 unreadable_image\); .*restore"):
-        stages.train(config)
+        step_scorer.train(config)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_everything_is_told_and_nothing_trained(
     picture = next((tmp_path / "world" / "images").rglob("*.png"))
     picture.write_bytes(picture.read_bytes()[:-40])
     config = small("check=true", "backbone.max_length=100")
-    stages.experiment(config)
+    step_scorer.experiment(config)
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
     run = Path(config.runs) / str(config.name)
     left_out = [json.loads(line) for line in (run / "left_out.jsonl").read_text().splitlines()]
@@ -162,7 +162,7 @@ def test_everything_is_told_and_nothing_trained(
     assert same.name == config.name, "the training goes on from the selection"
 
 
-@pytest.mark.parametrize("task", [stages.experiment, stages.train])
+@pytest.mark.parametrize("task", [step_scorer.experiment, step_scorer.train])
 def test_no_gpu_is_needed(
     task: Callable[[Config], None], small: Load, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +185,7 @@ def test_a_benchmark_without_labels_is_refused_before_the_selection(small: Load,
     with pytest.raises(
         ValueError, match=r"^benchmark\.path=\S+: no step of its 12 solutions is labelled 1 or -1; give"
     ):
-        stages.experiment(config)
+        step_scorer.experiment(config)
     assert not (tmp_path / "runs").exists()
 
 
