@@ -160,13 +160,11 @@ class Config(RunConfig):
 def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence[str] = ()) -> Config:
     """Check a composed config and bind what its task needs.
 
-    Args:
-        raw: the composed config; it is not changed. The result's `raw` has `name` filled in.
-        choices: the option chosen for each group (HydraConfig's runtime.choices), which names the run folder.
-        typed: the overrides that the user typed, of which the task must use every one.
+    raw: the composed config; it is not changed, the result's `raw` has `name` filled in; choices: the option chosen
+    for each group (HydraConfig's runtime.choices), which names the run folder; typed: the overrides that the user
+    typed, of which the task must use every one.
 
-    Raises:
-        ValueError: a key is unknown or not used, or a value has the wrong type or is out of range.
+    Raises ValueError if a key is unknown or not used, or a value has the wrong type or is out of range.
     """
     _resolved(raw, "")
     run = _fill(RunConfig, {str(key): raw[key] for key in raw if key not in GROUPS}, "")
@@ -189,11 +187,9 @@ def latest_run(runs: Path) -> Path:
     weights = [*runs.glob("*/weights.safetensors"), *runs.glob("*/*/weights.safetensors")]
     folders = {runs / path.relative_to(runs).parts[0] / STAGES for path in weights}
     trained = sorted(filter(Path.exists, folders), key=lambda path: path.stat().st_mtime_ns)
-    if not trained:
-        raise ValueError(
-            f"run=latest: no run below runs={runs} is trained; give its folder, run=runs/NAME, or runs=DIR"
-        )
-    return trained[-1].parent
+    if trained:
+        return trained[-1].parent
+    raise ValueError(f"run=latest: no run below runs={runs} is trained; give its folder, run=runs/NAME, or runs=DIR")
 
 
 def config_of_run(folder: Path) -> Config:
@@ -212,9 +208,8 @@ def config_of_run(folder: Path) -> Config:
 def bind(node: DictConfig) -> Any:
     """Make the frozen dataclass that node's `_target_` names out of the node's other keys.
 
-    Raises:
-        ValueError: it names no dataclass, a key is unknown, a required one is missing, a value is refused, or the
-            component lacks a member that its group asks for.
+    Raises ValueError if it names no dataclass, a key is unknown, a required one is missing, a value is refused, or the
+    component lacks a member that its group asks for.
     """
     group = str(node._key() or "component")
     values = _resolved(node, group)

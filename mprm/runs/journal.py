@@ -54,13 +54,10 @@ class Journal:
 def journal(target: Path, settings: Any, cache_of: str | None = None) -> Iterator[Journal]:
     """The journal of a task that writes `target`.
 
-    Args:
-        settings: all that the results depend on, as JSON values.
-        cache_of: what the results are, if the journal is never finished but a cache itself. It then waits for another
-            process that is at it, and begins anew where it is damaged.
+    settings: all that the results depend on, as JSON values; cache_of: what the results are, if the journal is never
+    finished but a cache itself. It then waits for another process that is at it, and begins anew where it is damaged.
 
-    Raises:
-        ValueError: the journal was begun with other settings, is damaged, or another process is at it.
+    Raises ValueError if the journal was begun with other settings, is damaged, or another process is at it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f"{target.name}.journal")

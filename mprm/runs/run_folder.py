@@ -4,6 +4,7 @@ what makes a config another one: the keys that enter its hash."""
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -120,13 +121,12 @@ class RunFolder:
         """
         if self.lock is not None:
             record = self._record()
-            record["stages"][stage] = summary
-            record["inputs"][stage] = dict(inputs or {})
-            record["files"][stage] = dict(files or {})
+            for part, found in (("stages", summary), ("inputs", inputs), ("files", files)):
+                record[part][stage] = dict(found or {})
             write_json(self.path / STAGES, record)
 
     def forget(self, stage: str, files: Iterable[str]) -> None:
-        """Undo a stage and its parts: remove its files, which are glob patterns from the folder, and its records."""
+        """Undo a stage and its parts: remove its files (glob patterns from the folder) and its records."""
         for pattern in files:
             for path in list(self.path.glob(pattern)):
                 remove(path)
@@ -218,7 +218,11 @@ def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
     try:
         read_json(path / "versions.json")
     except ValueError:
-        write_json(path / "versions.json", {package: _version(package) for package in PACKAGES})
+        versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+        for package in PACKAGES:
+            with suppress(PackageNotFoundError):
+                versions[package] = version(package)
+        write_json(path / "versions.json", versions)
 
 
 def _stored_config(path: Path) -> DictConfig | None:
@@ -228,13 +232,6 @@ def _stored_config(path: Path) -> DictConfig | None:
     except Exception:  # YAML's, OmegaConf's and the decoder's have no common base
         return None
     return stored if isinstance(stored, DictConfig) else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def config_hash(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:

@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any
 
 from mprm.config import Config
-from mprm.metrics.results import JudgeTraining
 from mprm.runs.artifacts import is_rank_zero
 from mprm.stages.models import check_before_selection, load_backbone, usable
 from mprm.stages.responses import UNTRAINED, JudgeWork, responses
@@ -26,12 +25,15 @@ BENCHMARK = ("reward_benchmark",)  # what no training depends on
 
 def train_judge(cfg: Config) -> None:
     """The stages of the task; what the last of them will want and has not is told before the first one starts."""
+    from mprm.data.preferences import Pair
     from mprm.judge.grpo import check_sampling
+    from mprm.judge.judge import signals_of
+    from mprm.selection.selectors import keep
 
     stages = [stage for stage in LINE if stage.name in TASKS[cfg.task].stages]
     check_before_selection(cfg)
-    if CURATE in stages:
-        check_selector(cfg)
+    if CURATE in stages:  # does the selector need a signal that pairs do not have? It is tried on one
+        keep(signals_of([Pair("", "", (), "", "", "", "a")], {}, []), cfg.selector)
     if RL in stages:
         check_sampling(cfg.judge, cfg.trainer)
     with opened(JudgeWork, cfg, LINE) as work:
@@ -39,15 +41,6 @@ def train_judge(cfg: Config) -> None:
             run_stage(stage, work)
     if stages[-1] is not JUDGE:
         say_next(*retyped(LINE[LINE.index(stages[-1]) + 1].name))
-
-
-def check_selector(cfg: Config) -> None:
-    """Raises ValueError if the selector needs a signal that pairs do not have: it is tried on one."""
-    from mprm.data.preferences import Pair
-    from mprm.judge.judge import signals_of
-    from mprm.selection.selectors import keep
-
-    keep(signals_of([Pair("", "", (), "", "", "", "a")], {}, []), cfg.selector)
 
 
 def _sft(work: JudgeWork) -> dict[str, Any]:
@@ -133,7 +126,7 @@ def _rl(work: JudgeWork) -> dict[str, Any]:
 
 def _judge(work: JudgeWork) -> dict[str, Any]:
     from mprm.metrics.pairwise import accuracy_difference, judgements, measure_judge
-    from mprm.metrics.results import Curation, JudgeResults, read_part, write_results
+    from mprm.metrics.results import Curation, JudgeResults, JudgeTraining, read_part, write_results
 
     cfg, run = work.cfg, work.run
     pairs, unusable = work.benchmark.usable, work.benchmark.dropped
@@ -162,21 +155,20 @@ def _judge(work: JudgeWork) -> dict[str, Any]:
             f"{later} - {earlier}": accuracy_difference(found[later], found[earlier], cfg.seed)
             for earlier, later in pairwise(stages)
         },
-        training={stage: _training(run.summary(stage)) for stage in stages if stage != UNTRAINED},
+        training={
+            stage: JudgeTraining(
+                examples=done.get("traces", done.get("pairs", 0)),
+                optimizer_steps=done["optimizer_steps"],
+                seconds=done["seconds"],
+                left_out=done.get("left_out", {"too_long": done.get("too_long", 0)}),
+                order=done.get("order"),
+            )
+            for stage, done in ((stage, run.summary(stage)) for stage in stages if stage != UNTRAINED)
+        },
         curation=read_part(curated, Curation) if run.finished("curate") else None,
     )
     write_results(run.path / "results.json", results)
     return {f"accuracy_{stage}": one.accuracy.value for stage, one in results.judges.items()}
-
-
-def _training(summary: dict[str, Any]) -> JudgeTraining:
-    return JudgeTraining(
-        examples=summary.get("traces", summary.get("pairs", 0)),
-        optimizer_steps=summary["optimizer_steps"],
-        seconds=summary["seconds"],
-        left_out=summary.get("left_out", {"too_long": summary.get("too_long", 0)}),
-        order=summary.get("order"),
-    )
 
 
 def _after_judging(work: JudgeWork, taken: bool) -> None:

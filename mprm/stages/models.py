@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
 from mprm.runs.artifacts import is_rank_zero, reading, redo_remedy, weights_written, write_json_lines
+from mprm.runs.journal import Journal, journal
 from mprm.stages.stage import LEFT_OUT, Stage, W
 from mprm.tasks import JUDGE_TASKS
 from mprm.terminal import listed, say, tracked
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from mprm.backbones.base import Processor, StepModel
     from mprm.batching.examples import Examples
     from mprm.inference.scoring import OpenImages, Score
-    from mprm.runs.journal import Journal
     from mprm.scorer import StepScorer
     from mprm.training.lengths import HasImages, Measured
 
@@ -138,7 +138,6 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
     import pyarrow as pa
 
     from mprm.data.rollouts import reading_of
-    from mprm.runs.journal import journal
 
     if cfg.dataset.image_folder.root is None:
         raise ValueError("dataset.images is not set, and entropies depend on the images; give the folder of the images")

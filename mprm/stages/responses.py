@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mprm.data.lines import Dropped
 from mprm.runs.artifacts import weights_written
+from mprm.runs.journal import journal
 from mprm.runs.run_folder import config_hash
 from mprm.stages.models import device, load_backbone
 from mprm.stages.stage import Stage, Work, run_stage
@@ -99,7 +100,6 @@ def _ask(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: 
     """Write the responses; returns why pairs cannot be looked at, by id."""
     from mprm.inference.policy import image_refusal
     from mprm.judge.judge import in_seeded_order, present, respond, sampler_of
-    from mprm.runs.journal import journal
 
     cfg, measuring = work.cfg, file.startswith("judged_")
     group = cfg.reward_benchmark if measuring else cfg.preferences

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mprm.config import Config
 from mprm.data.records import usable_records
 from mprm.runs.artifacts import file_hash, write_json_lines
+from mprm.runs.journal import journal
 from mprm.stages.models import check_devices, identity, load_scorer, models_of, open_by, scoring
 from mprm.stages.stage import Output, content
 from mprm.terminal import console, listed, say, say_next
@@ -56,7 +57,6 @@ def rerank(cfg: Config) -> None:
     from mprm.metrics.best_of_n import check_aggregate
     from mprm.metrics.results import write_results
     from mprm.reporting.best_of_n import print_best_of_n, write_best_of_n
-    from mprm.runs.journal import journal
 
     check_aggregate(cfg.aggregate)
     check_devices(cfg)
@@ -126,7 +126,6 @@ def score_benchmark(
     from mprm.metrics.evaluate import evaluate
     from mprm.metrics.predictions import with_labels
     from mprm.metrics.results import write_results
-    from mprm.runs.journal import journal
 
     started = monotonic()
     solutions, dropped = read_benchmark(cfg)

@@ -113,11 +113,10 @@ def run_stage(stage: Stage[W], work: W) -> None:
             summary = stage.do(work)
             summary.setdefault("seconds", round(monotonic() - started, 1))
             run.finish(stage.name, summary, file_states(run.path, stage.files), inputs)
-        else:
-            if stage.every_rank:
-                run.finish(stage.ready, {})
-            if stage.taken:
-                say(stage.taken.format(**run.summary(stage.name)))
+        elif stage.every_rank:
+            run.finish(stage.ready, {})
+        if taken and stage.taken:
+            say(stage.taken.format(**run.summary(stage.name)))
         if stage.then is not None:
             stage.then(work, taken)
 
@@ -165,20 +164,15 @@ def take_stage(run: RunFolder, stage: Stage[W], inputs: Mapping[str, str]) -> bo
             if file_states(path.parent, stage.files) != states:
                 continue
             for name in states:
-                _copy(path.parent / name, run.path / name)
+                with atomic_file(run.path / name) as temporary:
+                    try:  # a second name for the file: no run changes one in place once it is finished
+                        os.link(path.parent / name, temporary)
+                    except OSError:  # the disk can give none
+                        shutil.copyfile(path.parent / name, temporary)
             shared = {"shared_with": done.get("shared_with", path.parent.name), "seconds": 0.0}
             run.finish(stage.name, done | shared, states, inputs)
             return True
     return False
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A second name for the file where the disk can give one: no run changes a file in place once it is finished."""
-    with atomic_file(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
 
 
 @contextmanager

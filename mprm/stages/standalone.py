@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import Config, component, config_of_run
-from mprm.runs.journal import read_jobs
+from mprm.runs.journal import journal, read_jobs
 from mprm.runs.run_folder import CHECKOUT
 from mprm.stages.models import load_backbone
 from mprm.stages.stage import Output, content
@@ -166,7 +166,6 @@ def _worked(
     """
     from mprm.data.records import usable_records
     from mprm.inference.policy import UNUSABLE, solve
-    from mprm.runs.journal import journal
 
     questions, dropped = usable_records(cfg.questions, "questions")
     skipped = Counter(dropped)

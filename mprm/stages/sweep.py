@@ -40,10 +40,9 @@ def sweep(
 
     Jobs that ask for the same run are one; those that are finished are not started again.
 
-    Args:
-        master: the composed config of the command; its hydra.sweeper holds the grids (conf/hydra/sweeper/grids.yaml).
-        attempt: runs a composed config in this process: exit code, and the reason in one line where it is not 0.
-        in_launcher: what a launcher's process is to do with a job's config.
+    master: the composed config of the command, whose hydra.sweeper holds the grids (conf/hydra/sweeper/grids.yaml);
+    attempt: runs a composed config in this process: exit code, and the reason in one line where it is not 0;
+    in_launcher: what a launcher's process is to do with a job's config.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError(
@@ -181,15 +180,13 @@ def plan(composer: Composer) -> list[SweepJob]:
 
 def finished(config: Config) -> bool:
     """Has the run that the config asks for ended, so that its task would do nothing?"""
-    task = TASKS[config.task]
+    task, folder = TASKS[config.task], Path(config.runs) / str(config.name)
     assert task.leaves is not None
-    stage, file = task.stages[-1], task.leaves
-    folder = Path(config.runs) / str(config.name)
-    if config.export is not None or config.redo is not None:
+    if config.export is not None or config.redo is not None or not (folder / task.leaves).exists():
         return False
     try:
         known = read_json(folder / "stages.json")
-        return known["config_hash"] == config_hash(config.raw) and stage in known["stages"] and (folder / file).exists()
+        return known["config_hash"] == config_hash(config.raw) and task.stages[-1] in known["stages"]
     except (ValueError, KeyError, TypeError):  # not begun; or damaged, which the job itself will tell
         return False
 

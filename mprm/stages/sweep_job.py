@@ -59,10 +59,8 @@ def run_in_launcher(runs: Path, overrides: Overrides, attempt: Attempt) -> None:
 
 
 def join_process_group() -> None:
-    """Tell the training which rank this is, if submitit started several processes for the job on one machine.
-
-    In a SLURM job SLURM itself tells.
-    """
+    """Tell the training which of several processes of submitit's on one machine this is; SLURM itself tells in its
+    jobs."""
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         import submitit
 
@@ -121,20 +119,13 @@ class Launcher:
     def _launch_apart(self, batch: Sequence[Overrides]) -> None:
         """Every job in a launch of its own: submitit's launcher asks the jobs of one for their results in turn, and
         behind one that died nobody is heard."""
-        from submitit.core.utils import UncompletedJobError
-
-        stopped: list[Exception] = []
+        stopped: list[ValueError] = []
 
         def launch(job: Overrides) -> None:
             try:
-                self.engine.launch([job], initial_job_idx=0)
-            except UncompletedJobError:
-                pass  # its state tells how far it came
-            except Exception as error:
+                self._launch_together([job])
+            except ValueError as error:
                 stopped.append(error)
-                return
-            if _state(self.runs, job) in ("waiting", "running"):
-                self._died([job])
 
         threads = [Thread(target=launch, args=(job,), daemon=True) for job in batch]
         for thread in threads:
@@ -142,7 +133,7 @@ class Launcher:
         for thread in threads:
             thread.join()
         if stopped:
-            raise ValueError(f"the launcher stopped: {' '.join(str(stopped[0]).split())}")
+            raise stopped[0]
 
     def _launch_together(self, batch: Sequence[Overrides]) -> None:
         """joblib stops all its processes when one dies, and does not say which. If several were at work, each of their
@@ -158,25 +149,21 @@ class Launcher:
         states = {job.overrides: job.state for job in read_jobs(self.runs)}
         running = [job for job in batch if states[job] == "running"]
         waiting = [job for job in batch if states[job] == "waiting"]
-        if stopped is None:
-            self._died(running + waiting)
-            return
-        if not running:
+        died, again = running, [waiting]
+        # submitit's word for a process that died, whose state tells how far it came
+        if stopped is None or type(stopped).__name__ == "UncompletedJobError":
+            died, again = running + waiting, []
+        elif not running:
             raise ValueError(f"the launcher stopped: {' '.join(str(stopped).split())}")
-        if len(running) == 1:
-            self._died(running)
-            again = [waiting]
-        else:
-            again = [*([job] for job in running), waiting]
+        elif len(running) > 1:
+            died, again = [], [*([job] for job in running), waiting]
             for job in running:
                 record(self.runs, job, "waiting")
+        for job in died:
+            record(self.runs, job, "failed", f"{DIED}; its log: {log_file(self.runs, job)}")
         for jobs in again:
             if jobs:
                 self._launch_together(jobs)
-
-    def _died(self, jobs: Sequence[Overrides]) -> None:
-        for job in jobs:
-            record(self.runs, job, "failed", f"{DIED}; its log: {log_file(self.runs, job)}")
 
 
 def outcome(runs: Path, overrides: Overrides) -> str:

@@ -13,6 +13,7 @@ from mprm.config import Config
 from mprm.reporting.run_record import read_run
 from mprm.runs.artifacts import read_json
 from mprm.stages import standalone, step_scorer
+from mprm.tasks import TASKS
 
 Load = Callable[..., Config]
 REMEDY = re.compile(r"add task=(\w+) redo=(\w+) ")
@@ -149,7 +150,7 @@ def obeyed(small: Load) -> None:
             remedy = REMEDY.search(said)
             assert remedy, said
             assert remedy[1] == remedy[2]
-            getattr(stages, remedy[1])(small(f"task={remedy[1]}", f"redo={remedy[2]}"))
+            TASKS[remedy[1]].load()(small(f"task={remedy[1]}", f"redo={remedy[2]}"))
     raise AssertionError(f"four remedies did not help: {said}")
 
 
