@@ -140,7 +140,7 @@ def rehearse(module: TrainingModule, train: Part, row: Row) -> tuple[float | Non
         if on_gpu:
             torch.cuda.set_device(device)
             torch.cuda.reset_peak_memory_stats(device)
-        batch = train.collate(train.examples.__getitems__(row)).to(device)
+        batch = module.collate(train.examples.__getitems__(row)).to(device)
         for _ in range(2):
             started = monotonic()
             with torch.autocast(device.type, torch.bfloat16, enabled=machine.precision == "bf16-mixed"):

@@ -42,7 +42,7 @@ class TrainingModule(pl.LightningModule):
 
     @staticmethod
     def collate(examples: list[Any]) -> Any:
-        """A batch of the examples of a row."""
+        """A batch of the examples of a row; it has to(device, non_blocking) and pin_memory()."""
         return collate(examples)
 
     def prepare(self) -> None:

@@ -9,10 +9,10 @@ the gradient does not depend on packing and ranks, and a resumed run continues t
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -107,13 +107,11 @@ class RankBatches:
                 yield micro_batch[self.rank]
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Examples and the rows in which they are asked for."""
 
     examples: Any
     plan: BatchPlan
-    collate: Callable[[Any], Any]  # a row's examples to a batch, which has to(device, non_blocking) and pin_memory()
 
 
 def plan_parts(module: TrainingModule, train: Measured, validation: Measured | None) -> tuple[Part, Part | None]:
@@ -127,8 +125,7 @@ def plan_parts(module: TrainingModule, train: Measured, validation: Measured | N
 
     def part(measured: Measured, order_N: np.ndarray, batch_size: int, max_tokens: int, micro: int | None) -> Part:
         terms, size = module.terms(measured), machine.world_size
-        plan = BatchPlan(order_N, terms, measured.lengths, batch_size, max_tokens, size, micro)
-        return Part(measured.examples, plan, module.collate)
+        return Part(measured.examples, BatchPlan(order_N, terms, measured.lengths, batch_size, max_tokens, size, micro))
 
     usable = train.usable
     question, entropy = train.lengths.question[usable], train.examples.entropy[usable]
@@ -159,11 +156,12 @@ class Loaders(pl.LightningDataModule):
 
     def _loader(self, part: Part, start: int) -> DataLoader[Any]:
         assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
         plan = replace(part.plan, world_size=self.trainer.world_size)
         return DataLoader(
             part.examples,
             batch_sampler=RankBatches(plan, self.trainer.global_rank, start),
-            collate_fn=part.collate,
+            collate_fn=module.collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
