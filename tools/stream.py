@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from mprm.backbones.internvl import MEAN, STD
 from mprm.chartworld.questions import charts, held_out_charts
 from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
 from mprm.chartworld.world import IMAGE_SIZE, NAMES, PATCH, Problems, draw, question_text, sample_problems
@@ -27,8 +27,10 @@ from tools import tiny
 MAX_TOKENS = 96  # a longer row loses its tail
 IGNORE = -100
 RIGHT = Skill(misread=0.0, slip=0.0, look_again=0.0, illusion=0.0)
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+MOMENTS = {
+    "internvl": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    "qwen2_5_vl": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+}
 
 
 class Stream(Dataset):
@@ -138,8 +140,7 @@ class Stream(Dataset):
 
 def vision_inputs(images_BHWC: torch.Tensor, family: str) -> dict[str, torch.Tensor]:
     """What the family's processor makes of the world's images, batched on the device."""
-    mean, std = (MEAN, STD) if family == "internvl" else (CLIP_MEAN, CLIP_STD)
-    mean_C, std_C = (torch.from_numpy(x).to(images_BHWC.device) for x in (mean, std))
+    mean_C, std_C = (torch.tensor(x, device=images_BHWC.device) for x in MOMENTS[family])
     pixels_BCHW = ((images_BHWC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2)
     if family == "internvl":
         return {"pixel_values": pixels_BCHW.contiguous()}

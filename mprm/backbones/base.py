@@ -19,12 +19,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AttentionInterface
 
 from mprm.batching.collate import Batch, Example, Segments
+from mprm.runs.artifacts import reading
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -182,10 +182,8 @@ def stored_kappa(folder: str | None) -> KappaHead | None:
     """The kappa head that task=export wrote into the folder, None where there is none; ValueError for a broken file."""
     if folder is None or not (Path(folder) / KAPPA).is_file():
         return None
-    try:
+    with reading(Path(folder) / KAPPA, "export the folder again"):
         tensors = load_file(Path(folder) / KAPPA)
-    except SafetensorError as error:
-        raise ValueError(f"backbone.path={folder} has a broken {KAPPA} ({error}); export the folder again") from None
     with torch.device("meta"):  # nothing is drawn
         head = KappaHead(tensors["scale"].numel())
     head.load_state_dict(tensors, assign=True)

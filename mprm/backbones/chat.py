@@ -7,6 +7,7 @@ V vocabulary, 2 verdicts (no, yes).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -113,20 +114,18 @@ class ChatModel(StepModel):
         **attention: Any,
     ) -> torch.Tensor:
         """Last hidden states of the language model, (B, L, D); `attention`: what its layers want besides."""
-        embeds_BLD = self.embed(ids_BL, vision)
-        return self.hf.model.language_model(
-            inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=use_cache, **attention
-        ).last_hidden_state
-
-    def embed(self, ids_BL: torch.Tensor, vision: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Embeddings of tokens, marks and images, (B, L, D)."""
         is_mark_BL = ids_BL == self.mark_id
         table_VD = self.hf.get_input_embeddings()
         embeds_BLD = table_VD(ids_BL.masked_fill(is_mark_BL, 0))
         embeds_BLD = torch.where(is_mark_BL[..., None], self.mark_D.to(embeds_BLD.dtype), embeds_BLD)
         image_ND = self.image_embeddings(vision).to(embeds_BLD.dtype)
         is_image_BL1 = (ids_BL == self.hf.config.image_token_id)[..., None]
-        return embeds_BLD.masked_scatter(is_image_BL1, image_ND)
+        return self.hf.model.language_model(
+            inputs_embeds=embeds_BLD.masked_scatter(is_image_BL1, image_ND),
+            position_ids=position_ids,
+            use_cache=use_cache,
+            **attention,
+        ).last_hidden_state
 
     @property
     def recomputes(self) -> bool:
@@ -198,7 +197,9 @@ class ChatProcessor:
     def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
         pieces = render(question, steps)
         pieces[0] = "\n" + pieces[0]
-        text_ids, marks = encode_pieces(self.tokenizer, pieces, self.mark_id)
+        ids_of_pieces = encode_text(self.tokenizer, pieces)
+        text_ids = [token for ids in ids_of_pieces for token in (*ids, self.mark_id)]
+        marks = [end - 1 for end in accumulate(len(ids) + 1 for ids in ids_of_pieces)]
         return self._example(self.opening_ids, sizes, [*text_ids, *self.closing_ids], marks)
 
     def ask(self, sizes: Sequence[tuple[int, int]], question: str, instruction: str = "") -> Example:
@@ -251,16 +252,6 @@ def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
             f"verdict {word!r} is {len(ids)} tokens for this tokenizer; give backbone.yes and backbone.no a word of one"
         )
     return ids[0]
-
-
-def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[str], mark_id: int) -> tuple[list[int], list[int]]:
-    """Token ids of the pieces, each followed by the mark, and the positions of the marks."""
-    ids: list[int] = []
-    marks: list[int] = []
-    for piece in encode_text(tokenizer, pieces):
-        ids += [*piece, mark_id]
-        marks.append(len(ids) - 1)
-    return ids, marks
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -8,22 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTrainedTokenizerBase
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from mprm.backbones.chat import ChatModel, ChatProcessor, MarksOnly
-from mprm.backbones.internvl_original import is_original, load_original, name_mark, write_original
+from mprm.backbones.internvl_original import load_original, name_mark, write_original
 from mprm.backbones.loading import ChatBackbone, load_hf
 from mprm.backbones.sentencepiece import load_tokenizer
-from mprm.runs.artifacts import write_json
+from mprm.runs.artifacts import read_json, write_json
 
-MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
-STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+ORIGINAL = "internvl_chat"  # the model_type of OpenGVLab's own folders
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 # As transformers' processor, and so vLLM, looks for them. It wants a token for videos too, which no prompt here has.
 NAMED_TOKENS = {
@@ -38,7 +37,7 @@ NAMED_TOKENS = {
 class InternVL(ChatBackbone):
     """A folder in OpenGVLab's original format or in transformers' InternVL format."""
 
-    model_types: ClassVar[tuple[str, ...]] = ("internvl", "internvl_chat")
+    model_types: ClassVar[tuple[str, ...]] = ("internvl", ORIGINAL)
     prompt_fields: ClassVar[tuple[str, ...]] = (*ChatBackbone.prompt_fields, "max_tiles")
 
     max_tiles: int = 6  # tiles per solution besides the thumbnail of each image
@@ -51,7 +50,7 @@ class InternVL(ChatBackbone):
     def load(self) -> tuple["InternVLProcessor", "InternVLStepModel"]:
         folder = self.folder()
         tokenizer = load_tokenizer(folder)
-        if is_original(folder):
+        if read_json(folder / "config.json")["model_type"] == ORIGINAL:
             hf = load_original(folder, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), self.torch_dtype())
         else:
             hf = load_hf(InternVLForConditionalGeneration, folder, self.torch_dtype(), self.max_length)
@@ -61,7 +60,7 @@ class InternVL(ChatBackbone):
 
     def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
         """As ChatBackbone; original: OpenGVLab's layout, which the backbone's own folder must be in."""
-        if layout == "original" and is_original(source := self.folder()):
+        if layout == "original" and read_json((source := self.folder()) / "config.json")["model_type"] == ORIGINAL:
             write_original(model.fold(), source, folder)
             name_mark(folder, model.mark_id)
         else:
@@ -93,7 +92,7 @@ class InternVLStepModel(ChatModel):
 
 
 class InternVLProcessor(ChatProcessor):
-    """Every image is cut into tiles of so many tokens each; several images share max_tiles."""
+    """Every image is cut into tiles of so many tokens each; several images share the tiles."""
 
     def __init__(
         self,
@@ -105,22 +104,27 @@ class InternVLProcessor(ChatProcessor):
         max_tiles: int,
     ) -> None:
         super().__init__(tokenizer, mark_id, system, ("<img>", IMAGE_TOKEN, "</img>"))
-        self.tile_size = tile_size
         self.tokens_per_tile = tokens_per_tile
-        self.max_tiles = max_tiles
+        self.images = GotOcr2ImageProcessorPil(  # transformers' name for this tiling
+            size={"height": tile_size, "width": tile_size},
+            crop_to_patches=True,
+            max_patches=max_tiles,
+            image_mean=IMAGENET_DEFAULT_MEAN,
+            image_std=IMAGENET_DEFAULT_STD,
+        )
 
-    def tiles_per_image(self, n_images: int) -> int:
-        return max(1, self.max_tiles // n_images)
+    def shared(self, n_images: int) -> dict[str, int]:
+        """How many tiles each of so many images may have, besides its thumbnail."""
+        return {"max_patches": max(1, self.images.max_patches // n_images)}
 
     def image_grid(self, size: tuple[int, int], n_images: int) -> tuple[int, int]:
-        columns, rows = tile_grid(*size, self.tile_size, self.tiles_per_image(n_images))
-        n_tiles = columns * rows
-        return n_tiles + (n_tiles > 1), self.tokens_per_tile
+        n_tiles = self.images.get_number_of_image_patches(size[1], size[0], self.shared(n_images))
+        return n_tiles, self.tokens_per_tile
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """Tiles of the images, (T, 3, H, W)."""
-        tiles = [tile(image, self.tile_size, self.tiles_per_image(len(images))) for image in images]
-        return {"pixel_values": torch.from_numpy(np.concatenate([normalise(part) for part in tiles]))}
+        """Tiles of the images, each image's thumbnail behind its own where there are several, (T, C, H, W)."""
+        tiles = self.images(list(images), return_tensors="pt", **self.shared(len(images)))
+        return {"pixel_values": tiles["pixel_values"]}
 
     def save(self, folder: Path) -> None:
         super().save(folder)
@@ -129,41 +133,4 @@ class InternVLProcessor(ChatProcessor):
         # Not by transformers' own processor: to make one takes torchvision, for the videos.
         processor = {"processor_class": "InternVLProcessor", "image_seq_length": self.tokens_per_tile}
         write_json(folder / "processor_config.json", processor)
-        GotOcr2ImageProcessorPil(  # transformers' name for this tiling
-            size={"height": self.tile_size, "width": self.tile_size},
-            crop_to_patches=True,
-            max_patches=self.max_tiles,
-            image_mean=MEAN.tolist(),
-            image_std=STD.tolist(),
-        ).save_pretrained(folder)
-
-
-def tile_grid(width: int, height: int, tile_size: int, max_tiles: int) -> tuple[int, int]:
-    """Columns and rows whose aspect ratio is closest to the image's. On a tie the larger grid is taken only if the
-    image has more than half its pixels (InternVL's rule)."""
-    grids = [(c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles // c + 1)]
-    best, best_distance = (1, 1), float("inf")
-    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
-        distance = abs(width / height - columns / rows)
-        large_enough = width * height > 0.5 * tile_size**2 * columns * rows
-        if distance < best_distance or (distance == best_distance and large_enough):
-            best, best_distance = (columns, rows), distance
-    return best
-
-
-def tile(image: Image.Image, size: int, max_tiles: int) -> np.ndarray:
-    """Tiles of an image and, where there are several, a thumbnail behind them: (T, size, size, 3) uint8."""
-    image = image.convert("RGB")
-    columns, rows = tile_grid(image.width, image.height, size, max_tiles)
-    whole = np.asarray(image.resize((columns * size, rows * size), Image.Resampling.BICUBIC))
-    tiles = whole.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
-    if len(tiles) == 1:
-        return tiles
-    thumbnail = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-    return np.concatenate([tiles, thumbnail[None]])
-
-
-def normalise(tiles_THWC: np.ndarray) -> np.ndarray:
-    """ImageNet normalisation to (T, 3, H, W) float32."""
-    scaled = (tiles_THWC.astype(np.float32) / 255 - MEAN) / STD
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+        self.images.save_pretrained(folder)

@@ -58,12 +58,6 @@ RENAMED = {
 }
 
 
-def is_original(folder: Path) -> bool:
-    """Whether the folder's config.json names OpenGVLab's own InternVL."""
-    config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("model_type") == "internvl_chat"
-
-
 def original_config(folder: Path, image_token_id: int) -> InternVLConfig:
     """The folder's config.json in transformers' words; image_token_id is the id of <IMG_CONTEXT>. Drop-path has no
     counterpart there: a vision tower is trained without it. Raises ValueError if the config lacks a key or describes a
@@ -243,20 +237,16 @@ def write_original(hf: InternVLForConditionalGeneration, source: Path, folder: P
 
 def name_mark(folder: Path, mark_id: int) -> None:
     """Add the mark to the tokenizer's files of an original folder, each where it lists added tokens."""
-    entry = {"content": MARK, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-    for name, key in (
-        ("added_tokens.json", None),
-        ("tokenizer_config.json", "added_tokens_decoder"),
-        ("tokenizer.json", "added_tokens"),
-    ):
-        path = folder / name
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    entry = {"content": MARK, **flags}
+    for path in (folder / name for name in ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")):
         if not path.is_file() or MARK in path.read_text(encoding="utf-8"):
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
-        if key is None:
+        if path.name == "added_tokens.json":
             content[MARK] = mark_id
-        elif key == "added_tokens":
-            content[key].append({"id": mark_id, **entry, "special": True})
+        elif path.name == "tokenizer.json":
+            content["added_tokens"].append({"id": mark_id, **entry})
         else:
-            content.setdefault(key, {})[str(mark_id)] = {**entry, "special": True}
+            content.setdefault("added_tokens_decoder", {})[str(mark_id)] = entry
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

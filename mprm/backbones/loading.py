@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
+
+from mprm.runs.artifacts import read_json
 
 if TYPE_CHECKING:
     from mprm.backbones.chat import ChatModel, ChatProcessor
@@ -69,7 +70,7 @@ class ChatBackbone:
         """The folder. Raises ValueError if it is not there, holds another architecture or wants another prompt."""
         folder, prompt = check_folder(self.path, self.model_types), self.prompt()
         if (folder / PROMPT).is_file():  # exported: with other options it would score wrongly
-            for name, trained in json.loads((folder / PROMPT).read_text()).items():
+            for name, trained in read_json(folder / PROMPT, "export the folder again").items():
                 if prompt.get(name) != trained:
                     raise ValueError(
                         f"backbone.{name}={prompt.get(name)!r}, but backbone.path={folder} was trained with "
@@ -105,10 +106,7 @@ def check_folder(path: str | None, model_types: tuple[str, ...]) -> Path:
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"backbone.path={path} has no config.json; give the folder of the downloaded weights")
-    try:
-        found = json.loads(config.read_text()).get("model_type")
-    except ValueError as error:
-        raise ValueError(f"{config} is not JSON ({error}); download it again") from None
+    found = read_json(config, "download it again").get("model_type")
     if found not in model_types:
         wanted = " or ".join(repr(name) for name in model_types)
         raise ValueError(f"backbone.path={path} holds model_type {found!r}, not {wanted}; choose another backbone=")

@@ -1,15 +1,15 @@
 """Tokenizers of downloaded folders, without running code from there: tokenizer.json, or sentencepiece converted."""
 
 import json
-import math
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import import_protobuf
+from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
+
+from mprm.runs.artifacts import reading
 
 SPACE = "▁"  # how sentencepiece writes a space in its pieces
 BPE_MODEL = 2  # TrainerSpec.ModelType
@@ -26,10 +26,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
       is ordinary text, so that user text cannot make special tokens.
     - With split_special_tokens, added tokens that are not special are cut out all the same.
     - With add_dummy_prefix, text that is one user-defined symbol and nothing else gets no prefix.
-    - Decoding prints an unknown token by its name, and takes one space off the front, not several.
+    - Decoding prints an unknown token by its name.
 
     Raises ValueError if there is neither file, the model cannot be converted exactly (not BPE, a character map such as
-    nmt_nfkc, spaces as suffix), or the ids of the added tokens contradict each other.
+    nmt_nfkc, spaces as suffix or removed), or the ids of the added tokens contradict each other.
     """
     if (folder / "tokenizer.json").is_file():
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
@@ -72,12 +72,9 @@ def _contradiction(folder: Path, said: str) -> ValueError:
 
 def _read_model(folder: Path) -> Any:
     """The sentencepiece ModelProto. Raises ValueError if it is none, or one that cannot be converted exactly."""
-    protobuf = import_protobuf()
-    path, model = folder / "tokenizer.model", protobuf.ModelProto()
-    try:
+    model, path = import_protobuf().ModelProto(), folder / "tokenizer.model"
+    with reading(path, "download it again"):
         model.ParseFromString(path.read_bytes())
-    except Exception as error:  # protobuf's DecodeError; the class belongs to an optional module
-        raise ValueError(f"{path} is no sentencepiece model ({error}); download it again") from None
     if model.trainer_spec.model_type != BPE_MODEL:
         raise _inexact(folder, "it is no BPE model")
     if model.normalizer_spec.precompiled_charsmap:
@@ -85,6 +82,8 @@ def _read_model(folder: Path) -> Any:
         raise _inexact(folder, f"its character map {model.normalizer_spec.name!r} has no exact equivalent")
     if model.trainer_spec.treat_whitespace_as_suffix or not model.normalizer_spec.escape_whitespaces:
         raise _inexact(folder, "it does not write a space as a prefix of the word")
+    if model.normalizer_spec.remove_extra_whitespaces:
+        raise _inexact(folder, "it removes spaces that stand side by side")
     return model
 
 
@@ -149,59 +148,37 @@ def _check_renamed(folder: Path, pieces: list[Any], merges: list[tuple[str, str]
 def _merges(folder: Path, model: Any) -> list[tuple[str, str]]:
     """Pairs in the order in which sentencepiece merges them: by falling score of the piece they make.
 
-    sentencepiece may make a piece of any of its splits and among equal scores takes the leftmost, `tokenizers` ranks
-    every split on its own. But what happens inside a stretch of text that nothing has merged into from outside is what
-    happens to that stretch alone. So only one split of a piece can ever come about, the one its own text ends in, and
-    with one split a piece and one piece a score both orders are the same.
+    sentencepiece makes a piece of any of its splits and among equal scores takes the leftmost; `tokenizers` ranks every
+    split on its own. But what happens inside a stretch of text that nothing has merged into from outside is what
+    happens to that stretch alone, so only one split of a piece ever comes about. With one piece a score both orders
+    are the same.
     """
+    types = {p.piece: p.type for p in model.pieces}
     scores = {p.piece: p.score for p in model.pieces if p.type in (NORMAL, UNUSED)}
-    unused = {p.piece for p in model.pieces if p.type == UNUSED}
-    merges: dict[float, tuple[str, str]] = {}
-    for piece, score in scores.items():
-        pair = _last_merge(piece, scores)
-        if pair is None:
-            continue  # no text is ever encoded as this piece
-        if score in merges:
-            raise _inexact(folder, f"{piece!r} and {''.join(merges[score])!r} have the same score")
-        if piece in unused:
+    merges: list[tuple[str, str]] = generate_merges(scores, scores)
+    made: dict[float, str] = {}
+    for piece in ("".join(pair) for pair in merges):
+        if made.setdefault(scores[piece], piece) != piece:
+            raise _inexact(folder, f"{piece!r} and {made[scores[piece]]!r} have the same score")
+        if types[piece] == UNUSED:
             raise _inexact(folder, f"{piece!r} is made and split again")
-        if missing := [part for part in pair if part not in scores]:
-            raise _inexact(folder, f"{piece!r} is made of {missing[0]!r}, which is no piece")
-        merges[score] = pair
-    return [merges[score] for score in sorted(merges, reverse=True)]
-
-
-def _last_merge(piece: str, scores: dict[str, float]) -> tuple[str, str] | None:
-    """The two parts that are left when a piece's text is merged as sentencepiece does; None if more are left."""
-    parts = list(piece)
-    while len(parts) > 2:
-        pairs = [left + right for left, right in pairwise(parts)]
-        place = max(range(len(pairs)), key=lambda i: scores.get(pairs[i], -math.inf))  # the first of equals
-        if pairs[place] not in scores:
-            return None
-        parts[place : place + 2] = [pairs[place]]
-    return (parts[0], parts[1]) if len(parts) == 2 else None
+    return merges
 
 
 def _normalizer(folder: Path, spec: Any, symbols: list[str]) -> normalizers.Normalizer:
     """Spaces as sentencepiece treats them, for a text between two added tokens."""
-    if any(" " in symbol or (SPACE in symbol and spec.remove_extra_whitespaces) for symbol in symbols):
+    if any(" " in symbol for symbol in symbols):
         raise _inexact(folder, "it has a user-defined symbol with a space")
-    steps: list[normalizers.Normalizer] = []
-    if spec.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" +"), " ")]
-    steps.append(normalizers.Replace(" ", SPACE))
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", SPACE)]
     if spec.add_dummy_prefix:
         # `tokenizers` normalises the symbols too before it looks for them, and they must stay as they are.
         alone = rf"(?!(?:{'|'.join(map(re.escape, symbols))})\z)" if symbols else ""
         steps.append(normalizers.Replace(Regex(rf"\A(?!\z){alone}"), SPACE))
-    if spec.remove_extra_whitespaces:
-        steps.append(normalizers.Replace(Regex(rf"{SPACE}+\z"), ""))
     return normalizers.Sequence(steps)
 
 
 def _decoder(spec: Any) -> decoders.Decoder:
     steps: list[decoders.Decoder] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if spec.add_dummy_prefix or spec.remove_extra_whitespaces:
+    if spec.add_dummy_prefix:
         steps.append(decoders.Strip(" ", left=1))
     return decoders.Sequence(steps)

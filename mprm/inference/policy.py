@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
@@ -159,16 +159,6 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class FinishedSolution:
-    """A solution that is to be annotated."""
-
-    question: Question
-    completion: Completion
-    steps: tuple[str, ...]
-    prompts: list[Prompt]  # one per proper prefix
-
-
-@dataclass(frozen=True)
 class Annotation:
     """A question becomes {"records": [...], "dropped": {reason: solutions}}.
 
@@ -186,53 +176,53 @@ class Annotation:
     batch: int = 8  # questions that are annotated together and kept together
 
     def results(self, solved: Sequence[Solved], draw: Draw, separator: str) -> list[dict[str, Any]]:
-        dropped = [Counter[str]() for _ in solved]
-        finished = [list(self._finished(one, separator, d)) for one, d in zip(solved, dropped, strict=True)]
-        continued = iter(draw([prompt for solutions in finished for one in solutions for prompt in one.prompts]))
+        def steps_of(completion: Completion) -> tuple[str, ...]:
+            return split_steps(completion.text, separator) if completion.finished else ()
+
+        prompts = []
+        for one in solved:
+            for number, completion in enumerate(one.completions):
+                steps = steps_of(completion)
+                for length in range(1, len(steps)):
+                    key = "\0".join((one.question.id, str(number), str(length)))
+                    prompts.append(Prompt(key, one.images, one.question.question, steps[:length], self.continuations))
+        continued = zip(prompts, draw(prompts), strict=True)
         results = []
-        for solutions, reasons in zip(finished, dropped, strict=True):
-            records = []
-            for solution in solutions:
-                found = [next(continued) for _ in solution.prompts]
-                if all(found):
-                    records.append(self._record(solution, found, separator))
+        for one in solved:
+            records, dropped = [], Counter[str]()
+            for completion in one.completions:
+                steps = steps_of(completion)
+                found = list(islice(continued, max(0, len(steps) - 1)))
+                if not completion.finished:
+                    dropped["unfinished"] += 1
+                elif not steps:
+                    dropped["no_steps"] += 1
+                elif not all(completions for _, completions in found):
+                    dropped["too_long"] += 1
                 else:
-                    reasons["too_long"] += 1
-            results.append({"records": records, "dropped": reasons})
+                    counts = [self._count(one.question, *prefix, separator) for prefix in found]
+                    records.append(self._record(one.question, completion, steps, counts))
+            results.append({"records": records, "dropped": dropped})
         return results
 
-    def _finished(self, one: Solved, separator: str, dropped: Counter[str]) -> Iterator[FinishedSolution]:
-        """Those that can be annotated; the others are counted."""
-        question = one.question
-        for number, completion in enumerate(one.completions):
-            steps = split_steps(completion.text, separator)
-            if not completion.finished:
-                dropped["unfinished"] += 1
-            elif not steps:
-                dropped["no_steps"] += 1
-            else:
-                prompts = []
-                for length in range(1, len(steps)):
-                    key = "\0".join((question.id, str(number), str(length)))
-                    prompts.append(Prompt(key, one.images, question.question, steps[:length], self.continuations))
-                yield FinishedSolution(question, completion, steps, prompts)
+    def _count(self, question: Question, prompt: Prompt, completions: list[Completion], separator: str) -> int:
+        """How many of a prefix's completions are right."""
+        assert len(completions) == self.continuations, "N is what was drawn"
+        ended = [((*prompt.steps, *split_steps(one.text, separator)), one) for one in completions]
+        return sum(answer_of(question, *one)[1] for one in ended)
 
-    def _record(self, solution: FinishedSolution, continued: list[list[Completion]], separator: str) -> dict[str, Any]:
-        """continued: the completions of every prefix."""
-        question, steps, n = solution.question, solution.steps, self.continuations
-        images = question.images
-        counts = []
-        for prompt, completions in zip(solution.prompts, continued, strict=True):
-            assert len(completions) == n, "N is what was drawn"
-            ended = [(*prompt.steps, *split_steps(completion.text, separator)) for completion in completions]
-            counts.append(sum(answer_of(question, *one)[1] for one in zip(ended, completions, strict=True)))
-        counts.append(n * answer_of(question, steps, solution.completion)[1])
+    def _record(
+        self, question: Question, completion: Completion, steps: tuple[str, ...], counts: list[int]
+    ) -> dict[str, Any]:
+        """counts: of every proper prefix."""
+        images, n = question.images, self.continuations
+        counts = [*counts, n * answer_of(question, steps, completion)[1]]
         return {
             "image": images[0] if len(images) == 1 else list(images),
             "question": "<image>\n" * len(images) + question.question,
             "question_orig": question.question,
             "answer": question.answer,
-            "response": solution.completion.text,
+            "response": completion.text,
             "steps_with_score": [
                 {"step": step, "score": count / n, "num_mc_correct": count, "num_mc_total": n}
                 for step, count in zip(steps, counts, strict=True)

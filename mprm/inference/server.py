@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -151,7 +149,8 @@ class ServerPolicy(SamplingSettings):
             except httpx.RequestError as error:
                 fault, pause = f"{type(error).__name__}: {error}", 0.0
                 continue
-            pause = seconds(response.headers.get("Retry-After", ""))
+            asked = response.headers.get("Retry-After", "")
+            pause = float(asked) if asked.isdecimal() else 0.0
             fault = f"{response.status_code} {' '.join(response.text.split())[:SHOWN]}"
             if response.is_success:
                 try:
@@ -197,16 +196,6 @@ def _text(content: object) -> str:
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a message without text")
     return "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def seconds(retry_after: str) -> float:
-    """What a Retry-After header asks for, a number or a date; 0 for anything else."""
-    if retry_after.isdecimal():
-        return float(retry_after)
-    try:
-        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
-        return 0.0
 
 
 @lru_cache(maxsize=64)  # the prompts of a question come one after the other

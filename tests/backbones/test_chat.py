@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from mprm.backbones.base import encode
-from mprm.backbones.chat import add_mark, encode_pieces, single_token
+from mprm.backbones.chat import add_mark, single_token
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import check_folder
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
@@ -226,14 +226,6 @@ def test_a_verdict_of_several_tokens_is_one_line(internvl_folder: Path) -> None:
     line = r"^verdict 'Definitely' is \d+ tokens for this tokenizer; give backbone\.yes and backbone\.no a word of one$"
     with pytest.raises(ValueError, match=line):
         InternVL(path=str(internvl_folder), yes="Definitely").load()
-
-
-def test_pieces_are_encoded_with_a_mark_behind_each() -> None:
-    tokenizer: PreTrainedTokenizerFast = tiny.build_tokenizer("qwen2_5_vl")
-    ids, marks = encode_pieces(tokenizer, ["red is 4.", "\n\nblue"], 999)
-    parts = [tokenizer.encode(text, add_special_tokens=False) for text in ("red is 4.", "\n\nblue")]
-    assert ids == [*parts[0], 999, *parts[1], 999]
-    assert [ids[mark] for mark in marks] == [999, 999]
 
 
 def test_folders_are_checked_in_one_line(tmp_path: Path, internvl_folder: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
 
 from mprm.backbones.base import encode
-from mprm.backbones.internvl import InternVLProcessor, normalise, tile, tile_grid
+from mprm.backbones.internvl import InternVLProcessor
 from mprm.batching.collate import collate
 from mprm.batching.examples import MARK
 
@@ -51,46 +51,29 @@ def test_token_ids_and_pixels_are_the_published_ones(oracle: InternVLProcessor, 
     np.testing.assert_allclose(pixels, published[published.files[number]], atol=1e-6)
 
 
-def test_tile_grids_are_the_published_ones() -> None:
+def test_numbers_of_tiles_are_the_published_ones(oracle: InternVLProcessor) -> None:
     table = json.loads((ORACLE / "tile_grids.json").read_text())
     assert table["columns"] == ["width", "height", "max_num", "columns", "rows"]
     assert len(table["rows"]) > 100
     for width, height, max_tiles, columns, rows in table["rows"]:
-        assert tile_grid(width, height, 448, max_tiles) == (columns, rows), (width, height, max_tiles)
+        processor = InternVLProcessor(oracle.tokenizer, oracle.mark_id, 448, 256, "", max_tiles)
+        n_tiles = columns * rows + (columns * rows > 1)
+        assert processor.image_grid((width, height), 1) == (n_tiles, 256), (width, height, max_tiles)
 
 
-def test_a_square_image_is_cut_only_if_it_has_more_than_half_the_pixels_of_the_tiles() -> None:
-    """One tile and two by two fit as well: 0.5 * 4 * 448 * 448 pixels are 633.6 by 633.6."""
-    assert tile_grid(633, 633, 448, 6) == (1, 1)
-    assert tile_grid(634, 634, 448, 6) == (2, 2)
-
-
-def test_a_wide_image_becomes_tiles_from_left_to_right_and_a_thumbnail() -> None:
-    pixels = np.zeros((10, 30, 3), dtype=np.uint8)
-    pixels[:, 10:20], pixels[:, 20:] = 100, 200
-    tiles = tile(Image.fromarray(pixels), 10, 6)
-    assert tiles.shape == (4, 10, 10, 3)
-    assert [int(part[5, 5, 0]) for part in tiles[:3]] == [0, 100, 200]
-    assert tiles[3, 5, [0, 5, 9], 0].tolist() == pytest.approx([0, 100, 200], abs=10)
-    assert tile(Image.fromarray(pixels), 10, 1).shape == (1, 10, 10, 3)
-
-
-def test_grey_palette_and_transparent_images_are_read_as_rgb(picture: Picture) -> None:
-    for mode in ("L", "P", "RGBA", "LA", "1", "CMYK"):
-        assert tile(picture(20, 20).convert(mode), 10, 1).shape == (1, 10, 10, 3)
-
-
-def test_normalisation_is_that_of_imagenet() -> None:
-    white = normalise(np.full((1, 2, 2, 3), 255, dtype=np.uint8))
-    assert white.shape == (1, 3, 2, 2)
-    assert white.dtype == np.float32
-    np.testing.assert_allclose(white[0, :, 0, 0], [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], 1e-6)
+def test_a_wide_image_becomes_tiles_from_left_to_right_and_a_thumbnail(oracle: InternVLProcessor) -> None:
+    pixels = np.zeros((56, 168, 3), dtype=np.uint8)
+    pixels[:, 56:112], pixels[:, 112:] = 100, 200
+    tiles_THW = oracle.vision([Image.fromarray(pixels)])["pixel_values"][:, 0].numpy() * 0.229 + 0.485
+    assert tiles_THW.shape == (4, 56, 56)
+    assert (tiles_THW[:3, 28, 28] * 255).tolist() == pytest.approx([0, 100, 200], abs=1e-3)
+    assert (tiles_THW[3, 28, [0, 28, 55]] * 255).tolist() == pytest.approx([0, 100, 200], abs=10)
 
 
 def test_several_images_share_the_tiles_and_come_one_line_each(internvl: Any, picture: Picture) -> None:
     processor, _ = internvl
     example = encode(processor, [picture(300, 100), picture(100, 300)], "Which?", STEPS)
-    assert processor.max_tiles == 6
+    assert processor.images.max_patches == 6
     assert example.vision["pixel_values"].shape[0] == 8  # three tiles and a thumbnail each
     line = "<img>" + "<IMG_CONTEXT>" * 16 + "</img>\n"
     assert (

@@ -18,7 +18,6 @@ from transformers import InternVLForConditionalGeneration
 from mprm.backbones import internvl_original
 from mprm.backbones.internvl_original import (
     INDEX,
-    is_original,
     load_original,
     merge_wqkv,
     original_config,
@@ -298,12 +297,6 @@ def test_the_model_of_eight_billion_parameters(tmp_path: Path) -> None:
 def test_rope_without_scaling(copy: Copy) -> None:
     config = original_config(copy(llm_config__rope_scaling=None), CONTEXT)
     assert config.text_config.rope_parameters == {"rope_type": "default", "rope_theta": 1000000}
-
-
-def test_only_the_original_is_called_original(copy: Copy, tmp_path: Path) -> None:
-    assert is_original(SOURCE)
-    assert not is_original(copy(model_type="internvl"))
-    assert not is_original(tmp_path)
 
 
 @pytest.mark.parametrize(

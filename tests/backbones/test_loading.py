@@ -47,7 +47,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a file is cut off": (cut_off, r"^backbone\.path=\S+ .*broken.*; download it again$"),
     "there are no weights": (without_weights, r"^backbone\.path=\S+ has no .*"),
-    "the config is broken": (broken_config, r"^\S+config\.json is not JSON \(.*\); download it again$"),
+    "the config is broken": (broken_config, r"^\S+config\.json cannot be read \(.*\); download it again$"),
     "it had another prompt": (another_prompt, r"^backbone\.system='', but .* was trained with 'Be kind\.'; give the"),
 }
 

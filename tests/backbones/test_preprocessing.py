@@ -13,11 +13,12 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from mprm.backbones.base import encode
-from mprm.backbones.internvl import MEAN, STD, normalise, tile
+from mprm.backbones.internvl import InternVL, InternVLProcessor
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenProcessor
 from mprm.batching.examples import Examples, open_images
 
 STEPS = ["red is 4.", "The answer is 4."]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SIZES = [(1, 1), (3, 200), (200, 3), (3, 3), (1, 200), (200, 1), (13, 2600), (27, 28), (29, 41), (1000, 500), (70, 640)]
 
@@ -78,16 +79,18 @@ def test_both_backbones_see_what_any_file_shows(internvl: Any, qwen: Any, tmp_pa
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_tiles_of_tiny_and_narrow_pictures_are_the_resized_picture(size: tuple[int, int], picture: Picture) -> None:
+def test_tiles_of_tiny_and_narrow_pictures_are_the_resized_picture(
+    internvl: Any, size: tuple[int, int], picture: Picture
+) -> None:
     image = picture(*size)
-    tiles = tile(image, 28, 6)
-    thumbnail = np.asarray(image.resize((28, 28), Image.Resampling.BICUBIC))
-    assert tiles.shape[1:] == (28, 28, 3)
-    assert len(tiles) in (1, 3, 4, 5, 6, 7)
-    assert np.array_equal(tiles[-1], thumbnail)
-    pixels = normalise(tiles)
-    assert pixels.dtype == np.float32
-    np.testing.assert_allclose(pixels[-1], ((thumbnail / 255 - MEAN) / STD).transpose(2, 0, 1), atol=1e-5)
+    pixels_TCHW = internvl[0].vision([image])["pixel_values"].numpy()
+    assert pixels_TCHW.shape[1:] == (3, 56, 56)
+    assert pixels_TCHW.dtype == np.float32
+    assert len(pixels_TCHW) == internvl[0].image_grid(size, 1)[0]
+    assert len(pixels_TCHW) in (1, 3, 4, 5, 6, 7)
+    thumbnail = np.asarray(image.resize((56, 56), Image.Resampling.BICUBIC))
+    expected = ((thumbnail / 255 - IMAGENET_MEAN) / IMAGENET_STD).transpose(2, 0, 1)
+    np.testing.assert_allclose(pixels_TCHW[-1], expected, atol=1e-5)
 
 
 def expected_patches(image: Image.Image, min_pixels: int, max_pixels: int) -> np.ndarray:
@@ -142,13 +145,16 @@ def test_a_picture_too_narrow_for_qwen_is_one_line_that_names_the_rollout(
     assert read(qwen[0]).id == "set:3"
 
 
-def test_several_pictures_of_one_rollout_keep_their_order(qwen: Any, internvl: Any, picture: Picture) -> None:
+def test_several_pictures_of_one_rollout_keep_their_order(
+    qwen: Any, internvl: Any, internvl_folder: Path, picture: Picture
+) -> None:
     sizes = [(56, 84), (3, 200), (140, 60)]
 
-    def pixels(processor: QwenProcessor, images: Sequence[Image.Image]) -> np.ndarray:
+    def pixels(processor: QwenProcessor | InternVLProcessor, images: Sequence[Image.Image]) -> np.ndarray:
         return encode(processor, images, "How?", STEPS).vision["pixel_values"].numpy()
 
     images = [picture(*size) for size in sizes]
     assert np.array_equal(pixels(qwen[0], images), np.concatenate([pixels(qwen[0], [image]) for image in images]))
-    internvl_tiles = [normalise(tile(image, internvl[0].tile_size, 2)) for image in images]
+    two_tiles_each = InternVL(path=str(internvl_folder), max_tiles=2).load()[0]
+    internvl_tiles = [pixels(two_tiles_each, [image]) for image in images]
     assert np.array_equal(pixels(internvl[0], images), np.concatenate(internvl_tiles))

@@ -20,16 +20,13 @@ from mprm.backbones.sentencepiece import load_tokenizer
 
 CHECKPOINT = Path(__file__).parents[1] / "oracle_data" / "internvl" / "checkpoint"
 SYMBOLS = ["<u>", "<u>x", "12"]
-# name: add_dummy_prefix, remove_extra_whitespaces, user-defined symbols, byte fallback
+# name: add_dummy_prefix, user-defined symbols, byte fallback
 VARIANTS = {
-    "plain": (False, False, [], True),
-    "prefix": (True, False, [], True),
-    "collapse": (False, True, [], True),
-    "prefix-collapse": (True, True, [], True),
-    "symbols": (False, False, SYMBOLS, True),
-    "symbols-prefix": (True, False, SYMBOLS, True),
-    "symbols-prefix-collapse": (True, True, SYMBOLS, True),
-    "unknown": (True, False, [], False),
+    "plain": (False, [], True),
+    "prefix": (True, [], True),
+    "symbols": (False, SYMBOLS, True),
+    "symbols-prefix": (True, SYMBOLS, True),
+    "unknown": (True, [], False),
 }
 
 
@@ -40,18 +37,16 @@ def corpus() -> list[str]:
     return [" ".join(rng.choices(words, k=8)) for _ in range(400)]
 
 
-def train(
-    prefix: bool = False, collapse: bool = False, symbols: list[str] = (), fallback: bool = True, **more
-) -> bytes:
+def train(prefix: bool = False, symbols: list[str] = (), fallback: bool = True, **more) -> bytes:
     model = io.BytesIO()
-    options = {"model_type": "bpe", "normalization_rule_name": "identity", "vocab_size": 480, **more}
+    options = {"model_type": "bpe", "normalization_rule_name": "identity", "vocab_size": 480}
+    options |= {"remove_extra_whitespaces": False, **more}
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus()),
         model_writer=model,
         hard_vocab_limit=False,
         byte_fallback=fallback,
         add_dummy_prefix=prefix,
-        remove_extra_whitespaces=collapse,
         user_defined_symbols=list(symbols),
         allow_whitespace_only_pieces=True,
         minloglevel=2,
@@ -117,12 +112,11 @@ TEXT = st.one_of(
 @given(text=TEXT)
 def test_ids_and_text_are_sentencepiece_s_own(pair: Callable[[str], tuple], variant: str, text: str) -> None:
     original, tokenizer = pair(variant)
-    if VARIANTS[variant][0] and text.strip(" ▁") in VARIANTS[variant][2]:
+    if VARIANTS[variant][0] and text.strip(" ▁") in VARIANTS[variant][1]:
         return  # a symbol on its own gets no prefix: test_a_symbol_on_its_own_gets_no_prefix
     ids = encode(tokenizer, text)
     assert ids == original.encode(text)
-    several_spaces_in_front = VARIANTS[variant][1] and "▁" in text
-    if original.unk_id() not in ids and not several_spaces_in_front:
+    if original.unk_id() not in ids:
         assert tokenizer.decode(ids) == original.decode(ids)
 
 
@@ -131,16 +125,6 @@ def test_a_symbol_on_its_own_gets_no_prefix(pair: Callable[[str], tuple], text: 
     original, tokenizer = pair("symbols-prefix")
     assert encode(tokenizer, text) == original.encode(text)[1:]
     assert encode(tokenizer, text + "a") == original.encode(text + "a")
-
-
-def test_only_one_split_of_a_piece_is_a_merge(pair: Callable[[str], tuple]) -> None:
-    _, tokenizer = pair("plain")
-    merges = [tuple(merge) for merge in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
-    made = [left + right for left, right in merges]
-    assert len(made) == len(set(made)) > 50
-    vocab = tokenizer.get_vocab()
-    splits = [(piece[:i], piece[i:]) for piece in made for i in range(1, len(piece))]
-    assert sum(left in vocab and right in vocab for left, right in splits) > 1.2 * len(made)
 
 
 ADDED = ["<img>", "</img>", "<IMG_CONTEXT>", "<quad>"]
@@ -259,6 +243,7 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
         ({"model_type": "unigram", "vocab_size": 300}, "no BPE model"),
         ({"normalization_rule_name": "nmt_nfkc"}, "'nmt_nfkc' has no exact equivalent"),
         ({"treat_whitespace_as_suffix": True}, "a space as a prefix"),
+        ({"remove_extra_whitespaces": True}, "removes spaces"),
         ({"symbols": ["a b"]}, "user-defined symbol with a space"),
     ],
 )
@@ -278,11 +263,10 @@ def test_merges_without_an_exact_equivalent_are_refused(tmp_path: Path) -> None:
 
     assert "'he' and 'aa' have the same" in refusal(lambda _, own: setattr(own["he"], "score", own["aa"].score))
     assert "'aa' is made and split again" in refusal(lambda _, own: setattr(own["aa"], "type", 5))
-    assert "made of '%'" in refusal(lambda pieces, _: pieces.add(piece="a%", score=-0.5, type=1))
 
 
 def test_a_broken_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^[^\n]*tokenizer\.model is no sentencepiece model[^\n]*again$"):
+    with pytest.raises(ValueError, match=r"^[^\n]*tokenizer\.model cannot be read[^\n]*again$"):
         load_tokenizer(write(tmp_path, b"version https://example.org"))
 
 

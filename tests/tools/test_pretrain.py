@@ -122,7 +122,7 @@ def test_one_family_can_start_from_the_language_model_of_the_other(trained: Path
 
 def test_the_backbone_loads_what_was_written(trained: Path) -> None:
     processor, model = InternVL(path=str(trained), max_tiles=1).load()
-    assert processor.tile_size == 56
+    assert processor.images.size["height"] == 56
     assert processor.tokens_per_tile == 4
     assert not any(parameter.requires_grad for parameter in model.vision_parameters())
 
