@@ -190,11 +190,6 @@ def mirrored(log: Any, stage: str, before: int, line: dict[str, float]) -> None:
     log({f"{stage}/{name}": value for name, value in line.items()} | {"step": before + line["step"]})
 
 
-def _forget_checkpoints(stage: str, work: JudgeWork, taken: bool) -> None:
-    if not taken:
-        work.cfg.trainer.forget(work.run.path / stage / "checkpoints")
-
-
 SFT = Stage[JudgeWork](
     name="sft",
     inputs=lambda work: work.inputs(AFTER_SFT),
@@ -203,7 +198,6 @@ SFT = Stage[JudgeWork](
     remains=("sft",),
     already="SFT: already learnt {traces:,} traces -> {run}/sft",
     taken="SFT: the same as that of {shared_with}, taken from there",
-    then=partial(_forget_checkpoints, "sft"),
     every_rank=True,
 )
 CURATE = Stage[JudgeWork](
@@ -222,7 +216,6 @@ RL = Stage[JudgeWork](
     remains=("rl",),
     already="RL: already trained on {pairs:,} pairs -> {run}/rl",
     taken="RL: the same as that of {shared_with}, taken from there",
-    then=partial(_forget_checkpoints, "rl"),
     every_rank=True,
 )
 JUDGE = Stage[JudgeWork](

@@ -66,7 +66,7 @@ class Stage(Generic[W]):
     inputs: Callable[[W], dict[str, str]]
     # does it, says what came of it, and returns its summary
     do: Callable[[W], dict[str, Any]]
-    # what it leaves in the run folder: files, and folders with all that is in them
+    # what it leaves in the run folder: files, and folders with all that is in them; a training's weights last
     files: tuple[str, ...] = ()
     # what redo=STAGE removes besides: glob patterns
     remains: tuple[str, ...] = ()
@@ -113,6 +113,8 @@ def run_stage(stage: Stage[W], work: W) -> None:
             summary = stage.do(work)
             summary.setdefault("seconds", round(monotonic() - started, 1))
             run.finish(stage.name, summary, file_states(run.path, stage.files), inputs)
+            if stage.every_rank:
+                cfg.trainer.forget((run.path / stage.files[-1]).parent / "checkpoints")  # beside the weights
         elif stage.every_rank:
             run.finish(stage.ready, {})
         if taken and stage.taken:

@@ -214,16 +214,14 @@ def _train(work: StepWork) -> dict[str, Any]:
 
 
 def _after_training(work: StepWork, taken: bool) -> None:
-    """Mirror the curves of a training that was taken from another run; forget the checkpoints of one's own."""
+    """Mirror the curves of a training that was taken from another run."""
     from mprm.reporting.run_record import read_json_lines
 
-    if not taken:
-        work.cfg.trainer.forget(work.run.path / "checkpoints")
-        return
-    with start_tracker(work) as tracker:
-        for line in read_json_lines(work.run.path / "metrics.jsonl") or []:
-            tracker.log(line)
-        tracker.finish({})
+    if taken:
+        with start_tracker(work) as tracker:
+            for line in read_json_lines(work.run.path / "metrics.jsonl") or []:
+                tracker.log(line)
+            tracker.finish({})
 
 
 def check(work: StepWork) -> None:
