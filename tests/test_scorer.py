@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mprm import StepScorer
-from mprm.backbones.base import encode
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import ChatBackbone
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
@@ -19,6 +18,7 @@ from mprm.batching.collate import collate
 from mprm.config import Config
 from mprm.runs.artifacts import write_text
 from mprm.training.checkpoint import export, save_weights
+from tests.encoding import encode
 from tools import tiny
 
 QUESTION = "What is <image2> plus red?"

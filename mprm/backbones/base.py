@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import Field, replace
+from dataclasses import Field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -131,12 +131,6 @@ class StepModel(nn.Module):
             f"backbone: {type(self).__name__} cannot write text, as a judge must; choose a chat model, e.g. "
             "backbone=chartworld_reader"
         )
-
-
-def encode(processor: Processor, images: Sequence[Image.Image], question: str, steps: list[str]) -> Example:
-    """One solution as tensors."""
-    example = processor.layout([image.size for image in images], question, steps)
-    return replace(example, vision=processor.vision(images))
 
 
 class StepHead(nn.Module):

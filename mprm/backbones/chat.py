@@ -94,16 +94,11 @@ class ChatModel(StepModel):
             self.vision_tower().eval()
         return self
 
-    def marked(self, batch: Batch, marks: torch.Tensor | None = None) -> torch.Tensor:
-        """Last hidden states at the batch's marks, or at other places of its row, (M, D)."""
-        h_1MD = self.hidden(
-            batch.input_ids_T[None],
-            batch.position_ids.unsqueeze(-2),
-            batch.vision,
-            segments=batch.segments,
-            marks=batch.mark_M if marks is None else marks,
-        )
-        return h_1MD[0]
+    def marked(self, batch: Batch, marks: torch.Tensor | None = None, **cache: Any) -> torch.Tensor:
+        """Last hidden states at the batch's marks, or at other places of its row, (M, D); `cache`: as in hidden()."""
+        row = batch.input_ids_T[None], batch.position_ids.unsqueeze(-2), batch.vision
+        marks = batch.mark_M if marks is None else marks
+        return self.hidden(*row, segments=batch.segments, marks=marks, **cache)[0]
 
     def hidden(
         self,

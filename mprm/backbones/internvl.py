@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from mprm.backbones.chat import ChatModel, ChatProcessor, MarksOnly
 from mprm.backbones.internvl_original import load_original, name_mark, write_original
-from mprm.backbones.loading import ChatBackbone, load_hf
+from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
 from mprm.backbones.sentencepiece import load_tokenizer
 from mprm.runs.artifacts import read_json, write_json
 
@@ -51,9 +51,9 @@ class InternVL(ChatBackbone):
         folder = self.folder()
         tokenizer = load_tokenizer(folder)
         if read_json(folder / "config.json")["model_type"] == ORIGINAL:
-            hf = load_original(folder, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), self.torch_dtype())
+            hf = load_original(folder, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), DTYPES[self.dtype])
         else:
-            hf = load_hf(InternVLForConditionalGeneration, folder, self.torch_dtype(), self.max_length)
+            hf = load_hf(InternVLForConditionalGeneration, folder, DTYPES[self.dtype], self.max_length)
         model = InternVLStepModel(hf, tokenizer, self)
         size, tokens = hf.config.vision_config.image_size[0], hf.config.image_seq_length
         return InternVLProcessor(tokenizer, model.mark_id, size, tokens, self.system, self.max_tiles), model

@@ -81,10 +81,6 @@ class ChatBackbone:
     def prompt(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.prompt_fields}
 
-    def torch_dtype(self) -> torch.dtype | None:
-        """None: as stored."""
-        return DTYPES[self.dtype]
-
     def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
         """Write a folder that transformers reads by itself; the weights have the type of the language model's."""
         if layout == "original":

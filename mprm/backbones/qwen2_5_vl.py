@@ -24,7 +24,7 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 
 from mprm.backbones.base import attend
 from mprm.backbones.chat import ChatModel, ChatProcessor, MarksOnly
-from mprm.backbones.loading import ChatBackbone, load_hf
+from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
 from mprm.batching.collate import Segments, rows
 
 
@@ -49,7 +49,7 @@ class Qwen2_5_VL(ChatBackbone):
     def load(self) -> tuple["QwenProcessor", "QwenStepModel"]:
         folder = self.folder()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        hf = load_hf(Qwen2_5_VLForConditionalGeneration, folder, self.torch_dtype(), self.max_length)
+        hf = load_hf(Qwen2_5_VLForConditionalGeneration, folder, DTYPES[self.dtype], self.max_length)
         model = QwenStepModel(hf, tokenizer, self)
         vision = hf.config.vision_config
         images = Qwen2VLImageProcessorPil(

@@ -70,17 +70,9 @@ def prefill(model: ChatModel, row: Sequence[SharedPrefix], device: torch.device)
     batch = batch.to(device)
     cache = DynamicCache()
     model.hf.model.language_model.set_attn_implementation(SEGMENTED)
-    h_1BD = model.hidden(
-        batch.input_ids_T[None],
-        batch.position_ids.unsqueeze(-2),
-        batch.vision,
-        use_cache=True,
-        past_key_values=cache,
-        segments=batch.segments,
-        marks=last_B.to(device),
-    )
+    h_BD = model.marked(batch, last_B.to(device), use_cache=True, past_key_values=cache)
     layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
-    return Prefilled(layers, model.hf.lm_head(h_1BD[0]), begun)
+    return Prefilled(layers, model.hf.lm_head(h_BD), begun)
 
 
 def decode(

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from mprm.backbones.base import encode
 from mprm.backbones.chat import add_mark, single_token
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import check_folder
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
 from mprm.chartworld.world import IMAGE_SIZE
+from tests.encoding import encode
 from tools import tiny
 from tools.stream import RIGHT, Stream, position_ids
 

@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
 
-from mprm.backbones.base import encode
 from mprm.backbones.internvl import InternVLProcessor
 from mprm.batching.collate import collate
 from mprm.batching.examples import MARK
+from tests.encoding import encode
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "internvl"
 CASES = json.loads((ORACLE / "cases.json").read_text())

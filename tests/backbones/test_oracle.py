@@ -9,11 +9,11 @@ import torch
 import yaml
 from PIL import Image
 
-from mprm.backbones.base import encode
 from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL
 from mprm.batching.collate import Example, collate
 from mprm.training.objectives import step_losses
+from tests.encoding import encode
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "internvl"
 CASES = json.loads((ORACLE / "cases.json").read_text())

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mprm.backbones.base import encode
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.loading import ChatBackbone
 from mprm.batching.collate import Batch, Example, collate
+from tests.encoding import encode
 
 QUESTIONS = [
     (

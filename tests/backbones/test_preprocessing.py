@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
-from mprm.backbones.base import encode
 from mprm.backbones.internvl import InternVL, InternVLProcessor
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenProcessor
 from mprm.batching.examples import Examples, open_images
+from tests.encoding import encode
 
 STEPS = ["red is 4.", "The answer is 4."]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
-from mprm.backbones.base import encode
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, SegmentedAttention, window_layout
 from mprm.batching.collate import Batch, Example, collate
+from tests.encoding import encode
 
 STEPS = ["red is 4.", "blue is 7.", "The answer is 11."]
 SIZES = [[(140, 84)], [(56, 56), (84, 140), (30, 200)], [(170, 170)]]  # pixels, per solution

@@ -8,10 +8,10 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from mprm.backbones.base import encode
 from mprm.backbones.chat import ChatModel
 from mprm.backbones.loading import merge_adapters, set_trained
 from mprm.batching.collate import Batch, collate
+from tests.encoding import encode
 
 FAMILIES = pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
 STEPS = ["red is 4.", "blue is 7.", "The answer is 11."]

@@ -26,7 +26,6 @@ from PIL import Image
 from shapes import SHAPES, random_rollouts
 from train_step import BACKBONES, STEP_MODELS, WEIGHTS, pad
 
-from mprm.backbones.base import encode
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.loading import ChatBackbone
 from mprm.batching.collate import Example, collate
@@ -34,6 +33,7 @@ from mprm.chartworld.corpus import BENCHMARK_SKILL
 from mprm.chartworld.solver import Solver, step_texts
 from mprm.chartworld.world import IMAGE_SIZE, draw, question_text, sample_problems
 from mprm.inference.scoring import rows, step_scores
+from tests.encoding import encode
 from tools import tiny
 
 LARGE = 448  # pixels: 256 image tokens

@@ -19,7 +19,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from mprm.backbones.base import KAPPA, encode
+from mprm.backbones.base import KAPPA
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import ChatBackbone
@@ -27,6 +27,7 @@ from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
 from mprm.training.checkpoint import export
 from mprm.training.objectives import step_losses
+from tests.encoding import encode
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ORIGINAL = REPOSITORY / "tests" / "oracle_data" / "internvl" / "checkpoint"

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprm.backbones.base import encode
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import common_prefix
 from mprm.batching.examples import Examples, open_images
@@ -18,6 +17,7 @@ from mprm.batching.order import Lengths
 from mprm.terminal import explain
 from mprm.training import lengths as module
 from mprm.training.lengths import Measured, measure, measure_again, token_lengths
+from tests.encoding import encode
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
