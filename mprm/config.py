@@ -26,8 +26,7 @@ from mprm.terminal import PRETRAINING, did_you_mean, type_name, unknown_key
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
     from mprm.batching.order import Order
-    from mprm.data.preferences import Preferences
-    from mprm.data.questions import Questions
+    from mprm.data.questions import Preferences, Questions
     from mprm.data.records import Benchmark
     from mprm.data.rollouts import Dataset
     from mprm.inference.policy import Policy
@@ -150,8 +149,8 @@ class Config(RunConfig):
     logger: "ClassVar[Component[Logger]]" = Component("reporting.tracking.Logger")
     questions: "ClassVar[Component[Questions]]" = Component("data.questions.Questions")
     policy: "ClassVar[Component[Policy]]" = Component("inference.policy.Policy")
-    preferences: "ClassVar[Component[Preferences]]" = Component("data.preferences.Preferences")
-    reward_benchmark: "ClassVar[Component[Preferences]]" = Component("data.preferences.Preferences")
+    preferences: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
+    reward_benchmark: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
     judge: "ClassVar[Component[Judge]]" = Component("judge.judge.Judge")
     sft: "ClassVar[Component[SFT]]" = Component("judge.sft.SFT")
     grpo: "ClassVar[Component[GRPO]]" = Component("judge.grpo.GRPO")

@@ -20,8 +20,7 @@ from mprm.chartworld.corpus import ROLLOUTS_PER_PROBLEM, SOLVERS, ChartWorld, Ch
 from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
 from mprm.chartworld.world import BAR_SLOTS, KINDS, Problems, draw, question_text, right_answers, sample_problems
 from mprm.data.lines import Dropped
-from mprm.data.preferences import Pair, PairFile
-from mprm.data.questions import Question, QuestionFile
+from mprm.data.questions import Pair, PairFile, Question, QuestionFile
 from mprm.runs.artifacts import write_json_lines
 
 HELD_OUT_SEED = 2_000

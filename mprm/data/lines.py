@@ -4,11 +4,14 @@ Nothing is repaired or replaced. docs/formats.md lists the reasons.
 """
 
 import json
+import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+
+from mprm.runs.artifacts import TEMPORARY
 
 Item = TypeVar("Item")
 Record = TypeVar("Record")
@@ -16,6 +19,7 @@ Record = TypeVar("Record")
 MAX_LINE_BYTES = 16 * 2**20
 HEAD_BYTES = 2**16
 UTF16 = (BOM_UTF16_LE, BOM_UTF16_BE, b"{\0", b"\0{")
+SOURCE_FILE = re.compile(r".*\.jsonl(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE | re.DOTALL)
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 
 
@@ -161,6 +165,36 @@ def check_json_lines(path: Path, key: str) -> Path:
     if b"\r" in head.rstrip() and b"\n" not in head:
         raise ValueError(f"{key}: the lines of {path} end in CR alone; convert it: tr '\\r' '\\n'")
     return path
+
+
+def source_files(
+    folder: Path, key: str, only: Collection[str] | None = None, without: Collection[str] | None = None
+) -> list[Path]:
+    """The *.jsonl files of a folder in name order, each a source named by its stem: `only` these, `without` those.
+
+    Raises ValueError if there is none, one cannot be read (check_json_lines) or is compressed, two are the same source,
+    or `only` or `without` name one that is not there.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if SOURCE_FILE.fullmatch(path.name) and not path.name.startswith(TEMPORARY):
+            files.setdefault(path.stem if path.suffix.lower() == ".jsonl" else Path(path.stem).stem, []).append(path)
+    if not files:
+        raise ValueError(f"{key}: {folder} holds no *.jsonl file; unpack the annotations there")
+    for setting, names in (("sources", only), ("exclude_sources", without)):
+        if unknown := sorted(set(names or ()).difference(files)):
+            raise ValueError(f"dataset.{setting}: {unknown[0]} is not one of the sources {', '.join(files)}")
+    chosen = {s: paths for s, paths in files.items() if (only is None or s in only) and s not in (without or ())}
+    if not chosen:
+        raise ValueError("dataset.sources and dataset.exclude_sources leave no source; leave one of them out")
+    for source, paths in chosen.items():
+        names = " and ".join(path.name for path in paths)
+        if len(paths) > 1:
+            raise ValueError(f"{key}: {names} in {folder} are the same source {source}; move one of them away")
+        if paths[0].suffix.lower() != ".jsonl":
+            raise ValueError(f"{key}: {paths[0]} is compressed and not read; unpack it, or move it out of the folder")
+        check_json_lines(paths[0], key)
+    return [path for paths in chosen.values() for path in paths]
 
 
 def first_keys(path: Path) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Unusable
-from mprm.data.preferences import Pair, PairFile
+from mprm.data.questions import Pair, PairFile
 from mprm.data.records import image_names
 from mprm.runs.artifacts import atomic_file
 

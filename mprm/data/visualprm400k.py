@@ -1,4 +1,4 @@
-"""Readers of annotated rollouts: VisualPRM400K-v1.1-Raw, the public layouts like it, and their common base.
+"""Readers of annotated rollouts: VisualPRM400K-v1.1-Raw, the public layouts like it, and rollouts of your own.
 
 Two public layouts are conversations and brought into that of VisualPRM400K-v1.1-Raw:
 
@@ -12,19 +12,16 @@ the published training format, with a label per mark, and with the counts K and 
 """
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mprm.data.image_folder import ImageFolder
-from mprm.data.lines import LAST_KEY, UNIQUE_KEYS, Unusable, check_json_lines, json_object
+from mprm.data.lines import LAST_KEY, UNIQUE_KEYS, Unusable, check_json_lines, json_object, source_files
 from mprm.data.records import image_names
 from mprm.data.rollouts import Rollout, measurement, published_measurement
-from mprm.runs.artifacts import TEMPORARY
 
-SOURCE_FILE = re.compile(r".*\.jsonl(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE | re.DOTALL)
 LEADING_IMAGES = re.compile(r"\A(<image>\s*)+")
 QUESTION = re.compile(r"(?:<image>\s*)*### Question:\s*(.*?)\s*### Solution Process:\s*(.*)", re.DOTALL)
 MARKED = re.compile(r"(?:<image>\s*)*Question: (.*?)\nProcess: (.*)<prm>\s*", re.DOTALL)
@@ -126,34 +123,70 @@ class VisualPRM400K(Annotations):
         return _from_conversation(record) if "conversations" in record and "steps_with_score" not in record else record
 
 
-def source_files(
-    folder: Path, key: str, only: Collection[str] | None = None, without: Collection[str] | None = None
-) -> list[Path]:
-    """The *.jsonl files of a folder in name order, each a source named by its stem: `only` these, `without` those.
+@dataclass(kw_only=True)  # not frozen: OmegaConf could not fill it inside another one
+class Fields:
+    """Where in a record its parts are: a key, or keys of objects in each other with dots between.
 
-    Raises ValueError if there is none, one cannot be read (check_json_lines) or is compressed, two are the same source,
-    or `only` or `without` name one that is not there.
+    `step` to `n_total` are keys of an element of `steps`. Where the elements are texts, `score`, `n_correct` and
+    `n_total` are keys of the record, and what is there are lists beside `steps`. A score may be true or false.
     """
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if SOURCE_FILE.fullmatch(path.name) and not path.name.startswith(TEMPORARY):
-            files.setdefault(path.stem if path.suffix.lower() == ".jsonl" else Path(path.stem).stem, []).append(path)
-    if not files:
-        raise ValueError(f"{key}: {folder} holds no *.jsonl file; unpack the annotations there")
-    for setting, names in (("sources", only), ("exclude_sources", without)):
-        if unknown := sorted(set(names or ()).difference(files)):
-            raise ValueError(f"dataset.{setting}: {unknown[0]} is not one of the sources {', '.join(files)}")
-    chosen = {s: paths for s, paths in files.items() if (only is None or s in only) and s not in (without or ())}
-    if not chosen:
-        raise ValueError("dataset.sources and dataset.exclude_sources leave no source; leave one of them out")
-    for source, paths in chosen.items():
-        names = " and ".join(path.name for path in paths)
-        if len(paths) > 1:
-            raise ValueError(f"{key}: {names} in {folder} are the same source {source}; move one of them away")
-        if paths[0].suffix.lower() != ".jsonl":
-            raise ValueError(f"{key}: {paths[0]} is compressed and not read; unpack it, or move it out of the folder")
-        check_json_lines(paths[0], key)
-    return [path for paths in chosen.values() for path in paths]
+
+    image: str = "image"
+    question: str = "question"
+    steps: str = "steps"
+    step: str = "step"
+    score: str = "score"
+    n_correct: str = "n_correct"
+    n_total: str = "n_total"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonLines(Annotations):
+    """Rollouts of a file or a folder of *.jsonl, cleaned as VisualPRM400K's."""
+
+    path: str | None = None  # image paths start from its folder where `images` is not set
+    fields: Fields = field(default_factory=Fields)
+
+    @property
+    def wanted(self) -> str:
+        named = [f"{key} ({part})" if key != part else key for part, key in asdict(self.fields).items()]
+        return f"{', '.join(named[:3])}, with {', '.join(named[3:])} of every step (dataset.fields)"
+
+    def files(self) -> list[Path]:
+        path = self._path()
+        if not path.exists():
+            raise ValueError(f"dataset.path={path} is not there; give JSON lines with {self.wanted}")
+        if self.images is not None and not Path(self.images).is_dir():
+            raise ValueError(f"dataset.images={self.images} is not a folder; give the one that image paths start from")
+        if path.is_dir():
+            return source_files(path, "dataset.path", self.sources, self.exclude_sources)
+        if self.sources is not None or self.exclude_sources is not None:
+            raise ValueError(
+                f"dataset.path={path} is one source; leave dataset.sources and dataset.exclude_sources out"
+            )
+        return [check_json_lines(path, "dataset.path")]
+
+    @cached_property
+    def image_folder(self) -> ImageFolder:
+        path = self._path()
+        return ImageFolder(self.images or (path if path.is_dir() else path.parent), "restore it, or select again")
+
+    def _path(self) -> Path:
+        if self.path is None:
+            raise ValueError(f"dataset.path is not set; give JSON lines with {self.wanted}")
+        return Path(self.path)
+
+    def layout(self, record: dict[str, Any]) -> dict[str, Any]:
+        names, steps = self.fields, _at(record, self.fields.steps)
+        measured = (names.score, names.n_correct, names.n_total)
+        if isinstance(steps, list) and any(isinstance(step, str) for step in steps):
+            steps = _rows(steps, [_at(record, key) for key in measured])
+        elif isinstance(steps, list):
+            steps = [
+                _raw(*(_at(step, key) for key in (names.step, *measured))) if isinstance(step, dict) else step
+                for step in steps
+            ]
+        return {"image": _at(record, names.image), "question": _at(record, names.question), "steps_with_score": steps}
 
 
 def question_text(record: dict[str, Any]) -> str:
@@ -210,3 +243,24 @@ def _is_hard_label(label: object, k: object, n: object) -> bool:
     if type(k) is not int or type(n) is not int:
         return False
     return k > 0 if label == 1 else label == 0 and (k < n or n == 0)
+
+
+def _at(record: Any, key: str) -> Any:
+    if isinstance(record, dict) and key in record:
+        return record[key]
+    for part in key.split("."):
+        record = record.get(part) if isinstance(record, dict) else None
+    return record
+
+
+def _rows(texts: list[Any], columns: list[Any]) -> list[dict[str, Any]]:
+    """Steps that are texts, and lists of their scores and counts."""
+    lists = [[None] * len(texts) if column is None else column for column in columns]
+    if not all(isinstance(column, list) and len(column) == len(texts) for column in lists):
+        raise Unusable("length_mismatch")
+    return [_raw(*row) for row in zip(texts, *lists, strict=True)]
+
+
+def _raw(text: object, score: object, correct: object, total: object) -> dict[str, Any]:
+    score = float(score) if isinstance(score, bool) else score
+    return {"step": text, "score": score, "num_mc_correct": correct, "num_mc_total": total}

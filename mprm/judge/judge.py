@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.batching.collate import Example
 from mprm.batching.examples import image_size
-from mprm.data.preferences import Pair
+from mprm.data.questions import Pair
 from mprm.inference.local import Sampler
 from mprm.inference.policy import Prompt, key_hash
 from mprm.metrics.estimate import TAILS, Estimate

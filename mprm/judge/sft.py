@@ -19,7 +19,7 @@ from torchmetrics import MeanMetric
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Batch, Example, collate
 from mprm.batching.examples import neutralise, open_images
-from mprm.data.preferences import Pair
+from mprm.data.questions import Pair
 from mprm.inference.scoring import answered
 from mprm.judge.judge import Judge, PresentedPair, present
 from mprm.training.lengths import Measured

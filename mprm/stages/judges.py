@@ -25,7 +25,7 @@ BENCHMARK = ("reward_benchmark",)  # what no training depends on
 
 def train_judge(cfg: Config) -> None:
     """The stages of the task; what the last of them will want and has not is told before the first one starts."""
-    from mprm.data.preferences import Pair
+    from mprm.data.questions import Pair
     from mprm.judge.grpo import check_sampling
     from mprm.judge.judge import signals_of
     from mprm.selection.selectors import keep

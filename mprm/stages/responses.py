@@ -19,7 +19,7 @@ from mprm.terminal import bar, listed
 
 if TYPE_CHECKING:
     from mprm.backbones.chat import ChatModel, ChatProcessor
-    from mprm.data.preferences import Pair
+    from mprm.data.questions import Pair
     from mprm.judge.judge import PresentedPair
 
 UNTRAINED = "untrained"

@@ -23,7 +23,7 @@ from mprm.chartworld.questions import (
     wrong_answers,
 )
 from mprm.chartworld.world import KINDS, NAMES, Problems, draw, question_text, true_items
-from mprm.data.preferences import Pair
+from mprm.data.questions import Pair
 from mprm.judge.judge import Judge
 from mprm.runs import artifacts
 

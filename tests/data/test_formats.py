@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from mprm.data.json_lines import JsonLines
 from mprm.data.lines import Dropped
-from mprm.data.preferences import PairFile
-from mprm.data.questions import QuestionFile, read_candidates
+from mprm.data.questions import PairFile, QuestionFile, read_candidates
 from mprm.data.records import VisualProcessBench
 from mprm.data.rollouts import Dataset, read_rollout
-from mprm.data.visualprm400k import VisualPRM400K
+from mprm.data.visualprm400k import JsonLines, VisualPRM400K
 from mprm.inference.scoring import score_file
 from mprm.metrics.predictions import StepScores
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from mprm.data.image_folder import ImageFolder
-from mprm.data.json_lines import Fields, JsonLines
 from mprm.data.lines import Unusable
 from mprm.data.rollouts import Rollout, read_rollout
+from mprm.data.visualprm400k import Fields, JsonLines
 from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import write_subset

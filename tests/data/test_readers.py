@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mprm.data.lines import MAX_LINE_BYTES, Dropped
-from mprm.data.preferences import Pair, PairFile
-from mprm.data.questions import Question, QuestionFile
+from mprm.data.questions import Pair, PairFile, Question, QuestionFile
 from mprm.data.records import RecordFile, Solution, VisualProcessBench
 
 READERS: dict[str, type[RecordFile]] = {

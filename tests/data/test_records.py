@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mprm.data.lines import MAX_LINE_BYTES, is_blank, numbered_lines
+from mprm.data.lines import MAX_LINE_BYTES, is_blank, numbered_lines, source_files
 from mprm.data.questions import QuestionFile
 from mprm.data.records import usable_records
-from mprm.data.visualprm400k import source_files
 
 LINE = b'{"question": "How?", "answer": 1}\n'
 

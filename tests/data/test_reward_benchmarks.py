@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mprm.data.lines import Dropped
-from mprm.data.preferences import Pair
+from mprm.data.questions import Pair
 from mprm.data.reward_benchmarks import MMRLHFRewardBench, MultimodalRewardBench, RewardBenchmark, VLRewardBench
 
 

@@ -17,7 +17,7 @@ from mprm.backbones.internvl import InternVL, InternVLProcessor, InternVLStepMod
 from mprm.batching.examples import open_images
 from mprm.batching.order import Shuffled
 from mprm.chartworld.questions import ChartWorldPairs
-from mprm.data.preferences import Pair
+from mprm.data.questions import Pair
 from mprm.inference.local import Sampler
 from mprm.judge.judge import Judge, PresentedPair
 from mprm.judge.sft import SFT, Imitation, Traces, faithful_traces

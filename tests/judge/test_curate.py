@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mprm.data.preferences import Pair
+from mprm.data.questions import Pair
 from mprm.judge.judge import (
     in_seeded_order,
     present,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm.data.preferences import Pair
+from mprm.data.questions import Pair
 from mprm.judge.judge import Judge, present
 
 PAIR = Pair("p", "s", ("0.png",), "How tall is red?", "4", "5", "a")

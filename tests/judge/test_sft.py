@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from mprm.batching.examples import image_size
 from mprm.batching.order import Shuffled
-from mprm.data.preferences import Pair
+from mprm.data.questions import Pair
 from mprm.judge.judge import Judge, PresentedPair
 from mprm.judge.sft import SFT, Imitation, ResponseBatch, Traces, collate_responses, faithful_traces, log_likelihood
 from mprm.training.checkpoint import latest
