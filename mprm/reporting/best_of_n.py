@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from rich.console import Console
 
@@ -22,7 +21,7 @@ from mprm.reporting.report import (
     write_figures,
     write_page,
 )
-from mprm.reporting.style import CARD, GREY, INK, legend_below, looks, name_axes, styled
+from mprm.reporting.style import CARD, GREY, INK, legend_below, looks, name_axes, panels
 
 ALL = "all"
 POLICY = {"pass@1": "pass@1: one candidate", "majority": "majority vote", "pass@N": "pass@N: the ceiling"}
@@ -180,9 +179,7 @@ def curves_figure(results: BestOfNResults) -> Figure:
     found, models, n_max = results.benchmarks[ALL], ranked(results), results.n_max
     places = [*(2**power for power in range(n_max.bit_length()) if 1.3 * 2**power < n_max), n_max]  # ticks with room
     stress: dict[str, Any] = {"markevery": [n - 1 for n in places], "ms": 7, "mec": CARD, "lw": 1.8}
-    with styled():
-        figure = Drawing(figsize=(8.4, 5.2), layout="constrained")
-        axes = figure.subplots()
+    with panels(8.4, 5.2) as (figure, (axes,)):
         title = f"Best-of-N ({found.questions:,} questions)"
         name_axes(axes, title, "candidates of a question", "accuracy (%)")
         _line(axes, found.policy["pass@N"], "pass@N, the ceiling", band=False, color=INK, ls=(0, (8, 4)), lw=1.2)
@@ -225,9 +222,7 @@ def adaptive_figure(results: BestOfNResults) -> Figure:
         return 100 * used.value / whole.value, 100 * way.accuracy.value
 
     told = []
-    with styled():
-        figure = Drawing(figsize=(8.4, 4.8), layout="constrained")
-        axes = figure.subplots()
+    with panels(8.4, 4.8) as (figure, (axes,)):
         name_axes(axes, "Adaptive best-of-N", f"{kind} drawn (% of all)", "accuracy (%)")
         of_model = looks({model: model for model in ranked(results)})
         for model, found in results.adaptive.items():

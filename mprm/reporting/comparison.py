@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mprm.metrics.estimate import Estimate
 from mprm.reporting import comparison_figures as figures
-from mprm.reporting.kinds import Measure
+from mprm.reporting.plots import Measure
 from mprm.reporting.report import (
     Figure,
     Heading,
@@ -22,8 +22,6 @@ from mprm.reporting.report import (
     Section,
     Table,
     Text,
-    Tile,
-    Tiles,
     markdown,
     print_report,
     table_markdown,
@@ -116,10 +114,6 @@ def _counted(group: Group) -> str:
 
 def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix: str) -> list[Section]:
     """All sections of a group; those without content are not there."""
-    tiles = [
-        Tile(f"Best {measure.name}", measure.panel.text(best.numbers[measure.key].value), best.label)
-        for measure, best in _best(group)
-    ]
     found = [
         figures.settings_figure(group),
         settings,
@@ -131,8 +125,7 @@ def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix
         runs_table(group),
     ]
     named = [one for one in found if isinstance(one, Table | Figure)]
-    shown = [replace(one, name=f"{one.name}{suffix}", title=_titled(one.title, group)) for one in named]
-    return [Tiles([*tiles, Tile("Runs compared", str(group.n_runs), _counted(group))]), *shown]
+    return [replace(one, name=f"{one.name}{suffix}", title=_titled(one.title, group)) for one in named]
 
 
 def _titled(title: str, group: Group) -> str:
@@ -157,7 +150,7 @@ def settings_table(group: Group) -> Table:
     for measure in measures:
         for reference, value in group.references(measure).items():
             cells = ["-"] * len(columns)
-            cells[0], cells[columns.index(measure.name)] = reference, measure.panel.text(value)
+            cells[0], cells[columns.index(measure.name)] = reference, measure.text(value)
             rows.append(tuple(cells))
     note = (
         f"{group.kind.note} Square brackets: 95 % t-interval over seeds; of one seed, 95 % bootstrap over the "

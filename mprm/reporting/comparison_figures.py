@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mprm.metrics.estimate import Estimate
-from mprm.reporting.kinds import Curve, Measure
-from mprm.reporting.plots import ForestRow, Panel, forest, heatmap, series, smooth
+from mprm.reporting.kinds import Curve
+from mprm.reporting.plots import ForestRow, Measure, forest, heatmap, series, smooth
 from mprm.reporting.report import Figure, Table
 from mprm.reporting.run_record import read_json_lines
 from mprm.reporting.settings import Group, Setting
-from mprm.reporting.style import DASHES, INK, legend_below, looks, name_axes, styled
+from mprm.reporting.style import DASHES, INK, legend_below, looks, name_axes, panels
 
 Lines = Mapping[str, list[tuple[float, Setting]]]  # name -> (place on the axis, setting)
 
@@ -34,12 +33,12 @@ def looks_of(group: Group, names: Mapping[str, Setting]) -> dict[str, dict[str, 
     return looks({name: one.selection.name for name, one in names.items()}, baselines)
 
 
-def _panels(group: Group) -> list[Panel]:
+def _panels(group: Group) -> list[Measure]:
     """Below each axis stands what to compare its numbers with: lines there would take the room of the differences."""
     panels = []
     for one in group.measures:
-        below = [f"\n{name}: {one.panel.text(number)}" for name, number in group.references(one).items()]
-        panels.append(replace(one.panel, axis=one.panel.axis + "".join(below)))
+        below = [f"\n{name}: {one.text(number)}" for name, number in group.references(one).items()]
+        panels.append(replace(one, axis=one.axis + "".join(below)))
     return panels
 
 
@@ -138,7 +137,7 @@ def _grid_figure(group: Group, family: Family, beside: Sequence[Setting], x_labe
         says.append(f"{row} at {_percent(one)} %: {', '.join(told)}")
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = [_percent(one) for one in sorted([*family.settings, *beside], key=lambda one: one.ratio or 0)]
-    panels = [replace(measure.panel, title=f"{family.name}: {measure.panel.title}") for measure in measures]
+    panels = [replace(measure, title=f"{family.name}: {measure.title}") for measure in measures]
     return Figure(
         name="heatmap",
         title=f"{family.name}: {family.field} and share kept",
@@ -157,11 +156,9 @@ def _line_figure(group: Group, name: str, x_label: str, lines: Lines, levels: Se
     """levels: settings without a place on the axis."""
     drawn = looks_of(group, {line: points[0][1] for line, points in lines.items()})
     lines = {line: sorted(points, key=lambda point: point[0]) for line, points in lines.items()}
-    with styled():
-        drawing = Drawing(figsize=(max(8.4, 1.8 + 3.9 * len(group.measures)), 4.7), layout="constrained")
-        grid = drawing.subplots(1, len(group.measures), squeeze=False)[0]
-        for axes, measure, panel in zip(grid, group.measures, _panels(group), strict=True):
-            name_axes(axes, panel.title, x_label, panel.axis)
+    with panels(max(8.4, 1.8 + 3.9 * len(group.measures)), 4.7, len(group.measures)) as (drawing, grid):
+        for axes, measure in zip(grid, _panels(group), strict=True):
+            name_axes(axes, measure.title, x_label, measure.axis)
             _draw_lines(axes, measure, lines, [one for one in levels if measure.key in one.numbers], drawn)
         legend_below(drawing)
     main = group.measures[0]
@@ -180,7 +177,7 @@ def _line_figure(group: Group, name: str, x_label: str, lines: Lines, levels: Se
 def _draw_lines(
     axes: Axes, measure: Measure, lines: Lines, levels: Sequence[Setting], drawn: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    key, scale = measure.key, measure.panel.scale
+    key, scale = measure.key, measure.scale
     for number, one in enumerate(levels):
         level = one.numbers[key]
         axes.axhline(scale * level.value, color=INK, lw=1.4, ls=DASHES[1 + number % 4], label=one.label)
@@ -250,9 +247,7 @@ def learning_figure(group: Group) -> Figure | None:
     if not curves:
         return None
     drawn, rows, says = looks_of(group, {one.label: one for one in wanted}), [], []
-    with styled():
-        drawing = Drawing(figsize=(max(8.4, 5.4 * len(curves)), 4.7), layout="constrained")
-        grid = drawing.subplots(1, len(curves), squeeze=False)[0]
+    with panels(max(8.4, 5.4 * len(curves)), 4.7, len(curves)) as (drawing, grid):
         for axes, (curve, means) in zip(grid, curves.items(), strict=True):
             name_axes(axes, curve.title, "optimizer steps", curve.axis)
             for one, found in means.items():
@@ -291,7 +286,7 @@ def sources_figure(group: Group) -> Figure | None:
     return Figure(
         name="sources",
         title="Sources of the benchmark",
-        drawing=forest([Panel(title=name, axis=group.kind.sources) for name in names], rows, across=4),
+        drawing=forest([Measure(title=name, axis=group.kind.sources) for name in names], rows, across=4),
         caption=f"{MEANS}; dotted: of one seed. The highest of every source is marked.",
         alt=f"The best setting of every source. {'; '.join(winners)}.",
         data=Table("Sources", ("setting", *names), tuple(table)),

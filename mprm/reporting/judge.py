@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure as Drawing
 from rich.console import Console
 
 from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults, read_results
@@ -22,7 +21,7 @@ from mprm.reporting.report import (
     write_page,
 )
 from mprm.reporting.run_record import read_json_lines
-from mprm.reporting.style import CARD, INK, legend_below, looks, name_axes, styled
+from mprm.reporting.style import CARD, INK, legend_below, looks, name_axes, panels
 
 STAGES = {"untrained": "untrained", "sft": "after SFT", "rl": "after RL"}
 WHEN = {"untrained": "Without training", "sft": "After SFT", "rl": "After RL"}
@@ -238,19 +237,18 @@ def entropy_figure(results: JudgeResults) -> Figure | None:
     judges = {STAGES[stage]: judge.bins for stage, judge in measured(results).items() if judge.without_verdict < 1}
     pairs = results.curation.bins if results.curation else ()
     wrong = [(one.entropy, one.flipped) for one in pairs if one.flipped]
-    panels = {
+    shown = {
         "Benchmark": {name: [(one.entropy, one.accuracy) for one in bins] for name, bins in judges.items()},
         "Training pairs, after SFT": {"verdict agrees with the label": [(one.entropy, one.accuracy) for one in pairs]}
         | ({"label is wrong": wrong} if wrong else {}),
     }
-    panels = {title: {name: line for name, line in lines.items() if line} for title, lines in panels.items()}
-    panels = {title: lines for title, lines in panels.items() if lines}
-    if not panels:
+    shown = {title: {name: line for name, line in lines.items() if line} for title, lines in shown.items()}
+    shown = {title: lines for title, lines in shown.items() if lines}
+    if not shown:
         return None
     told = []
-    with styled():
-        figure = Drawing(figsize=(max(8.4, 5.4 * len(panels)), 4.6), layout="constrained")
-        for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    with panels(max(8.4, 5.4 * len(shown)), 4.6, len(shown)) as (figure, grid):
+        for axes, (title, lines) in zip(grid, shown.items(), strict=True):
             name_axes(axes, title, "entropy of the responses (nats)", "share (%)")
             if title == "Benchmark":
                 axes.axhline(50, color=INK, lw=1.2, ls=":", label="chance")

@@ -17,24 +17,11 @@ from mprm.metrics.estimate import Estimate, Resampled, resampled_mean
 from mprm.metrics.evaluate import FIXED_THRESHOLD, resampled_auc, resampled_f1
 from mprm.metrics.predictions import read_predictions
 from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults
-from mprm.reporting.plots import Panel
+from mprm.reporting.plots import Measure
 from mprm.reporting.run_record import read_json_lines
 from mprm.tasks import JUDGE_TASKS, NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
 
 POLICY = {"pass@1": "one candidate", "majority": "majority vote", "pass@N": "pass@N"}
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A number that settings are compared by."""
-
-    key: str
-    name: str  # in tables and sentences
-    panel: Panel  # in figures
-
-    def text(self, number: Estimate | None) -> str:
-        """With the interval; '-' for none."""
-        return "-" if number is None else number.text(self.panel.scale, self.panel.form)
 
 
 @dataclass(frozen=True)
@@ -65,10 +52,12 @@ class Kind:
 
 
 def _shares(axis: str, **names: str) -> tuple[Measure, ...]:
-    return tuple(Measure(key, name, Panel(title=name[0].upper() + name[1:], axis=axis)) for key, name in names.items())
+    return tuple(
+        Measure(key=key, name=name, title=name[0].upper() + name[1:], axis=axis) for key, name in names.items()
+    )
 
 
-AUC_PANEL = Panel(title="AUC", axis="area under the ROC curve\nchance: 0.5", scale=1, form=".3f")
+AUC_AXIS = "area under the ROC curve\nchance: 0.5"
 F1 = "macro-F1 (points)"
 STEP_CURVES = (
     Curve("metrics.jsonl", "val/auc", "Validation AUC", "AUC of held-out steps"),
@@ -80,9 +69,9 @@ KINDS = {
         items="solutions",
         kept="rollouts",
         measures=(
-            Measure("auc", "AUC", AUC_PANEL),
-            Measure("f1_fixed", "F1 at 0.5", Panel(title="Overall macro-F1 at 0.5", axis=F1)),
-            Measure("f1_calibrated", "F1 calibrated", Panel(title="Macro-F1, calibrated", axis=F1)),
+            Measure(key="auc", name="AUC", title="AUC", axis=AUC_AXIS, scale=1, form=".3f"),
+            Measure(key="f1_fixed", name="F1 at 0.5", title="Overall macro-F1 at 0.5", axis=F1),
+            Measure(key="f1_calibrated", name="F1 calibrated", title="Macro-F1, calibrated", axis=F1),
         ),
         shown=3,
         headlines=2,

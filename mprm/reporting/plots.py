@@ -15,21 +15,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mprm.metrics.results import Estimate
-from mprm.reporting import report
-from mprm.reporting.style import BLUE, CARD, GREEN, GREY, INK, ORANGE, legend_below, name_axes, styled
+from mprm.reporting import report, style
+from mprm.reporting.style import BLUE, CARD, GREEN, GREY, INK, ORANGE, legend_below, name_axes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One measure of a forest plot or a heat map."""
+class Measure:
+    """A number that is compared, and its panel in a figure."""
 
-    title: str
+    key: str = ""
+    name: str = ""  # in tables and sentences
+    title: str  # of its panel
     axis: str
     scale: float = 100  # from the estimates to the axis: 100 turns shares into points
     form: str = ".1f"
 
-    def text(self, value: float) -> str:
-        return f"{self.scale * value:{self.form}}"
+    def text(self, number: Estimate | float | None) -> str:
+        """With its interval, if it has one; '-' for none."""
+        if number is None:
+            return "-"
+        return (number if isinstance(number, Estimate) else Estimate(number)).text(self.scale, self.form)
 
     def best(self, numbers: Sequence[Estimate | None]) -> float | None:
         """The highest value of several; None of fewer than two."""
@@ -48,7 +53,7 @@ class ForestRow:
     one_training: bool = False  # is the interval over the benchmark only, and not over trainings? Then it is dotted
 
 
-def forest(panels: Sequence[Panel], rows: Sequence[ForestRow], *, across: int = 3) -> Figure:
+def forest(panels: Sequence[Measure], rows: Sequence[ForestRow], *, across: int = 3) -> Figure:
     """Every row as a dot with its interval in every panel, the first row on top; the value stands at the right edge.
 
     across: panels side by side.
@@ -57,11 +62,9 @@ def forest(panels: Sequence[Panel], rows: Sequence[ForestRow], *, across: int = 
     columns = -(-len(panels) // down)
     labels = [fill(row.label, 40) for row in rows]
     height = 1.7 + 0.3 * len(rows) + 0.16 * sum(label.count("\n") for label in labels)
-    with styled():
-        width = 8.4 if columns == 1 else min(1.8 + 3.9 * columns, 13.5)
-        figure = Figure(figsize=(width, down * height), layout="constrained")
-        grid = figure.subplots(down, columns, squeeze=False)
-        for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+    width = 8.4 if columns == 1 else min(1.8 + 3.9 * columns, 13.5)
+    with style.panels(width, down * height, columns, down) as (figure, grid):
+        for place, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
             name_axes(axes, fill(panel.title, 80 // columns), panel.axis, "" if place % columns else "setting")
             best = panel.best([row.numbers[place] for row in rows])
             for y, row in enumerate(reversed(rows)):
@@ -73,12 +76,12 @@ def forest(panels: Sequence[Panel], rows: Sequence[ForestRow], *, across: int = 
             axes.grid(axis="y", visible=False)
             axes.set_ylim(-0.6, len(rows) - 0.4)
             axes.margins(x=0.08)
-        for axes in grid.flat[len(panels) :]:
+        for axes in grid[len(panels) :]:
             axes.remove()
     return figure
 
 
-def _dot(axes: Axes, y: int, row: ForestRow, number: Estimate | None, panel: Panel, best: float | None) -> None:
+def _dot(axes: Axes, y: int, row: ForestRow, number: Estimate | None, panel: Measure, best: float | None) -> None:
     """One row in one panel; the values of two seeds are dots."""
     if row.main:
         axes.axhspan(y - 0.5, y + 0.5, color=BLUE, alpha=0.1, lw=0)
@@ -96,7 +99,7 @@ def _dot(axes: Axes, y: int, row: ForestRow, number: Estimate | None, panel: Pan
 
 
 def heatmap(
-    panels: Sequence[Panel],
+    panels: Sequence[Measure],
     rows: Sequence[str],
     columns: Sequence[str],
     cells: Mapping[tuple[str, str], Sequence[Estimate | None]],
@@ -109,10 +112,8 @@ def heatmap(
     cells: (row, column) -> a number per panel.
     """
     shade = LinearSegmentedColormap.from_list("blue", [(BLUE, 0.04), (BLUE, 0.46)])
-    with styled():
-        wide = max(0.86 * len(columns), 2.8)  # inches of a panel
-        figure = Figure(figsize=(2.6 + wide * len(panels), 1.6 + 0.5 * len(rows)), layout="constrained")
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    wide = max(0.86 * len(columns), 2.8)  # inches of a panel
+    with style.panels(2.6 + wide * len(panels), 1.6 + 0.5 * len(rows), len(panels)) as (figure, grid):
         for place, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
             name_axes(axes, fill(panel.title, int(8.6 * wide)), x_label, "" if place else y_label)
             numbers = {spot: of_cell[place] for spot, of_cell in cells.items()}
@@ -134,7 +135,7 @@ def heatmap(
     return figure
 
 
-def _cell_text(number: Estimate, panel: Panel) -> str:
+def _cell_text(number: Estimate, panel: Measure) -> str:
     """The value, and below it half the width of its interval or the values of two seeds."""
     text = panel.text(number.value)
     if number.each:
@@ -166,9 +167,7 @@ def training_curves(
     if not panels:
         return None
     ends = []
-    with styled():
-        figure = Figure(figsize=(4.2 * max(len(panels), 2), 3.9), layout="constrained")
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    with style.panels(4.2 * max(len(panels), 2), 3.9, len(panels)) as (figure, grid):
         for axes, ((heading, unit), lines) in zip(grid, panels.items(), strict=True):
             name_axes(axes, heading, "optimizer steps", unit)
             for (key, label), (colour, dash, marker) in zip(lines.items(), styles, strict=False):

@@ -42,20 +42,6 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Tile:
-    name: str
-    value: str
-    below: str
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """The few numbers to read first."""
-
-    tiles: Sequence[Tile]
-
-
-@dataclass(frozen=True)
 class Table:
     """A small table of texts; the first column names the row."""
 
@@ -77,7 +63,7 @@ class Figure:
     data: Table | None = None  # the numbers behind it, where no other table has them: written as a CSV file only
 
 
-Section = Heading | Text | Tiles | Table | Figure
+Section = Heading | Text | Table | Figure
 
 
 @dataclass(frozen=True)
@@ -105,7 +91,7 @@ class Report:
 
 def _is_empty(section: Section) -> bool:
     match section:
-        case Text(lines=content) | Tiles(content) | Table(rows=content):
+        case Text(lines=content) | Table(rows=content):
             return not content
     return False
 
@@ -164,8 +150,6 @@ def markdown(report: Report) -> str:
         match section:
             case Heading(title):
                 texts.append(f"# {title}")
-            case Tiles(tiles):
-                texts += [f"- {tile.name}: {tile.value}, {tile.below}" for tile in tiles]
             case Text(title, lines, "code"):
                 texts += [f"## {title}", "\n".join(["```", *lines, "```"])]
             case Text(title, lines, form):

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mprm.reporting.report import Figure, Section, Table, Text, counts_table
 from mprm.reporting.run_record import RunRecord, read_manifest, read_parquet
-from mprm.reporting.style import BLUE, CARD, GREY, MUTED, name_axes, styled
+from mprm.reporting.style import BLUE, CARD, GREY, MUTED, name_axes, panels
 from mprm.runs.manifest import Manifest, Statistics
 
 COMPOSITION = {
@@ -145,9 +145,7 @@ def bis_map(eligible: np.ndarray, kept: np.ndarray, alpha: float | None = None) 
 
     filled: Any = {"marker": "D", "facecolors": BLUE, "edgecolors": CARD, "linewidths": 0.6, "zorder": 3}
     ring: Any = {"marker": "o", "facecolors": "none", "edgecolors": GREY, "linewidths": 1, "zorder": 4}
-    with styled():
-        figure = Drawing(figsize=(8.4, 5.4), layout="constrained")
-        axes = figure.subplots()
+    with panels(8.4, 5.4) as (figure, (axes,)):
         x_label, y_label = "p_pos: share of positive steps in the rollout", "R: mean MC score of the positive steps"
         name_axes(axes, "What was kept: balance against reliability", x_label, y_label)
         for name, counts, look in (("kept", kept, filled), ("not kept", eligible - kept, ring)):

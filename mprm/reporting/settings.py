@@ -16,7 +16,8 @@ import numpy as np
 
 from mprm.metrics.estimate import Estimate, mean_over_seeds
 from mprm.metrics.results import BestOfNResults, Curation, JudgeResults, Results, StepResults, read_results
-from mprm.reporting.kinds import KINDS, Kind, Measure, Measured, measured, others, setting_of
+from mprm.reporting.kinds import KINDS, Kind, Measured, measured, others, setting_of
+from mprm.reporting.plots import Measure
 from mprm.reporting.run_record import damage, read_config, read_manifest
 from mprm.runs.journal import SweepJob
 from mprm.runs.manifest import Chosen

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure as Drawing
 from rich.console import Console
 
 from mprm.metrics.results import StepResults
@@ -14,7 +13,7 @@ from mprm.reporting.plots import training_curves
 from mprm.reporting.report import Figure, Report, Section, Table, code, counts_table, print_report, write_page
 from mprm.reporting.run_record import RunRecord, read_run
 from mprm.reporting.selection import composition_table, selection_sections
-from mprm.reporting.style import BLUE, CARD, MUTED, name_axes, styled
+from mprm.reporting.style import BLUE, CARD, MUTED, name_axes, panels
 
 MAIN = "fixed"  # the threshold that the headline and the table by source speak of: it needs no data of ours
 AT = "threshold 0.5"
@@ -149,9 +148,7 @@ def quality_table(results: StepResults) -> Table:
 
 def _calibration(correct: np.ndarray, scores: np.ndarray, n_bins: int) -> Figure:
     score, share, count = calibration_bins(correct, scores, n_bins)
-    with styled():
-        figure = Drawing(figsize=(8.4, 4.4), layout="constrained")
-        axes = figure.subplots()
+    with panels(8.4, 4.4) as (figure, (axes,)):
         name_axes(axes, "Calibration", "mean step score in the bin", "share of correct steps in the bin")
         axes.plot([0, 1], [0, 1], color=MUTED, ls="--", lw=1.2, label="perfect")
         axes.plot(score, share, color=BLUE, lw=1.2)

@@ -80,6 +80,14 @@ def styled() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def panels(width: float, height: float, across: int = 1, down: int = 1) -> Iterator[tuple[Figure, Any]]:
+    """styled(), with a new figure of so many inches and its axes, row by row."""
+    with styled():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(down, across, squeeze=False).ravel()
+
+
 def looks(lines: Mapping[str, str], baselines: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     """For every line (name -> its group) the arguments of Axes.plot that tell it from the others without colour.
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from mprm.metrics.estimate import FEWEST, Difference, Resampled, difference
-from mprm.reporting.kinds import Measure, resampled
+from mprm.reporting.kinds import resampled
+from mprm.reporting.plots import Measure
 from mprm.reporting.report import Table
 from mprm.reporting.settings import Group, Run, Setting
 
@@ -116,11 +119,11 @@ def verdict(
     (main, first), *rest = [(measure, found[measure.key]) for measure in measures if measure.key in found]
     begin = f"{a.label} is {RELATIONS[outcome(first)]} {b.label}"
     if question.best:
-        highest = f"{a.label} has the highest mean {main.name}, {main.panel.text(a.numbers[main.key].value)}"
+        highest = f"{a.label} has the highest mean {main.name}, {main.text(a.numbers[main.key].value)}"
         begin = f"{highest}. It is {RELATIONS[outcome(first)]} the second, {b.label}"
     seeds = f"{len(first.by_seed)} seed{'s' if len(first.by_seed) > 1 else ''}"
     if len(first.by_seed) == 2:
-        seeds += f" ({', '.join(f'{main.panel.scale * one:+{main.panel.form}}' for one in first.by_seed.values())})"
+        seeds += f" ({', '.join(f'{main.scale * one:+{main.form}}' for one in first.by_seed.values())})"
     numbers = [f"{main.name} {numbers_of(first, main)}, {seeds}"]
     numbers += [f"{measure.name} {numbers_of(one, measure)}, {outcome(one)}" for measure, one in rest]
     words = f"{begin}: {'; '.join(numbers)}"
@@ -138,7 +141,7 @@ def outcome(difference: Difference) -> str:
 
 def numbers_of(difference: Difference, measure: Measure) -> str:
     """+0.012 [0.003, 0.020] for AUC, +1.2 [0.3, 2.0] in points for shares."""
-    return difference.text(measure.panel.scale, measure.panel.form, "+")
+    return difference.text(measure.scale, measure.form, "+")
 
 
 def verdicts_table(verdicts: Sequence[Verdict], group: Group) -> Table:
@@ -165,44 +168,11 @@ def verdicts_table(verdicts: Sequence[Verdict], group: Group) -> Table:
 
 # ---- published numbers
 
-
-class Published(NamedTuple):
-    """Overall macro-F1 on VisualProcessBench in arXiv 2602.04145, of one training, without an interval.
-
-    The threshold is the best one on the benchmark itself: only our F1 oracle compares with it.
-    """
-
-    selector: str
-    ratio: float
-    internvl: float  # InternVL2.5-8B, points
-    qwen: float | None  # Qwen2.5-VL-7B, points; None: not published
-    alpha: float | None = None  # None: another selector than BIS, or not published, so that any alpha matches
-    tau: float | None = 0.0  # hard labels: correct above tau; None: soft labels
-
-
-TRAINED = (
-    Published("Full", 1.0, 65.12, 65.57),
-    Published("Full", 1.0, 64.26, 65.27, tau=1 / 16),
-    Published("Full", 1.0, 63.02, 62.72, tau=2 / 16),
-    Published("Full", 1.0, 61.54, 62.23, tau=None),
-    Published("Random", 0.05, 63.34, 53.54),
-    Published("Random", 0.10, 62.86, 61.99),
-    Published("Random", 0.15, 63.27, 59.82),
-    Published("Random", 0.25, 63.37, 64.44),
-    Published("Random", 0.35, 63.52, 64.77),
-    Published("Random", 0.50, 64.02, 64.54),
-    Published("BIS", 0.05, 64.51, 64.42),
-    Published("BIS", 0.10, 65.46, 64.63, alpha=0.2),
-    Published("BIS", 0.15, 64.98, 65.29),
-    Published("BIS", 0.25, 64.84, None, alpha=0.02),
-    Published("BIS", 0.25, 65.46, 65.53, alpha=0.05),
-    Published("BIS", 0.25, 64.86, None, alpha=0.08),
-    Published("BIS", 0.35, 64.98, 65.69),
-    Published("BIS", 0.50, 65.00, 65.02),
-    Published("Mixed", 0.25, 64.70, None),
-    Published("Reliable", 0.25, 62.75, None),
-    Published("LowMC", 0.25, 64.18, None),
-)
+# Overall macro-F1 (points) on VisualProcessBench in arXiv 2602.04145, of one training, without an interval, at the best
+# threshold for the benchmark itself: only our F1 oracle compares with it. Of a line the other columns are what a config
+# must have, a class or a number; what is empty may be anything (an alpha that was not published).
+PUBLISHED = Path(__file__).with_name("published.csv")
+DATA = {"dataset": "VisualPRM400K", "benchmark": "VisualProcessBench"}
 
 
 def published_f1(config: Mapping[str, Any]) -> float | None:
@@ -210,27 +180,16 @@ def published_f1(config: Mapping[str, Any]) -> float | None:
 
     Seed, start weights and recipe are not compared, except that a recipe of 0 epochs is the untrained backbone.
     """
-    names = {
-        group: str((config.get(group) or {}).get("_target_", "")).rpartition(".")[2]
-        for group in ("dataset", "benchmark", "backbone", "selector", "objective")
-    }
-    place = {"InternVL": 0, "Qwen2_5_VL": 1}.get(names["backbone"])
-    if (names["dataset"], names["benchmark"]) != ("VisualPRM400K", "VisualProcessBench") or place is None:
-        return None
-    if (config.get("recipe") or {}).get("epochs") == 0:
-        return (52.28, 49.68)[place] / 100
-    selector, objective = config["selector"], config["objective"]
-    tau = {"Hard": objective.get("tau"), "Soft": None}.get(names["objective"], math.nan)
-    for one in TRAINED:
-        same = one.selector == names["selector"] and selector.get("count") is None and _close(tau, one.tau)
-        same &= _close(selector.get("ratio"), one.ratio)
-        points = (one.internvl, one.qwen)[place]
-        if same and (one.alpha is None or _close(selector.get("alpha"), one.alpha)) and points is not None:
-            return points / 100
+
+    def has(key: str, wanted: str) -> bool:
+        group, _, name = key.partition(".")
+        given = (config.get(group) or {}).get(name or "_target_")
+        if name:
+            return given is not None and math.isclose(given, float(wanted), abs_tol=1e-6)
+        return str(given).rpartition(".")[2] == wanted
+
+    for line in csv.DictReader(PUBLISHED.read_text(encoding="utf-8").splitlines()):
+        f1 = float(line.pop("f1"))
+        if all(has(key, wanted) for key, wanted in (DATA | line).items() if wanted):
+            return f1 / 100
     return None
-
-
-def _close(given: float | None, published: float | None) -> bool:
-    if given is None or published is None:
-        return given is published
-    return math.isclose(given, published, abs_tol=1e-6)

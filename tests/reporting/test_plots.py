@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 
 from mprm.metrics.results import Estimate
 from mprm.reporting import plots
-from mprm.reporting.plots import ForestRow, Panel
+from mprm.reporting.plots import ForestRow, Measure
 from mprm.reporting.style import inline_svg, looks
 
 PANELS = [
-    Panel(title="AUC", axis="area", scale=1, form=".3f"),
-    Panel(title="F1", axis="points"),
+    Measure(title="AUC", axis="area", scale=1, form=".3f"),
+    Measure(title="F1", axis="points"),
 ]
 NUMBERS = [
     [Estimate(0.8, 0.78, 0.83), None],
@@ -53,7 +53,7 @@ def test_a_forest_is_readable_however_many_panels_and_however_long_the_names(
                   numbers=[Estimate(0.8, 0.7, 0.9)] * n_panels, look={"color": "k", "marker": "o"})
         for n in range(5)
     ]  # fmt: skip
-    panels = [Panel(title=f"a source of a long name, panel {n}", axis="macro-F1 (points)") for n in range(n_panels)]
+    panels = [Measure(title=f"a source of a long name, panel {n}", axis="macro-F1 (points)") for n in range(n_panels)]
     figure = plots.forest(panels, long, across=5)
     assert len(figure.axes) == n_panels
     assert_readable(figure)

@@ -16,8 +16,6 @@ from mprm.reporting.report import (
     Report,
     Table,
     Text,
-    Tile,
-    Tiles,
     code,
     counts_table,
     html,
@@ -85,7 +83,6 @@ def report() -> Report:
         "The lead.",
         [
             Text("Verdicts", ["The first is stressed.", HOSTILE], "list"),
-            Tiles([Tile("AUC", "0.9", "of 1")]),
             Heading("A group"),
             Figure("one", "Figure one", drawing(), "Its caption.", f"What it shows: {HOSTILE}", numbers),
             Figure("two", "Figure two", drawing(), "Another.", "The same once more."),
@@ -97,7 +94,6 @@ def report() -> Report:
             code("Config", {"key": HOSTILE}),
             None,
             Table("Empty", ("n",), ()),
-            Tiles([]),
             Text("Nothing", [], "list"),
         ],
         contents=True,
@@ -148,7 +144,6 @@ def test_markdown_has_all_that_the_page_has(report: Report) -> None:
     text = markdown(report)
     for part in (
         "- The first is stressed.",
-        "- AUC: 0.9, of 1",
         "![Figure one](one.svg)",
         "Its caption.",
         f"What it shows: {HOSTILE}",
