@@ -122,24 +122,25 @@ def _read_batch(dataset: Dataset, batch: Batch) -> pa.RecordBatch:
 
 
 def export_published(
-    path: str | Path, examples: Iterable[Mapping[str, Any]], target: Callable[[float], float]
+    path: str | Path, examples: Iterable[Mapping[str, Any]], target: Callable[[float], float | None]
 ) -> dict[str, int]:
     """Write one JSON line per example, atomically: `image`, and `conversations` of question and marked steps with their
     targets. Returns how many were `written`, and `skipped`: the format has no place for a step never measured.
 
-    target: what the objective trains a step of the given MC score towards, e.g. float(score > 0).
+    target: what the objective trains a step of the given MC score towards, e.g. float(score > 0); None: nothing.
     """
     counts = {"written": 0, "skipped": 0}
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for example in examples:
-            if None in example["scores"]:
+            targets = [None if score is None else target(score) for score in example["scores"]]
+            if None in targets:
                 counts["skipped"] += 1
                 continue
             images = example["image_names"]
             process = "\n\n".join(f"{step}<prm>" for step in example["steps"])
             conversation = [
                 {"from": "human", "value": f"Question: {example['question']}\nProcess: {process}"},
-                {"from": "gpt", "value": [float(target(score)) for score in example["scores"]]},
+                {"from": "gpt", "value": [float(value) for value in targets if value is not None]},
             ]
             record = {"image": images[0] if len(images) == 1 else list(images), "conversations": conversation}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

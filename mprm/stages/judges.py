@@ -52,14 +52,14 @@ def _sft(work: JudgeWork) -> dict[str, Any]:
     cfg, run = work.cfg, work.run
     started = monotonic()
     traced, left_out = faithful_traces(work.preferences.usable, cfg.judge, cfg.preferences.image_folder.path)
-    if not traced and cfg.sft.epochs:
+    if not traced and cfg.sft.epochs != 0:
         raise ValueError(
             f"preferences.path={cfg.preferences.path} has no trace that ends in judge.verdict with its pair's label "
             f"({listed(left_out)}); give such traces, or sft.epochs=0 for a backbone that judges already"
         )
     processor, model = load_backbone(cfg)
     traces = None
-    if cfg.sft.epochs:
+    if cfg.sft.epochs != 0:
         (traces,) = usable(work, SFT, Traces(traced, processor, cfg.judge))
         left_out |= traces.left_out
     run.finish(SFT.ready, {})
@@ -111,7 +111,9 @@ def _rl(work: JudgeWork) -> dict[str, Any]:
     pairs = [present(by_id[name], tuple(map(image_path, by_id[name].images)), False) for name in ids]
     processor, model = work.judge_after(SFT.name)
     prompts = Prompts(pairs, processor, cfg.judge, entropy_N)
-    measured = measure_prompts(prompts, cfg.grpo, cfg.trainer, cfg.backbone.max_length) if cfg.grpo.epochs else None
+    measured = (
+        measure_prompts(prompts, cfg.grpo, cfg.trainer, cfg.backbone.max_length) if cfg.grpo.epochs != 0 else None
+    )
     # Loader workers have nothing to do: a pair is read where its responses are drawn.
     schedule = Schedule(cfg.grpo, replace(cfg.trainer, num_workers=0), cfg.order, cfg.seed)
     module = Reinforcement(model, prompts, cfg.grpo, schedule)

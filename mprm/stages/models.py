@@ -252,11 +252,12 @@ def usable(work: W, stage: Stage[W], *parts: HasImages) -> list[Measured]:
 def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Measured, n_kept: int) -> None:
     """Print rollouts, steps, tokens and optimizer steps, and what these will take of memory and time."""
     from mprm.training.cost import announce
-    from mprm.training.module import StepScoring
+    from mprm.training.module import StepScoring, learnt
     from mprm.training.planner import plan_parts
     from mprm.training.recipe import Schedule
 
-    module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed))
+    train, share = learnt(cfg.objective, train)
+    module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed), share)
     module.prepare()
     part, _ = plan_parts(module, train, validation)
     records: Any = train.examples.records
@@ -268,8 +269,9 @@ def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Me
         f"question and image{left_out}); {len(validation.usable):,} for validation"
     )
     say(f"steps: {steps:,}; tokens: {tokens.sum():,}, {tokens.mean():.1f} a rollout, {tokens.max():,} the longest")
+    key = "epochs" if cfg.recipe.steps is None else "steps"
     say(
         f"training: {part.plan.optimizer_steps:,} optimizer steps of {cfg.recipe.global_batch_size} rollouts "
-        f"({cfg.recipe.GROUP}.epochs={cfg.recipe.epochs}), each of {part.plan.accumulate} forward passes a device"
+        f"({cfg.recipe.GROUP}.{key}={getattr(cfg.recipe, key)}), each of {part.plan.accumulate} forward passes a device"
     )
     announce(module, part, Path(cfg.runs) / str(cfg.name), with_time=True)

@@ -126,7 +126,8 @@ def select(cfg: Config) -> None:
             with reading(file):
                 kept = ParquetFile(file).read()
             examples = (example for batch in read_examples(cfg.dataset, kept) for example in batch.to_pylist())
-            counts = export_published(cfg.export, examples, cfg.objective.target)
+            aim = cfg.objective
+            counts = export_published(cfg.export, examples, lambda mc: None if aim.ignored(mc) else aim.target(mc))
             skipped = f", left out {counts['skipped']} with unmeasured steps" if counts["skipped"] else ""
             say(f"wrote {counts['written']} rollouts to {cfg.export}{skipped}")
             output.remember()
@@ -185,21 +186,22 @@ def _select(work: StepWork) -> dict[str, Any]:
 
 def _train(work: StepWork) -> dict[str, Any]:
     from mprm.training.fit import fit
-    from mprm.training.module import StepScoring
+    from mprm.training.module import StepScoring, learnt
     from mprm.training.recipe import Schedule
 
     cfg, run = work.cfg, work.run
     processor, model = load_backbone(cfg)
     subset = work.subset()
     parts = split(cfg, subset, work.held_out(), processor)
-    trained, validated = usable(work, TRAIN, *parts) if cfg.recipe.epochs else (None, None)
+    trained, validated = usable(work, TRAIN, *parts) if cfg.recipe.epochs != 0 else (None, None)
+    trained, share = learnt(cfg.objective, trained) if trained else (None, None)
     run.finish(TRAIN.ready, {})
     started = monotonic()
     with start_tracker(work) as tracker:
-        module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed))
+        module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed), share)
         summary: dict[str, Any] = fit(module, trained, validated, run.path, tracker.log)
-        summary["rollouts"] = cfg.recipe.epochs * len(trained.usable) if trained else 0
-        summary["objective"] = cfg.objective.label
+        summary["rollouts"] = cfg.recipe.seen(len(trained.usable)) if trained else 0
+        summary |= {"objective": cfg.objective.label} | ({} if share is None else {"positive_share": share})
         tracker.finish(summary)
     left_out = trained.left_out if trained else {}
     held = len(subset) - len(parts[0])

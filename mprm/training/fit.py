@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from rich.progress import Progress
@@ -121,7 +122,7 @@ def build_trainer(
         plugins=[ShardedPrecision(machine.precision) if sharded else AtomicCheckpointIO(), *cluster()],  # type: ignore[arg-type]
         callbacks=[
             Checkpoints(folder, machine, start),
-            History(folder / "metrics.jsonl", plan, recipe.epochs, mirror),
+            History(folder / "metrics.jsonl", plan, mirror),
         ],
     )
 
@@ -151,10 +152,10 @@ class History(pl.Callback):
     progress; Lightning's own bar would say epoch 0 of 0, as all epochs are one plan.
     """
 
-    def __init__(self, path: Path, plan: BatchPlan, epochs: int, mirror: Mirror | None = None) -> None:
+    def __init__(self, path: Path, plan: BatchPlan, mirror: Mirror | None = None) -> None:
         self.path = path
         self.plan = plan
-        self.epochs = epochs
+        self.examples = len(np.unique(plan.order))
         self.mirror = mirror
         self.seconds_before = 0.0
         self.started = 0.0
@@ -164,8 +165,8 @@ class History(pl.Callback):
     def words(self, step: int) -> str:
         """The line of progress after so many optimizer steps."""
         seen = min((step + 1) * self.plan.global_batch_size, len(self.plan.order))
-        epoch = -(-seen * self.epochs // len(self.plan.order))
-        return f"training, epoch {epoch} of {self.epochs}, step {step:,} of {self.plan.optimizer_steps:,}"
+        epoch, epochs = (-(-examples // self.examples) for examples in (seen, len(self.plan.order)))
+        return f"training, epoch {epoch} of {epochs}, step {step:,} of {self.plan.optimizer_steps:,}"
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started = time.monotonic()

@@ -6,6 +6,7 @@ Shape suffixes: M marks of a micro-batch, 2 logits (no, yes).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from torchmetrics.classification import BinaryAUROC
 
 from mprm.backbones.base import StepModel
 from mprm.batching.collate import Batch, collate
+from mprm.runs.artifacts import is_rank_zero
+from mprm.terminal import say
 from mprm.training.checkpoint import recount
 from mprm.training.lengths import Measured
-from mprm.training.objectives import Objective
+from mprm.training.objectives import Objective, step_weights
 from mprm.training.recipe import Schedule
 from mprm.training.strategies import Sharded, build_optimizer
 
@@ -114,14 +117,74 @@ class TrainingModule(pl.LightningModule):
         recount(checkpoint, self.trainer.accumulate_grad_batches)
 
 
+def targets(objective: Objective, part: Measured) -> tuple[np.ndarray, np.ndarray]:
+    """Of every rollout, by position: the steps that the objective learns, and the sum of their targets.
+
+    They have an MC score that is not ignored; for a kappa head also continuations (the score 0 of 0 of 0 is implied).
+    Raises ValueError if such continuations were not counted, or do not make the score.
+    """
+    columns = (part.examples.records[name] for name in ("id", "scores", "n_correct", "n_total"))
+    n_N, positive_N = [], []
+    for rollout, *steps in zip(*columns, strict=True):
+        found = []
+        for number, (score, correct, total) in enumerate(zip(*steps, strict=True)):
+            implied = score == 0 and total == 0
+            if score is None or objective.ignored(score) or (objective.kappa and implied):
+                continue
+            found.append(objective.target(score))
+            if objective.kappa and (not total or round(score * total) != correct):
+                raise ValueError(
+                    f"rollout {rollout} has score {score} at step {number} (from 0), but {correct} of {total} "
+                    "continuations; this objective trains on these counts: correct them, or use objective=soft"
+                )
+        n_N.append(len(found))
+        positive_N.append(sum(found))
+    return np.array(n_N, dtype=np.int64), np.array(positive_N, dtype=np.float64)
+
+
+def learnt(objective: Objective, train: Measured) -> tuple[Measured, float | None]:
+    """The part without the rollouts of which the objective learns no step, no_evidence; and the share of positive label
+    mass, the mean target of the steps that are left, where the objective balances by it; it is printed.
+
+    Raises ValueError if nothing is left, or there is nothing to balance.
+    """
+    n_N, positive_N = targets(objective, train)
+    usable = train.usable[n_N[train.usable] > 0]
+    if not len(usable):
+        raise ValueError(
+            f"none of {len(train.usable)} rollouts has a step that the objective learns; give objective.ignore=null, "
+            "or select others"
+        )
+    if without := len(train.usable) - len(usable):
+        train = replace(train, usable=usable, left_out=train.left_out | {"no_evidence": without})
+    if objective.balance == "none":
+        return train, None
+    share = float(positive_N[usable].sum() / n_N[usable].sum())
+    if share in (0.0, 1.0):
+        kind = "positive" if share else "negative"
+        raise ValueError(
+            f"objective.balance={objective.balance} has nothing to balance: all steps of the {len(usable):,} rollouts "
+            f"to train on are {kind}; select others, or give objective.balance=none"
+        )
+    if is_rank_zero():
+        weights = f"a positive step weighs {0.5 / share:.3f}, a negative one {0.5 / (1 - share):.3f}"
+        say(f"objective.balance={objective.balance}: {share:.2%} of the label mass is positive, so {weights}")
+    return train, share
+
+
 class StepScoring(TrainingModule):
     """Trains a step model on MC scores. Logged: train/loss and train/step_accuracy; per validation val/loss,
-    val/step_accuracy, and val/auc against the hard labels (MC score > 0)."""
+    val/step_accuracy, and val/auc against the hard labels (MC score > 0). The losses are means over steps, weighted
+    where the objective balances."""
 
-    def __init__(self, model: StepModel, objective: Objective, schedule: Schedule) -> None:
-        # Without a NaN strategy a metric has no weights.
-        super().__init__(model, schedule, {"loss": MeanMetric(nan_strategy="disable"), "step_accuracy": MeanMetric()})
+    def __init__(
+        self, model: StepModel, objective: Objective, schedule: Schedule, positive_share: float | None = None
+    ) -> None:
+        """positive_share: learnt()'s."""
+        # A loss that is not a number is to be seen.
+        super().__init__(model, schedule, {"loss": MeanMetric(nan_strategy=math.nan), "step_accuracy": MeanMetric()})
         self.objective = objective
+        self.positive_share = positive_share
         self.micro_batch_size = objective.micro_batch_size if objective.normalise == "micro_batch" else None
         metrics = {"loss": MeanMetric(), "step_accuracy": MeanMetric(), "auc": BinaryAUROC()}
         self.validation: Any = nn.ModuleDict(metrics)
@@ -130,46 +193,34 @@ class StepScoring(TrainingModule):
         self.model.set_kappa(self.objective.kappa)
 
     def terms(self, part: Measured) -> np.ndarray:
-        """Steps with an MC score; for a kappa head those with continuations (the score 0 of 0 of 0 is implied).
-
-        Raises ValueError if such continuations were not counted, or do not make the score."""
-        columns = (part.examples.records[name] for name in ("id", "scores", "n_correct", "n_total"))
-        terms = []
-        for rollout, *steps in zip(*columns, strict=True):
-            terms.append(0)
-            for number, (score, correct, total) in enumerate(zip(*steps, strict=True)):
-                implied = score == 0 and total == 0
-                if score is None or (self.objective.kappa and implied):
-                    continue
-                terms[-1] += 1
-                if self.objective.kappa and (not total or round(score * total) != correct):
-                    raise ValueError(
-                        f"rollout {rollout} has score {score} at step {number} (from 0), but {correct} of {total} "
-                        "continuations; this objective trains on these counts: correct them, or use objective=soft"
-                    )
-        return np.array(terms, dtype=np.int64)
+        """Steps that the objective learns, or the sum of their weights."""
+        n_N, positive_N = targets(self.objective, part)
+        return n_N if self.positive_share is None else step_weights(positive_N, self.positive_share, n_N)
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Loss (M,) of every step, mask (M,) of those that count (never an unsampled one), and P(yes) (M,)."""
+        """Loss (M,) of every step, its weight (M,) among them, 0 where it does not count, and P(yes) (M,)."""
         output = self.model(batch)
-        scored_M = ~batch.mc_M.isnan() & (batch.weight_M > 0)
+        scored_M = ~batch.mc_M.isnan() & (batch.weight_M > 0) & ~self.objective.ignored(batch.mc_M)
         if self.objective.kappa:
             scored_M &= batch.n_M > 0  # a negative that is implied, not counted: its likelihood is 1 for any output
-        loss_M = self.objective.losses(output, torch.where(scored_M, batch.mc_M, 0.0), batch.n_M)
-        return loss_M * scored_M, scored_M, output.logits_M2.softmax(-1)[:, 1]
+        mc_M, weight_M = torch.where(scored_M, batch.mc_M, 0.0), scored_M.float()
+        if self.positive_share is not None:
+            weight_M = weight_M * step_weights(self.objective.target(mc_M), self.positive_share)
+        return self.objective.losses(output, mc_M, batch.n_M), weight_M, output.logits_M2.softmax(-1)[:, 1]
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        loss_M, scored_M, yes_M = self.losses(batch)
+        loss_M, weight_M, yes_M = self.losses(batch)
+        scored_M = weight_M > 0
         hit_M = (yes_M > 0.5) == (self.objective.target(batch.mc_M) > 0.5)
-        self.curve["loss"].update(loss_M.detach()[scored_M])
+        self.curve["loss"].update(loss_M.detach()[scored_M], weight_M[scored_M])
         self.curve["step_accuracy"].update(hit_M.float(), scored_M)
-        return (loss_M * batch.weight_M).sum()
+        return (loss_M * weight_M * batch.weight_M).sum()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        loss_M, scored_M, yes_M = self.losses(batch)
+        loss_M, weight_M, yes_M = self.losses(batch)
         label_M = (batch.mc_M > 0).long()
         labelled_M = ~batch.mc_M.isnan() & (batch.weight_M > 0)  # whatever the objective trains on
-        self.validation["loss"].update(loss_M, scored_M)
+        self.validation["loss"].update(loss_M, weight_M)
         self.validation["step_accuracy"].update(((yes_M > 0.5) == label_M).float(), labelled_M)
         self.validation["auc"].update(yes_M[labelled_M], label_M[labelled_M])
 

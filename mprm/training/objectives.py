@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 if TYPE_CHECKING:  # a selection that exports targets loads no torch
     import torch
@@ -38,6 +38,15 @@ class Objective(Protocol):
     @property
     def micro_batch_size(self) -> int: ...
 
+    @property
+    def balance(self) -> str:
+        """none: every step weighs the same. classes: as step_weights() says."""
+        ...
+
+    def ignored(self, mc_M: Score) -> Any:
+        """Is the score taken for none? A bool, or (M,) bool."""
+        ...
+
     def target(self, mc_M: Score) -> Score:
         """What P(yes) is trained towards, in [0, 1]."""
         ...
@@ -56,8 +65,17 @@ class Averaging:
 
     normalise: str = "global_batch"
     micro_batch_size: int = 4
+    balance: str = "none"
+    # Two scores: those strictly between them are taken for unmeasured.
+    ignore: list[float] | None = None
 
     def __post_init__(self) -> None:
+        if self.balance not in ("none", "classes"):
+            raise ValueError(f"objective.balance={self.balance} is unknown; choose none (published) or classes")
+        if self.ignore is not None and not (len(self.ignore) == 2 and 0 <= self.ignore[0] < self.ignore[1] <= 1):
+            raise ValueError(
+                f"objective.ignore={self.ignore} is not two rising scores from 0 to 1; give [0.125,0.75] or null"
+            )
         if self.normalise not in ("global_batch", "micro_batch"):
             raise ValueError(
                 f"objective.normalise={self.normalise} is unknown; choose global_batch or micro_batch (published)"
@@ -72,6 +90,10 @@ class Averaging:
         unusual = [f"{name} {value}" for name, value, usual in settings if value != usual]
         return f"{words} ({', '.join(unusual)})" if unusual else words
 
+    def ignored(self, mc_M: Score) -> Any:
+        low, high = self.ignore or (1.0, 1.0)
+        return (mc_M > low) & (mc_M < high)
+
     def target(self, mc_M: Score) -> Score:
         raise AssertionError("an objective has a target")
 
@@ -82,7 +104,8 @@ class Averaging:
 
 @dataclass(frozen=True, kw_only=True)
 class Hard(Averaging):
-    """Label 1 where the MC score is above tau (arXiv 2602.04145: tau 0; variants tau = 1/N, 2/N)."""
+    """Label 1 where the MC score is above tau (arXiv 2602.04145: tau 0; variants tau = 1/N, 2/N). Beside ignore=[low,
+    high], scores up to low must be negative and those from high positive: low <= tau < high."""
 
     tau: float = 0.0
 
@@ -90,6 +113,12 @@ class Hard(Averaging):
         super().__post_init__()
         if not 0 <= self.tau < 1:
             raise ValueError(f"objective.tau={self.tau} is not in [0, 1); a score above it is a correct step, try 0")
+        if self.ignore is not None and not self.ignore[0] <= self.tau < self.ignore[1]:
+            low, high = self.ignore
+            raise ValueError(
+                f"objective.tau={self.tau} does not part the scores up to {low}, which are wrong steps by "
+                f"objective.ignore=[{low},{high}], from those of {high} and more; give objective.tau={low}"
+            )
 
     def target(self, mc_M: Score) -> Score:
         return (mc_M > self.tau) * 1.0
@@ -131,6 +160,21 @@ class BetaBinomial(Averaging):
         off_M = (log_odds_M.detach().sigmoid() - k_M / n_M.clamp(min=1)).abs()
         nll_M = beta_binomial_losses(log_odds_M, output.kappa_M, k_M, n_M)
         return (nll_M + self.penalty * off_M * output.kappa_M).float()
+
+
+def step_weights(positive: Any, positive_share: float, n: Any = 1.0) -> Any:
+    """Weight of a step with target `positive`, or of n steps whose targets sum to it, under balance=classes:
+
+        w = t .5 / pi + (1 - t) .5 / (1 - pi),  t the target, pi = positive_share, the mean target of the training
+
+    A step weighs by the classes that its target, whose positive part is t, belongs to. With hard labels both classes
+    weigh half of all; with soft targets and with t = K / N of the beta-binomial a step counts the more the less of it
+    is positive, and its own loss, which P(yes) = t minimises, stays. The mean weight is 1. The loss of a global batch
+    is sum(w loss) / sum(w) over all of its steps.
+
+    Example: pi = .8: a positive step weighs .625, a negative one 2.5, one with target .5 1.5625.
+    """
+    return positive * (0.5 / positive_share) + (n - positive) * (0.5 / (1 - positive_share))
 
 
 def step_losses(logits_M2: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:

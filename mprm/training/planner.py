@@ -1,6 +1,6 @@
 """Which examples make up which forward pass of which rank, and what their terms weigh, for every training.
 
-The orders of all epochs are joined and cut into global batches; the examples of a global batch are packed into rows of
+The orders of the epochs are joined and cut into global batches; the examples of a global batch are packed into rows of
 at most max_tokens, as many on every rank and in every optimizer step. The weight of a term of the loss (a step, a
 token) depends on its global batch alone: 1 / (all its terms), or what makes the published mean of micro-batch means. So
 the gradient does not depend on packing and ranks, and a resumed run continues the same sequence.
@@ -34,7 +34,7 @@ class BatchPlan:
     """The rows of a training or of a validation."""
 
     order: np.ndarray  # positions over all epochs
-    terms: np.ndarray  # of the loss, by position
+    terms: np.ndarray  # of the loss, by position: how many, or the sum of their weights
     lengths: Lengths
     global_batch_size: int
     max_tokens: int
@@ -82,7 +82,7 @@ class BatchPlan:
         means = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         weights: dict[int, list[float]] = {}
         for examples in means:
-            weight = 1.0 / (len(means) * max(1, int(self.terms[examples].sum())))
+            weight = 1.0 / (len(means) * (float(self.terms[examples].sum()) or 1.0))
             for position in examples:
                 weights.setdefault(position, []).append(weight)
         return weights
@@ -129,8 +129,10 @@ def plan_parts(module: TrainingModule, train: Measured, validation: Measured | N
 
     usable = train.usable
     question, entropy = train.lengths.question[usable], train.examples.entropy[usable]
-    epochs = [usable[order.epoch(question, entropy, seed, epoch)] for epoch in range(recipe.epochs)]
-    trained = part(train, np.concatenate(epochs), recipe.global_batch_size, machine.max_tokens, module.micro_batch_size)
+    seen = recipe.seen(len(usable))
+    epochs = [usable[order.epoch(question, entropy, seed, epoch)] for epoch in range(-(-seen // len(usable)))]
+    sequence = np.concatenate(epochs)[:seen]
+    trained = part(train, sequence, recipe.global_batch_size, machine.max_tokens, module.micro_batch_size)
     if validation is None:
         return trained, None
     # Without a backward pass twice the tokens fit.

@@ -21,8 +21,10 @@ class Recipe:
     eps: float = 1e-8
     # Share of the optimizer steps.
     warmup: float = 0.05
-    # 0 leaves the backbone untrained.
-    epochs: int = 1
+    # 0 leaves the backbone untrained; null where `steps` says how long.
+    epochs: int | None = 1
+    # Optimizer steps, instead of epochs: one epoch follows another until so many are done.
+    steps: int | None = None
     # Examples per optimizer step, over all devices and accumulated micro-batches.
     global_batch_size: int = 512
     gradient_clip: float = 1.0
@@ -33,13 +35,27 @@ class Recipe:
             "learning_rate": (self.learning_rate > 0, "is not positive; try 1e-05"),
             "eps": (self.eps > 0, "is not positive; try 1e-08"),
             "warmup": (0 <= self.warmup < 1, "is not in [0, 1): a share of the steps, try 0.05"),
-            "epochs": (self.epochs >= 0, "is negative; give 0 for the untrained backbone"),
+            "epochs": (self.epochs is None or self.epochs >= 0, "is negative; give 0 for the untrained backbone"),
+            "steps": (
+                self.steps is None or self.steps >= 1,
+                "is not positive; epochs=0 trains nothing",
+            ),
             "global_batch_size": (self.global_batch_size >= 1, "is not positive; try 512"),
             "betas": (betas_are_right, "are not two numbers in [0, 1); the published ones are [0.9,0.999]"),
         }
         for name, (right, words) in checks.items():
             if not right:
                 raise ValueError(f"{self.GROUP}.{name}={getattr(self, name)} {words}")
+        if (self.epochs is None) == (self.steps is None):
+            given = "both say" if self.steps else "neither says"
+            raise ValueError(
+                f"{self.GROUP}.epochs and {self.GROUP}.steps: {given} how long to train; give one of them and null to "
+                f"the other, e.g. {self.GROUP}.steps={self.steps or 100} {self.GROUP}.epochs=null"
+            )
+
+    def seen(self, n: int) -> int:
+        """Examples that the training sees, of n different ones."""
+        return self.global_batch_size * self.steps if self.steps is not None else n * (self.epochs or 0)
 
     def factor(self, step: int, total: int) -> float:
         """Learning-rate factor of optimizer step `step`, counted from 0, out of `total`."""

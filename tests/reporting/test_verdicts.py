@@ -202,7 +202,7 @@ def config(selector: str = "BIS", **changes: Any) -> dict[str, Any]:
         "dataset": {"_target_": "mprm.data.visualprm400k.VisualPRM400K"},
         "benchmark": {"_target_": "mprm.data.records.VisualProcessBench"},
         "backbone": {"_target_": "mprm.backbones.internvl.InternVL"},
-        "objective": {"_target_": "mprm.training.objectives.Hard", "tau": 0.0},
+        "objective": {"_target_": "mprm.training.objectives.Hard", "tau": 0.0, "balance": "none", "ignore": None},
         "recipe": {"epochs": 1},
     } | changes
 
@@ -255,6 +255,8 @@ def test_published_numbers(given: dict[str, Any], internvl: float, qwen: float |
         config(ratio=None, count=100),
         config(objective=SOFT),
         config(objective={"_target_": "mine.Focal"}),
+        config(objective=config()["objective"] | {"balance": "classes"}),
+        config("Full", ratio=1.0, objective=SOFT | {"ignore": [0.125, 0.75]}),
         config("Full", ratio=1.0, objective={"_target_": "mprm.training.objectives.Hard", "tau": 0.25}),
         config(dataset={"_target_": "mprm.chartworld.corpus.ChartWorld"}),
         config(benchmark={"_target_": "mprm.chartworld.corpus.ChartWorldBenchmark"}),

@@ -14,6 +14,7 @@ from mprm.selection.examples import export_published, write_examples
 from mprm.selection.selectors import BIS, Full, Selector
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import write_subset
+from mprm.training.objectives import Hard
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "selection"
 SUBSETS = sorted((ORACLE / "expected").glob("bis_*.jsonl"))
@@ -76,6 +77,17 @@ def test_strict_cleaning_fills_every_place(cache: Path) -> None:
         "bad_score": 2,  # six more are numbers as text
     }
     assert manifest.sources["zz_mixed_quality"].eligible == 120 - 34
+
+
+def test_a_step_that_the_objective_ignores_has_no_place(tmp_path: Path) -> None:
+    band = Hard(tau=0.125, ignore=[0.125, 0.75])
+    examples = [{"question": "q", "image_names": ["a.png"], "steps": ["s"], "scores": [mc]} for mc in (0.125, 0.5, 1.0)]
+    counts = export_published(
+        tmp_path / "out.jsonl", examples, lambda mc: None if band.ignored(mc) else band.target(mc)
+    )
+    assert counts == {"written": 2, "skipped": 1}
+    written = [json.loads(line)["conversations"][1]["value"] for line in (tmp_path / "out.jsonl").open()]
+    assert written == [[0.0], [1.0]]
 
 
 def test_several_images_and_unmeasured_steps(tmp_path: Path) -> None:

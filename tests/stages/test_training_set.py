@@ -162,6 +162,29 @@ def test_everything_is_told_and_nothing_trained(
     assert same.name == config.name, "the training goes on from the selection"
 
 
+def test_a_balanced_training_of_so_many_steps_is_told_kept_and_reused(
+    small: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """check=true and the training say the same share; another selector that keeps the same rollouts takes it over."""
+    words = ("recipe.steps=3", "recipe.epochs=null", "objective.balance=classes", "selector=bis", "selector.ratio=1.0")
+    step_scorer.train(small(*words, "check=true"))
+    foretold = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "training: 3 optimizer steps of 16 rollouts (recipe.steps=3)" in foretold
+    config = small(*words)
+    step_scorer.train(config)
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    trained = read_json(Path(config.runs) / str(config.name) / "stages.json")["stages"]["train"]
+    assert (trained["optimizer_steps"], trained["rollouts"]) == (3, 48)
+    assert trained["objective"] == "Hard (balance classes)"
+    line = f"objective.balance=classes: {trained['positive_share']:.2%} of the label mass is positive"
+    assert line in foretold
+    assert line in said
+    same = small(*words[:3], "selector=full")
+    step_scorer.train(same)
+    assert "trained on the same rollouts as" in re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert read_json(Path(same.runs) / str(same.name) / "stages.json")["stages"]["train"]["optimizer_steps"] == 3
+
+
 @pytest.mark.parametrize("task", [step_scorer.experiment, step_scorer.train])
 def test_no_gpu_is_needed(
     task: Callable[[Config], None], small: Load, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -21,7 +21,7 @@ from mprm.selection.signals import build_signals
 from mprm.training import fit as fit_module
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
-from mprm.training.module import StepScoring
+from mprm.training.module import StepScoring, learnt
 from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe, Schedule
 from mprm.training.strategies import build_strategy
@@ -69,7 +69,8 @@ def forked(machine: Machine) -> str | Strategy:
 def train(backbone: InternVL, part: Parts) -> Training:
     """train(folder, max_tokens=256, ...) trains 20 rollouts for two epochs in steps of 8; returns metrics.jsonl.
 
-    A rollout has 60 to 106 tokens: 106 hold one, or a few of one question, 4096 all of a step.
+    A rollout has 60 to 106 tokens: 106 hold one, or a few of one question, 4096 all of a step. relabel: gives a record,
+    by its number, other scores.
     """
 
     def train(
@@ -80,6 +81,7 @@ def train(backbone: InternVL, part: Parts) -> Training:
         options: Any = None,
         recipe: Any = None,
         watch: Any = None,
+        relabel: Any = None,
         spawned: bool = False,
         **machine: Any,
     ) -> list[dict[str, Any]]:
@@ -94,11 +96,15 @@ def train(backbone: InternVL, part: Parts) -> Training:
             order or Shuffled(),
             seed=0,
         )
-        parts = (measure_again(part(processor, numbers), {}, 0) for numbers in (range(20), range(20, 30)))
+        trained, validated = (part(processor, numbers) for numbers in (range(20), range(20, 30)))
+        if relabel is not None:
+            trained.records = trained.records.map(relabel, with_indices=True, load_from_cache_file=False)
+        measured, share = learnt(objective or Hard(), measure_again(trained, {}, 0))
+        module = StepScoring(model, objective or Hard(), schedule, share)
         with pytest.MonkeyPatch.context() as patched:
             if not spawned:
                 patched.setattr(fit_module, "build_strategy", forked)
-            fit(StepScoring(model, objective or Hard(), schedule), *parts, folder, mirror)
+            fit(module, measured, measure_again(validated, {}, 0), folder, mirror)
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     return train

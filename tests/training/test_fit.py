@@ -291,5 +291,27 @@ def test_an_interrupt_is_told_from_a_job_that_is_started_again(code: int | None,
     ],
 )
 def test_the_epoch_is_that_of_the_plan(step: int, words: str) -> None:
-    plan: Any = SimpleNamespace(global_batch_size=8, order=range(80), optimizer_steps=10)
-    assert History(Path("metrics.jsonl"), plan, epochs=2).words(step) == words
+    plan: Any = SimpleNamespace(global_batch_size=8, order=[*range(40)] * 2, optimizer_steps=10)
+    assert History(Path("metrics.jsonl"), plan).words(step) == words
+
+
+def test_steps_are_those_of_so_many_epochs(train: Any, whole: Lines, whole_folder: Path, tmp_path: Path) -> None:
+    """Five steps of 8 are two epochs over 20 rollouts."""
+    lines = train(tmp_path / "steps", recipe={"epochs": None, "steps": 5})
+    assert without_seconds(lines) == without_seconds(whole)
+    one, two = (load_file(folder / "weights.safetensors") for folder in (whole_folder, tmp_path / "steps"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_training_of_so_many_steps_resumes_bit_for_bit(train: Any, tmp_path: Path) -> None:
+    """Seven steps see each rollout almost three times; the learning rate falls over these seven."""
+    recipe = {"epochs": None, "steps": 7}
+    lines = train(tmp_path / "at_once", recipe=recipe)
+    assert [line["rollouts"] for line in lines if "train/loss" in line] == [8, 16, 24, 32, 40, 48, 56]
+    rates = [line["lr"] for line in lines if "train/loss" in line]
+    assert rates[-1] == 0 < rates[-2], "the rate of the step that would follow"
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        train(tmp_path / "resumed", recipe=recipe, mirror=stop_after(5))
+    assert without_seconds(train(tmp_path / "resumed", recipe=recipe)) == without_seconds(lines)
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("at_once", "resumed"))
+    assert all(torch.equal(one[name], two[name]) for name in one)

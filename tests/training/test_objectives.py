@@ -1,12 +1,14 @@
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mprm.backbones.base import StepOutput
-from mprm.training.objectives import BetaBinomial, Hard, Soft, beta_binomial_losses, step_losses
+from mprm.training.objectives import BetaBinomial, Hard, Soft, beta_binomial_losses, step_losses, step_weights
 
 
 def test_two_way_cross_entropy() -> None:
@@ -30,6 +32,34 @@ def test_soft_label_is_the_score() -> None:
 def test_a_label_names_what_is_not_usual() -> None:
     assert [one.label for one in (Hard(), Soft(), BetaBinomial())] == ["Hard", "Soft", "Beta Binomial"]
     assert Hard(tau=0.125, normalise="micro_batch").label == "Hard (normalise micro_batch, tau 0.125)"
+    assert Soft(balance="classes").label == "Soft (balance classes)"
+
+
+def test_scores_strictly_within_the_band_are_ignored() -> None:
+    mc_M = torch.tensor([0.0, 0.125, 0.1875, 0.6875, 0.75, 1.0, float("nan")])
+    band = Hard(tau=0.125, ignore=[0.125, 0.75])
+    assert band.ignored(mc_M).tolist() == [False, False, True, True, False, False, False]
+    assert band.target(mc_M[[0, 1, 4, 5]]).tolist() == [0, 0, 1, 1]
+    assert band.ignored(0.5), "a plain number"
+    assert not Soft().ignored(mc_M).any()
+    assert not Soft().ignored(1.0)
+
+
+def test_what_a_step_weighs_under_balance() -> None:
+    """Of 5 steps 4 are positive: .5 / .8 = .625 each, and .5 / .2 = 2.5 for the other one: 2.5 on either side."""
+    target_M = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0])
+    weight_M = step_weights(target_M, 0.8)
+    assert weight_M.tolist() == pytest.approx([0.625] * 4 + [2.5])
+    assert step_weights(0.5, 0.8) == pytest.approx(1.5625)
+    assert step_weights(target_M.sum().item(), 0.8, 5) == pytest.approx(weight_M.sum().item())
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=30).filter(lambda targets: 0 < np.mean(targets) < 1))
+def test_weights_have_the_mean_one_and_give_half_to_either_side_of_the_mass(targets: list[float]) -> None:
+    target_M, share = np.array(targets), float(np.mean(targets))
+    assert step_weights(target_M, share).mean() == pytest.approx(1)
+    assert (target_M * 0.5 / share).mean() == pytest.approx(0.5)
+    assert step_weights(target_M.sum(), share, len(targets)) == pytest.approx(len(targets))
 
 
 def test_values_that_make_no_sense() -> None:
@@ -39,6 +69,15 @@ def test_values_that_make_no_sense() -> None:
         Soft(normalise="sum")
     with pytest.raises(ValueError, match=r"objective\.micro_batch_size=0 is not positive"):
         Hard(micro_batch_size=0)
+    with pytest.raises(ValueError, match=r"^objective\.balance=all is unknown; choose none \(published\) or classes$"):
+        BetaBinomial(balance="all")
+    for band in ([0.5], [0.5, 0.5], [0.75, 0.125], [0.5, 1.5]):
+        with pytest.raises(ValueError, match=rf"^objective\.ignore={re.escape(str(band))} is not two rising scores"):
+            Soft(ignore=band)
+    for tau in (0.0, 0.75):
+        line = rf"^objective\.tau={tau} does not part the scores up to 0\.125, .* give objective\.tau=0\.125$"
+        with pytest.raises(ValueError, match=line):
+            Hard(tau=tau, ignore=[0.125, 0.75])
     with pytest.raises(
         ValueError, match=r"^objective\.penalty=-1\.0 is not a number from 0; the published one is 0\.05$"
     ):

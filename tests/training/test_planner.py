@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mprm.batching.order import Lengths, LowToHigh
-from mprm.training.lengths import measure
+from mprm.batching.order import Lengths, LowToHigh, Shuffled
+from mprm.training.lengths import Measured, measure
 from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
 from mprm.training.planner import BatchPlan, RankBatches, plan_parts
@@ -68,6 +69,29 @@ def test_resumed_batches_are_the_tail(n: int, world_size: int, max_tokens: int, 
     rank = data.draw(st.integers(0, world_size - 1))
     whole, tail = list(RankBatches(plan, rank, 0)), list(RankBatches(plan, rank, start))
     assert tail == whole[start * plan.accumulate :]
+
+
+@given(n=st.integers(1, 20), steps=st.integers(1, 12), size=st.integers(1, 16), seed=st.integers(0, 3))
+def test_so_many_steps_are_whole_global_batches_of_epoch_after_epoch(n: int, steps: int, size: int, seed: int) -> None:
+    """With n rollouts of one step each: all batches are full, and of every n rollouts that follow each other from an
+    epoch's begin none is twice."""
+    module: Any = SimpleNamespace(terms=lambda part: np.ones(n, dtype=int), micro_batch_size=None)
+    recipe = Recipe(epochs=None, steps=steps, global_batch_size=size)
+    module.schedule = Schedule(recipe, Machine(), Shuffled(), seed)
+    part = Measured(SimpleNamespace(entropy=np.full(n, np.nan)), lengths_of(n), np.arange(n), {})
+    plan = plan_parts(module, part, None)[0].plan
+    assert plan.optimizer_steps == steps
+    assert len(plan.order) == steps * size
+    for epoch in range(-(-steps * size // n)):
+        seen = plan.order[epoch * n : epoch * n + n]
+        expected = Shuffled().epoch(part.lengths.question, np.full(n, np.nan), seed, epoch)
+        assert seen.tolist() == expected[: len(seen)].tolist()
+
+
+def test_the_weights_of_steps_stand_for_their_number() -> None:
+    """Rollouts whose steps weigh .5, 1.5 and 2: a step of weight 1 has a quarter of the loss."""
+    plan = BatchPlan(np.arange(3), np.array([0.5, 1.5, 2.0]), lengths_of(3), 8, 400, 1)
+    assert {weight for rows in plan.cut(0) for row in rows for _, weight in row} == {0.25}
 
 
 def test_a_row_left_empty_gets_the_shortest_rollout_without_weight() -> None:

@@ -34,6 +34,28 @@ def test_values_that_make_no_sense(bad: dict[str, float]) -> None:
         Recipe(**bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"steps": 55},
+            r"^recipe\.epochs and recipe\.steps: both say .*, e\.g\. recipe\.steps=55 recipe\.epochs=null$",
+        ),
+        (
+            {"epochs": None},
+            r"^recipe\.epochs and recipe\.steps: neither says .* recipe\.steps=100 recipe\.epochs=null$",
+        ),
+        ({"epochs": None, "steps": 0}, r"^recipe\.steps=0 is not positive; epochs=0 trains nothing$"),
+    ],
+)
+def test_epochs_or_steps_say_how_long(options: dict[str, int | None], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        Recipe(**options)  # type: ignore[arg-type]
+    assert Recipe(epochs=3).seen(10) == 30
+    assert Recipe(epochs=0).seen(10) == 0
+    assert Recipe(epochs=None, steps=5, global_batch_size=8).seen(10) == 40
+
+
 @pytest.mark.parametrize("name", ["devices", "num_nodes", "max_tokens", "validate_every", "checkpoint_every"])
 def test_a_machine_without_anything(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^trainer\.{name}=0 is not positive; give 1 or more$"):
