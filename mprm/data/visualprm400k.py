@@ -47,6 +47,9 @@ class Annotations:
     # all for negatives, as the published work does; "ignore" none. The published cleaning takes the score that the
     # record gives them, whatever this says.
     unsampled: str = "implied"
+    # drop: without the last step, which states the answer. Continuations from behind an answer are all right or all
+    # wrong, as the answer is, so that its label tells nothing of the reasoning.
+    final_step: str = "keep"
     sources: list[str] | None = None  # only these
     exclude_sources: list[str] | None = None
     exclude: str | None = None  # JSON lines with source and line of records to drop
@@ -56,6 +59,8 @@ class Annotations:
             raise ValueError(f"dataset.cleaning={self.cleaning} is unknown; choose strict or published")
         if self.unsampled not in ("implied", "negative", "ignore"):
             raise ValueError(f"dataset.unsampled={self.unsampled} is unknown; choose implied, negative or ignore")
+        if self.final_step not in ("keep", "drop"):
+            raise ValueError(f"dataset.final_step={self.final_step} is unknown; choose keep or drop")
 
     def layout(self, record: dict[str, Any]) -> dict[str, Any]:
         """The record in the layout of VisualPRM400K-v1.1-Raw; or Unusable."""
@@ -74,6 +79,8 @@ class Annotations:
         steps = [text.strip() if isinstance(text := raw.get("step"), str) else "" for raw in raw_steps]
         # Without question_orig the published builder keeps the <image> that `question` begins with.
         question = _text(fields.get("question_orig", fields.get("question"))) if published else question_text(fields)
+        if self.final_step == "drop":
+            steps, scores, correct, total = steps[:-1], scores[:-1], correct[:-1], total[:-1]
         return Rollout(image_names(fields.get("image")), question, steps, scores, correct, total, published)
 
     def _with_unsampled(

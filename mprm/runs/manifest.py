@@ -7,7 +7,9 @@ from typing import Any
 from mprm import __version__
 from mprm.runs.artifacts import read_json, redo_remedy, write_json
 
-VERSION = 2
+VERSION = 3
+
+EASIER = 0.95  # of the corpus' mean: a subset whose mean is below it is called easier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +40,27 @@ class SourceCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AllPositive:
+    """Rollouts without a negative step. Their labels are all the same: a selector that scores them tells easy questions
+    from hard ones."""
+
+    rollouts: int
+    steps: float  # of a rollout, on average
+    steps_deviation: float  # standard deviation
+    question_words: float  # blanks and line breaks + 1, on average
+    question_words_deviation: float
+    unsampled_share: float  # steps of 0 of 0 continuations
+    # Of the kept: with how many ranked rollouts of the same scope one shares its score, itself counted; the median.
+    tie_size: float | None = None
+    sources: dict[str, int]  # rollouts of each
+
+
+@dataclass(frozen=True, kw_only=True)
 class Totals:
     eligible: Statistics
     kept: Statistics
+    eligible_all_positive: AllPositive | None = None  # None: there are none
+    kept_all_positive: AllPositive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +105,31 @@ class Manifest:
             f"{share - negative:.2%} {rest}{setting}"
         )
 
+    def easier_words(self) -> str:
+        """A sentence, if the kept all-positive rollouts are easier than the corpus'; empty if they are not.
+
+        Easier: fewer steps or shorter questions, by more than 5 % and three standard errors of the kept ones' mean.
+        """
+        corpus, kept = self.totals.eligible_all_positive, self.totals.kept_all_positive
+        if corpus is None or kept is None:
+            return ""
+        found = []
+        for name, words in (
+            ("steps", "{:.1f} steps instead of {:.1f}"),
+            ("question_words", "{:.1f} words in the question instead of {:.1f}"),
+        ):
+            mean, whole, deviation = getattr(kept, name), getattr(corpus, name), getattr(corpus, f"{name}_deviation")
+            if mean < EASIER * whole and whole - mean > 3 * deviation / kept.rollouts**0.5:
+                found.append(words.format(mean, whole))
+        if not found:
+            return ""
+        share = kept.rollouts / self.totals.kept.rollouts
+        remedy = "; selector.fill=random draws them" if self.selector.settings.get("fill") == "score" else ""
+        return (
+            f"The subset is easier than its corpus: its rollouts without a wrong step ({share:.0%} of it) have on "
+            f"average {' and '.join(found)}{remedy}."
+        )
+
 
 def read_manifest(path: Path) -> Manifest:
     """Raises ValueError if the file cannot be read, or an earlier version wrote it."""
@@ -93,5 +138,9 @@ def read_manifest(path: Path) -> Manifest:
         raise ValueError(f"{path} was written by another version; {redo_remedy('select')}")
     content |= {name: Chosen(**content[name]) for name in ("dataset", "selector")}
     content["sources"] = {name: SourceCounts(**part) for name, part in content["sources"].items()}
-    content["totals"] = Totals(**{name: Statistics(**part) for name, part in content["totals"].items()})
+    totals = content["totals"]
+    for name, part in totals.items():
+        kind = AllPositive if name.endswith("all_positive") else Statistics
+        totals[name] = part and kind(**part)
+    content["totals"] = Totals(**totals)
     return Manifest(**content)

@@ -5,8 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from math import fsum
+from functools import lru_cache, partial
+from math import comb, fsum
 from multiprocessing import current_process, get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -30,13 +30,17 @@ SCHEMA = pa.schema(
         ("line", pa.int32()),
         *((name, pa.int64()) for name in ("offset", "length", "record_hash", "question_hash")),
         ("image_hashes", pa.list_(pa.int64())),
-        *((name, pa.int32()) for name in ("n_steps", "n_words", "n_unsampled", "n_unsampled_negative", "n", "n_pos")),
+        *((name, pa.int32()) for name in ("n_question_words", "n_steps", "n_words", "n_unsampled")),
+        *((name, pa.int32()) for name in ("n_unsampled_negative", "n", "n_pos")),
         *((name, pa.float64()) for name in ("p_pos", "reliability", "mean_mc", "min_mc")),
+        *((name, pa.float64()) for name in ("p_right", "p_right_positive")),
         ("ranked", pa.bool_()),
         ("drop_reason", NAME),
     ]
 )
-NO_SIGNALS = (*[None] * 12, False)
+NO_SIGNALS = (*[None] * 15, False)
+RIGHT = 0.25  # success rate from which on a step is worth the label positive
+MANY = 500  # continuations
 CHUNK_BYTES = 32 * 2**20  # one chunk is one task, and one row group of the table
 
 BYTES_PER_PROCESS = 32 * 2**20  # of annotations; what a further process must have to do to be worth its start
@@ -116,10 +120,15 @@ def _signals(checked: CheckedRollout) -> tuple[Any, ...]:
     never: list[float | None] = []
     if 0 in rollout.n_total:
         never = [score for score, n in zip(rollout.scores, rollout.n_total, strict=True) if n == 0]
+    uncounted = [None] * len(rollout.scores)
+    measured = zip(rollout.scores, rollout.n_correct or uncounted, rollout.n_total or uncounted, strict=True)
+    right = [p_right(score, k, n) for score, k, n in measured if score is not None]
+    right_positive = [p for p, score in zip(right, scores, strict=True) if score > 0]
     total = fsum(positive)  # exactly rounded, unlike sum, whose result depends on the Python version
     return (
         question_hash(rollout.question, checked.images),
         [question_hash("", [image]) for image in checked.images],
+        rollout.question.count(" ") + rollout.question.count("\n") + 1,
         len(rollout.steps),
         checked.n_words,
         len(never),
@@ -130,8 +139,20 @@ def _signals(checked: CheckedRollout) -> tuple[Any, ...]:
         total / n_pos if n_pos else 1.0,
         total / n,
         min(scores),
+        fsum(right) / n,
+        fsum(right_positive) / n_pos if n_pos else 1.0,
         True,
     )
+
+
+@lru_cache(maxsize=2**16)
+def p_right(score: float, k: int | None, n: int | None) -> float:
+    """P(success rate >= RIGHT | k of n continuations are right), the rate uniform in [0, 1] before: 1 - I_RIGHT(1 + k,
+    1 + n - k), for whole numbers the probability of at most k heads in n + 1 throws. Without counts, or with so many
+    that they decide, the score is the rate."""
+    if k is None or not n or n > MANY:
+        return float(score >= RIGHT)
+    return fsum(comb(n + 1, i) * RIGHT**i * (1 - RIGHT) ** (n + 1 - i) for i in range(k + 1))
 
 
 def in_processes(function: Callable[[Task], Result], tasks: list[Task], n_bytes: int) -> Iterator[Result]:

@@ -1,7 +1,5 @@
-"""The selectors: BIS, the baselines of its paper (arXiv 2602.04145), and the entropy of arXiv 2602.01884; and from
-their scores to the rollouts that are kept."""
+"""The selectors: BIS, the baselines of its paper (arXiv 2602.04145), and the entropy of arXiv 2602.01884."""
 
-import hashlib
 import re
 from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol
@@ -9,7 +7,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 import pyarrow as pa
 
-from mprm.selection.signals import NUMERIC, source_rows
+from mprm.selection.keep import balanced, one_of_each, shuffled, uniform
+from mprm.selection.signals import NUMERIC
 
 
 class Selector(Protocol):
@@ -36,16 +35,39 @@ class Selector(Protocol):
 
     @property
     def ties(self) -> str:
-        """Which of equal scores goes first: "file_order" (published), or a column of the signals table, of which the
-        larger value goes first, the smaller one when the name begins with "-"; what is still equal keeps file order."""
+        """Which of equal scores goes first: "file_order" (published), "random", or a column of the signals table, of
+        which the larger value goes first, the smaller one when the name begins with "-"; what is still equal keeps file
+        order."""
+
+    @property
+    def seed(self) -> int:
+        """Of all that is drawn."""
 
     def score(self, signals: pa.Table) -> np.ndarray:
         """Score of every row, float64, larger is better; rows that are not ranked may get anything."""
 
+    @property
+    def rearranges(self) -> bool:
+        """Does arrange() change anything? If not, it is not asked, and only the best are sorted."""
+
+    def arrange(self, signals: pa.Table, orders: list[np.ndarray], sizes: list[int]) -> list[np.ndarray]:
+        """The row numbers of every scope in the order in which they get its places.
+
+        orders: those of its ranked rows, the best first; sizes: its numbers of places.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankedSelector:
-    """Base of the selectors: a subclass gives every row a score, and the best are kept."""
+    """Base of the selectors: a subclass gives every row a score, and the best are kept, but for these options.
+
+    balance=questions: the best rollout of every question goes before the second best of any. Rollouts of one question
+    share image, text and difficulty: the second teaches less than one of another question.
+    balance=question_length: of each fifth of the questions by length the same share is kept. A score that favours easy
+    questions, as R does, favours short ones.
+    random_share (None: 0): this share of the places goes to the others at random. Whatever a score is blind to or wrong
+    about, every kind of rollout stays in the training data.
+    """
 
     uses_entropy: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
@@ -54,6 +76,9 @@ class RankedSelector:
     count: int | None = None
     scope: str = "source"
     ties: str = "file_order"
+    seed: int = 0
+    balance: str = "none"
+    random_share: float | None = None
 
     def __post_init__(self) -> None:
         if (self.ratio is None) == (self.count is None):
@@ -69,21 +94,31 @@ class RankedSelector:
             raise ValueError(f"selector.count={self.count} is not positive; give the number of rollouts to keep")
         if self.scope not in ("source", "global"):
             raise ValueError(f"selector.scope={self.scope} is unknown; choose source or global")
-        if self.ties != "file_order" and self.ties.removeprefix("-") not in NUMERIC:
+        if self.ties not in ("file_order", "random") and self.ties.removeprefix("-") not in NUMERIC:
             raise ValueError(
-                f"selector.ties={self.ties} is unknown; choose file_order or one of {', '.join(NUMERIC)}, "
+                f"selector.ties={self.ties} is unknown; choose file_order, random or one of {', '.join(NUMERIC)}, "
                 "with a leading - for the smaller first"
+            )
+        if self.seed < 0:
+            raise ValueError(f"selector.seed={self.seed} is negative; give 0 or more")
+        if self.balance not in ("none", "questions", "question_length"):
+            raise ValueError(f"selector.balance={self.balance} is unknown; choose none, questions or question_length")
+        if self.random_share is not None and not 0 <= self.random_share <= 1:
+            raise ValueError(
+                f"selector.random_share={self.random_share} is not in [0, 1]; "
+                "give the share of the places that are drawn, e.g. selector.random_share=0.5"
             )
 
     @property
     def label(self) -> str:
         """The class in words and what sets it apart: its own fields, and an unusual scope or ties."""
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(self).__name__)
-        common = {field.name for field in fields(RankedSelector)} | {"seed"}
+        common = ("ratio", "count", "scope", "ties", "seed")
         told = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name not in common and (value or value != field.default):
+            number = isinstance(value, int | float)
+            if field.name not in common and (value != field.default or (number and value)):
                 told.append(f"{field.name} {value:g}" if isinstance(value, float) else f"{field.name} {value}")
         if self.scope == "global":
             told.append("global")
@@ -95,6 +130,26 @@ class RankedSelector:
         """Score of every row, float64, larger is better; rows that are not ranked may get anything."""
         raise NotImplementedError
 
+    @property
+    def rearranges(self) -> bool:
+        """Does arrange() change anything?"""
+        return self.balance != "none" or bool(self.random_share)
+
+    def arrange(self, signals: pa.Table, orders: list[np.ndarray], sizes: list[int]) -> list[np.ndarray]:
+        """The rows of every scope in the order in which they get its places; see Selector."""
+        if self.balance == "questions":
+            questions = signals["question_hash"].to_numpy()
+            orders = [one_of_each(order, questions) for order in orders]
+        if self.balance == "question_length":
+            words = signals["n_question_words"].to_numpy()
+            orders = [balanced(order, words) for order in orders]
+        if self.random_share:
+            draws = uniform(signals, self.seed, "random_share")
+            firsts = [size - int(self.random_share * size) for size in sizes]
+            others = [np.arange(first, order.size) for first, order in zip(firsts, orders, strict=True)]
+            orders = [shuffled(order, where, draws) for order, where in zip(orders, others, strict=True)]
+        return orders
+
 
 @dataclass(frozen=True, kw_only=True)
 class BIS(RankedSelector):
@@ -104,18 +159,45 @@ class BIS(RankedSelector):
     alpha weighs reliable rollouts that are not mixed against mixed ones that are not reliable: a rollout without a
     positive step scores alpha, one without a negative step alpha R. Published: alpha 0.2 with ratio 0.1, alpha 0.05
     with ratio 0.25.
+
+    fill=random: the places that BIS gives to all-positive rollouts go to all-positive ones drawn at random within the
+    scope; the others are ranked as ever. Among all-positive rollouts nothing but R tells one from another, and the
+    largest R is the easiest question.
+
+    labels=posterior: one right continuation of 16 makes a step positive, though its success rate is hardly ever worth
+    the name. With r the success rate, uniform before the K of N right continuations, and q = P(r >= 1/4 | K, N) =
+    1 - I_1/4(1 + K, 1 + N - K), 1 less the flip rate eta(K) of the paper: p_pos becomes the mean q of all steps,
+    reliability the mean q of those with K > 0 (1 when there is none), the expected share of right ones among their
+    labels. A step without counts has q = 1 where its score is at least 1/4, else 0.
     """
 
     alpha: float = 0.2
+    labels: str = "hard"
+    fill: str = "score"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.alpha < float("inf"):
             raise ValueError(f"selector.alpha={self.alpha} is not in [0, inf); give e.g. selector.alpha=0.05")
+        if self.labels not in ("hard", "posterior"):
+            raise ValueError(f"selector.labels={self.labels} is unknown; choose hard or posterior")
+        if self.fill not in ("score", "random"):
+            raise ValueError(f"selector.fill={self.fill} is unknown; choose score or random")
 
     def score(self, signals: pa.Table) -> np.ndarray:
-        p_pos, reliability = signals["p_pos"].to_numpy(), signals["reliability"].to_numpy()
+        names = ("p_pos", "reliability") if self.labels == "hard" else ("p_right", "p_right_positive")
+        p_pos, reliability = (signals[name].to_numpy() for name in names)
         return (p_pos * (1 - p_pos) + self.alpha) * reliability
+
+    @property
+    def rearranges(self) -> bool:
+        return self.fill == "random" or super().rearranges
+
+    def arrange(self, signals: pa.Table, orders: list[np.ndarray], sizes: list[int]) -> list[np.ndarray]:
+        if self.fill == "random":
+            all_positive, draws = signals["p_pos"].to_numpy() == 1, uniform(signals, self.seed, "fill")
+            orders = [shuffled(order, np.flatnonzero(all_positive[order]), draws) for order in orders]
+        return super().arrange(signals, orders, sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,42 +221,22 @@ class Full(RankedSelector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seeded(RankedSelector):
-    """Base of the selectors that draw: one draw per rollout, the same whatever ratio, count and scope are."""
-
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.seed < 0:
-            raise ValueError(f"selector.seed={self.seed} is negative; give 0 or more")
-
-    def uniform(self, signals: pa.Table) -> np.ndarray:
-        """A draw in [0, 1) per row, which depends on the seed and the row's own source, not on the other sources."""
-        draws = np.empty(signals.num_rows)
-        for source, rows in source_rows(signals).items():
-            digest = hashlib.sha256(source.encode()).digest()
-            draws[rows] = np.random.default_rng([self.seed, int.from_bytes(digest[:8], "little")]).random(rows.size)
-        return draws
-
-
-@dataclass(frozen=True, kw_only=True)
-class Random(Seeded):
+class Random(RankedSelector):
     """Uniformly at random. With one seed a smaller ratio keeps a part of what a larger one keeps."""
 
     baseline = True
 
     def score(self, signals: pa.Table) -> np.ndarray:
-        return self.uniform(signals)
+        return uniform(signals, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixed(Seeded):
+class Mixed(RankedSelector):
     """Mixed rollouts (with a positive and a negative step) in random order, then the rest in random order."""
 
     def score(self, signals: pa.Table) -> np.ndarray:
         p_pos = signals["p_pos"].to_numpy()
-        return ((p_pos > 0) & (p_pos < 1)) + self.uniform(signals)
+        return ((p_pos > 0) & (p_pos < 1)) + uniform(signals, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,57 +280,3 @@ class Entropy(RankedSelector):
         lowest = ranked[np.argsort(entropy[ranked], kind="stable")][: int(self.floor * len(ranked))]
         score[lowest] = entropy[lowest] - 2 * np.nanmax(entropy, initial=0) - 1
         return np.where(np.isnan(score), -np.inf, score)
-
-
-def keep(signals: pa.Table, selector: Selector) -> pa.Table:
-    """The rows of `signals` that the selector keeps, in their order there.
-
-    Any table with the columns source, ranked and drop_reason will do that has what the selector looks at.
-
-    Added columns: score; rank, 1 for the best of the scope; tie_group, the number of different scores from the best
-    down to this one. Under the published cleaning, rollouts that cannot be trained on lose their place only here.
-
-    Raises ValueError if the selector needs a signal that the table does not have.
-    """
-    score = _scored(signals, selector)
-    rank = np.zeros(len(score), dtype=np.int64)
-    tie_group = np.zeros(len(score), dtype=np.int64)
-    ranked, second = signals["ranked"].to_numpy(), np.zeros(len(score))
-    if selector.ties != "file_order":
-        second = signals[selector.ties.removeprefix("-")].to_numpy().astype(np.float64)
-        second = second if selector.ties.startswith("-") else -second
-    scopes = source_rows(signals).values() if selector.scope == "source" else [np.arange(len(score))]
-    chosen = np.zeros(len(score), dtype=bool)
-    for rows in scopes:
-        rows = rows[ranked[rows]]
-        if rows.size:
-            size = selector.count if selector.count is not None else max(1, int(rows.size * (selector.ratio or 0)))
-            size = min(size, rows.size)
-            least = np.partition(score[rows], rows.size - size)[rows.size - size]
-            rows = rows[score[rows] >= least]  # the rest need not be sorted
-            order = rows[np.lexsort((second[rows], -score[rows]))]  # stable, the last key first
-            rank[order] = np.arange(1, order.size + 1)
-            tie_group[order] = 1 + np.cumsum(np.append(False, score[order[1:]] != score[order[:-1]]))
-            chosen[order[:size]] = True
-    chosen &= signals["drop_reason"].is_null().to_numpy()
-    kept = signals.filter(pa.array(chosen))
-    for name, values in (("score", score), ("rank", rank), ("tie_group", tie_group)):
-        kept = kept.append_column(name, pa.array(values[chosen]))
-    return kept
-
-
-def _scored(signals: pa.Table, selector: Selector) -> np.ndarray:
-    if selector.ties != "file_order" and selector.ties.removeprefix("-") not in signals.column_names:
-        raise ValueError(f"selector.ties={selector.ties} is nothing that pairs have; choose selector.ties=file_order")
-    try:
-        score = selector.score(signals)
-    except KeyError as error:  # pyarrow's, which quotes the column
-        needed = [name for name in NUMERIC if f'"{name}"' in str(error)]
-        if not needed:
-            raise
-        raise ValueError(
-            f"selector: {selector.label} needs {needed[0]}, which pairs do not have; choose entropy, random or full"
-        ) from None
-    if score.shape != (signals.num_rows,) or np.isnan(score[signals["ranked"].to_numpy()]).any():
-        raise ValueError(f"selector: {selector.label} gives no score for some rollouts; return one number per row")
-    return score

@@ -7,12 +7,15 @@ Columns, one row per record (a line that is not blank), sources in file-name ord
     record_hash         64 bits of these bytes
     question_hash       64 bits of question and image files
     image_hashes        64 bits of every image file
-    n_steps, n_words    steps; words of all steps (blanks and line breaks + 1)
+    n_question_words    words of the question (blanks and line breaks + 1)
+    n_steps, n_words    steps; words of all steps
     n_unsampled         steps of 0 of 0 continuations
     n_unsampled_negative  those of them that have score 0, see dataset.unsampled
     n, n_pos            steps with a score; those with score > 0
     p_pos, reliability  n_pos / n; mean score of the positive steps, 1 when there is none (arXiv 2602.04145)
     mean_mc, min_mc     mean and least score
+    p_right             mean probability that a step's success rate is at least 1/4, see BIS
+    p_right_positive    the same over the positive steps, 1 when there is none
     ranked              takes part in the ranking
     drop_reason         why it cannot be trained on; null otherwise
 
@@ -45,9 +48,12 @@ from mprm.runs.artifacts import atomic_file, file_hash, write_json
 from mprm.selection.scan import scan
 
 # Enters the key of the cache: raise it when a column or the cleaning of records changes its meaning.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
-NUMERIC = ("n_steps", "n_words", "n", "n_pos", "p_pos", "reliability", "mean_mc", "min_mc")
+NUMERIC = (
+    *("n_question_words", "n_steps", "n_words", "n", "n_pos", "p_pos", "reliability", "mean_mc", "min_mc"),
+    *("p_right", "p_right_positive"),
+)
 
 
 def build_signals(dataset: Dataset, cache: str | Path) -> pa.Table:

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from mprm.data.lines import first_keys
 from mprm.data.rollouts import Dataset, excluded_lines
 from mprm.runs.artifacts import atomic_file, atomic_folder, write_json_lines
-from mprm.runs.manifest import Chosen, Manifest, SourceCounts, Statistics, Totals
-from mprm.selection.selectors import Selector, keep
+from mprm.runs.manifest import AllPositive, Chosen, Manifest, SourceCounts, Statistics, Totals
+from mprm.selection.keep import keep
+from mprm.selection.selectors import Selector
 from mprm.selection.signals import source_rows
 
 COUNTED = ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos", "n_unsampled", "n_unsampled_negative")
@@ -31,8 +32,8 @@ def write_subset(
 ) -> Manifest:
     """Select, and write the folder, which appears whole or not at all.
 
-    manifest.json; kept.parquet: the kept rows of the signals table in file order, with score, rank and tie_group;
-    dropped.jsonl: source, line, reason of every dropped record. No annotation is read.
+    manifest.json; kept.parquet: the kept rows of the signals table in file order, with score, rank, tie_group
+    and tie_size; dropped.jsonl: source, line, reason of every dropped record. No annotation is read.
 
     add_entropy: adds the columns entropy and no_entropy to a table: to all signals for a selector that uses them, to
     the kept rows otherwise; None: nothing does.
@@ -48,7 +49,7 @@ def write_subset(
     if add_entropy is not None and not selector.uses_entropy:
         kept = add_entropy(kept)
     without = kept["no_entropy"].drop_null().to_pylist() if add_entropy is not None else []
-    eligible = signals.select(COUNTED).filter(signals["ranked"])
+    eligible = signals.select((*COUNTED, "n_question_words", "source")).filter(signals["ranked"])
     manifest = Manifest(
         seed=seed,
         data_hash=signals.schema.metadata[b"data_hash"].decode(),
@@ -56,7 +57,12 @@ def write_subset(
         selector=_chosen(selector, selector.label, selector.baseline),
         sources=_sources(signals, kept),
         dropped=dict(dropped.most_common()),
-        totals=Totals(eligible=statistics(eligible), kept=statistics(kept)),
+        totals=Totals(
+            eligible=statistics(eligible),
+            kept=statistics(kept),
+            eligible_all_positive=all_positive(eligible),
+            kept_all_positive=all_positive(kept),
+        ),
         signals=signals.schema.metadata[b"path"].decode(),
         no_entropy=dict(Counter(without).most_common()),
     )
@@ -88,6 +94,24 @@ def statistics(table: pa.Table) -> Statistics:
         mixed_share=float(((p_pos > 0) & (p_pos < 1)).mean()),
         unsampled_share=float(unsampled.sum() / steps),
         unsampled_negative_share=float(negative.sum() / steps),
+    )
+
+
+def all_positive(table: pa.Table) -> AllPositive | None:
+    """Of the rows of a signals table that have no negative step; None if there is no such row."""
+    rows = table.filter(pc.equal(table["p_pos"], 1))
+    if rows.num_rows == 0:
+        return None
+    n_steps, n_words, unsampled = (rows[name].to_numpy() for name in ("n_steps", "n_question_words", "n_unsampled"))
+    return AllPositive(
+        rollouts=rows.num_rows,
+        steps=float(n_steps.mean()),
+        steps_deviation=float(n_steps.std()),
+        question_words=float(n_words.mean()),
+        question_words_deviation=float(n_words.std()),
+        unsampled_share=float(unsampled.sum() / n_steps.sum()),
+        tie_size=float(np.median(rows["tie_size"].to_numpy())) if "tie_size" in rows.column_names else None,
+        sources={one["values"]: one["counts"] for one in rows["source"].cast(pa.string()).value_counts().to_pylist()},
     )
 
 

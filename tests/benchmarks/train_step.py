@@ -39,7 +39,8 @@ from mprm.batching.order import Shuffled, ShuffledQuestions
 from mprm.chartworld.corpus import ChartWorld
 from mprm.inference.scoring import rows
 from mprm.selection.examples import write_examples
-from mprm.selection.selectors import Full, keep
+from mprm.selection.keep import keep
+from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
 from mprm.training.objectives import step_losses
 from tools import tiny

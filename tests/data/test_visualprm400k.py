@@ -165,6 +165,17 @@ def test_what_steps_that_were_never_continued_are(counts: Any, scores: Any) -> N
     assert read(fields) == read(fields, unsampled="implied")
 
 
+def test_the_last_step_may_be_left_out() -> None:
+    fields = record(steps_with_score=[STEP, STEP | {"step": "The answer is 2."}])
+    for cleaning in ("strict", "published"):
+        whole, cut = (read(fields, cleaning=cleaning, final_step=final) for final in ("keep", "drop"))
+        assert isinstance(whole, Read)
+        assert isinstance(cut, Read)
+        assert cut.steps == whole.steps[:1]
+    assert read(record(), final_step="drop") == "no_steps"
+    assert read(record(steps_with_score=[STEP, STEP | {"score": 7}]), final_step="drop") == "bad_score"
+
+
 def test_a_score_of_zero_without_counts_implies_negatives_too() -> None:
     never = {"step": "b", "score": 0.0, "num_mc_correct": 0, "num_mc_total": 0}
     rollout = read(record(steps_with_score=[never, {"step": "a", "score": 0}, never]))
@@ -248,7 +259,7 @@ def test_folders_that_are_not_there(settings: Any, message: str, tmp_path: Path,
         VisualPRM400K(**settings).files()
 
 
-@pytest.mark.parametrize("settings", [{"cleaning": "none"}, {"unsampled": "positive"}])
+@pytest.mark.parametrize("settings", [{"cleaning": "none"}, {"unsampled": "positive"}, {"final_step": "cut"}])
 def test_settings_are_checked(settings: Any) -> None:
     with pytest.raises(ValueError, match="is unknown; choose"):
         VisualPRM400K(**settings)

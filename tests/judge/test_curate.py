@@ -23,7 +23,8 @@ from mprm.judge.judge import (
     wrong_labels,
 )
 from mprm.metrics.results import Curation, read_part
-from mprm.selection.selectors import Entropy, Full, Random, keep
+from mprm.selection.keep import keep
+from mprm.selection.selectors import Entropy, Full, Random
 
 
 def pair(name: str, source: str = "s", flipped: bool | None = False) -> Pair:

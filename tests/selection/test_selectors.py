@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm.selection.selectors import Full, LowMC, Mixed, Random, RankedSelector, Reliable, keep
+from mprm.selection.keep import keep
+from mprm.selection.selectors import Full, LowMC, Mixed, Random, RankedSelector, Reliable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,23 @@ def test_ties_keep_file_order_or_follow_a_signal() -> None:
     assert kept(table(TWO), ratio=0.2, ties="-n_steps") == [("a", 1), ("b", 0)]
 
 
+def test_ties_at_random_follow_the_seed_and_no_file_order() -> None:
+    signals = table({"a": [0.9] * 50 + [0.5] * 50 + [0.1] * 50})
+    drawn = [[line for _, line in kept(signals, ratio=0.5, ties="random", seed=seed)] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0][:50] == list(range(50))  # the better ones all the same
+    assert len(drawn[0]) == 75
+    assert max(drawn[0]) < 100
+    assert 10 < sum(line < 75 for line in drawn[0][50:]) < 20  # of 25
+
+
 def test_rank_and_tie_group() -> None:
     rows = keep(table(TWO), ByMean(ratio=1.0))
     assert rows["score"].to_pylist() == [0.1, 0.9, 0.5, 0.9, 0.5, 0.6, 0.2]
     assert rows["rank"].to_pylist() == [5, 1, 3, 2, 4, 1, 2]
     assert rows["tie_group"].to_pylist() == [3, 1, 2, 1, 2, 1, 2]
+    assert rows["tie_size"].to_pylist() == [1, 2, 2, 2, 2, 1, 1]
+    assert keep(table(TWO), ByMean(ratio=0.6))["tie_size"].to_pylist() == [2, 2, 2, 1]  # one of the tie is not kept
     assert keep(table(TWO), ByMean(ratio=1.0, scope="global"))["rank"].to_pylist() == [7, 1, 4, 2, 5, 3, 6]
 
 
@@ -109,6 +122,10 @@ def test_no_rollout_left_out_scores_more_than_one_kept(means: list[float], ratio
         ({"ratio": None, "count": 0}, "selector.count=0 is not positive"),
         ({"scope": "file"}, "selector.scope=file is unknown"),
         ({"ties": "line"}, "selector.ties=line is unknown"),
+        ({"seed": -1}, "selector.seed=-1 is negative"),
+        ({"balance": "steps"}, "selector.balance=steps is unknown; choose none, questions or question_length"),
+        ({"random_share": 1.5}, r"selector.random_share=1.5 is not in \[0, 1\]"),
+        ({"random_share": float("nan")}, "selector.random_share=nan is not in"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
@@ -163,8 +180,3 @@ def test_mixed_goes_first(signals_of: Callable[..., pa.Table]) -> None:
     assert set(lines(keep(signals, Mixed(ratio=0.05)))) < mixed
     assert set(lines(keep(signals, Mixed(ratio=0.3)))) > mixed
     assert lines(keep(signals, Mixed(ratio=0.3, seed=1))) != lines(keep(signals, Mixed(ratio=0.3, seed=2)))
-
-
-def test_seed_is_checked() -> None:
-    with pytest.raises(ValueError, match=r"selector.seed=-1 is negative"):
-        Random(seed=-1)

@@ -51,6 +51,7 @@ def test_columns(signals_of: Callable[..., pa.Table]) -> None:
         "record_hash": rows[2]["record_hash"],
         "question_hash": question_hash("Question 0?", ("0.png",)),
         "image_hashes": [question_hash("", ("0.png",))],
+        "n_question_words": 2,
         "n_steps": 4,
         "n_words": 8,
         "n_unsampled": 0,
@@ -61,6 +62,8 @@ def test_columns(signals_of: Callable[..., pa.Table]) -> None:
         "reliability": 0.75,
         "mean_mc": 0.5,
         "min_mc": 0.0,
+        "p_right": 2 / 3,
+        "p_right_positive": 1.0,
         "ranked": True,
         "drop_reason": None,
     }

@@ -16,11 +16,12 @@ import mprm.selection.examples
 import mprm.selection.scan
 from mprm.data.rollouts import question_hash
 from mprm.data.visualprm400k import VisualPRM400K
-from mprm.runs.manifest import Chosen, SourceCounts, Statistics, read_manifest
+from mprm.runs.manifest import AllPositive, Chosen, SourceCounts, Statistics, read_manifest
 from mprm.selection.examples import EXAMPLES, export_published, read_examples, write_examples
-from mprm.selection.selectors import Full, LowMC, keep
+from mprm.selection.keep import keep
+from mprm.selection.selectors import BIS, Full, LowMC, Reliable, Selector
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import held_out, statistics, write_subset
+from mprm.selection.subset import all_positive, held_out, statistics, write_subset
 
 SOURCES = {"a": [[1.0, 0.0], [None], [0.5, None], [], [0.0, 0.0]], "b": [[0.75]], "c": [[]]}
 
@@ -36,7 +37,8 @@ def test_manifest(corpus: VisualPRM400K, tmp_path: Path) -> None:
     file = tmp_path / "subset" / "manifest.json"
     assert read_manifest(file) == manifest
     assert manifest.seed == 0
-    settings = {"ratio": 0.67, "count": None, "scope": "source", "ties": "file_order"}
+    settings = {"ratio": 0.67, "count": None, "scope": "source", "ties": "file_order", "seed": 0}
+    settings |= {"balance": "none", "random_share": None}
     assert manifest.selector == Chosen(name="LowMC", label="Low MC", baseline=False, settings=settings)
     assert manifest.dataset.settings["annotations"] == corpus.annotations
     assert manifest.sources == {
@@ -256,3 +258,50 @@ def test_nothing_is_shared_with_what_is_left(rollouts: list[tuple[str, list[str]
     held, left = ([r for number, r in enumerate(rollouts) if (number in found) == side] for side in (True, False))
     assert not {image for _, images in held for image in images} & {image for _, images in left for image in images}
     assert not {(q, *images) for q, images in held} & {(q, *images) for q, images in left}
+
+
+SHORT, LONG = [1.0, 1.0], [0.5] * 6
+
+
+def test_what_the_all_positive_rollouts_are_like(signals_of: Callable[..., pa.Table]) -> None:
+    signals = signals_of({"a": [[1.0, 1.0], [0.5, 0.5, 0.5, (0, 0)], [1.0, 0.0]], "b": [[0.0]]})
+    kept = keep(signals, LowMC(ratio=1.0))
+    assert all_positive(kept) == AllPositive(
+        rollouts=2,
+        steps=3.0,
+        steps_deviation=1.0,
+        question_words=2.0,
+        question_words_deviation=0.0,
+        unsampled_share=1 / 6,
+        tie_size=1.5,  # the mean MC of line 1 is that of line 2
+        sources={"a": 2},
+    )
+    assert all_positive(signals.filter(signals["ranked"])).tie_size is None  # type: ignore[union-attr]
+    assert all_positive(kept.slice(2)) is None
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        (
+            BIS(ratio=0.2),
+            "The subset is easier than its corpus: its rollouts without a wrong step (95% of it) have on average 2.0 "
+            "steps instead of 4.0; selector.fill=random draws them.",
+        ),
+        (
+            Reliable(ratio=0.2),
+            "The subset is easier than its corpus: its rollouts without a wrong step (100% of it) have on average 2.0 "
+            "steps instead of 4.0.",
+        ),
+        (BIS(ratio=0.2, fill="random"), ""),
+        (LowMC(ratio=0.2), ""),  # harder
+    ],
+)
+def test_an_easier_subset_is_told(
+    selector: Selector, expected: str, dataset: Callable[..., VisualPRM400K], tmp_path: Path
+) -> None:
+    corpus = dataset({"a": [*[SHORT, LONG] * 50, [1.0, 0.0]]})
+    signals = build_signals(corpus, tmp_path / "cache")
+    manifest = write_subset(tmp_path / "subset", corpus, signals, selector, seed=0)
+    assert manifest.easier_words() == expected
+    assert read_manifest(tmp_path / "subset" / "manifest.json") == manifest

@@ -23,7 +23,8 @@ from mprm.batching.examples import Examples
 from mprm.batching.order import Shuffled
 from mprm.chartworld.corpus import ChartWorld
 from mprm.selection.examples import write_examples
-from mprm.selection.selectors import Full, keep
+from mprm.selection.keep import keep
+from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
