@@ -99,19 +99,20 @@ def statistics(table: pa.Table) -> Statistics:
 
 def all_positive(table: pa.Table) -> AllPositive | None:
     """Of the rows of a signals table that have no negative step; None if there is no such row."""
-    rows = table.filter(pc.equal(table["p_pos"], 1))
-    if rows.num_rows == 0:
+    rows = table["p_pos"].to_numpy() == 1
+    if not rows.any():
         return None
-    n_steps, n_words, unsampled = (rows[name].to_numpy() for name in ("n_steps", "n_question_words", "n_unsampled"))
+    names = ("n_steps", "n_question_words", "n_unsampled")
+    n_steps, n_words, unsampled = (table[name].to_numpy()[rows] for name in names)
     return AllPositive(
-        rollouts=rows.num_rows,
+        rollouts=n_steps.size,
         steps=float(n_steps.mean()),
         steps_deviation=float(n_steps.std()),
         question_words=float(n_words.mean()),
         question_words_deviation=float(n_words.std()),
         unsampled_share=float(unsampled.sum() / n_steps.sum()),
-        tie_size=float(np.median(rows["tie_size"].to_numpy())) if "tie_size" in rows.column_names else None,
-        sources={one["values"]: one["counts"] for one in rows["source"].cast(pa.string()).value_counts().to_pylist()},
+        tie_size=float(np.median(table["tie_size"].to_numpy()[rows])) if "tie_size" in table.column_names else None,
+        sources={name: int(n) for name, at in source_rows(table).items() if (n := rows[at].sum())},
     )
 
 

@@ -50,7 +50,6 @@ def test_all_positive_rollouts_at_random_the_others_by_bis(signals_of: Callable[
     reliable = sum(line % 4 == 0 for _, line in by_score if line < 80)
     assert sum(line % 4 == 0 for _, line in filled if line < 80) < reliable / 2
     assert filled != chosen(signals, ratio=0.2, ties="random", fill="random", seed=1)
-    assert set(chosen(signals, ratio=0.1, fill="random")) < set(chosen(signals, ratio=0.3, fill="random"))
 
 
 def test_the_score_is_that_of_the_selector_and_the_rank_of_the_place(signals_of: Callable[..., pa.Table]) -> None:
@@ -89,6 +88,18 @@ def test_balance_of_question_length(signals_of: Callable[..., pa.Table]) -> None
     signals = signals.set_column(signals.column_names.index("n_question_words"), "n_question_words", words)
     lines = [line for _, line in chosen(signals, ratio=0.1, balance="question_length")]
     assert lines == [0, 1, 20, 21, 40, 41, 60, 61, 80, 81]
+
+
+@pytest.mark.parametrize("scope", ["source", "global"])
+@pytest.mark.parametrize("balance", ["none", "questions", "question_length"])
+@pytest.mark.parametrize("random_share", [None, 0.5])
+def test_a_smaller_ratio_keeps_a_part_of_what_a_larger_one_keeps(
+    scope: str, balance: str, random_share: float | None, signals_of: Callable[..., pa.Table]
+) -> None:
+    settings = {"scope": scope, "balance": balance, "random_share": random_share, "fill": "random", "ties": "random"}
+    signals = signals_of(CORPUS)
+    small, large = (set(chosen(signals, ratio=ratio, **settings)) for ratio in (0.1, 0.3))
+    assert small < large
 
 
 def test_pairs_have_no_questions_to_balance() -> None:
