@@ -12,7 +12,7 @@ import numpy as np
 
 from mprm.data.questions import CandidateSet
 from mprm.metrics.best_of_n import Scores, candidate_scores, orders
-from mprm.metrics.estimate import Floats, Resamples
+from mprm.metrics.estimate import Floats, mean, saved
 from mprm.metrics.predictions import StepScores
 from mprm.metrics.results import AdaptiveResults, Draws
 
@@ -39,12 +39,11 @@ def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: 
             for row, (question, scores_M) in enumerate(zip(sets, scores, strict=True))
         ]
     )
-    resamples = Resamples(len(sets), seed)
     tokens_known = all(candidate.n_tokens is not None for question in sets for candidate in question.candidates)
     costs = {"candidates": CANDIDATES} | ({"tokens": TOKENS} if tokens_known else {})
 
     def draws(way: int) -> Draws:
-        accuracy, candidates, tokens = (resamples.mean(values_Q) for values_Q in values_QW3[:, way].T)
+        accuracy, candidates, tokens = (mean(values_Q) for values_Q in values_QW3[:, way].T)
         return Draws(accuracy=accuracy, candidates=candidates, tokens=tokens if tokens_known else None)
 
     accuracy_QW = values_QW3[..., ACCURACY]
@@ -55,12 +54,12 @@ def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: 
         all=draws(ALL),
         all_mean=draws(ALL_MEAN),
         saved={
-            name: resamples.saved(values_QW3[:, ADAPTIVE, cost], values_QW3[:, ALL, cost])
+            name: saved(values_QW3[:, ADAPTIVE, cost], values_QW3[:, ALL, cost])
             for name, cost in costs.items()
             if values_QW3[:, ALL, cost].any()
         },
-        minus_all=resamples.mean(accuracy_QW[:, ADAPTIVE] - accuracy_QW[:, ALL]),
-        minus_all_mean=resamples.mean(accuracy_QW[:, ADAPTIVE] - accuracy_QW[:, ALL_MEAN]),
+        minus_all=mean(accuracy_QW[:, ADAPTIVE] - accuracy_QW[:, ALL]),
+        minus_all_mean=mean(accuracy_QW[:, ADAPTIVE] - accuracy_QW[:, ALL_MEAN]),
         fixed={n: draws(way) for way, n in enumerate(fixed, start=ALL_MEAN + 1)},
     )
 

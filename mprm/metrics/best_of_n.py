@@ -19,7 +19,7 @@ import numpy as np
 
 from mprm.data.answers import answer_classes
 from mprm.data.questions import CandidateSet
-from mprm.metrics.estimate import Bools, Floats, Ints, Resamples
+from mprm.metrics.estimate import Bools, Floats, Ints, mean, means
 from mprm.metrics.predictions import StepScores
 from mprm.metrics.results import BestOfNBenchmark, BestOfNResults, Between, Method
 
@@ -65,7 +65,7 @@ def rerank(
     """Accuracy of every way of choosing, per source of questions and for "all".
 
     aggregate: by which models are compared with each other; all are reported.
-    seed: of the orders in which candidates vote, and of the bootstrap over questions.
+    seed: of the orders in which candidates vote.
     Raises ValueError for an unknown `aggregate`.
     """
     check_aggregate(aggregate)
@@ -91,7 +91,6 @@ def rerank(
                 {key: values_QN[chosen_Q] for key, values_QN in curves.items()},
                 {model: int(tied_Q[chosen_Q].sum()) for model, tied_Q in ties.items()},
                 aggregate,
-                Resamples(int(chosen_Q.sum()), seed),
             )
             for name, chosen_Q in (rows | {"all": np.ones(len(sets), dtype=bool)}).items()
         },
@@ -118,15 +117,15 @@ def _curves(
     return curves
 
 
-def _benchmark(curves: Curves, ties: dict[str, int], aggregate: str, resamples: Resamples) -> BestOfNBenchmark:
+def _benchmark(curves: Curves, ties: dict[str, int], aggregate: str) -> BestOfNBenchmark:
     last = {key: values_QN[:, -1] for key, values_QN in curves.items()}
     methods: dict[str, dict[str, Method]] = {POLICY: {}, **{model: {} for model in ties}}
     for (owner, name), values_QN in curves.items():
         others = () if owner == POLICY and name != "pass@N" else ("pass@1", "majority")
-        minus = {other: resamples.mean(last[owner, name] - last[POLICY, other]) for other in others}
-        methods[owner][name] = Method(accuracy=resamples.means(values_QN), minus=minus)
+        minus = {other: mean(last[owner, name] - last[POLICY, other]) for other in others}
+        methods[owner][name] = Method(accuracy=means(values_QN), minus=minus)
     between = [
-        Between(a=a, b=b, difference=resamples.mean(last[a, aggregate] - last[b, aggregate]))
+        Between(a=a, b=b, difference=mean(last[a, aggregate] - last[b, aggregate]))
         for a, b in combinations(ties, 2)
     ]
     return BestOfNBenchmark(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mprm.metrics.estimate import Bools, Estimate, Floats, Ints, Resamples
+from mprm.metrics.estimate import Bools, Estimate, Floats, Ints, mean, saved
 from mprm.metrics.results import EntropyBin, JudgeAccuracy, PairSource
 
 FIRST = "A"  # the verdict for the answer that is presented first
@@ -60,79 +60,77 @@ def judgements(
     )
 
 
-def measure_judge(judged: Judgements, seed: int) -> JudgeAccuracy:
+def measure_judge(judged: Judgements) -> JudgeAccuracy:
     """All that is said of one judge."""
     right_P, entropy_P = judged.right_P2.mean(axis=1), judged.entropy_P2.mean(axis=1)
-    resamples = Resamples(len(right_P), seed)
     consistent_P = judged.valid_P2.all(axis=1) & (judged.first_P2.sum(axis=1) == 1)
     rows = {name: np.flatnonzero(judged.source_P == name) for name in dict.fromkeys(judged.source_P.tolist())}
     return JudgeAccuracy(
         pairs=len(right_P),
-        accuracy=resamples.mean(right_P),
+        accuracy=mean(right_P),
         macro_accuracy=float(np.mean([right_P[rows_R].mean() for rows_R in rows.values()])),
-        consistent=resamples.mean(consistent_P.astype(float)),
-        first=first_share(judged, seed),
+        consistent=mean(consistent_P.astype(float)),
+        first=first_share(judged),
         without_verdict=float(1 - judged.valid_P2.mean()),
         in_format=float(judged.in_format_P2.mean()),
         accuracy_in_format=float((judged.right_P2 & judged.in_format_P2).mean()),
         entropy=float(entropy_P.mean()),
         tokens=float(judged.tokens_P2.mean()),
-        bins=entropy_bins(right_P, entropy_P, seed),
+        bins=entropy_bins(right_P, entropy_P),
         tells=told_apart(judged.entropy_P2.ravel(), judged.right_P2.ravel()),
         sources={
             name: PairSource(
                 pairs=len(rows_R),
-                accuracy=Resamples(len(rows_R), seed).mean(right_P[rows_R]),
-                **acc_plus(judged, rows_R, seed),
+                accuracy=mean(right_P[rows_R]),
+                **acc_plus(judged, rows_R),
             )
             for name, rows_R in rows.items()
         },
-        **acc_plus(judged, np.arange(len(right_P)), seed),
+        **acc_plus(judged, np.arange(len(right_P))),
     )
 
 
-def accuracy_difference(one: Judgements, other: Judgements, seed: int) -> Estimate:
+def accuracy_difference(one: Judgements, other: Judgements) -> Estimate:
     """Accuracy of `one` minus that of `other` on the same pairs, paired."""
-    return Resamples(len(one.right_P2), seed).mean(one.right_P2.mean(axis=1) - other.right_P2.mean(axis=1))
+    return mean(one.right_P2.mean(axis=1) - other.right_P2.mean(axis=1))
 
 
-def acc_plus(judged: Judgements, rows_R: Ints, seed: int) -> dict[str, Any]:
+def acc_plus(judged: Judgements, rows_R: Ints) -> dict[str, Any]:
     """MM-RLHF-RewardBench's ACC+ (arXiv 2502.10391): the share of items all of whose pairs are judged right, the mean
     over both orders of the answers, with the interval over items; nothing where pairs stand alone."""
     if judged.item_P is None:
         return {}
     item_R = judged.item_P[rows_R]
     right_I = [judged.right_P2[rows_R[item_R == item]].all(axis=0).mean() for item in dict.fromkeys(item_R)]
-    return {"items": len(right_I), "acc_plus": Resamples(len(right_I), seed).mean(np.array(right_I))}
+    return {"items": len(right_I), "acc_plus": mean(np.array(right_I))}
 
 
-def first_share(judged: Judgements, seed: int) -> Estimate | None:
+def first_share(judged: Judgements) -> Estimate | None:
     """Share of the first answer among the verdicts, None without any; the pairs that have one are resampled."""
     valid_P = judged.valid_P2.sum(axis=1).astype(float)
     rows_R = np.flatnonzero(valid_P)
     if not len(rows_R):
         return None
     others_P = valid_P - judged.first_P2.sum(axis=1)
-    return Resamples(len(rows_R), seed).saved(others_P[rows_R], valid_P[rows_R])  # 1 - (share of the others)
+    return saved(others_P[rows_R], valid_P[rows_R])  # 1 - (share of the others)
 
 
 def entropy_bins(
-    right_P: Floats, entropy_P: Floats, seed: int, bins: int = BINS, flipped_P: Floats | None = None
+    right_P: Floats, entropy_P: Floats, bins: int = BINS, flipped_P: Floats | None = None
 ) -> tuple[EntropyBin, ...]:
     """Pairs cut by entropy into bins of as many each, lowest first. flipped_P: 1 for a wrong label, else 0."""
     found = []
     for rows_R in np.array_split(np.argsort(entropy_P, kind="stable"), bins):
         if not len(rows_R):
             continue
-        resamples = Resamples(len(rows_R), seed)
         found.append(
             EntropyBin(
                 lowest=float(entropy_P[rows_R[0]]),
                 highest=float(entropy_P[rows_R[-1]]),
                 entropy=float(entropy_P[rows_R].mean()),
                 pairs=len(rows_R),
-                accuracy=resamples.mean(right_P[rows_R]),
-                flipped=None if flipped_P is None else resamples.mean(flipped_P[rows_R]),
+                accuracy=mean(right_P[rows_R]),
+                flipped=None if flipped_P is None else mean(flipped_P[rows_R]),
             )
         )
     return tuple(found)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast, overload
 from mprm.metrics.estimate import Estimate as Estimate
 from mprm.runs.artifacts import reading, write_json
 
-VERSION = 2  # of the layout of results.json
+VERSION = 3  # of the layout of results.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +62,25 @@ class StepResults:
     n_solutions: int
     n_steps: int  # labelled
     n_neutral_steps: int
-    auc: Estimate | None
+    auc: Estimate | None  # None when all labels are alike, as of average_precision
+    average_precision: Estimate | None  # of the wrong steps, lowest score first; their share is what chance has
     ece: float | None  # None when a score is outside [0, 1], and so no probability
     ece_bins: int
     brier: float | None
-    resamples: int  # of the solutions: intervals are 95 % percentiles of a bootstrap
-    seed: int  # of the bootstrap
-    # fixed: given in advance, 0.5 unless asked for otherwise; calibrated: on held-out solutions, not there without any;
-    # oracle: searched on the benchmark itself, and so optimistic
+    resamples: int  # of the solutions, and of the held-out ones: intervals are 95 % percentiles of a bootstrap
+    error_rate: float | None  # share of wrong steps that the benchmark declares
+    # fitted: Platt's fit to held-out solutions, not there without any; fixed: given in advance, 0.5 unless asked for
+    # otherwise; optimistic: searched on the labels of the benchmark itself, as published
     thresholds: dict[str, ThresholdResults]
     baselines: dict[str, ThresholdResults]  # majority and position_only, neither of which reads a step
     skipped: dict[str, int] = field(default_factory=dict)  # benchmark solutions without scores, by reason
     skipped_held_out: dict[str, int] = field(default_factory=dict)
     benchmark_hash: str | None = None  # of the solutions as they were read
+
+    @property
+    def f1(self) -> Estimate | None:
+        """The headline beside the AUC: overall macro-F1 at the fitted threshold."""
+        return self.thresholds["fitted"].overall_step_weighted_macro_f1 if "fitted" in self.thresholds else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,9 +294,4 @@ def _adapter(kind: Any) -> Any:
 
 def write_results(path: str | Path, results: Results) -> None:
     """Write results as JSON, atomically; read_results gives the same results back."""
-    write_json(path, as_json(results))
-
-
-def as_json(results: Any) -> dict[str, Any]:
-    """A dataclass of this file as JSON values; `each` of an Estimate is left out where it is empty."""
-    return asdict(results, dict_factory=lambda items: {key: one for key, one in items if (key, one) != ("each", ())})
+    write_json(path, asdict(results))

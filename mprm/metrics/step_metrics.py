@@ -1,12 +1,12 @@
-"""Metrics of step scores, and thresholds searched on labels, in numpy.
+"""Metrics of step scores, in numpy.
 
-Shape suffixes: N labelled steps, S solutions with at least one of them, G sources, B resamples, C candidates for the
-threshold. Confusion counts are the last axis, of size 4: right steps accepted (tp), wrong steps accepted (fp), right
-steps rejected (fn), wrong steps rejected (tn). A step is accepted when its score >= threshold. Neutral steps (label 0)
-are dropped first.
+Shape suffixes: N labelled steps, S solutions with at least one of them, G sources, B sets of weights of the solutions:
+one that counts each once, then every resample. Confusion counts are the last axis, of size 4: right steps accepted
+(tp), wrong steps accepted (fp), right steps rejected (fn), wrong steps rejected (tn). A step is accepted when its score
+>= threshold. Neutral steps (label 0) are dropped first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,6 @@ from mprm.metrics.predictions import Prediction
 Counts = NDArray[np.number]
 
 ECE_BINS = 15
-DECIMALS = 4  # of the thresholds that are searched
-MAX_CANDIDATES = 1000
 
 
 @dataclass(frozen=True)
@@ -50,25 +48,20 @@ def labelled_steps(predictions: Sequence[Prediction]) -> LabelledSteps:
 # ---- confusion counts and F1
 
 
-def confusion_per_solution(steps: LabelledSteps, threshold: float) -> Ints:
-    """Confusion counts (S, 4) of every solution at a threshold."""
-    accepted = steps.scores_N >= threshold
-    cell_N = np.where(accepted, np.where(steps.right_N, 0, 1), np.where(steps.right_N, 2, 3))
-    n_solutions = len(steps.source_S)
-    return np.bincount(steps.solution_N * 4 + cell_N, minlength=n_solutions * 4).reshape(n_solutions, 4)
-
-
-def per_source(steps: LabelledSteps, counts_S4: Ints) -> Ints:
-    """Sum the counts of solutions to counts of sources (G, 4)."""
-    counts_G4 = np.zeros((len(steps.sources), 4), dtype=np.int64)
-    np.add.at(counts_G4, steps.source_S, counts_S4)
-    return counts_G4
-
-
-def per_source_resampled(steps: LabelledSteps, counts_S4: Ints, weights_BS: Floats) -> Floats:
-    """per_source of every resample, (B, G, 4)."""
-    of_source = [steps.source_S == source for source in range(len(steps.sources))]
-    return np.stack([weights_BS[:, chosen] @ counts_S4[chosen] for chosen in of_source], axis=1)
+def confusion(steps: LabelledSteps, thresholds_B: Floats, weights_BS: Floats) -> Floats:
+    """Confusion counts (B, G, 4) of the sources at the threshold that goes with each set of weights."""
+    order = np.argsort(steps.scores_N, kind="stable")
+    solution_N = steps.solution_N[order]
+    cell_N = 2 * steps.source_S[solution_N] + ~steps.right_N[order]
+    n_cells = 2 * len(steps.sources)
+    rejected_B = np.searchsorted(steps.scores_N[order], thresholds_B, side="left")  # so many steps score lower
+    counts = np.empty((len(weights_BS), n_cells, 2))
+    for b, (weights, rejected) in enumerate(zip(weights_BS, rejected_B, strict=True)):
+        weight_N = weights[solution_N]
+        counts[b, :, 0] = np.bincount(cell_N[rejected:], weight_N[rejected:], minlength=n_cells)
+        counts[b, :, 1] = np.bincount(cell_N[:rejected], weight_N[:rejected], minlength=n_cells)
+    # (source, right or wrong, accepted or rejected) -> (source, accepted or rejected, right or wrong)
+    return counts.reshape(-1, len(steps.sources), 2, 2).swapaxes(2, 3).reshape(-1, len(steps.sources), 4)
 
 
 def f1_right(counts: Counts) -> Floats:
@@ -102,30 +95,28 @@ def pooled_macro_f1(counts: Counts) -> Floats:
 # ---- ranking and calibration
 
 
-def auc(steps: LabelledSteps) -> float:
-    """Area under the ROC curve: P(a right step scores above a wrong one), equal scores counting one half; NaN when all
-    labels are alike."""
-    return float(auc_of_resamples(steps, np.ones((1, len(steps.source_S))))[0])
+def rankings(steps: LabelledSteps, weights_BS: Floats) -> tuple[Floats, Floats]:
+    """AUC and average precision, (B,) each; NaN where all labels are alike.
 
-
-def auc_of_resamples(steps: LabelledSteps, weights_BS: Floats) -> Floats:
-    """AUC (B,) when solution s counts weights_BS[b, s] times. The scores are sorted once, for all resamples."""
-    right = steps.right_N
-    order = np.argsort(steps.scores_N[~right])
-    wrong_scores = steps.scores_N[~right][order]
-    of_right, of_wrong = steps.solution_N[right], steps.solution_N[~right][order]
-    # For every right step: how many wrong steps score lower, and how many no higher.
-    lower = np.searchsorted(wrong_scores, steps.scores_N[right], side="left")
-    no_higher = np.searchsorted(wrong_scores, steps.scores_N[right], side="right")
-    values = np.full(len(weights_BS), np.nan)
+    AUC: area under the ROC curve, P(a right step scores above a wrong one), equal scores counting one half. Average
+    precision: of the wrong steps, lowest score first; equal scores are found together.
+    """
+    order = np.argsort(steps.scores_N, kind="stable")
+    last_of_equal = np.flatnonzero(np.append(np.diff(steps.scores_N[order]) > 0, True))
+    solution_N, wrong_N = steps.solution_N[order], ~steps.right_N[order]
+    auc_B, precision_B = np.full((2, len(weights_BS)), np.nan)
     for b, weights in enumerate(weights_BS):
-        right_weights = weights[of_right]
-        cumulative = np.concatenate([[0.0], np.cumsum(weights[of_wrong])])
-        pairs = right_weights.sum() * cumulative[-1]
+        weight_N = weights[solution_N]
+        found = np.cumsum(weight_N)[last_of_equal]
+        wrong_found = np.cumsum(weight_N * wrong_N)[last_of_equal]
+        right_found = found - wrong_found
+        pairs = right_found[-1] * wrong_found[-1]
         if pairs > 0:
+            wrong, right = np.diff(wrong_found, prepend=0.0), np.diff(right_found, prepend=0.0)
             # no @: a thousand small threaded dot products crawl when other processes hold the cores
-            values[b] = (right_weights * (cumulative[lower] + cumulative[no_higher])).sum() / 2 / pairs
-    return values
+            auc_B[b] = (wrong * (right_found[-1] - right_found + right / 2)).sum() / pairs
+            precision_B[b] = (wrong * _ratio(wrong_found, found)).sum() / wrong_found[-1]
+    return auc_B, precision_B
 
 
 def expected_calibration_error(steps: LabelledSteps) -> float:
@@ -151,15 +142,21 @@ def _probabilities(steps: LabelledSteps) -> bool:
 # ---- first errors
 
 
-def first_errors(steps: LabelledSteps, threshold: float) -> tuple[Bools, Bools]:
-    """Per solution, (S,) each: is its first wrong step (or that it has none) found, and does it have a wrong step?
-    Found: the first rejected step is the first of label -1, or neither exists. Steps behind it do not matter."""
+def first_errors(steps: LabelledSteps) -> tuple[Floats, Floats]:
+    """Per solution, (S,) each: its first wrong step, or that it has none, is found at thresholds low < t <= high.
+
+    Found: the first rejected step is the first of label -1, or neither exists. Steps behind it do not matter. low: the
+    score of the first wrong step, -inf where there is none; high: the lowest score before it, inf where there is none.
+    """
     none = len(steps.scores_N)
-    true, predicted = np.full((2, len(steps.source_S)), none)
+    first_S = np.full(len(steps.source_S), none)
     position = np.arange(none)
-    for first, wrong in ((true, ~steps.right_N), (predicted, steps.scores_N < threshold)):
-        np.minimum.at(first, steps.solution_N[wrong], position[wrong])
-    return true == predicted, true < none
+    np.minimum.at(first_S, steps.solution_N[~steps.right_N], position[~steps.right_N])
+    low_S = np.append(steps.scores_N, -np.inf)[first_S]
+    high_S = np.full(len(first_S), np.inf)
+    before = position < first_S[steps.solution_N]
+    np.minimum.at(high_S, steps.solution_N[before], steps.scores_N[before])
+    return low_S, high_S
 
 
 def first_error_f1(found_S: Bools, erroneous_S: Bools) -> float:
@@ -175,31 +172,3 @@ def _ratio(numerator: Counts | float, denominator: Counts | float) -> Floats:
     """numerator / denominator, 0 where the denominator is 0."""
     top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     return np.divide(top, bottom, out=np.zeros_like(bottom), where=bottom > 0)
-
-
-# ---- thresholds
-
-
-def candidates(scores_N: Floats) -> Floats:
-    """Thresholds to try (C,): the sorted unique scores, rounded to 4 decimals; of many every (number // 1,000)-th."""
-    rounded = np.unique(np.round(scores_N, DECIMALS))
-    return rounded[:: max(1, len(rounded) // MAX_CANDIDATES)]
-
-
-def confusion_at(steps: LabelledSteps, thresholds_C: Floats) -> Ints:
-    """Confusion counts (C, G, 4) at every threshold, from the sorted scores of every source."""
-    source_N = steps.source_S[steps.solution_N]
-    counts = np.empty((len(thresholds_C), len(steps.sources), 4), dtype=np.int64)
-    for source in range(len(steps.sources)):
-        for right, accepted, rejected in ((True, 0, 2), (False, 1, 3)):
-            scores = np.sort(steps.scores_N[(source_N == source) & (steps.right_N == right)])
-            counts[:, source, rejected] = np.searchsorted(scores, thresholds_C, side="left")
-            counts[:, source, accepted] = len(scores) - counts[:, source, rejected]
-    return counts
-
-
-def best_threshold(steps: LabelledSteps, f1: Callable[[Counts], Floats]) -> float:
-    """The candidate with the largest step_weighted_macro_f1 or pooled_macro_f1, the smallest of equals. Figures at this
-    threshold on the same steps are optimistic."""
-    thresholds = candidates(steps.scores_N)
-    return float(thresholds[np.argmax(f1(confusion_at(steps, thresholds)))])
