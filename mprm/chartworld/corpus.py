@@ -99,6 +99,7 @@ class ChartWorldBenchmark(VisualProcessBench):
     world_seed: int = 1_000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size < 1:
             raise ValueError(f"benchmark.size={self.size} is not positive; try 1000")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, json_object, lines_of, read_each
@@ -135,15 +135,36 @@ class Solution:
     labels: tuple[int, ...]  # per step: 1 correct, -1 incorrect, 0 neutral (not evaluated)
 
 
-Benchmark: TypeAlias = Records[Solution]
+class Benchmark(Records[Solution], Protocol):
+    """A component of the group `benchmark`."""
+
+    @property
+    def error_rate(self) -> float | None:
+        """Share of its labelled steps that are wrong, where it is known without these labels: it moves the threshold
+        that is fitted on held-out rollouts, of which few are wrong. None: right and wrong steps weigh the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisualProcessBench(RecordFile):
+class BenchmarkFile(RecordFile):
+    """Base of benchmarks in one file of JSON lines: RecordFile.read gives a Solution."""
+
+    group = "benchmark"
+
+    error_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.error_rate is not None and not 0 < self.error_rate < 1:
+            raise ValueError(
+                f"benchmark.error_rate={self.error_rate} is not between 0 and 1; give the share of wrong steps, such "
+                "as 0.3, or null"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualProcessBench(BenchmarkFile):
     """Texts are given as they stand: placeholders such as <image1> are left to the prompt renderer. A solution is never
     shortened or repaired, so that a score is always over the steps that were labelled."""
 
-    group = "benchmark"
     wanted = "the test.jsonl of VisualProcessBench"
 
     def read(self, record: dict[str, Any], stem: str, number: int) -> Solution:

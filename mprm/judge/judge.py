@@ -28,7 +28,7 @@ from mprm.inference.local import Sampler
 from mprm.inference.policy import Prompt, key_hash
 from mprm.metrics.estimate import TAILS, Estimate
 from mprm.metrics.pairwise import entropy_bins
-from mprm.metrics.results import Curation, WrongLabels, as_json
+from mprm.metrics.results import Curation, WrongLabels
 from mprm.runs.artifacts import atomic_folder, reading, write_json
 from mprm.runs.journal import Journal
 
@@ -253,7 +253,7 @@ def summarise(signals: pa.Table, kept: pa.Table, selector: Any, traced: int, see
         settings=asdict(selector),
         dropped={**Counter(signals["drop_reason"].drop_null().to_pylist()), "traced": traced},
         entropy={"kept": float(entropy_P[is_kept_P].mean()), "left_out": left_out},
-        bins=entropy_bins(agrees_P, entropy_P, seed, flipped_P=flipped_P),
+        bins=entropy_bins(agrees_P, entropy_P, flipped_P=flipped_P),
         flipped=None if flipped_P is None else wrong_labels(source_P, is_kept_P, flipped_P, seed),
     )
 
@@ -277,7 +277,7 @@ def write_curated(folder: Path, signals: pa.Table, kept: pa.Table, summary: Cura
     with atomic_folder(folder) as temporary:
         pq.write_table(signals, temporary / "signals.parquet")
         pq.write_table(kept, temporary / "kept.parquet")
-        write_json(temporary / "manifest.json", as_json(summary))
+        write_json(temporary / "manifest.json", asdict(summary))
 
 
 def read_kept(folder: Path) -> tuple[list[str], np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from mprm.metrics.estimate import Bools, Estimate, Floats, Ints, mean, saved
 from mprm.metrics.results import EntropyBin, JudgeAccuracy, PairSource
+from mprm.metrics.step_metrics import LabelledSteps, rankings
 
 FIRST = "A"  # the verdict for the answer that is presented first
 BINS = 5
@@ -138,8 +139,6 @@ def entropy_bins(
 
 def told_apart(entropy_N: Floats, right_N: Bools) -> float | None:
     """P(entropy of a wrong one > entropy of a right one), ties count a half; None where all are right or all wrong."""
-    right_R, wrong_W = np.sort(entropy_N[right_N]), entropy_N[~right_N]
-    if not len(right_R) or not len(wrong_W):
-        return None
-    below_W = np.searchsorted(right_R, wrong_W, side="left") + np.searchsorted(right_R, wrong_W, side="right")
-    return float(below_W.mean() / 2 / len(right_R))
+    one = LabelledSteps(("",), np.zeros(1, dtype=int), np.zeros(len(right_N), dtype=int), right_N, -entropy_N)
+    auc = float(rankings(one, np.ones((1, 1)))[0][0])
+    return None if np.isnan(auc) else auc

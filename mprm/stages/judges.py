@@ -152,9 +152,9 @@ def _judge(work: JudgeWork) -> dict[str, Any]:
         reward_benchmark=cfg.reward_benchmark.path,
         reward_benchmark_hash=work.benchmark.hash,
         unusable=dict(unusable + Counter(refused.values())),
-        judges={stage: measure_judge(one, cfg.seed) for stage, one in found.items()},
+        judges={stage: measure_judge(one) for stage, one in found.items()},
         differences={
-            f"{later} - {earlier}": accuracy_difference(found[later], found[earlier], cfg.seed)
+            f"{later} - {earlier}": accuracy_difference(found[later], found[earlier])
             for earlier, later in pairwise(stages)
         },
         training={

@@ -88,7 +88,7 @@ def rerank(cfg: Config) -> None:
 def evaluate_model(cfg: Config) -> None:
     """The model of a run or of an exported folder on a benchmark: results into output=DIR, nothing is trained.
 
-    The threshold is calibrated where the run has been evaluated before: on what it predicted of held-out rollouts.
+    The threshold is fitted where the run has been evaluated before: to what it predicted of held-out rollouts.
     """
     from mprm.metrics.predictions import read_predictions
 
@@ -97,7 +97,7 @@ def evaluate_model(cfg: Config) -> None:
     check_devices(cfg)
     calibration = Path(str(cfg.run)) / "validation_predictions.jsonl"
     settings = [content_hash(cfg, read_benchmark(cfg)[0]), identity(cfg, cfg.run)]
-    asked, inputs = [*settings, content(calibration), cfg.seed], [cfg.run, cfg.benchmark.path]
+    asked, inputs = [*settings, content(calibration), cfg.benchmark.error_rate], [cfg.run, cfg.benchmark.path]
     output = Output(cfg, "output", asked, inputs, mark="predictions.jsonl")
     if output.is_made():
         report(output.target)
@@ -120,7 +120,7 @@ def score_benchmark(
 ) -> StepResults:
     """Write predictions.jsonl and results.json of the benchmark. What was scored survives a kill.
 
-    settings: all that the predictions depend on; held_out: for the calibrated threshold; unscored: of these, by reason.
+    settings: all that the predictions depend on; held_out: for the fitted threshold; unscored: of these, by reason.
     """
     from mprm.inference.scoring import ScoreRequest, score_kept
     from mprm.metrics.evaluate import evaluate
@@ -135,7 +135,7 @@ def score_benchmark(
         found = score_kept(kept, requests, score)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
         results = replace(
-            evaluate(predictions, held_out, cfg.seed),
+            evaluate(predictions, held_out, cfg.benchmark.error_rate),
             skipped=dict(Counter(skipped) + Counter(dropped)),
             skipped_held_out=unscored,
             benchmark_hash=content_hash(cfg, solutions),

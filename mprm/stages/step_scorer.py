@@ -255,13 +255,13 @@ def _evaluate(work: StepWork) -> dict[str, Any]:
     calibration, unscored = with_labels(dict(score(requests)), labels)
     write_predictions(folder / "validation_predictions.jsonl", calibration)
     results = score_benchmark(cfg, folder, scorer, _evaluated_from(work), calibration, unscored)
-    at_fixed = results.thresholds["fixed"].overall_step_weighted_macro_f1.value
-    return {"auc": results.auc and results.auc.value, "overall_at_0.5": at_fixed}
+    return {"auc": results.auc and results.auc.value, "f1": results.f1 and results.f1.value}
 
 
 def _evaluated_from(work: StepWork) -> dict[str, str]:
     return {
         "the benchmark": content_hash(work.cfg, read_benchmark(work.cfg)[0]),
+        "the error rate": str(work.cfg.benchmark.error_rate),
         "the training": work.training_key,
         "the weights": work.run.content_hash("weights.safetensors"),
     }
