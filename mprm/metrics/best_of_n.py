@@ -125,8 +125,7 @@ def _benchmark(curves: Curves, ties: dict[str, int], aggregate: str) -> BestOfNB
         minus = {other: mean(last[owner, name] - last[POLICY, other]) for other in others}
         methods[owner][name] = Method(accuracy=means(values_QN), minus=minus)
     between = [
-        Between(a=a, b=b, difference=mean(last[a, aggregate] - last[b, aggregate]))
-        for a, b in combinations(ties, 2)
+        Between(a=a, b=b, difference=mean(last[a, aggregate] - last[b, aggregate])) for a, b in combinations(ties, 2)
     ]
     return BestOfNBenchmark(
         questions=len(last[POLICY, "pass@1"]),

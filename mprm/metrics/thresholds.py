@@ -13,7 +13,7 @@ from mprm.metrics.estimate import Floats
 from mprm.metrics.step_metrics import LabelledSteps, macro_f1, step_weighted_macro_f1
 
 SMALLEST = 1e-9  # probabilities this close to 0 or 1 are taken for it: log odds stay within -/+ 20.7
-RIDGE = 1e-4  # on slope and intercept, of standardised log odds: felt only where a threshold tells all right from all wrong steps
+RIDGE = 1e-4  # on the fit to standardised log odds: felt only where a threshold tells all right and wrong steps apart
 NEWTON_STEPS = 30
 GROUPS = 256  # of each kind of steps, in the fits to resamples
 
@@ -54,9 +54,8 @@ def _fitted(held_out: LabelledSteps, lowest_K: Floats, weights_BS: Floats, error
     log_odds_K = np.bincount(group_N, np.log(p_N / (1 - p_N))) / np.bincount(group_N)
     masses = []
     for kind in (held_out.right_N, ~held_out.right_N):
-        counts_SK = np.zeros((len(held_out.source_S), len(lowest_K)))
-        np.add.at(counts_SK, (held_out.solution_N[kind], group_N[kind]), 1)
-        masses.append(weights_BS @ counts_SK)
+        group, solution = group_N[kind], held_out.solution_N[kind]
+        masses.append(np.stack([np.bincount(group, weights[solution], len(lowest_K)) for weights in weights_BS]))
     both_B11 = np.all([mass_BK.any(axis=1, keepdims=True) for mass_BK in masses], axis=0)
     masses = [np.where(both_B11, mass_BK, mass_BK[:1]) for mass_BK in masses]
     right_BK, wrong_BK = (mass_BK / mass_BK.sum(axis=1, keepdims=True) for mass_BK in masses)

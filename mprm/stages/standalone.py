@@ -110,7 +110,7 @@ def measure(cfg: Config) -> None:
     output.remember()
     (at,) = results.thresholds.values()
     say(
-        f"{results.n_solutions} solutions at threshold {at.threshold:.4f}: overall_step_weighted_macro_f1 "
+        f"{results.n_solutions} solutions at threshold {at.threshold:.6g}: overall_step_weighted_macro_f1 "
         f"{at.overall_step_weighted_macro_f1.value:.4f}, pooled_macro_f1 {at.pooled_macro_f1.value:.4f}, "
         f"auc {at.auc_words()}; wrote {cfg.output}"
     )

@@ -209,7 +209,8 @@ def result(run: Path) -> str:
     except (ValueError, KeyError, TypeError):  # damaged: the run itself will say so
         return "done"
     if "evaluate" in stages and stages["evaluate"]["auc"] is not None:
-        return f"AUC {stages['evaluate']['auc']:.3f}, macro-F1 at 0.5 {100 * stages['evaluate']['overall_at_0.5']:.1f}"
+        f1 = stages["evaluate"]["f1"]  # None where no rollouts are held out
+        return f"AUC {stages['evaluate']['auc']:.3f}" + ("" if f1 is None else f", F1 {100 * f1:.1f}")
     if "train" in stages:
         return f"trained in {stages['train']['optimizer_steps']:,} steps"
     if "judge" in stages:

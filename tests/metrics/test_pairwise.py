@@ -59,7 +59,7 @@ def test_responses_go_to_their_pair_and_order(three: Judgements) -> None:
 
 
 def test_three_pairs_by_hand(three: Judgements) -> None:
-    found = measure_judge(three, seed=0)
+    found = measure_judge(three)
     assert found.pairs == 3
     assert found.accuracy.value == pytest.approx((1 + 0.5 + 0.5) / 3)
     assert found.macro_accuracy == pytest.approx((0.75 + 0.5) / 2)
@@ -82,16 +82,16 @@ def test_three_pairs_by_hand(three: Judgements) -> None:
     for one in (found.accuracy, found.consistent, found.first, found.sources["x"].accuracy):
         assert 0 <= one.low <= one.value <= one.high <= 1
         assert one.low < one.high
-    assert measure_judge(three, seed=0) == found
+    assert measure_judge(three) == found
 
 
 def test_an_item_is_right_when_all_of_its_pairs_are() -> None:
     """p and q are one item: right in the order of the record, wrong in the other; r stands alone, right in one."""
-    found = measure_judge(judgements(RECORDS, SOURCES, {"p": "i", "q": "i", "r": "j"}), seed=0)
+    found = measure_judge(judgements(RECORDS, SOURCES, {"p": "i", "q": "i", "r": "j"}))
     assert (found.items, found.acc_plus.value) == (2, 0.5)
     assert (found.sources["x"].items, found.sources["x"].acc_plus.value) == (1, 0.5)
     right = [record | {"better": record["responses"][0]["verdict"] or "A"} for record in RECORDS]
-    found = measure_judge(judgements(right, SOURCES, {"p": "i", "q": "i", "r": "j"}), seed=0)
+    found = measure_judge(judgements(right, SOURCES, {"p": "i", "q": "i", "r": "j"}))
     assert found.sources["x"].acc_plus.value == 1.0
     assert found.acc_plus.value == 0.75
     assert found.accuracy.value > found.acc_plus.value
@@ -110,7 +110,7 @@ def test_how_entropy_tells_wrong_from_right() -> None:
 def test_bins_hold_as_many_each_from_low_to_high() -> None:
     entropy_P = np.array([0.7, 0.1, 0.5, 0.3, 0.9, 0.2, 0.8])
     right_P = np.array([0.5, 1.0, 0.0, 1.0, 0.0, 0.5, 1.0])
-    found = entropy_bins(right_P, entropy_P, seed=0, bins=3)
+    found = entropy_bins(right_P, entropy_P, bins=3)
     assert [(one.lowest, one.highest, one.pairs, one.accuracy.value) for one in found] == [
         (0.1, 0.3, 3, pytest.approx(2.5 / 3)),
         (0.5, 0.7, 2, 0.25),
@@ -119,25 +119,25 @@ def test_bins_hold_as_many_each_from_low_to_high() -> None:
     assert [one.entropy for one in found] == pytest.approx([0.2, 0.6, 0.85])
     assert all(one.flipped is None for one in found)
     flipped_P = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
-    shares = [one.flipped.value for one in entropy_bins(right_P, entropy_P, 0, 3, flipped_P)]
+    shares = [one.flipped.value for one in entropy_bins(right_P, entropy_P, 3, flipped_P)]
     assert shares == pytest.approx([1 / 3, 1, 0.5])
-    assert len(entropy_bins(right_P, entropy_P, seed=0)) == 5
-    assert len(entropy_bins(right_P[:2], entropy_P[:2], seed=0)) == 2
+    assert len(entropy_bins(right_P, entropy_P)) == 5
+    assert len(entropy_bins(right_P[:2], entropy_P[:2])) == 2
 
 
 def test_a_judge_that_takes_the_first_answer_whatever_it_is() -> None:
-    found = measure_judge(always([[1, 1]] * 10, [[1, 1]] * 10, [[1, 0]] * 10), seed=0)
+    found = measure_judge(always([[1, 1]] * 10, [[1, 1]] * 10, [[1, 0]] * 10))
     assert found.first == Estimate(1.0, 1.0, 1.0)
     assert found.accuracy == Estimate(0.5, 0.5, 0.5)
     assert found.consistent.value == 0.0
-    last = measure_judge(always([[0, 0]] * 10, [[1, 1]] * 10, [[0, 1]] * 10), seed=0)
+    last = measure_judge(always([[0, 0]] * 10, [[1, 1]] * 10, [[0, 1]] * 10))
     assert (last.first.value, last.accuracy.value) == (0.0, 0.5)
-    fair = measure_judge(always([[1, 0]] * 10, [[1, 1]] * 10, [[0, 0]] * 10), seed=0)
+    fair = measure_judge(always([[1, 0]] * 10, [[1, 1]] * 10, [[0, 0]] * 10))
     assert (fair.first.value, fair.consistent.value, fair.accuracy.value) == (0.5, 1.0, 0.0)
 
 
 def test_a_judge_without_any_verdict() -> None:
-    found = measure_judge(always([[0, 0]] * 4, [[0, 0]] * 4, [[0, 0]] * 4), seed=0)
+    found = measure_judge(always([[0, 0]] * 4, [[0, 0]] * 4, [[0, 0]] * 4))
     assert found.accuracy == Estimate(0.0, 0.0, 0.0)
     assert found.consistent.value == 0.0
     assert found.without_verdict == 1.0
@@ -149,15 +149,15 @@ def test_a_judge_with_few_verdicts_has_an_interval_of_its_position_bias() -> Non
     """Many resamples of the pairs have none of its three verdicts."""
     valid_P2, first_P2 = np.zeros((30, 2), bool), np.zeros((30, 2), bool)
     valid_P2[4], valid_P2[9, 1], first_P2[4, 0] = True, True, True
-    found = measure_judge(always(first_P2, valid_P2, valid_P2), seed=0)
+    found = measure_judge(always(first_P2, valid_P2, valid_P2))
     assert found.first.value == pytest.approx(1 / 3)
     assert 0 <= found.first.low < found.first.value < found.first.high <= 1
 
 
 def test_two_judges_are_compared_pair_by_pair(three: Judgements) -> None:
     better = judgements([record | {"better": record["responses"][0]["verdict"]} for record in RECORDS], SOURCES)
-    found = accuracy_difference(better, three, seed=0)
+    found = accuracy_difference(better, three)
     assert found.value == pytest.approx(0.5 / 3)  # q alone, in one order
     assert 0 == found.low < found.high <= 0.5
-    assert accuracy_difference(three, better, seed=0).value == -found.value
-    assert accuracy_difference(three, three, seed=0) == Estimate(0.0, 0.0, 0.0)
+    assert accuracy_difference(three, better).value == -found.value
+    assert accuracy_difference(three, three) == Estimate(0.0, 0.0, 0.0)

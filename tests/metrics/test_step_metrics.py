@@ -6,21 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchmetrics.functional.classification import binary_auroc, binary_calibration_error, binary_f1_score
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    binary_average_precision,
+    binary_calibration_error,
+    binary_f1_score,
+)
 
 from mprm.metrics import step_metrics as metrics
 from mprm.metrics.predictions import Prediction
-from mprm.metrics.step_metrics import (
-    LabelledSteps,
-    best_threshold,
-    candidates,
-    confusion_at,
-    confusion_per_solution,
-    labelled_steps,
-    per_source,
-    pooled_macro_f1,
-    step_weighted_macro_f1,
-)
+from mprm.metrics.step_metrics import LabelledSteps, confusion, first_errors, labelled_steps, rankings
 
 EIGHT, TWO = np.array([3, 1, 2, 2]), np.array([1, 0, 0, 1])
 BOTH = np.stack([EIGHT, TWO])
@@ -28,6 +23,23 @@ BOTH = np.stack([EIGHT, TWO])
 
 def one_solution(labels: Sequence[int], scores: Sequence[float]) -> LabelledSteps:
     return labelled_steps([Prediction("a", "s", tuple(labels), tuple(scores))])
+
+
+def once(steps: LabelledSteps) -> np.ndarray:
+    return np.ones((1, len(steps.source_S)))
+
+
+def counts_at(steps: LabelledSteps, threshold: float) -> np.ndarray:
+    """Confusion counts (G, 4)."""
+    return confusion(steps, np.array([threshold]), once(steps))[0]
+
+
+def auc(steps: LabelledSteps) -> float:
+    return float(rankings(steps, once(steps))[0][0])
+
+
+def average_precision(steps: LabelledSteps) -> float:
+    return float(rankings(steps, once(steps))[1][0])
 
 
 # coarse scores, so that ties are common
@@ -56,10 +68,10 @@ def test_no_labelled_step_is_an_error() -> None:
 
 def test_a_score_at_the_threshold_accepts() -> None:
     steps = one_solution([1, -1, 1, -1], [0.5, 0.5, 0.4, 0.4])
-    assert metrics.confusion_per_solution(steps, 0.5).tolist() == [[1, 1, 1, 1]]
+    assert counts_at(steps, 0.5).tolist() == [[1, 1, 1, 1]]
 
 
-def test_confusion_by_solution_and_by_source() -> None:
+def test_confusion_by_source_with_a_threshold_for_each_resample() -> None:
     steps = labelled_steps(
         [
             Prediction("a", "y", (1, 1, -1), (0.9, 0.1, 0.9)),
@@ -67,9 +79,8 @@ def test_confusion_by_solution_and_by_source() -> None:
             Prediction("c", "y", (1, -1), (0.9, 0.1)),
         ]
     )
-    per_solution = metrics.confusion_per_solution(steps, 0.5)
-    assert per_solution.tolist() == [[1, 1, 1, 0], [0, 0, 0, 1], [1, 0, 0, 1]]
-    assert metrics.per_source(steps, per_solution).tolist() == [[0, 0, 0, 1], [2, 1, 1, 1]]
+    found = confusion(steps, np.array([0.5, 0.05, 0.5]), np.array([[1, 1, 1], [1, 1, 1], [0, 1, 2.0]]))
+    assert found.tolist() == [[[0, 0, 0, 1], [2, 1, 1, 1]], [[0, 1, 0, 0], [3, 2, 0, 0]], [[0, 0, 0, 1], [2, 0, 0, 2]]]
 
 
 def test_f1_worked() -> None:
@@ -95,26 +106,35 @@ def test_a_source_without_steps_weighs_nothing() -> None:
 
 
 def test_auc_worked() -> None:
-    assert metrics.auc(one_solution([1, 1, -1, -1], [0.9, 0.5, 0.5, 0.1])) == 0.875
+    assert auc(one_solution([1, 1, -1, -1], [0.9, 0.5, 0.5, 0.1])) == 0.875
 
 
 def test_auc_edge_cases() -> None:
-    assert metrics.auc(one_solution([1, -1, 1], [0.3, 0.3, 0.3])) == 0.5
-    assert math.isnan(metrics.auc(one_solution([1, 1], [0.3, 0.4])))
-    assert math.isnan(metrics.auc(one_solution([-1], [0.3])))
+    assert auc(one_solution([1, -1, 1], [0.3, 0.3, 0.3])) == 0.5
+    assert math.isnan(auc(one_solution([1, 1], [0.3, 0.4])))
+    assert math.isnan(auc(one_solution([-1], [0.3])))
 
 
-def test_weights_of_the_auc_repeat_solutions() -> None:
+def test_weights_repeat_solutions() -> None:
     a, b = Prediction("a", "s", (1, -1), (0.6, 0.5)), Prediction("b", "s", (1, -1, -1), (0.4, 0.5, 0.7))
-    weighted = metrics.auc_of_resamples(labelled_steps([a, b]), np.array([[2.0, 1.0], [0.0, 3.0]]))
-    assert weighted.tolist() == [metrics.auc(labelled_steps([a, a, b])), metrics.auc(labelled_steps([b]))]
+    weighted = rankings(labelled_steps([a, b]), np.array([[2.0, 1.0], [0.0, 3.0]]))
+    for found, measure in zip(weighted, (auc, average_precision), strict=True):
+        assert found.tolist() == pytest.approx([measure(labelled_steps([a, a, b])), measure(labelled_steps([b]))])
+
+
+def test_average_precision_worked() -> None:
+    # wrong steps first at .1 (1 of 1), .5 (2 of 3, a right step ties) and .9 (3 of 5)
+    steps = one_solution([-1, -1, 1, 1, -1], [0.1, 0.5, 0.5, 0.6, 0.9])
+    assert average_precision(steps) == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
+    assert average_precision(one_solution([-1, 1, 1, 1], [0.5] * 4)) == 0.25  # all alike: the share of wrong steps
+    assert math.isnan(average_precision(one_solution([1, 1], [0.3, 0.4])))
 
 
 @given(steps_lists)
 def test_auc_counts_pairs(items: list[tuple[int, float]]) -> None:
     right = [score for label, score in items if label == 1]
     wrong = [score for label, score in items if label == -1]
-    value = metrics.auc(one_solution(*zip(*items, strict=True)))
+    value = auc(one_solution(*zip(*items, strict=True)))
     if right and wrong:
         wins = sum((r > w) + (r == w) / 2 for r in right for w in wrong)
         assert value == pytest.approx(wins / len(right) / len(wrong), abs=1e-12)
@@ -125,9 +145,9 @@ def test_auc_counts_pairs(items: list[tuple[int, float]]) -> None:
 @given(steps_lists)
 def test_auc_does_not_change_under_increasing_maps_and_turns_under_decreasing(items: list[tuple[int, float]]) -> None:
     labels, scores = zip(*items, strict=True)
-    value = metrics.auc(one_solution(labels, scores))
-    squeezed = metrics.auc(one_solution(labels, [math.exp(3 * score) - 7 for score in scores]))
-    turned = metrics.auc(one_solution(labels, [-score for score in scores]))
+    value = auc(one_solution(labels, scores))
+    squeezed = auc(one_solution(labels, [math.exp(3 * score) - 7 for score in scores]))
+    turned = auc(one_solution(labels, [-score for score in scores]))
     assert squeezed == pytest.approx(value, nan_ok=True)
     assert turned == pytest.approx(1 - value, nan_ok=True)
 
@@ -142,9 +162,12 @@ def test_agrees_with_torchmetrics(seed: int, threshold: float) -> None:
     steps = one_solution(labels.tolist(), scores.tolist())
     # in float64: torchmetrics compares scores with thresholds in the type it is given
     prediction, target = torch.tensor(scores), torch.tensor(labels == 1).int()
-    counts = metrics.confusion_per_solution(steps, threshold)[0]
+    counts = counts_at(steps, threshold)[0]
     accepted, rejected = (prediction >= threshold).int(), (prediction < threshold).int()
-    assert metrics.auc(steps) == pytest.approx(binary_auroc(prediction, target).item(), abs=1e-6)
+    assert auc(steps) == pytest.approx(binary_auroc(prediction, target).item(), abs=1e-6)
+    assert average_precision(steps) == pytest.approx(
+        binary_average_precision(1 - prediction, 1 - target).item(), abs=1e-6
+    )
     assert metrics.f1_right(counts) == pytest.approx(binary_f1_score(accepted, target).item(), abs=1e-6)
     assert metrics.f1_wrong(counts) == pytest.approx(binary_f1_score(rejected, 1 - target).item(), abs=1e-6)
 
@@ -189,8 +212,8 @@ def test_first_error_worked() -> None:
         ([1, 1], [0.9, 0.4], False),  # false alarm
         ([0, 1, 0, -1], [0.1, 0.9, 0.1, 0.1], True),  # neutral steps are ignored
     ):
-        found_S, erroneous_S = metrics.first_errors(one_solution(labels, scores), 0.5)
-        assert (found_S.tolist(), erroneous_S.tolist()) == ([found], [-1 in labels]), (labels, scores)
+        low_S, high_S = first_errors(one_solution(labels, scores))
+        assert (low_S < 0.5 <= high_S, np.isfinite(low_S)) == (found, -1 in labels), (labels, scores)
 
 
 def test_first_errors_do_not_mix_solutions() -> None:
@@ -202,9 +225,20 @@ def test_first_errors_do_not_mix_solutions() -> None:
             Prediction("d", "s", (-1, 1), (0.1, 0.9)),
         ]
     )
-    found_S, erroneous_S = metrics.first_errors(steps, 0.5)
-    assert found_S.tolist() == [True, False, True]
-    assert erroneous_S.tolist() == [False, True, True]
+    low_S, high_S = first_errors(steps)
+    assert low_S.tolist() == [-np.inf, 0.1, 0.1]
+    assert high_S.tolist() == [0.9, 0.1, np.inf]
+
+
+@given(steps_lists, st.integers(0, 13).map(lambda k: k / 12))
+def test_first_errors_are_found_at_the_same_thresholds_as_by_looking(
+    items: list[tuple[int, float]], threshold: float
+) -> None:
+    labels, scores = zip(*items, strict=True)
+    first = next((place for place, label in enumerate(labels) if label == -1), None)
+    rejected = next((place for place, score in enumerate(scores) if score < threshold), None)
+    low_S, high_S = first_errors(one_solution(labels, scores))
+    assert bool((low_S < threshold <= high_S).all()) == (first == rejected)
 
 
 def test_first_error_f1_worked() -> None:
@@ -213,66 +247,3 @@ def test_first_error_f1_worked() -> None:
     assert metrics.first_error_f1(found & False, erroneous) == 0
     assert math.isnan(metrics.first_error_f1(found[:2], erroneous[:2]))
     assert math.isnan(metrics.first_error_f1(found[2:], erroneous[2:]))
-
-
-# ---- thresholds
-
-step = st.tuples(st.sampled_from([1, -1]), st.integers(0, 20).map(lambda k: k / 20))
-solutions = st.lists(st.tuples(st.sampled_from("xyz"), st.lists(step, min_size=1, max_size=6)), min_size=1, max_size=12)
-
-
-def build(items: list[tuple[str, list[tuple[int, float]]]]) -> list[Prediction]:
-    return [
-        Prediction(str(number), source, tuple(label for label, _ in steps), tuple(score for _, score in steps))
-        for number, (source, steps) in enumerate(items)
-    ]
-
-
-def test_candidates_are_rounded_sorted_and_unique() -> None:
-    assert candidates(np.array([0.9, 0.12344, 0.12341])).tolist() == [0.1234, 0.9]
-
-
-def test_many_candidates_are_thinned() -> None:
-    for n, kept in ((1000, 1000), (1999, 1999), (2000, 1000), (3500, 1167)):
-        found = candidates(np.arange(n) / 10_000)
-        assert len(found) == kept
-        assert found[:2].tolist() == [0, (n // 1000) / 10_000]
-
-
-@given(solutions)
-def test_confusion_at_all_thresholds_is_that_at_each(items: list[tuple[str, list[tuple[int, float]]]]) -> None:
-    steps = labelled_steps(build(items))
-    thresholds = np.linspace(-0.1, 1.1, 49)
-    one_by_one = [per_source(steps, confusion_per_solution(steps, threshold)) for threshold in thresholds]
-    np.testing.assert_array_equal(confusion_at(steps, thresholds), one_by_one)
-
-
-@given(solutions)
-def test_no_candidate_is_better_and_no_smaller_one_as_good(items: list[tuple[str, list[tuple[int, float]]]]) -> None:
-    steps = labelled_steps(build(items))
-    thresholds = candidates(steps.scores_N)
-    for objective in (step_weighted_macro_f1, pooled_macro_f1):
-        chosen = best_threshold(steps, objective)
-        value = {t: float(objective(per_source(steps, confusion_per_solution(steps, t)))) for t in thresholds.tolist()}
-        assert value[chosen] == max(value.values())
-        assert all(value[t] < value[chosen] for t in value if t < chosen)
-
-
-def test_searched_worked() -> None:
-    # at .2 all are accepted: (4/6 + 0) / 2; at .4: (4/5 + 2/3) / 2; at .6 no mistake: 1; at .8: (2/3 + 4/5) / 2
-    steps = labelled_steps([Prediction("a", "s", (-1, -1, 1, 1), (0.2, 0.4, 0.6, 0.8))])
-    assert best_threshold(steps, step_weighted_macro_f1) == 0.6
-    assert best_threshold(steps, pooled_macro_f1) == 0.6
-
-
-def test_searched_goes_by_source_and_calibrated_pools() -> None:
-    steps = labelled_steps(build([("x", [(-1, 0.6), (1, 0.6)]), ("y", [(-1, 0.8), (1, 0.8)])]))
-    # at .6 all are accepted: (2/3 + 0) / 2 = 1/3 in both sources and pooled
-    # at .8 x is rejected: (0 + 2/3) / 2 = 1/3 in x, 1/3 in y, a tie; pooled (1/2 + 1/2) / 2
-    assert best_threshold(steps, step_weighted_macro_f1) == 0.6
-    assert best_threshold(steps, pooled_macro_f1) == 0.8
-
-
-def test_constant_scores_leave_one_candidate() -> None:
-    steps = labelled_steps([Prediction("a", "s", (-1, 1, 1), (0.25, 0.25, 0.25))])
-    assert best_threshold(steps, step_weighted_macro_f1) == best_threshold(steps, pooled_macro_f1) == 0.25

@@ -157,6 +157,6 @@ def test_a_run_in_a_few_words(tmp_path: Path) -> None:
     stages["train"] = {"optimizer_steps": 98}
     write_json(tmp_path / "stages.json", {"stages": stages})
     assert result(tmp_path) == "trained in 98 steps"
-    stages["evaluate"] = {"auc": 0.8612, "overall_at_0.5": 0.7514}
+    stages["evaluate"] = {"auc": 0.8612, "f1": 0.7514}
     write_json(tmp_path / "stages.json", {"stages": stages})
-    assert result(tmp_path) == "AUC 0.861, macro-F1 at 0.5 75.1"
+    assert result(tmp_path) == "AUC 0.861, F1 75.1"
