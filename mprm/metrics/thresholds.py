@@ -14,8 +14,8 @@ from mprm.metrics.step_metrics import LabelledSteps, macro_f1, step_weighted_mac
 
 SMALLEST = 1e-9  # probabilities this close to 0 or 1 are taken for it: log odds stay within -/+ 20.7
 RIDGE = 1e-4  # on the fit to standardised log odds: felt only where a threshold tells all right and wrong steps apart
-NEWTON_STEPS = 30
-GROUPS = 256  # of each kind of steps, in the fits to resamples
+NEWTON_STEPS, CONVERGED = 30, 1e-8  # the latter in log odds
+GROUPS = 100  # of each kind of steps, in the fits to resamples
 
 
 def searched(steps: LabelledSteps) -> float:
@@ -89,6 +89,8 @@ def platt(log_odds_K: Floats, right_BK: Floats, wrong_BK: Floats) -> tuple[Float
         # The longest step that cannot overshoot: where log odds move by c, the curvature grows by e^c at most.
         c_B1 = np.abs(step_B2[:, :1] + step_B2[:, 1:] * x_BK).max(axis=1, keepdims=True) + 1e-12
         fit_B2 += np.log1p(c_B1) / c_B1 * step_B2
+        if c_B1.max() < CONVERGED:
+            break
     fit_B2 = np.where(fit_B2[:, 1:] > 0, fit_B2, 0.0)
     intercept_B1, slope_B1 = fit_B2[:, :1], fit_B2[:, 1:]
     with np.errstate(divide="ignore", invalid="ignore"):
