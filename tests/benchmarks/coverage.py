@@ -58,9 +58,7 @@ def predictions(rng: np.random.Generator, some: Items, training: Training) -> li
 def measures(
     rng: np.random.Generator, training: Training, benchmark: Items, held_out: Items, resamples: int
 ) -> dict[str, Resampled]:
-    return step_measures(
-        predictions(rng, benchmark, training), predictions(rng, held_out, training), None, resamples
-    )
+    return step_measures(predictions(rng, benchmark, training), predictions(rng, held_out, training), None, resamples)
 
 
 def truth(training: Training) -> dict[str, float]:

@@ -155,6 +155,8 @@ def test_folders_that_are_not_set_are_one_line() -> None:
         ChartWorldBenchmark().records()
     with pytest.raises(ValueError, match=r"^benchmark\.size=0 is not positive; try 1000$"):
         ChartWorldBenchmark(size=0)
+    with pytest.raises(ValueError, match=r"^benchmark\.error_rate=1\.5 is not between 0 and 1; give the share of"):
+        ChartWorldBenchmark(error_rate=1.5)
 
 
 def test_statistics_of_the_file_are_those_of_the_records(small: ChartWorld) -> None:

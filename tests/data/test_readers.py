@@ -242,3 +242,12 @@ def test_every_line_is_whole_or_a_counted_drop(group: str, content: list[Any]) -
             assert (one.answer_a, one.answer_b) == (str(record["answer_a"]), str(record["answer_b"]))
             assert one.label == record["label"].lower()
             assert one.answer_a != one.answer_b
+
+
+@pytest.mark.parametrize("error_rate", [0.0, 1.0, -0.1, 28.0])
+def test_a_share_of_wrong_steps_lies_between_none_and_all(error_rate: float) -> None:
+    assert VisualProcessBench(error_rate=0.28).error_rate == 0.28
+    with pytest.raises(
+        ValueError, match=rf"^benchmark\.error_rate={error_rate} is not between 0 and 1; give the share"
+    ):
+        VisualProcessBench(error_rate=error_rate)

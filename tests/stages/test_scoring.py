@@ -92,12 +92,12 @@ def test_a_run_is_evaluated_on_another_benchmark_without_training(
     assert sorted(trained.iterdir()) == before
     assert "Benchmark by source" in capsys.readouterr().out
     results = read_json(folder / "results.json")
-    assert (results["n_solutions"], list(results["thresholds"])) == (6, ["fixed", "oracle"])
+    assert (results["n_solutions"], list(results["thresholds"])) == (6, ["fixed", "optimistic"])
     predictions = lines(folder / "predictions.jsonl")
     step_scorer.evaluate(load(*given))
     assert "was written by this very command" in capsys.readouterr().out
     with pytest.raises(ValueError, match="overwrite=true"):
-        step_scorer.evaluate(load(*given, "seed=1"))
+        step_scorer.evaluate(load(*given, "benchmark.error_rate=0.3"))
 
     exported = tmp_path / "exported"
     standalone.export(load("task=export", f"run={trained}", f"output={exported}"))

@@ -66,9 +66,9 @@ def test_they_are_left_out_counted_listed_and_excluded(spoilt: Spoilt, capsys: p
     assert trained["rollouts"] == rest
     assert f"trainedon{rest}ofthe64rolloutskept" in said
     not_held_out = sum(trained["left_out"].values())
-    calibrated = len(lines(run / "validation_predictions.jsonl"))
+    scored = len(lines(run / "validation_predictions.jsonl"))
     skipped = read_json(run / "results.json")["skipped_held_out"]
-    assert calibrated + sum(skipped.values()) == trained["held_out_rollouts"]
+    assert scored + sum(skipped.values()) == trained["held_out_rollouts"]
     assert not_held_out + sum(skipped.values()) == 12
 
     without = spoilt(f"dataset.exclude={run / 'left_out.jsonl'}")
