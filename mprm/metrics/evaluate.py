@@ -211,15 +211,13 @@ def _baselines(
     else:
         at = _fitted(labelled_steps(position_only(held_out, prior)), error_rate, resamples)
     found = {
-        "majority": (majority(predictions), _always(FIXED_THRESHOLD, FIXED, resamples), "benchmark"),
-        "position_only": (by_position, at, "benchmark" if held_out is None else "held_out"),
+        "majority": (labelled_steps(majority(predictions)), _always(FIXED_THRESHOLD, FIXED, resamples)),
+        "position_only": (labelled_steps(by_position), at),
     }
-    results = {}
-    for name, (scored, at, fitted_on) in found.items():
-        steps = labelled_steps(scored)
-        auc = _defined(metrics.rankings(steps, weights_BS)[0])
-        results[name] = replace(_at_threshold(steps, at, auc, weights_BS), fitted_on=fitted_on)
-    return results
+    return {
+        name: _at_threshold(steps, at, _defined(metrics.rankings(steps, weights_BS)[0]), weights_BS)
+        for name, (steps, at) in found.items()
+    }
 
 
 def majority(predictions: Sequence[Prediction]) -> list[Prediction]:

@@ -43,7 +43,6 @@ class ThresholdResults:
     confusion: dict[str, int]  # tp: right steps accepted, fp: wrong ones accepted, fn: right ones rejected, tn
     total_steps: int
     per_source: dict[str, SourceResults]
-    fitted_on: str | None = None  # of a baseline: "benchmark" or "held_out"
 
     def auc_words(self) -> str:
         """The AUC with its interval, or '-' and why there is none: a ranking needs right and wrong steps."""
@@ -246,8 +245,7 @@ class BestOfNResults:
 
 
 Results = StepResults | JudgeResults | BestOfNResults
-Some = TypeVar("Some", bound=Results)
-Part = TypeVar("Part")
+Some = TypeVar("Some")
 KINDS: dict[str, type[Results]] = {kind.kind: kind for kind in (StepResults, JudgeResults, BestOfNResults)}
 AGAIN = "run the command that wrote it again, with overwrite=true"
 
@@ -269,10 +267,10 @@ def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
         return cast(Results, _checked(content, found))
 
 
-def read_part(path: str | Path, kind: type[Part]) -> Part:
+def read_part(path: str | Path, kind: type[Some]) -> Some:
     """A part of results that lies in a file of its own. Raises ValueError as read_results."""
     with reading(path, AGAIN):
-        return cast(Part, _checked(json.loads(Path(path).read_bytes()), kind))
+        return cast(Some, _checked(json.loads(Path(path).read_bytes()), kind))
 
 
 def _checked(content: Any, kind: Any) -> Any:
