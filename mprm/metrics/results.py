@@ -77,6 +77,11 @@ class StepResults:
     benchmark_hash: str | None = None  # of the solutions as they were read
 
     @property
+    def main(self) -> ThresholdResults:
+        """At the fitted threshold, without held-out solutions at the fixed one, or else at the only one."""
+        return next(self.thresholds[name] for name in ("fitted", "fixed", "optimistic") if name in self.thresholds)
+
+    @property
     def f1(self) -> Estimate | None:
         """The headline beside the AUC: overall macro-F1 at the fitted threshold."""
         return self.thresholds["fitted"].overall_step_weighted_macro_f1 if "fitted" in self.thresholds else None

@@ -22,6 +22,11 @@ def searched(steps: LabelledSteps) -> float:
     """The score with the largest step_weighted_macro_f1 as threshold, the smallest of equals; on the same steps that
     number is optimistic."""
     thresholds_C = np.unique(steps.scores_N)
+    return float(thresholds_C[np.argmax(f1_at(steps, thresholds_C))])
+
+
+def f1_at(steps: LabelledSteps, thresholds_C: Floats) -> Floats:
+    """step_weighted_macro_f1 at each of the thresholds, (C,)."""
     source_N = steps.source_S[steps.solution_N]
     counts = np.empty((len(thresholds_C), len(steps.sources), 4), dtype=np.int64)
     for source in range(len(steps.sources)):
@@ -29,7 +34,7 @@ def searched(steps: LabelledSteps) -> float:
             scores = np.sort(steps.scores_N[(source_N == source) & (steps.right_N == right)])
             counts[:, source, rejected] = np.searchsorted(scores, thresholds_C, side="left")
             counts[:, source, accepted] = len(scores) - counts[:, source, rejected]
-    return float(thresholds_C[np.argmax(step_weighted_macro_f1(counts))])
+    return step_weighted_macro_f1(counts)
 
 
 def fitted(held_out: LabelledSteps, weights_BS: Floats, error_rate: float | None) -> Floats:

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from mprm.metrics.estimate import Estimate
 from mprm.reporting import comparison_figures as figures
-from mprm.reporting.plots import Measure
 from mprm.reporting.report import (
     Figure,
     Heading,
@@ -31,14 +30,15 @@ from mprm.reporting.report import (
 )
 from mprm.reporting.run_record import read_json_object
 from mprm.reporting.selection import compared_subsets
-from mprm.reporting.settings import Comparison, Group, Setting
+from mprm.reporting.settings import SOURCE, Comparison, Group
+from mprm.reporting.thresholds import selectors_figure
 from mprm.reporting.verdicts import Verdict, published_f1, verdicts_of, verdicts_table
 from mprm.runs.artifacts import STAGES, atomic_file, atomic_folder, write_text
 
 FOLDER = "report"  # beside report.html: every figure and table as a file of its own, and all of it as Markdown
 PUBLISHED = (
     " Published: overall macro-F1 in arXiv 2602.04145, of one training, at the threshold searched on the benchmark "
-    "itself; compare it with our F1 oracle, which is found and flatters in the same way."
+    "itself; compare it with our optimistic F1, which is found and flatters in the same way."
 )
 
 
@@ -91,20 +91,17 @@ def lead(comparison: Comparison) -> str:
     """How many runs were compared and which setting has the highest mean; every group by itself."""
     said = []
     for group in comparison.groups:
-        reached = [
-            f"he highest {measure.name} is {measure.text(best.numbers[measure.key])}, by {best.label}"
-            for measure, best in _best(group)
-        ]
+        reached: dict[str, list[str]] = {}
+        for measure in group.measures[: group.kind.headlines]:
+            best = group.ranked(measure)[0]
+            number = measure.text(best.numbers[measure.key])
+            reached.setdefault(best.label, []).append(f"the highest {measure.name}, {number}")
         if reached:
-            said.append(f"{_counted(group)}. T{'; t'.join(reached)}.")
+            who = (f"{label} has {' and '.join(numbers)}" for label, numbers in reached.items())
+            said.append(f"Of {_counted(group)}, {', and '.join(who)}.")
     if len(said) > 1:
         said = ["Runs on other benchmarks or other annotations are compared apart.", *said]
     return " ".join(said) or "No run has results yet."
-
-
-def _best(group: Group) -> list[tuple[Measure, Setting]]:
-    """Of the measures that are spoken of first, the setting with the highest mean."""
-    return [(measure, group.ranked(measure)[0]) for measure in group.measures[: group.kind.headlines]]
 
 
 def _counted(group: Group) -> str:
@@ -118,6 +115,7 @@ def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix
         figures.settings_figure(group),
         settings,
         verdicts_table(verdicts, group),
+        selectors_figure(group),
         *figures.varied_figures(group),
         figures.learning_figure(group),
         figures.sources_figure(group),
@@ -141,20 +139,19 @@ def settings_table(group: Group) -> Table:
     for setting in group.settings:
         cells = [measure.text(setting.numbers.get(measure.key)) for measure in measures]
         if published:
-            oracle = setting.numbers.get("f1_oracle")
-            cells.append(oracle.points() if oracle else "-")
             cells.append(f"{100 * published[setting]:.2f}" if setting in published else "-")
         rows.append((setting.label, f"{setting.kept:,.0f}", str(len(setting.runs)), *cells))
     columns = ("setting", group.kind.kept, "seeds", *(measure.name for measure in measures))
-    columns += ("F1 oracle", "published F1") if published else ()
+    columns += ("published F1",) if published else ()
     for measure in measures:
         for reference, value in group.references(measure).items():
             cells = ["-"] * len(columns)
             cells[0], cells[columns.index(measure.name)] = reference, measure.text(value)
             rows.append(tuple(cells))
     note = (
-        f"{group.kind.note} Square brackets: 95 % t-interval over seeds; of one seed, 95 % bootstrap over the "
-        f"benchmark's {group.kind.items}, for this training only. Round ones: the values of two seeds."
+        f"{group.kind.note} Square brackets: 95 %, of three seeds or more for any training (Student's t over seeds and "
+        f"a bootstrap over the benchmark's {group.kind.items}, added in squares), of one seed for this training (the "
+        "bootstrap alone). Round ones: the values of two seeds."
     )
     best = group.ranked(group.measures[0])[0].label if group.measures else ""
     return Table("Settings", columns, tuple(rows), note + (PUBLISHED if published else ""), best, "settings")
@@ -178,7 +175,7 @@ def runs_table(group: Group) -> Table:
         rows.append(
             (
                 f"{label}, seed {run.seed}",
-                *(measure.text(run.measured.numbers.get(measure.key)) for measure in group.measures),
+                *(measure.text(run.numbers.get(measure.key)) for measure in group.measures),
                 f"{run.selection.kept:,}",
                 f"{sum(steps):,}" if steps else "-",
                 *("-" if part is None else f"{part:,.1f}" for part in seconds),
@@ -186,9 +183,9 @@ def runs_table(group: Group) -> Table:
             )
         )
     note = (
-        f"Brackets: 95 % bootstrap over the benchmark's {group.kind.items}. Wall-clock seconds of the machine that ran "
-        f"the stage, {total:,.0f} in all. A run whose subset and settings are the very same as another's takes over "
-        "its training: its own seconds are those of the copying."
+        f"Brackets: 95 % bootstrap over the benchmark's {group.kind.items}, for this training. Wall-clock seconds of "
+        f"the machine that ran the stage, {total:,.0f} in all. A run whose subset and settings are the very same as "
+        "another's takes over its training: its own seconds are those of the copying."
     )
     columns = ("run", *(measure.name for measure in group.measures), group.kind.kept, "optimizer steps")
     columns += (*(f"{stage} (s)" for stage in stages), "shared with")
@@ -209,13 +206,15 @@ def unrounded(comparison: Comparison) -> tuple[str, str]:
             settings.append(line | ({"published_f1": published} if published else {}))
             for run in one.runs:
                 line = {"run": run.name} | about | {"seed": run.seed, "kept": run.selection.kept}
-                runs.append(line | _unrounded(run.measured.numbers))
+                runs.append(line | _unrounded(run.numbers))
     return _csv(settings), _csv(runs)
 
 
 def _unrounded(numbers: Mapping[str, Estimate], ending: str = "") -> dict[str, float | None]:
     cells: dict[str, float | None] = {}
     for key, number in numbers.items():
+        if key.startswith(SOURCE):
+            continue
         cells |= {f"{key}{ending}": number.value, f"{key}_low": number.low, f"{key}_high": number.high}
     return cells
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from mprm.metrics.estimate import Estimate
+from mprm.metrics.estimate import OverSeeds
 from mprm.reporting.kinds import Curve
 from mprm.reporting.plots import ForestRow, Measure, forest, heatmap, series, smooth
 from mprm.reporting.report import Figure, Table
@@ -21,7 +21,7 @@ from mprm.reporting.style import DASHES, INK, legend_below, looks, name_axes, pa
 
 Lines = Mapping[str, list[tuple[float, Setting]]]  # name -> (place on the axis, setting)
 
-MEANS = "Mean over seeds; bars: 95 % t-interval over seeds, of two seeds dots for both"
+MEANS = "Mean over seeds, which are dots where there are several; bars: 95 % interval for other seeds and solutions"
 MOST_CURVES = 8  # that can still be told apart
 AXES = ("step", "rollouts", "seconds")  # of a line of metrics.jsonl
 VALUE = "mean"
@@ -43,14 +43,13 @@ def _panels(group: Group) -> list[Measure]:
 
 
 def _forest_rows(
-    group: Group, numbers: Mapping[Setting, Sequence[Estimate | None]], main: Setting | None = None
+    group: Group, numbers: Mapping[Setting, Sequence[OverSeeds | None]], main: Setting | None = None
 ) -> list[ForestRow]:
     drawn = looks_of(group, {one.line: one for one in group.settings})
     rows = []
     for one in group.settings:
         look = {key: drawn[one.line][key] for key in ("color", "marker")}
-        single = len(one.runs) == 1
-        rows.append(ForestRow(label=one.label, numbers=numbers[one], look=look, main=one is main, one_training=single))
+        rows.append(ForestRow(label=one.label, numbers=numbers[one], look=look, main=one is main))
     return rows
 
 
@@ -67,9 +66,9 @@ def settings_figure(group: Group) -> Figure | None:
     return Figure(
         name="comparison",
         title="All settings",
-        drawing=forest(_panels(group), _forest_rows(group, numbers, leader)),
-        caption=f"{MEANS}. Dotted bars: of one seed, 95 % bootstrap over the benchmark's {group.kind.items}, which "
-        f"says nothing of another training. Shaded: the highest {group.measures[0].name}.",
+        drawing=forest(_panels(group), _forest_rows(group, numbers, leader), across=2),
+        caption=f"{MEANS}. Dotted bars: of one seed, over the benchmark's {group.kind.items} alone, for this training. "
+        f"Shaded: the highest {group.measures[0].name}.",
         alt=f"Every setting with its numbers. {'; '.join(says)}.",
     )
 
@@ -142,7 +141,7 @@ def _grid_figure(group: Group, family: Family, beside: Sequence[Setting], x_labe
         name="heatmap",
         title=f"{family.name}: {family.field} and share kept",
         drawing=heatmap(panels, rows, list(dict.fromkeys(columns)), cells, x_label=x_label, y_label="setting"),
-        caption="Mean over seeds; below it the half width of its 95 % interval, of two seeds both values. A stronger "
+        caption="Mean over seeds; below it half the width of its 95 % interval, of two seeds both values. A stronger "
         "colour is higher. Below the grid: other selectors at the same shares, and what keeps everything.",
         alt=f"{' and '.join(measure.name for measure in measures)}. {'; '.join(says)}.",
     )
@@ -156,8 +155,12 @@ def _line_figure(group: Group, name: str, x_label: str, lines: Lines, levels: Se
     """levels: settings without a place on the axis."""
     drawn = looks_of(group, {line: points[0][1] for line, points in lines.items()})
     lines = {line: sorted(points, key=lambda point: point[0]) for line, points in lines.items()}
-    with panels(max(8.4, 1.8 + 3.9 * len(group.measures)), 4.7, len(group.measures)) as (drawing, grid):
-        for axes, measure in zip(grid, _panels(group), strict=True):
+    across = min(len(group.measures), 2)
+    down = -(-len(group.measures) // across)
+    with panels(max(8.4, 1.8 + 3.9 * across), 0.8 + 3.9 * down, across, down) as (drawing, grid):
+        for axes in grid[len(group.measures) :]:
+            axes.remove()
+        for axes, measure in zip(grid, _panels(group), strict=False):
             name_axes(axes, measure.title, x_label, measure.axis)
             _draw_lines(axes, measure, lines, [one for one in levels if measure.key in one.numbers], drawn)
         legend_below(drawing)
@@ -194,9 +197,11 @@ def _draw_lines(
         axes.plot(shifted, [scale * mean.value for _, mean in of_line], ms=7, lw=1.7, label=line, **drawn[line])
         colour = drawn[line]["color"]
         for x, (_, mean) in zip(shifted, of_line, strict=True):
-            if mean.low is not None and mean.high is not None:
+            if mean.low is not None and mean.high is not None and len(mean.by_seed) != 2:
                 axes.vlines(x, scale * mean.low, scale * mean.high, color=colour, lw=1, alpha=0.5)
-            axes.plot([x] * len(mean.each), [scale * one for one in mean.each], ls="", marker=".", ms=5, color=colour)
+            if len(mean.by_seed) > 1:
+                seeds = [scale * one for one in mean.by_seed.values()]
+                axes.plot([x] * len(seeds), seeds, ls="", marker=".", ms=5, color=colour)
     distance = math.log if log else float
     room, ticks = 0.07 * (distance(places[-1]) - distance(places[0])), places[:1]
     for x in places[1:]:  # a tick only where its label has room
@@ -273,7 +278,7 @@ def learning_figure(group: Group) -> Figure | None:
 
 def sources_figure(group: Group) -> Figure | None:
     """One panel per source of the benchmark; None where there are not two."""
-    by_setting = {one: one.mean(lambda run: run.measured.sources) for one in group.settings}
+    by_setting = {one: one.sources for one in group.settings}
     names = list(dict.fromkeys(name for found in by_setting.values() for name in found))
     if len(names) < 2:
         return None
@@ -287,7 +292,7 @@ def sources_figure(group: Group) -> Figure | None:
         name="sources",
         title="Sources of the benchmark",
         drawing=forest([Measure(title=name, axis=group.kind.sources) for name in names], rows, across=4),
-        caption=f"{MEANS}; dotted: of one seed. The highest of every source is marked.",
+        caption=f"{MEANS}; dotted: for this training alone. The highest of every source is marked.",
         alt=f"The best setting of every source. {'; '.join(winners)}.",
         data=Table("Sources", ("setting", *names), tuple(table)),
     )

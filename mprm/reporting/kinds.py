@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mprm.metrics.estimate import Estimate, Resampled, resampled_mean
-from mprm.metrics.evaluate import FIXED_THRESHOLD, resampled_auc, resampled_f1
+from mprm.metrics.evaluate import step_measures
 from mprm.metrics.predictions import read_predictions
 from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults
 from mprm.reporting.plots import Measure
@@ -58,7 +58,7 @@ def _shares(axis: str, **names: str) -> tuple[Measure, ...]:
 
 
 AUC_AXIS = "area under the ROC curve\nchance: 0.5"
-F1 = "macro-F1 (points)"
+F1 = "overall macro-F1 (points)"
 STEP_CURVES = (
     Curve("metrics.jsonl", "val/auc", "Validation AUC", "AUC of held-out steps"),
     Curve("metrics.jsonl", "val/loss", "Validation loss", "loss per step (nats)"),
@@ -70,16 +70,24 @@ KINDS = {
         kept="rollouts",
         measures=(
             Measure(key="auc", name="AUC", title="AUC", axis=AUC_AXIS, scale=1, form=".3f"),
-            Measure(key="f1_fixed", name="F1 at 0.5", title="Overall macro-F1 at 0.5", axis=F1),
-            Measure(key="f1_calibrated", name="F1 calibrated", title="Macro-F1, calibrated", axis=F1),
+            Measure(key="f1", name="F1", title="F1 at the fitted threshold", axis=F1),
+            Measure(key="f1_optimistic", name="optimistic F1", title="F1 at the best threshold (optimistic)", axis=F1),
+            Measure(key="f1_fixed", name="F1 at 0.5", title="F1 at 0.5", axis=F1),
         ),
-        shown=3,
+        shown=4,
         headlines=2,
-        sources="macro-F1 at 0.5 (points)",
+        extra=(
+            Measure(key="average_precision", name="AP of wrong steps", title="", axis="", scale=1, form=".3f"),
+            Measure(key="first_error_accuracy", name="first errors found (%)", title="", axis=""),
+            Measure(key="ece", name="ECE", title="", axis="", scale=1, form=".3f"),
+        ),
+        sources=f"{F1}, fitted threshold",
         curves=STEP_CURVES,
         curves_from="Measured on held-out rollouts with Monte-Carlo labels.",
-        note="F1: mean of the sources' macro-F1, weighted by labelled steps, in points; calibrated: at the threshold "
-        "chosen on held-out training questions.",
+        note="F1: mean of the sources' macro-F1, weighted by labelled steps, in points, at the threshold that is "
+        "fitted to held-out rollouts with right and wrong steps weighted equally, so that it does not matter how many "
+        "of them are wrong. Optimistic: at the best threshold on the benchmark itself, as published. AP: average "
+        "precision. First errors at the fitted threshold.",
     ),
     "judge": Kind(
         title="Judges",
@@ -125,77 +133,68 @@ class Measured:
     """What a run, or a model of a best-of-N result, has reached on a benchmark."""
 
     content: dict[str, str]  # of what it was measured on: its name -> its hash; only the same is compared
-    numbers: dict[str, Estimate]  # by the key of the measure; intervals are over the benchmark
-    sources: dict[str, Estimate]  # F1 at 0.5, or the accuracy, on every source of the benchmark
+    # by the key of the measure, and by "source/NAME": what is known of every item of the benchmark is resampled
+    numbers: dict[str, Resampled | Estimate]
     references: dict[str, dict[str, float]] = field(default_factory=dict)  # by measure: what to compare with
 
 
-def measured(results: Results, model: str) -> Measured:
-    """Of best-of-N results those of one model."""
+def measured(folder: Path, results: Results, model: str) -> Measured:
+    """What lies in the folder; of best-of-N results that of one model.
+
+    Raises ValueError when the file of the single items is not there or damaged.
+    """
     match results:
         case StepResults():
-            at = results.thresholds
-            f1 = {f"f1_{name}": part.overall_step_weighted_macro_f1 for name, part in at.items()}
-            baselines = {name: part.overall_step_weighted_macro_f1.value for name, part in results.baselines.items()}
+            held_out = folder / "validation_predictions.jsonl"
+            of_steps = step_measures(
+                read_predictions(folder / "predictions.jsonl"),
+                read_predictions(held_out) if held_out.exists() else None,
+                results.error_rate,
+            )
+            found: dict[str, Resampled | Estimate] = dict(of_steps)
+            majority, by_position = (results.baselines[name] for name in ("majority", "position_only"))
+            f1 = {
+                "majority class": majority.overall_step_weighted_macro_f1.value,
+                "position only": by_position.overall_step_weighted_macro_f1.value,
+            }
             return Measured(
                 content={"benchmark": results.benchmark_hash or "unknown"},
-                numbers=({"auc": results.auc} if results.auc else {}) | f1,
-                sources={name: part.macro_f1 for name, part in at["fixed"].per_source.items()},
-                references={
-                    "f1_fixed": {"majority class": baselines["majority"]},
-                    "f1_calibrated": {"position only": baselines["position_only"]},
-                },
+                numbers=found | ({} if results.ece is None else {"ece": Estimate(results.ece)}),
+                references={"f1": f1} | ({"auc": {"position only": by_position.auc.value}} if by_position.auc else {}),
             )
         case JudgeResults():
-            last = [*results.judges.values()][-1:]
-            numbers = {stage: judge.accuracy for stage, judge in results.judges.items()}
-            if gain := results.differences.get("rl - sft"):
-                numbers["rl_minus_sft"] = gain
+            by_stage = {stage: _verdicts(folder / f"judged_{stage}.jsonl") for stage in results.judges}
+            found = dict(by_stage)
+            if {"sft", "rl"} <= by_stage.keys():
+                rl, sft = by_stage["rl"], by_stage["sft"]
+                found["rl_minus_sft"] = Resampled(rl.items, rl.values_B - sft.values_B)
             if wrong := results.curation and results.curation.flipped:
-                numbers |= {"wrong_kept": Estimate(wrong.kept), "wrong_random": Estimate(wrong.random)}
-            return Measured(
-                content={"benchmark": results.reward_benchmark_hash},
-                numbers=numbers,
-                sources={name: part.accuracy for judge in last for name, part in judge.sources.items()},
-            )
+                found |= {"wrong_kept": Estimate(wrong.kept), "wrong_random": Estimate(wrong.random)}
+            for judge in [*results.judges.values()][-1:]:
+                found |= {f"source/{name}": part.accuracy for name, part in judge.sources.items()}
+            return Measured(content={"benchmark": results.reward_benchmark_hash}, numbers=found)
         case BestOfNResults():
-            reached = {  # with all candidates: by source and rule
-                name: {rule: way.accuracy[-1] for rule, way in part.models[model].items()}
-                for name, part in results.benchmarks.items()
-            }
-            of_all, policy = reached.pop("all"), results.benchmarks["all"].policy
+            of_all, policy = results.benchmarks["all"].models[model], results.benchmarks["all"].policy
+            choices = [one for one in _lines(folder / "choices.jsonl") if one["model"] == model]
+            accuracies = {f"{place} {one['id']}": one["accuracy"] for place, one in enumerate(choices)}
+            found = {"best_of_n": resampled_mean(accuracies)}
+            found["weighted_majority"] = of_all["weighted_majority"].accuracy[-1]
+            for name, part in results.benchmarks.items():
+                if name != "all":
+                    found[f"source/{name}"] = part.models[model][results.aggregate].accuracy[-1]
             return Measured(
                 content={"candidates": results.candidates_hash, "aggregate": results.aggregate},
-                numbers={"best_of_n": of_all[results.aggregate], "weighted_majority": of_all["weighted_majority"]},
-                sources={name: rules[results.aggregate] for name, rules in reached.items()},
+                numbers=found,
                 references={"best_of_n": {POLICY[name]: way.accuracy[-1].value for name, way in policy.items()}},
             )
 
 
-def resampled(folder: Path, results: Results, model: str) -> dict[str, Resampled]:
-    """The measures of one run with their resamples, from what it left of every item of the benchmark.
-
-    Raises ValueError when the file of these is not there or damaged.
-    """
-    match results:
-        case StepResults():
-            predictions = read_predictions(folder / "predictions.jsonl")
-            found = {"auc": resampled_auc(predictions), "f1_fixed": resampled_f1(predictions, FIXED_THRESHOLD)}
-            if calibrated := results.thresholds.get("calibrated"):
-                found["f1_calibrated"] = resampled_f1(predictions, calibrated.threshold)
-            return found
-        case JudgeResults():
-            found = {}
-            for stage in results.judges:
-                right: dict[str, list[bool]] = {}  # of both orders, by pair
-                for one in _lines(folder / f"judged_{stage}.jsonl"):
-                    right.setdefault(one["id"], []).append(one["responses"][0]["verdict"] == one["better"])
-                found[stage] = resampled_mean({name: float(np.mean(verdicts)) for name, verdicts in right.items()})
-            return found
-        case BestOfNResults():
-            choices = [one for one in _lines(folder / "choices.jsonl") if one["model"] == model]
-            accuracies = {f"{place} {one['id']}": one["accuracy"] for place, one in enumerate(choices)}
-            return {"best_of_n": resampled_mean(accuracies)}
+def _verdicts(path: Path) -> Resampled:
+    """Is the judge right? By pair, the mean of both orders."""
+    right: dict[str, list[bool]] = {}
+    for one in _lines(path):
+        right.setdefault(one["id"], []).append(one["responses"][0]["verdict"] == one["better"])
+    return resampled_mean({name: float(np.mean(verdicts)) for name, verdicts in right.items()})
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mprm.metrics.results import Estimate
+from mprm.metrics.estimate import FEWEST, Estimate, OverSeeds
 from mprm.reporting import report, style
 from mprm.reporting.style import BLUE, CARD, GREEN, GREY, INK, ORANGE, legend_below, name_axes
 
@@ -36,7 +36,7 @@ class Measure:
             return "-"
         return (number if isinstance(number, Estimate) else Estimate(number)).text(self.scale, self.form)
 
-    def best(self, numbers: Sequence[Estimate | None]) -> float | None:
+    def best(self, numbers: Sequence[OverSeeds | None]) -> float | None:
         """The highest value of several; None of fewer than two."""
         values = [number.value for number in numbers if number]
         return max(values) if len(values) > 1 else None
@@ -47,14 +47,15 @@ class ForestRow:
     """One row of a forest plot."""
 
     label: str
-    numbers: Sequence[Estimate | None]  # one per panel
+    numbers: Sequence[OverSeeds | None]  # one per panel
     look: Mapping[str, Any]  # colour and marker (style.looks)
     main: bool = False  # is the row stressed?
-    one_training: bool = False  # is the interval over the benchmark only, and not over trainings? Then it is dotted
 
 
 def forest(panels: Sequence[Measure], rows: Sequence[ForestRow], *, across: int = 3) -> Figure:
-    """Every row as a dot with its interval in every panel, the first row on top; the value stands at the right edge.
+    """Every row as a mark with its interval in every panel, the first row on top; the value stands at the right edge.
+
+    Dots are the seeds. An interval for any training is a line, that of a single one dotted; two have dots alone.
 
     across: panels side by side.
     """
@@ -81,16 +82,17 @@ def forest(panels: Sequence[Measure], rows: Sequence[ForestRow], *, across: int 
     return figure
 
 
-def _dot(axes: Axes, y: int, row: ForestRow, number: Estimate | None, panel: Measure, best: float | None) -> None:
-    """One row in one panel; the values of two seeds are dots."""
+def _dot(axes: Axes, y: int, row: ForestRow, number: OverSeeds | None, panel: Measure, best: float | None) -> None:
+    """One row in one panel."""
     if row.main:
         axes.axhspan(y - 0.5, y + 0.5, color=BLUE, alpha=0.1, lw=0)
     if number is None:
         return
-    colour = row.look["color"]
-    axes.plot([panel.scale * value for value in number.each], [y] * len(number.each), ls="", marker=".", color=colour)
-    if number.low is not None and number.high is not None:
-        dash = (0, (1, 1)) if row.one_training else "-"
+    colour, seeds = row.look["color"], [panel.scale * value for value in number.by_seed.values()]
+    if len(seeds) > 1:
+        axes.plot(seeds, [y] * len(seeds), ls="", marker=".", color=colour)
+    if number.low is not None and number.high is not None and len(seeds) != 2:
+        dash = "-" if len(seeds) >= FEWEST else (0, (1, 1))
         axes.hlines(y, panel.scale * number.low, panel.scale * number.high, color=colour, lw=2, ls=dash)
     axes.plot(panel.scale * number.value, y, **{**row.look, "ls": "", "ms": 8, "mec": CARD})
     mark, weight = (" best", "bold") if number.value == best else ("", "normal")
@@ -102,7 +104,7 @@ def heatmap(
     panels: Sequence[Measure],
     rows: Sequence[str],
     columns: Sequence[str],
-    cells: Mapping[tuple[str, str], Sequence[Estimate | None]],
+    cells: Mapping[tuple[str, str], Sequence[OverSeeds | None]],
     *,
     x_label: str,
     y_label: str,
@@ -135,11 +137,11 @@ def heatmap(
     return figure
 
 
-def _cell_text(number: Estimate, panel: Measure) -> str:
+def _cell_text(number: OverSeeds, panel: Measure) -> str:
     """The value, and below it half the width of its interval or the values of two seeds."""
     text = panel.text(number.value)
-    if number.each:
-        return f"{text}\n({', '.join(map(panel.text, number.each))})"
+    if len(number.by_seed) == 2:
+        return f"{text}\n({', '.join(map(panel.text, number.by_seed.values()))})"
     if number.low is None or number.high is None:
         return text
     return f"{text}\n± {panel.text((number.high - number.low) / 2)}"

@@ -63,7 +63,35 @@ class Figure:
     data: Table | None = None  # the numbers behind it, where no other table has them: written as a CSV file only
 
 
-Section = Heading | Text | Table | Figure
+@dataclass(frozen=True)
+class Marked:
+    """A step of a solution."""
+
+    text: str
+    below: str  # in small letters
+    hue: int  # percent, from orange to blue
+    differs: bool  # is it framed?
+
+
+@dataclass(frozen=True)
+class Card:
+    title: str
+    pictures: Sequence[str]  # data URLs
+    text: str
+    steps: Sequence[Marked]
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Solutions side by side, or one below the other where the page is narrow."""
+
+    title: str
+    note: str
+    cards: Sequence[Card]
+    name: str  # of its place on the page
+
+
+Section = Heading | Text | Table | Figure | Cards
 
 
 @dataclass(frozen=True)
@@ -85,13 +113,13 @@ class Report:
         return [section for section in self.shown if isinstance(section, Figure)]
 
     @property
-    def named(self) -> list[Table | Figure]:
-        return [one for one in self.shown if isinstance(one, Table | Figure) and one.name]
+    def named(self) -> list[Table | Figure | Cards]:
+        return [one for one in self.shown if isinstance(one, Table | Figure | Cards) and one.name]
 
 
 def _is_empty(section: Section) -> bool:
     match section:
-        case Text(lines=content) | Table(rows=content):
+        case Text(lines=content) | Table(rows=content) | Cards(cards=content):
             return not content
     return False
 
@@ -144,7 +172,7 @@ def _words_columns(table: Table) -> list[bool]:
 
 
 def markdown(report: Report) -> str:
-    """The report as Markdown; its figures are the .svg files beside it (write_figures)."""
+    """The report as Markdown; its figures are the .svg files beside it."""
     texts = [f"# {report.title}", report.lead]
     for section in report.shown:
         match section:
@@ -154,6 +182,11 @@ def markdown(report: Report) -> str:
                 texts += [f"## {title}", "\n".join(["```", *lines, "```"])]
             case Text(title, lines, form):
                 texts += [f"## {title}", *(f"- {line}" if form == "list" else line for line in lines)]
+            case Cards(title, note, cards):
+                texts += [f"## {title}", note]
+                for card in cards:
+                    steps = [f"{number}. {one.text} ({one.below})" for number, one in enumerate(card.steps, start=1)]
+                    texts += [f"### {card.title}", card.text, "\n".join(steps)]
             case Table():
                 texts += [f"## {section.title}", table_markdown(section).strip()]
             case Figure():
@@ -167,13 +200,6 @@ def table_markdown(table: Table) -> str:
     lines = [f"| {' | '.join(table.columns)} |", f"|{' --- |' + ' ---: |' * (len(table.columns) - 1)}"]
     lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in table.rows]
     return "\n".join([*lines, "", table.note, ""])
-
-
-def table_csv(table: Table) -> str:
-    """Columns and rows of a table."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([table.columns, *table.rows])
-    return buffer.getvalue()
 
 
 def write_page(report: Report, path: Path) -> Path:
@@ -191,8 +217,10 @@ def write_figures(report: Report, folder: Path) -> None:
 def write_tables(report: Report, folder: Path) -> None:
     """Write every named table of the report, and the numbers behind its figures, into the folder as .csv."""
     for section in report.named:
-        if table := section if isinstance(section, Table) else section.data:
-            write_text(folder / f"{section.name}.csv", table_csv(table))
+        if table := section.data if isinstance(section, Figure) else section if isinstance(section, Table) else None:
+            buffer = io.StringIO()
+            csv.writer(buffer, lineterminator="\n").writerows([table.columns, *table.rows])
+            write_text(folder / f"{section.name}.csv", buffer.getvalue())
 
 
 # ---- the terminal

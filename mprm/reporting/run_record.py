@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
+from mprm.metrics.predictions import Prediction, read_predictions
 from mprm.metrics.results import StepResults, read_results
+from mprm.reporting.examples import Example, read_examples
 from mprm.runs import manifest as manifests
 from mprm.runs.artifacts import STAGES, reading, redo_remedy
 from mprm.runs.manifest import Manifest
@@ -34,7 +35,8 @@ class RunRecord:
     signals: pa.Table | None  # the rollouts that a selector could choose from
     metrics: list[dict[str, Any]] | None
     results: StepResults | None
-    scored: tuple[np.ndarray, np.ndarray] | None  # of benchmark steps with a label: is it correct, and its score
+    predictions: list[Prediction] | None  # of the benchmark
+    examples: list[Example]
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -55,25 +57,22 @@ def read_run(folder: Path) -> RunRecord:
         signals=_signals(manifest),
         metrics=read_json_lines(folder / "metrics.jsonl"),
         results=read_results(results, StepResults) if results.exists() else None,
-        scored=_scored_steps(folder / "predictions.jsonl"),
+        predictions=_predictions(folder / "predictions.jsonl"),
+        examples=read_examples(folder / "examples.json"),
     )
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with the files of a run that reports read, in one line; None when all that are there are whole."""
-    try:
-        if (folder / STAGES).exists():
-            read_record(folder)
-        read_config(folder), read_manifest(folder)
-        if (folder / "results.json").exists():
-            read_results(folder / "results.json")
-        read_parquet(folder / "subset" / "kept.parquet")
-        _scored_steps(folder / "predictions.jsonl")
-        for stage in (".", "sft", "rl"):
-            read_json_lines(folder / stage / "metrics.jsonl")
-    except ValueError as error:
-        return str(error)
-    return None
+def check_whole(folder: Path) -> None:
+    """Raise ValueError for the first file of a run that comparisons read and that is damaged."""
+    if (folder / STAGES).exists():
+        read_record(folder)
+    read_config(folder), read_manifest(folder)
+    if (folder / "results.json").exists():
+        read_results(folder / "results.json")
+    read_parquet(folder / "subset" / "kept.parquet")
+    _predictions(folder / "predictions.jsonl")
+    for stage in (".", "sft", "rl"):
+        read_json_lines(folder / stage / "metrics.jsonl")
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -131,11 +130,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
     return rows
 
 
-def _scored_steps(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    solutions = read_json_lines(path)
-    if solutions is None:
+def _predictions(path: Path) -> list[Prediction] | None:
+    if not path.exists():
         return None
     with reading(path, redo_remedy("evaluate")):
-        labels = np.array([label for solution in solutions for label in solution["labels"]], dtype=np.int64)
-        scores = np.array([score for solution in solutions for score in solution["scores"]], dtype=np.float64)
-    return labels[labels != 0] == 1, scores[labels != 0]
+        return read_predictions(path)

@@ -6,7 +6,7 @@ Settings that were measured on the same content make a group: they are compared 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from mprm.metrics.estimate import Estimate, mean_over_seeds
+from mprm.metrics.estimate import Estimate, OverSeeds, Resampled, over_seeds, percentile
 from mprm.metrics.results import BestOfNResults, Curation, JudgeResults, Results, StepResults, read_results
 from mprm.reporting.kinds import KINDS, Kind, Measured, measured, others, setting_of
 from mprm.reporting.plots import Measure
-from mprm.reporting.run_record import damage, read_config, read_manifest
+from mprm.reporting.run_record import check_whole, read_config, read_manifest
 from mprm.runs.journal import SweepJob
 from mprm.runs.manifest import Chosen
+
+SOURCE = "source/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,17 @@ class Run:
     def setting(self) -> dict[str, Any]:
         """Leaves of the config that make the run what it is, without its seed."""
         return setting_of(self.config) or {"model": self.name}
+
+    @cached_property
+    def numbers(self) -> dict[str, Estimate]:
+        """With intervals for this training, by the key of the measure."""
+        found = self.measured.numbers
+        return {key: percentile(one.values_B) if isinstance(one, Resampled) else one for key, one in found.items()}
+
+    @property
+    def items(self) -> list[tuple[tuple[str, object], ...]]:
+        """What every number was measured on."""
+        return [one.items for one in self.measured.numbers.values() if isinstance(one, Resampled)]
 
     @property
     def ratio(self) -> float | None:
@@ -100,16 +113,24 @@ class Setting:
         return float(np.mean([run.selection.kept for run in self.runs]))
 
     @cached_property
-    def numbers(self) -> dict[str, Estimate]:  # by the key of the measure
-        return self.mean(lambda run: run.measured.numbers)
+    def numbers(self) -> dict[str, OverSeeds]:
+        """The numbers that all runs have, averaged; a mean of what is not known of single items has no interval."""
+        found = {}
+        for key in self.runs[0].numbers:
+            of_seeds = {run.seed: run.numbers[key] for run in self.runs if key in run.numbers}
+            measured = ((run.seed, run.measured.numbers.get(key)) for run in self.runs)
+            resampled = {seed: one for seed, one in measured if isinstance(one, Resampled)}
+            if len(resampled) == len(self.runs):
+                found[key] = over_seeds(resampled)
+            elif len(of_seeds) == len(self.runs):
+                values, one = {seed: one.value for seed, one in of_seeds.items()}, self.runs[0].numbers[key]
+                ends = (one.low, one.high) if len(values) == 1 else (None, None)
+                found[key] = OverSeeds(float(np.mean([*values.values()])), *ends, by_seed=values)
+        return found
 
-    def mean(self, of: Callable[[Run], Mapping[str, Estimate]]) -> dict[str, Estimate]:
-        """The numbers that all runs have, averaged; of one run its own, whose intervals are over the benchmark."""
-        every = [of(run) for run in self.runs]
-        if len(every) == 1:
-            return dict(every[0])
-        common = [key for key in every[0] if all(key in one for one in every)]
-        return {key: mean_over_seeds([one[key].value for one in every]) for key in common}
+    @property
+    def sources(self) -> dict[str, OverSeeds]:  # of the benchmark
+        return {key.removeprefix(SOURCE): one for key, one in self.numbers.items() if key.startswith(SOURCE)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,7 +163,7 @@ class Group:
         """What to compare the numbers with, by name: the mean of the runs."""
         runs = [run for setting in self.settings for run in setting.runs]
         found = [run.measured.references.get(measure.key, {}) for run in runs]
-        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+        return {name: float(np.mean([one[name] for one in found if name in one])) for one in found for name in one}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +206,13 @@ def compare(folders: Sequence[Path], jobs: tuple[SweepJob, ...] = ()) -> Compari
         for run in runs:
             group = json.dumps([run.results.kind, run.measured.content, run.selection.data_hash])
             seeds = groups.setdefault(group, {}).setdefault(json.dumps(run.setting, sort_keys=True), {})
+            name = folder.name if run.name == folder.name else f"{folder.name}/{run.name}"
             if run.seed in seeds:
-                name = folder.name if run.name == folder.name else f"{folder.name}/{run.name}"
                 left_out[name] = f"same setting and seed as {seeds[run.seed].name}"
+            elif seeds and (other := next(iter(seeds.values()))).items != run.items:
+                left_out[name] = (
+                    f"what it was measured on, or its labels, differ from {other.name}'s, of the same setting"
+                )
             else:
                 seeds[run.seed] = run
     found = [_group([tuple(seeds[seed] for seed in sorted(seeds)) for seeds in of.values()]) for of in groups.values()]
@@ -214,8 +239,7 @@ def read_runs(folder: Path) -> list[Run]:
 
     Raises ValueError when a file that reports read is damaged or of an earlier version.
     """
-    if (fault := damage(folder)) is not None:
-        raise ValueError(fault)
+    check_whole(folder)
     if not (folder / "results.json").exists():
         return []
     results = read_results(folder / "results.json")
@@ -232,7 +256,7 @@ def read_runs(folder: Path) -> list[Run]:
                 trained=made_by,
                 config=read_config(made_by) or {},
                 results=results,
-                measured=measured(results, name),
+                measured=measured(folder, results, name),
                 selection=_selection(name, made_by, results),
             )
         )

@@ -9,16 +9,22 @@ import numpy as np
 from rich.console import Console
 
 from mprm.metrics.results import StepResults
+from mprm.metrics.step_metrics import labelled_steps
+from mprm.reporting import examples
 from mprm.reporting.plots import training_curves
 from mprm.reporting.report import Figure, Report, Section, Table, code, counts_table, print_report, write_page
 from mprm.reporting.run_record import RunRecord, read_run
 from mprm.reporting.selection import composition_table, selection_sections
 from mprm.reporting.style import BLUE, CARD, MUTED, name_axes, panels
+from mprm.reporting.thresholds import Scored, threshold_figure
 
-MAIN = "fixed"  # the threshold that the headline and the table by source speak of: it needs no data of ours
-AT = "threshold 0.5"
-THRESHOLDS = {"fixed": "fixed", "calibrated": "calibrated on held-out questions", "oracle": "oracle (optimistic)"}
 BASELINES = {"majority": "majority class", "position_only": "position only"}
+F1 = {"fitted": "F1 at the fitted threshold", "fixed": "F1 at 0.5", "optimistic": "optimistic F1"}
+WHERE = {
+    "fitted": "at the threshold fitted to held-out rollouts",
+    "fixed": "at the threshold 0.5, for want of held-out rollouts",
+    "optimistic": "at the threshold searched on the benchmark itself",
+}
 CURVES = {
     ("Loss", "loss per step (nats)"): {"train/loss": "train loss", "val/loss": "validation loss"},
     ("Step accuracy and AUC", "share (0 to 1)"): {
@@ -41,7 +47,7 @@ def print_run(record: RunRecord, console: Console | None = None) -> None:
     """Print the run's subset, result and baselines, in the console's width; plain where colour is unwanted."""
     tables = [composition_table(record.manifest)] if record.manifest else []
     if results := record.results:
-        tables += [quality_table(results), thresholds_table(results), sources_table(results)]
+        tables += [benchmark_table(results), sources_table(results)]
     short = [replace(table, note="") for table in tables]
     print_report(Report(record.folder.name, headline(record), short), console)
 
@@ -50,10 +56,15 @@ def step_report(record: RunRecord) -> Report:
     """The page of one run."""
     sections: list[Section | None] = []
     if results := record.results:
-        sections += [thresholds_table(results), sources_table(results), quality_table(results)]
+        sections += [benchmark_table(results), sources_table(results)]
+        if record.predictions and results.ece is not None:
+            steps = labelled_steps(record.predictions)
+            of_run = {"this training": [Scored(steps, results.thresholds)]}
+            looks = {"this training": {"color": BLUE, "marker": "o"}}
+            sections.append(threshold_figure(of_run, looks, _baselines(results)))
+            sections.append(examples.section(record.examples, results.main.threshold))
+            sections.append(_calibration(steps.right_N, steps.scores_N, results.ece_bins))
         sections.append(counts_table("Not scored", {"benchmark records": results.skipped}))
-        if record.scored and results.ece is not None:
-            sections.append(_calibration(*record.scored, results.ece_bins))
     sections += [
         training_curves("learning", "Learning curve", CURVES, record.metrics),
         *selection_sections(record),
@@ -72,78 +83,72 @@ def repeat_command(folder: Path) -> str:
 
 
 def headline(record: RunRecord) -> str:
-    """The run in two sentences."""
-    text, results = "No subset has been selected yet.", record.results
+    """The run in a sentence, which speaks of this training."""
+    text, results = "No subset has been selected yet", record.results
     if record.manifest:
         totals, who = record.manifest.totals, record.manifest.selector.label
         kept, eligible = totals.kept.rollouts, totals.eligible.rollouts
-        text = f"{who} kept {kept:,} of {eligible:,} rollouts ({100 * kept / max(eligible, 1):.1f} %)."
+        text = f"{kept:,} of {eligible:,} rollouts ({100 * kept / max(eligible, 1):.1f} %)"
+        text = f"On the {text} that {who} kept, " if results else f"{who} kept {text}"
     if results is None:
-        return f"{text} There are no results yet: task=evaluate writes them."
-    reached = f"an overall macro-F1 of {results.thresholds[MAIN].overall_step_weighted_macro_f1.points()} at the {AT}"
-    if results.auc:
-        reached += f" and an AUC of {results.auc.fraction()}"
+        return f"{text}. There are no results yet: task=evaluate writes them."
     untrained = ((record.config or {}).get("recipe") or {}).get("epochs") == 0
-    trained = "reward model trained on them" if record.manifest else "reward model"
-    text = f"{text} The " if record.manifest else "The "
-    text += f"{'untrained backbone' if untrained else trained} reaches {reached}"
-    others = [
-        f"{words} {100 * results.baselines[name].overall_step_weighted_macro_f1.value:.1f}"
-        for name, words in BASELINES.items()
-        if name in results.baselines
-    ]
-    return f"{text}; for comparison, {' and '.join(others)}." if others else f"{text}."
+    subject = "the untrained backbone" if untrained else "this training" if record.manifest else "the reward model"
+    text = f"{text}{subject}" if record.manifest else subject.capitalize()
+    at = next(name for name, part in results.thresholds.items() if part is results.main)
+    auc = f"an AUC of {results.auc.fraction()} and " if results.auc else ""
+    text += f" reaches {auc}an overall macro-F1 of {results.main.overall_step_weighted_macro_f1.points()} {WHERE[at]}"
+    others = [f"{words} {f1:.1f}" for words, f1 in _baselines(results).items()]
+    return f"{text}; for comparison, {' and '.join(others)}."
+
+
+def _baselines(results: StepResults) -> dict[str, float]:
+    """Overall macro-F1 in points."""
+    found = results.baselines
+    return {words: 100 * found[name].overall_step_weighted_macro_f1.value for name, words in BASELINES.items()}
 
 
 # ---- the benchmark
 
 
-def thresholds_table(results: StepResults) -> Table:
-    """Both overall definitions at the three thresholds, then the baselines."""
-    parts = [(words, results.thresholds.get(name), True) for name, words in THRESHOLDS.items()]
-    parts += [(f"baseline: {words}", results.baselines.get(name), False) for name, words in BASELINES.items()]
-    rows = tuple(
-        (
-            words,
-            f"{at.threshold:.3f}" if of_scores else "-",
-            at.overall_step_weighted_macro_f1.points(),
-            at.pooled_macro_f1.points(),
-        )
-        for words, at, of_scores in parts
-        if at
-    )
+def benchmark_table(results: StepResults) -> Table:
+    """All measures of this training, and the baselines in those that they have, by the same rule."""
+    main, at = results.main, f"{results.main.threshold:.3f}"
+    alike = [main, *(results.baselines[name] for name in BASELINES)]
+    rows = [("AUC", "-", *(one.auc_words() for one in alike))]
+    for name, words in F1.items():
+        if part := results.thresholds.get(name):
+            shown = alike if part is main else [part]
+            f1 = (one.overall_step_weighted_macro_f1.points() for one in shown)
+            rows.append((words, f"{part.threshold:.3f}", *f1))
+    rows += [
+        ("F1, all sources pooled", at, *(one.pooled_macro_f1.points() for one in alike)),
+        ("first errors found (%)", at, *(one.first_error_accuracy.points() for one in alike)),
+    ]
+    ranking = results.average_precision and results.average_precision.fraction()
+    errors = {"ECE (calibration error)": results.ece, "Brier score": results.brier}
+    rows += [("average precision of wrong steps", "-", ranking or "-")]
+    rows += [(name, "-", "-" if error is None else f"{error:.3f}") for name, error in errors.items()]
+    rows += [("solutions", "-", f"{results.n_solutions:,}"), ("labelled steps", "-", f"{results.n_steps:,}")]
     note = (
-        "Macro-F1: mean of the F1 of correct and of incorrect steps, in points. Overall: mean over the sources, "
-        "weighted by their labelled steps. Pooled: all steps in one table. Brackets: 95 % bootstrap over solutions. "
-        "The calibrated threshold was chosen on training questions that were held out; the oracle one on the benchmark "
-        "itself, so it flatters."
+        "F1: mean of the F1 of right and of wrong steps, in points; of the sources, weighted by their labelled steps. "
+        "Fitted threshold: from held-out rollouts, right and wrong steps weighted equally, so that it does not matter "
+        "how many are wrong; so is that of the position. Optimistic: searched on the benchmark itself, as published. "
+        "Brackets: 95 % bootstrap over solutions, for this training."
     )
-    columns = ("threshold", "at", "overall macro-F1", "pooled macro-F1")
-    return Table("Benchmark", columns, rows, note, THRESHOLDS[MAIN])
+    columns = ("", "threshold", "this training", *BASELINES.values())
+    padded = tuple((*row, *["-"] * (len(columns) - len(row))) for row in rows)
+    return Table("Benchmark", columns, padded, note, rows[1][0])
 
 
 def sources_table(results: StepResults) -> Table:
     """Macro-F1 and the F1 of both classes per source, at the main threshold."""
     rows = []
-    for name, part in results.thresholds[MAIN].per_source.items():
+    for name, part in results.main.per_source.items():
         of_class = [f"{100 * f1:.1f}" for f1 in (part.f1_positive, part.f1_negative)]
         rows.append((name, f"{part.n:,}", part.macro_f1.points(), *of_class))
-    columns = ("source", "labelled steps", "macro-F1", "F1 correct", "F1 incorrect")
-    return Table(f"Benchmark by source ({AT})", columns, tuple(rows))
-
-
-def quality_table(results: StepResults) -> Table:
-    """Quality of the scores themselves, and the size of the benchmark."""
-    at = results.thresholds[MAIN]
-    rows = (
-        ("AUC", at.auc_words()),
-        ("ECE (calibration error)", "-" if results.ece is None else f"{results.ece:.3f}"),
-        ("Brier score", "-" if results.brier is None else f"{results.brier:.3f}"),
-        ("first error found at 0.5 (%)", at.first_error_accuracy.points()),
-        ("solutions", f"{results.n_solutions:,}"),
-        ("labelled steps", f"{results.n_steps:,}"),
-    )
-    return Table("Scores and size", ("", "value"), rows, main="AUC")
+    columns = ("source", "labelled steps", "macro-F1", "F1 right", "F1 wrong")
+    return Table(f"Benchmark by source (threshold {results.main.threshold:.3f})", columns, tuple(rows))
 
 
 def _calibration(correct: np.ndarray, scores: np.ndarray, n_bins: int) -> Figure:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mprm.metrics.estimate import FEWEST, Difference, Resampled, difference
-from mprm.reporting.kinds import resampled
+from mprm.metrics.estimate import FEWEST, OverSeeds, Resampled, difference
 from mprm.reporting.plots import Measure
 from mprm.reporting.report import Table
-from mprm.reporting.settings import Group, Run, Setting
-
-RELATIONS = {"better": "better than", "worse": "worse than", "not distinguishable": "not distinguishable from"}
+from mprm.reporting.settings import Group, Setting
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,19 +32,13 @@ class Verdict:
     """The answer to a question."""
 
     question: Question
-    outcome: str  # in the main measure
     words: str  # a sentence or two
-    differences: dict[str, Difference]  # by measure, a minus b; {} where the two cannot be compared
+    differences: dict[str, OverSeeds]  # by measure, a minus b; {} where the two cannot be compared
 
 
 def verdicts_of(group: Group) -> list[Verdict]:
     """Answer the questions that a group raises; a pair that cannot be compared is answered with the reason."""
-
-    @cache  # a run takes part in several pairs
-    def measures_of(run: Run) -> dict[str, Resampled]:
-        return resampled(run.folder, run.results, run.name)
-
-    return [verdict(question, group.measures, measures_of) for question in questions(group)]
+    return [verdict(question, group.measures) for question in questions(group)]
 
 
 def questions(group: Group) -> list[Question]:
@@ -99,48 +89,56 @@ def _differ_in_one(a: Setting, b: Setting) -> bool:
     return len(groups - {"recipe"} or groups) == 1 and not groups & {"selector", "model"}
 
 
-def verdict(
-    question: Question, measures: Sequence[Measure], measures_of: Callable[[Run], dict[str, Resampled]]
-) -> Verdict:
+def verdict(question: Question, measures: Sequence[Measure]) -> Verdict:
     """Compare the two settings in every measure that all their runs have, the main one first, and say the outcome."""
     a, b = question.a, question.b
-    found: dict[str, Difference] = {}
+    found: dict[str, OverSeeds] = {}
     try:
-        of_a, of_b = ({run.seed: measures_of(run) for run in setting.runs} for setting in (a, b))
         for key in (measure.key for measure in measures):
-            if all(key in run for run in [*of_a.values(), *of_b.values()]):
-                by_seed = ({seed: run[key] for seed, run in of.items()} for of in (of_a, of_b))
-                found[key] = difference(key, *by_seed)
+            sides = [{run.seed: run.measured.numbers.get(key) for run in setting.runs} for setting in (a, b)]
+            known = [{seed: one for seed, one in of.items() if isinstance(one, Resampled)} for of in sides]
+            if list(map(len, known)) == list(map(len, sides)):
+                found[key] = difference(*known)
         if not found:
             raise ValueError("they have no measure in common")
     except ValueError as error:
-        words = f"{a.label} and {b.label} cannot be compared: {error}"
-        return Verdict(question=question, outcome="not comparable", words=words, differences={})
-    (main, first), *rest = [(measure, found[measure.key]) for measure in measures if measure.key in found]
-    begin = f"{a.label} is {RELATIONS[outcome(first)]} {b.label}"
+        words = f"{a.label} and {b.label} cannot be compared: {error}."
+        return Verdict(question=question, words=words, differences={})
+    shown = [(measure, found[measure.key]) for measure in measures if measure.key in found]
+    main, first = shown[0]
+    begin = f"{a.label} {_outcome(shown, b.label)}"
     if question.best:
         highest = f"{a.label} has the highest mean {main.name}, {main.text(a.numbers[main.key].value)}"
-        begin = f"{highest}. It is {RELATIONS[outcome(first)]} the second, {b.label}"
-    seeds = f"{len(first.by_seed)} seed{'s' if len(first.by_seed) > 1 else ''}"
-    if len(first.by_seed) == 2:
-        seeds += f" ({', '.join(f'{main.scale * one:+{main.form}}' for one in first.by_seed.values())})"
-    numbers = [f"{main.name} {numbers_of(first, main)}, {seeds}"]
-    numbers += [f"{measure.name} {numbers_of(one, measure)}, {outcome(one)}" for measure, one in rest]
-    words = f"{begin}: {'; '.join(numbers)}"
+        begin = f"{highest}: it {_outcome(shown, f'the second, {b.label}')}"
+    numbers = ", ".join(f"{measure.name} {numbers_of(one, measure)}" for measure, one in shown)
+    seeds = "1 seed" if len(first.by_seed) == 1 else f"{len(first.by_seed)} seeds"
+    scope = "" if len(first.by_seed) >= FEWEST else f"; this holds for {first.scope} alone"
+    words = f"{begin} ({numbers}; {seeds}{scope})."
     if question.among > 1:
-        words += f". Chosen as the best of {question.among} on these very numbers, so they flatter it"
-    if len(first.by_seed) < FEWEST:
-        words += " (the interval is over the benchmark: it holds for these trainings only)"
-    return Verdict(question=question, outcome=outcome(first), words=words, differences=found)
+        words += f" It was chosen as the best of {question.among} on these very numbers, which flatters it."
+    return Verdict(question=question, words=words, differences=found)
 
 
-def outcome(difference: Difference) -> str:
-    """A key of RELATIONS: better or worse where the interval leaves out 0."""
-    return "better" if difference.above(0) else "worse" if difference.below(0) else "not distinguishable"
+def _outcome(shown: Sequence[tuple[Measure, OverSeeds]], other: str) -> str:
+    """What the differences say, where all say the same and where they do not."""
+    named: dict[str, list[str]] = {}
+    for measure, one in shown:
+        named.setdefault(one.relation("higher", "lower"), []).append(measure.name)
+    if len(named) == 1:
+        everywhere = f", by {_listed(next(iter(named.values())))} alike" if len(shown) > 1 else ""
+        return f"is {shown[0][1].relation()} {other}{everywhere}"
+    said = [f"a {way} {_listed(named[way])}" for way in ("higher", "lower") if way in named]
+    rest = set(named) - {"higher", "lower"}
+    same = f", and is not distinguishable from it in {_listed(named[rest.pop()])}" if rest else ""
+    return f"has {' but '.join(said)} than {other}{same}"
 
 
-def numbers_of(difference: Difference, measure: Measure) -> str:
-    """+0.012 [0.003, 0.020] for AUC, +1.2 [0.3, 2.0] in points for shares."""
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def numbers_of(difference: OverSeeds, measure: Measure) -> str:
+    """+0.012 [0.003, 0.020] for AUC, +1.2 [0.3, 2.0] in points for shares; of two seeds both."""
     return difference.text(measure.scale, measure.form, "+")
 
 
@@ -149,15 +147,20 @@ def verdicts_table(verdicts: Sequence[Verdict], group: Group) -> Table:
     measures = [measure for measure in group.measures if any(measure.key in one.differences for one in verdicts)]
     rows = []
     for one in verdicts:
-        found = [(measure, one.differences.get(measure.key)) for measure in measures]
-        cells = ["-" if number is None else f"{outcome(number)}: {numbers_of(number, m)}" for m, number in found]
+        cells = []
+        for measure in measures:
+            number = one.differences.get(measure.key)
+            outcome = number.relation("better", "worse").removesuffix(" from") if number else ""
+            cells.append(f"{outcome}: {numbers_of(number, measure)}" if number else "-")
         seeds = str(len(next(iter(one.differences.values())).by_seed)) if one.differences else "-"
         rows.append((one.question.a.label, one.question.b.label, seeds, *cells))
     note = (
         "Setting minus the one it is compared with, shares in points: mean over the seeds that both have. Brackets: 95 "
         "%, from the seeds' paired differences (Student's t) and a bootstrap over the benchmark's "
-        f"{group.kind.items} that draws the same ones for both; below three seeds from the bootstrap alone, so for "
-        "these trainings only. Each pair is asked by itself: of twenty without a difference, one will seem to have one."
+        f"{group.kind.items} that draws the same ones for both, added in squares; of one seed from the bootstrap "
+        "alone, for this training. Of two seeds both differences stand there, and the bootstrap alone says whether "
+        "their mean is told from 0. Each pair is asked by itself: of twenty without a difference, one will seem to "
+        "have one."
     )
     if any(one.question.among > 1 for one in verdicts):
         note += " The best setting was chosen on these very numbers, so they flatter it."
@@ -169,8 +172,8 @@ def verdicts_table(verdicts: Sequence[Verdict], group: Group) -> Table:
 # ---- published numbers
 
 # Overall macro-F1 (points) on VisualProcessBench in arXiv 2602.04145, of one training, without an interval, at the best
-# threshold for the benchmark itself: only our F1 oracle compares with it. Of a line the other columns are what a config
-# must have, a class or a number; what is empty may be anything (an alpha that was not published).
+# threshold for the benchmark itself: only our optimistic F1 compares with it. The other columns are what a config must
+# have, a class or a number; what is empty may be anything (an alpha that was not published).
 PUBLISHED = Path(__file__).with_name("published.csv")
 DATA = {"dataset": "VisualPRM400K", "benchmark": "VisualProcessBench"}
 

@@ -118,7 +118,7 @@ def score_benchmark(
     held_out: list[Prediction] | None,
     unscored: dict[str, int],
 ) -> StepResults:
-    """Write predictions.jsonl and results.json of the benchmark. What was scored survives a kill.
+    """Write predictions.jsonl, results.json and examples.json of the benchmark. What was scored survives a kill.
 
     settings: all that the predictions depend on; held_out: for the fitted threshold; unscored: of these, by reason.
     """
@@ -126,6 +126,7 @@ def score_benchmark(
     from mprm.metrics.evaluate import evaluate
     from mprm.metrics.predictions import with_labels
     from mprm.metrics.results import write_results
+    from mprm.reporting.examples import write_examples
 
     started = monotonic()
     solutions, dropped = read_benchmark(cfg)
@@ -141,6 +142,8 @@ def score_benchmark(
             benchmark_hash=content_hash(cfg, solutions),
         )
         write_results(folder / "results.json", results)
+        picture = cfg.benchmark.image_folder.path
+        write_examples(folder / "examples.json", predictions, solutions, picture, results.main.threshold)
         kept.finish(asdict(prediction) for prediction in predictions)
     for what, reasons in (("benchmark solutions", results.skipped), ("held-out rollouts", unscored)):
         if reasons:
