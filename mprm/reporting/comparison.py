@@ -143,11 +143,12 @@ def settings_table(group: Group) -> Table:
         rows.append((setting.label, f"{setting.kept:,.0f}", str(len(setting.runs)), *cells))
     columns = ("setting", group.kind.kept, "seeds", *(measure.name for measure in measures))
     columns += ("published F1",) if published else ()
+    of_references: dict[str, list[str]] = {}
     for measure in measures:
         for reference, value in group.references(measure).items():
-            cells = ["-"] * len(columns)
-            cells[0], cells[columns.index(measure.name)] = reference, measure.text(value)
-            rows.append(tuple(cells))
+            cells = of_references.setdefault(reference, [reference, *["-"] * (len(columns) - 1)])
+            cells[columns.index(measure.name)] = measure.text(value)
+    rows += map(tuple, of_references.values())
     note = (
         f"{group.kind.note} Square brackets: 95 %, of three seeds or more for any training (Student's t over seeds and "
         f"a bootstrap over the benchmark's {group.kind.items}, added in squares), of one seed for this training (the "

@@ -42,7 +42,7 @@ def chosen(predictions: Sequence[Prediction], threshold: float) -> dict[str, str
 
     The two worst mistakes; of the solutions whose first wrong step is the first rejected one (found), those whose first
     wrong step is accepted (missed), and those with a rejected step before it (false alarm) the typical ones: ordered by
-    the score of the step that decides, in the middle.
+    the score of the step that decides, the one in the middle, or the two at the quartiles.
     """
     kinds: dict[str, list[tuple[float, str]]] = {kind: [] for kind in (*TYPICAL, WORST_MISS, WORST_ALARM)}
     for one in predictions:
@@ -126,8 +126,9 @@ def section(examples: Sequence[Example], threshold: float) -> Cards:
             steps.append(Marked(text, below, hue, differs=label not in (0, verdict)))
         cards.append(Card(f"{one.why} ({one.source})", one.pictures, one.question, steps))
     note = (
-        "Chosen by rule: of the first errors that are found or missed and of the false alarms those whose deciding "
-        "score is in the middle, and the two worst mistakes. A step is taken for right from the threshold "
-        f"{threshold:.3f} on; blue is far above it, orange far below, and a dashed frame is a mistake."
+        "Chosen by rule: of the first errors that are found those at the quartiles of the deciding score, of those "
+        "that are missed and of the false alarms the one in the middle, and the two worst mistakes. A step is taken "
+        f"for right from the threshold {threshold:.3f} on; blue is far above it, orange far below, and a dashed frame "
+        "is a mistake."
     )
     return Cards("Examples", note, cards, "examples")

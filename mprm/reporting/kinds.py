@@ -70,8 +70,8 @@ KINDS = {
         kept="rollouts",
         measures=(
             Measure(key="auc", name="AUC", title="AUC", axis=AUC_AXIS, scale=1, form=".3f"),
-            Measure(key="f1", name="F1", title="F1 at the fitted threshold", axis=F1),
-            Measure(key="f1_optimistic", name="optimistic F1", title="F1 at the best threshold (optimistic)", axis=F1),
+            Measure(key="f1", name="F1", title="F1 (fitted threshold)", axis=F1),
+            Measure(key="f1_optimistic", name="optimistic F1", title="Optimistic F1", axis=F1),
             Measure(key="f1_fixed", name="F1 at 0.5", title="F1 at 0.5", axis=F1),
         ),
         shown=4,

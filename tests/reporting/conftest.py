@@ -1,8 +1,11 @@
 """A run folder as the other rooms write it, from invented numbers."""
 
+import base64
+import io
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from matplotlib.figure import Figure
+from PIL import Image
+from scipy.special import ndtri
 
 from mprm.metrics.estimate import Estimate
 from mprm.metrics.results import SourceResults, StepResults, ThresholdResults, write_results
+from mprm.reporting.examples import Example
 from mprm.reporting.kinds import KINDS, Measured
 from mprm.reporting.settings import Group, Run, Selection, Setting
 from mprm.reporting.style import styled
@@ -116,18 +122,19 @@ def at_threshold(threshold: float, f1: float, auc: float) -> ThresholdResults:
 
 
 def invented_results(f1: float, auc: float, benchmark: str = "b" * 64) -> StepResults:
-    """Results with the given overall macro-F1 at 0.5 and AUC; calibrated is 0.01 better, oracle 0.02."""
-    thresholds = {"fixed": (0.5, f1), "calibrated": (0.43, f1 + 0.01), "oracle": (0.4712, f1 + 0.02)}
+    """Results with this F1 at the fitted threshold and this AUC; at 0.5 it is 0.01 less, at the best one 0.02 more."""
+    thresholds = {"fitted": (0.43, f1), "fixed": (0.5, f1 - 0.01), "optimistic": (0.4712, f1 + 0.02)}
     return StepResults(
         n_solutions=120,
         n_steps=903,
         n_neutral_steps=0,
         auc=estimate(auc, 0.011),
+        average_precision=estimate(0.7),
         ece=0.0712,
         ece_bins=15,
         brier=0.1234,
         resamples=1000,
-        seed=0,
+        error_rate=None,
         thresholds={name: at_threshold(*at, auc) for name, at in thresholds.items()},
         baselines={"majority": at_threshold(0.5, 0.4123, auc), "position_only": at_threshold(0.5, 0.5512, auc)},
         benchmark_hash=benchmark,
@@ -168,7 +175,9 @@ def write_run(
     invented_manifest(selector, signals, kept, cache).write(folder / "subset" / "manifest.json")
     write_results(folder / "results.json", invented_results(f1, auc, benchmark))
     _write_lines(folder / "metrics.jsonl", _invented_metrics(rng))
-    _write_lines(folder / "predictions.jsonl", _invented_predictions(rng))
+    for name, of_labels in (("predictions", 7), ("validation_predictions", 8)):
+        _write_lines(folder / f"{name}.jsonl", _invented_predictions(of_labels, seed, auc))
+    (folder / "examples.json").write_text(json.dumps([asdict(one) for one in invented_examples()]))
     return folder
 
 
@@ -185,13 +194,37 @@ def _invented_metrics(rng: np.random.Generator) -> list[dict[str, Any]]:
     return lines
 
 
-def _invented_predictions(rng: np.random.Generator) -> list[dict[str, Any]]:
-    lines, of_benchmark = [], np.random.default_rng(7)
+def _invented_predictions(of_labels: int, seed: int, auc: float) -> list[dict[str, Any]]:
+    """About the AUC; of two runs with one seed the higher one has the higher AUC."""
+    lines, labels_rng, rng = [], np.random.default_rng(of_labels), np.random.default_rng([seed, of_labels])
+    apart = 2**0.5 * float(ndtri(auc))
     for i in range(120):
-        labels = np.where(of_benchmark.random(7) < 0.3, -1, 1)
-        scores = 1 / (1 + np.exp(-(1.6 * labels + 0.5 + rng.normal(0, 1.3, 7))))
+        labels = np.where(labels_rng.random(7) < 0.3, -1, 1)
+        scores = 1 / (1 + np.exp(-(apart * labels / 2 + 0.5 + rng.normal(0, 1, 7))))
         lines.append({"id": str(i), "source": SOURCES[i % 3], "labels": labels.tolist(), "scores": scores.tolist()})
     return lines
+
+
+def invented_examples() -> list[Example]:
+    """Two solutions with a picture each."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "white").save(buffer, "WEBP")
+    picture = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return [
+        Example(
+            why=why,
+            id=str(number),
+            source="bars_sum",
+            question="What is <5> + 5?",
+            steps=["The bars are 5 and 5.", "So the sum is 11.", "The answer is 11."],
+            labels=[1, -1, 0],
+            scores=scores,
+            pictures=[picture],
+        )
+        for number, (why, scores) in enumerate(
+            (("First error found", [0.9, 0.1, 0.2]), ("False alarm", [0.2, 0.8, 0.7]))
+        )
+    ]
 
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -266,7 +299,7 @@ def make_setting() -> MakeSetting:
         runs = []
         for seed, auc in enumerate(aucs):
             numbers = {} if auc is None else {"auc": estimate(auc), "f1_fixed": estimate(auc - 0.1)}
-            measured = Measured(content={"benchmark": "b"}, numbers=numbers, sources={})
+            measured = Measured(content={"benchmark": "b"}, numbers=dict(numbers))
             config = {"seed": seed, "selector": asked} | ({"objective": {"_target_": other}} if other else {})
             folder = Path(f"{name}-{seed}")
             results = invented_results(0.8, 0.8)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mprm.metrics.results import Estimate
+from mprm.metrics.estimate import Estimate, OverSeeds
 from mprm.reporting import plots
 from mprm.reporting.plots import ForestRow, Measure
 from mprm.reporting.style import inline_svg, looks
@@ -14,10 +14,16 @@ PANELS = [
     Measure(title="AUC", axis="area", scale=1, form=".3f"),
     Measure(title="F1", axis="points"),
 ]
+
+
+def number(value: float, low: float | None = None, high: float | None = None, *seeds: float) -> OverSeeds:
+    return OverSeeds(value, low, high, by_seed=dict(enumerate(seeds or (value,))))
+
+
 NUMBERS = [
-    [Estimate(0.8, 0.78, 0.83), None],
-    [Estimate(0.9, each=(0.88, 0.92)), Estimate(0.7)],
-    [Estimate(0.85), Estimate(0.6, 0.5, 0.7)],
+    [number(0.8, 0.78, 0.83, 0.79, 0.80, 0.81), None],
+    [number(0.9, 0.87, 0.93, 0.88, 0.92), number(0.7)],
+    [number(0.85), number(0.6, 0.5, 0.7)],
 ]
 
 
@@ -39,9 +45,13 @@ def test_a_forest_has_every_number_first_row_on_top_and_marks_the_best() -> None
         ("AUC", "area"),
         ("F1", "points"),
     ]
-    # An interval is a line, two seeds are dots, a single number is neither.
+    # Seeds are dots, the interval of two is not drawn, that of one is dotted.
     assert [len(collection.get_segments()) for collection in left.collections] == [1]
-    assert [0.88, 0.92] in [list(line.get_xdata()) for line in left.lines]
+    dots = [list(line.get_xdata()) for line in left.lines]
+    assert [0.88, 0.92] in dots
+    assert [0.79, 0.80, 0.81] in dots
+    (solid,), (dotted,) = (axes.collections[0].get_linestyle() for axes in figure.axes)
+    assert (solid[1], dotted[1] is None) == (None, False)
 
 
 @pytest.mark.parametrize("n_panels", [1, 3, 7])
@@ -50,7 +60,7 @@ def test_a_forest_is_readable_however_many_panels_and_however_long_the_names(
 ) -> None:
     long = [
         ForestRow(label=f"BIS (alpha 0.2), 10 %, objective SoftWithConfidence, backbone a_rather_long_name {n}",
-                  numbers=[Estimate(0.8, 0.7, 0.9)] * n_panels, look={"color": "k", "marker": "o"})
+                  numbers=[number(0.8, 0.7, 0.9)] * n_panels, look={"color": "k", "marker": "o"})
         for n in range(5)
     ]  # fmt: skip
     panels = [Measure(title=f"a source of a long name, panel {n}", axis="macro-F1 (points)") for n in range(n_panels)]

@@ -11,8 +11,11 @@ from rich.console import Console
 
 from mprm.reporting.report import (
     FOLDED_FROM,
+    Card,
+    Cards,
     Figure,
     Heading,
+    Marked,
     Report,
     Table,
     Text,
@@ -28,6 +31,7 @@ from mprm.reporting.report import (
 )
 from mprm.reporting.style import PALETTE, styled
 
+PICTURE = "data:image/webp;base64,UklGRg=="
 VALUES = (("a|b", "1", "yes"), ("c", "2", "-"))
 HOSTILE = "</pre><script>alert('x')</script>\"&[/red]"
 
@@ -47,7 +51,7 @@ class Balanced(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_startendtag(tag, attrs)
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -84,6 +88,9 @@ def report() -> Report:
         [
             Text("Verdicts", ["The first is stressed.", HOSTILE], "list"),
             Heading("A group"),
+            Cards(
+                "Examples", "A rule.", [Card("Found", [PICTURE], HOSTILE, [Marked("1 + 1", "below", 70, True)])], "six"
+            ),
             Figure("one", "Figure one", drawing(), "Its caption.", f"What it shows: {HOSTILE}", numbers),
             Figure("two", "Figure two", drawing(), "Another.", "The same once more."),
             Table(
@@ -105,9 +112,9 @@ def test_a_page_is_whole_and_needs_nothing_from_outside(report: Report, tmp_path
     found = Balanced(page)
     ids, references = found.values("id"), found.values("href", "xlink:href", "src")
     assert len(ids) == len(set(ids))
-    assert {reference.removeprefix("#") for reference in references} <= set(ids), "links lead to a place on the page"
+    assert {reference.removeprefix("#") for reference in references} - {PICTURE} <= set(ids), "links lead to a place"
     assert set(re.findall(r"url\(#([^)]*)\)", page)) <= set(ids)
-    assert not {"script", "link", "img", "iframe"} & set(found.tags)
+    assert not {"script", "link", "iframe"} & set(found.tags)
     assert set(re.findall(r"https?://[^/\"]+", page)) <= {"http://www.w3.org"}
     assert "@import" not in page
     assert "default-src 'none'" in page
@@ -121,7 +128,7 @@ def test_a_page_shows_every_section_and_what_is_empty_not(report: Report) -> Non
     assert "Empty" not in found.text
     assert "Nothing" not in found.text
     assert found.tags.count("details") == 2
-    assert found.values("href")[:4] == ["#one", "#two", "#values", "#long"]
+    assert found.values("href")[:4] == ["#six", "#one", "#two", "#values"]
     assert [value for value in found.values("class") if value == "main"] == ["main"]
     labels = found.values("aria-label")[1:]
     assert len(labels) == found.tags.count("figure") == found.tags.count("figcaption") == 2
@@ -145,6 +152,8 @@ def test_markdown_has_all_that_the_page_has(report: Report) -> None:
     for part in (
         "- The first is stressed.",
         "![Figure one](one.svg)",
+        "### Found",
+        "1. 1 + 1 (below)",
         "Its caption.",
         f"What it shows: {HOSTILE}",
         "| name | number | words |\n| --- | ---: | ---: |\n| a\\|b | 1 | yes |",

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mprm.reporting.run_record import damage, read_run
+from mprm.reporting.run_record import check_whole, read_run
 
 
 def test_every_piece_is_read(run: Path) -> None:
@@ -14,22 +14,14 @@ def test_every_piece_is_read(run: Path) -> None:
     assert record.signals.num_rows == 980, "the eligible ones"
     assert record.metrics[0]["step"] == 1
     assert record.results.auc.value == 0.893
-    assert len(record.scored[0]) == len(record.scored[1]) == 120 * 7
-    assert damage(run) is None
-
-
-def test_neutral_steps_are_left_out(run: Path) -> None:
-    line = '{"id": "a", "source": "s", "labels": [1, 0, -1], "scores": [0.9, 0.5, 0.2]}\n'
-    (run / "predictions.jsonl").write_text(line)
-    scored = read_run(run).scored
-    assert scored is not None
-    assert scored[0].tolist() == [True, False]
-    assert scored[1].tolist() == [0.9, 0.2]
+    assert sum(len(one.labels) for one in record.predictions) == 120 * 7
+    assert len(record.examples) == 2
+    check_whole(run)
 
 
 def test_an_empty_folder_is_a_run_without_pieces(tmp_path: Path) -> None:
     record = read_run(tmp_path)
-    assert {name for name, value in vars(record).items() if value is not None} == {"folder"}
+    assert {name for name, value in vars(record).items() if value} == {"folder"}
 
 
 def test_a_signals_table_that_is_gone_is_none(run: Path) -> None:
@@ -51,7 +43,8 @@ def test_no_folder(tmp_path: Path) -> None:
         ("subset/manifest.json", "task=select redo=select"),
         ("subset/kept.parquet", "task=select redo=select"),
         ("metrics.jsonl", "remove that line"),
-        ("predictions.jsonl", "remove that line"),
+        ("predictions.jsonl", "redo=evaluate"),
+        ("examples.json", "redo=evaluate"),
     ],
 )
 def test_an_unreadable_piece_is_one_line_with_place_and_remedy(run: Path, name: str, remedy: str) -> None:
@@ -63,8 +56,10 @@ def test_an_unreadable_piece_is_one_line_with_place_and_remedy(run: Path, name: 
         assert str(run / name) in message
         assert remedy in message
         assert "\n" not in message
-        if name != "versions.json":  # which no comparison reads
-            assert damage(run) == message
+        if name not in ("versions.json", "examples.json"):  # which no comparison reads
+            with pytest.raises(ValueError, match=r"can ?not be read") as again:
+                check_whole(run)
+            assert str(again.value) == message
 
 
 def test_a_last_line_that_is_still_being_written_is_left_out(run: Path) -> None:

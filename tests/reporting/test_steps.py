@@ -13,6 +13,7 @@ from rich.console import Console
 from mprm.metrics.evaluate import evaluate
 from mprm.metrics.predictions import read_predictions
 from mprm.metrics.results import Estimate, write_results
+from mprm.metrics.step_metrics import labelled_steps
 from mprm.reporting.report import Report, Table, Text, html
 from mprm.reporting.run_record import RunRecord, read_run
 from mprm.reporting.selection import GRID, bis_map, compared_subsets, map_figure, places
@@ -23,6 +24,9 @@ from mprm.reporting.steps import calibration_bins, headline, print_run, step_rep
 def record(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Path]) -> RunRecord:
     """A finished run. Read only."""
     return read_run(make_run(tmp_path_factory.mktemp("written") / "runs" / "bis-demo"))
+
+
+OF_SCORES = ("thresholds", "calibration")
 
 
 def figures(report: Report) -> list[str]:
@@ -36,7 +40,7 @@ def tables(report: Report) -> dict[str, dict[str, tuple[str, ...]]]:
 
 def test_the_page_has_every_figure_in_words_too(record: RunRecord) -> None:
     report = step_report(record)
-    assert figures(report) == ["calibration", "learning", "map"]
+    assert figures(report) == ["thresholds", "calibration", "learning", "map"]
     assert all(len(figure.alt) > 40 for figure in report.figures)
     for figure in report.figures:
         for axes in figure.drawing.axes:
@@ -44,7 +48,7 @@ def test_the_page_has_every_figure_in_words_too(record: RunRecord) -> None:
             assert axes.get_xlabel()
             assert axes.get_ylabel()
     page = write_report(record.folder).read_text()
-    assert page.count("<svg ") == 3
+    assert page.count("<svg ") == 4
     assert "Command that repeats this run" in page
     assert "-cn config task=experiment runs=again" in page
     assert "torch" in page
@@ -53,42 +57,49 @@ def test_the_page_has_every_figure_in_words_too(record: RunRecord) -> None:
 def test_the_tables_hold_the_numbers_of_the_results(record: RunRecord) -> None:
     found, results = tables(step_report(record)), record.results
     assert results
-    benchmark = found["Benchmark"]
-    for words, at in (
-        ("fixed", results.thresholds["fixed"]),
-        ("calibrated on held-out questions", results.thresholds["calibrated"]),
-        ("oracle (optimistic)", results.thresholds["oracle"]),
-        ("baseline: majority class", results.baselines["majority"]),
-        ("baseline: position only", results.baselines["position_only"]),
-    ):
-        assert benchmark[words][1:] == (at.overall_step_weighted_macro_f1.points(), at.pooled_macro_f1.points())
-    assert benchmark["calibrated on held-out questions"][0] == "0.430"
-    by_source = results.thresholds["fixed"].per_source
-    assert {name: row[1] for name, row in found["Benchmark by source (threshold 0.5)"].items()} == {
+    others = results.baselines.values()
+    f1 = {name: at.overall_step_weighted_macro_f1.points() for name, at in results.thresholds.items()}
+    assert found["Benchmark"] == {
+        "AUC": ("-", "0.893 [0.882, 0.904]", *["0.893 [0.882, 0.904]"] * 2),
+        "F1 at the fitted threshold": (
+            *("0.430", f1["fitted"]),
+            *(at.overall_step_weighted_macro_f1.points() for at in others),
+        ),
+        "F1 at 0.5": ("0.500", f1["fixed"], "-", "-"),
+        "optimistic F1": ("0.471", f1["optimistic"], "-", "-"),
+        "F1, all sources pooled": ("0.430", *(at.pooled_macro_f1.points() for at in (results.main, *others))),
+        "first errors found (%)": ("0.430", *["61.2 [58.2, 64.2]"] * 3),
+        "average precision of wrong steps": ("-", "0.700 [0.685, 0.715]", "-", "-"),
+        "ECE (calibration error)": ("-", "0.071", "-", "-"),
+        "Brier score": ("-", "0.123", "-", "-"),
+        "solutions": ("-", "120", "-", "-"),
+        "labelled steps": ("-", "903", "-", "-"),
+    }
+    by_source = results.main.per_source
+    assert {name: row[1] for name, row in found["Benchmark by source (threshold 0.430)"].items()} == {
         name: part.macro_f1.points() for name, part in by_source.items()
     }
-    assert found["Scores and size"] == {
-        "AUC": ("0.893 [0.882, 0.904]",),
-        "ECE (calibration error)": ("0.071",),
-        "Brier score": ("0.123",),
-        "first error found at 0.5 (%)": ("61.2 [58.2, 64.2]",),
-        "solutions": ("120",),
-        "labelled steps": ("903",),
-    }
     assert found["What the subset is made of"]["mixed rollouts (%)"] == ("7.67", "43.21")
+    assert found["Rollouts by source"] == {"all_bars": ("1,000", "20", "980", "98", "10.00")}
     assert found["Records that cannot be trained on"] == {"records": ("no_steps", "20")}
 
 
-def test_the_headline_says_what_was_found(record: RunRecord) -> None:
+def test_the_headline_says_what_was_kept_and_reached(record: RunRecord) -> None:
     assert headline(record) == (
-        "BIS (alpha 0.2) kept 98 of 980 rollouts (10.0 %). The reward model trained on them reaches an "
-        "overall macro-F1 of 80.0 [78.5, 81.5] at the threshold 0.5 and an AUC of 0.893 [0.882, 0.904]; "
-        "for comparison, majority class 41.2 and position only 55.1."
+        "On the 98 of 980 rollouts (10.0 %) that BIS (alpha 0.2) kept, this training reaches an AUC of 0.893 [0.882, "
+        "0.904] and an overall macro-F1 of 80.0 [78.5, 81.5] at the threshold fitted to held-out rollouts; for "
+        "comparison, majority class 41.2 and position only 55.1."
     )
     untrained = replace(record, config=(record.config or {}) | {"recipe": {"epochs": 0}})
-    assert "The untrained backbone reaches an overall macro-F1" in headline(untrained)
-    assert headline(replace(record, results=None)).endswith("There are no results yet: task=evaluate writes them.")
-    assert headline(replace(record, manifest=None)).startswith("The reward model reaches an overall macro-F1 of 80.0")
+    assert "kept, the untrained backbone reaches an AUC" in headline(untrained)
+    assert headline(replace(record, results=None)) == (
+        "BIS (alpha 0.2) kept 98 of 980 rollouts (10.0 %). There are no results yet: task=evaluate writes them."
+    )
+    assert headline(replace(record, manifest=None)).startswith("The reward model reaches an AUC of 0.893")
+    assert record.results
+    rest = {name: at for name, at in record.results.thresholds.items() if name != "fitted"}
+    without = replace(record, results=replace(record.results, thresholds=rest))
+    assert "79.0 [77.5, 80.5] at the threshold 0.5, for want of held-out rollouts; for" in headline(without)
 
 
 def test_what_is_undefined_is_a_dash(record: RunRecord) -> None:
@@ -97,27 +108,28 @@ def test_what_is_undefined_is_a_dash(record: RunRecord) -> None:
     fixed = results.thresholds["fixed"]
     sources = fixed.per_source | {"bars_sum": replace(fixed.per_source["bars_sum"], macro_f1=Estimate(0.77))}
     fixed = replace(fixed, auc=None, per_source=sources)
-    thresholds = {name: at for name, at in results.thresholds.items() if name != "calibrated"} | {"fixed": fixed}
-    undefined = replace(results, auc=None, ece=None, brier=None, thresholds=thresholds)
+    thresholds = {name: at for name, at in results.thresholds.items() if name != "fitted"} | {"fixed": fixed}
+    undefined = replace(results, auc=None, average_precision=None, ece=None, brier=None, thresholds=thresholds)
     report = step_report(replace(record, results=undefined))
     found = tables(report)
-    assert found["Scores and size"]["AUC"][0].startswith("- (all 903 labelled steps are")
-    assert found["Benchmark by source (threshold 0.5)"]["bars_sum"] == ("300", "77.0", "90.0", "70.0")
-    assert "calibrated on held-out questions" not in found["Benchmark"]
-    assert "calibration" not in figures(report)
+    assert found["Benchmark"]["AUC"][1].startswith("- (all 903 labelled steps are")
+    assert found["Benchmark by source (threshold 0.500)"]["bars_sum"] == ("300", "77.0", "89.0", "69.0")
+    assert "F1 at the fitted threshold" not in found["Benchmark"]
+    assert not {"calibration", "thresholds"} & set(figures(report))
 
 
 def test_results_as_the_evaluation_writes_them(run: Path) -> None:
     predictions = read_predictions(run / "predictions.jsonl")
-    results = evaluate(predictions, predictions[:30], seed=0, resamples=50)
+    results = evaluate(predictions, predictions[:30], resamples=50)
     write_results(run / "results.json", results)
     record = read_run(run)
     found = tables(step_report(record))
-    assert found["Benchmark"]["oracle (optimistic)"][1] == (
-        results.thresholds["oracle"].overall_step_weighted_macro_f1.points()
+    assert found["Benchmark"]["optimistic F1"][1] == (
+        results.thresholds["optimistic"].overall_step_weighted_macro_f1.points()
     )
-    assert record.scored
-    score, share, count = calibration_bins(*record.scored, results.ece_bins)
+    assert record.predictions
+    steps = labelled_steps(record.predictions)
+    score, share, count = calibration_bins(steps.right_N, steps.scores_N, results.ece_bins)
     assert float(np.abs(score - share) @ count / count.sum()) == pytest.approx(results.ece)
 
 
@@ -131,13 +143,13 @@ def test_calibration_bins_by_hand() -> None:
 
 def test_an_unfinished_run_shows_what_it_has(record: RunRecord) -> None:
     for gone, shown in (
-        (("results", "scored"), ["learning", "map"]),
-        (("metrics",), ["calibration", "map"]),
-        (("kept",), ["calibration", "learning"]),
-        (("signals",), ["calibration", "learning"]),
-        (("manifest",), ["calibration", "learning"]),
-        (("config", "versions"), ["calibration", "learning", "map"]),
-        (("config", "versions", "manifest", "results", "scored", "metrics"), []),
+        (("results", "predictions"), ["learning", "map"]),
+        (("metrics",), [*OF_SCORES, "map"]),
+        (("kept",), [*OF_SCORES, "learning"]),
+        (("signals",), [*OF_SCORES, "learning"]),
+        (("manifest",), [*OF_SCORES, "learning"]),
+        (("config", "versions"), [*OF_SCORES, "learning", "map"]),
+        (("config", "versions", "manifest", "results", "predictions", "metrics"), []),
     ):
         report = step_report(replace(record, **dict.fromkeys(gone)))
         assert figures(report) == shown, gone
@@ -148,9 +160,9 @@ def test_an_unfinished_run_shows_what_it_has(record: RunRecord) -> None:
 def test_hostile_texts_are_escaped(record: RunRecord) -> None:
     hostile = "</pre><script>alert('x')</script>\"&"
     assert record.results
-    fixed = record.results.thresholds["fixed"]
+    fixed = record.results.main
     sources = {hostile if name == "bars_sum" else name: part for name, part in fixed.per_source.items()}
-    thresholds = record.results.thresholds | {"fixed": replace(fixed, per_source=sources)}
+    thresholds = record.results.thresholds | {"fitted": replace(fixed, per_source=sources)}
     results = replace(record.results, thresholds=thresholds, skipped={hostile: 2})
     page = html(step_report(replace(record, results=results, folder=Path(hostile), config={"a": hostile})))
     assert "<script" not in page
@@ -165,13 +177,13 @@ def test_the_terminal_says_the_headline_and_the_tables(record: RunRecord, monkey
     assert shown.startswith("bis-demo ─")
     for text in (
         "98 of 980 rollouts",
-        "81.0 [79.5, 82.5]",
+        "80.0 [78.5, 81.5]",
         "0.893 [0.882, 0.904]",
-        "baseline: position only",
+        "position only",
         "bars_diff",
     ):
         assert text in shown
-    assert "Macro-F1: mean" not in shown, "notes are the page's"
+    assert "F1: mean" not in shown, "notes are the page's"
     assert max(map(len, shown.splitlines())) <= 100
 
 

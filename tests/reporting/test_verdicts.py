@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mprm.metrics.estimate import Resampled
-from mprm.reporting.settings import Group, Run, Setting, compare, run_folders
+from mprm.reporting.settings import Group, Setting, compare, run_folders
 from mprm.reporting.verdicts import (
     PUBLISHED,
     Question,
@@ -103,53 +103,73 @@ def answer(make_group: MakeGroup) -> Callable[..., Verdict]:
     """answer(question, auc=(value, half the width), ...): of differences whose resamples have that interval."""
 
     def answer(question: Question, **differences: tuple[float, float]) -> Verdict:
-        def of(run: Run) -> dict[str, Resampled]:
-            sign = run in question.a.runs
-            spread = np.linspace(-1, 1, 4001)
-            return {
-                key: Resampled((("a", 1),), sign * value, sign * (value + half / 0.95 * spread))
-                for key, (value, half) in differences.items()
-            }
-
-        return verdict(question, make_group(question.a, question.b).kind.measures, of)
+        spread = np.append(0.0, np.linspace(-1, 1, 4001))
+        for sign, setting in ((1, question.a), (0, question.b)):
+            for run in setting.runs:
+                for key, (value, half) in differences.items():
+                    run.measured.numbers[key] = Resampled((("a", 1),), sign * (value + half / 0.95 * spread))
+        return verdict(question, make_group(question.a, question.b).kind.measures)
 
     return answer
 
 
 @pytest.mark.parametrize(
-    ("difference", "outcome", "words"),
+    ("difference", "words"),
     [
-        ((0.012, 0.008), "better", "is better than Random, 10 %: AUC +0.012 [0.004, 0.020], 1 seed"),
-        ((0.012, 0.015), "not distinguishable", "is not distinguishable from Random, 10 %: AUC +0.012 [-0.003, 0.027]"),
-        ((0.0, 0.0), "not distinguishable", "is not distinguishable from Random, 10 %"),
-        ((-0.012, 0.008), "worse", "is worse than Random, 10 %"),
+        (
+            (0.012, 0.008),
+            "is better than Random, 10 % (AUC +0.012 [0.004, 0.020]; 1 seed; this holds for this training",
+        ),
+        ((0.012, 0.015), "is not distinguishable from Random, 10 % (AUC +0.012 [-0.003, 0.027]; 1 seed; "),
+        ((0.0, 0.0), "is not distinguishable from Random, 10 % "),
+        ((-0.012, 0.008), "is worse than Random, 10 % "),
     ],
 )
 def test_words_follow_the_interval(
-    answer: Any, known: dict[str, Setting], difference: tuple[float, float], outcome: str, words: str
+    answer: Any, known: dict[str, Setting], difference: tuple[float, float], words: str
 ) -> None:
-    found = answer(Question(a=known["BIS10"], b=known["RANDOM10"]), auc=difference)
-    assert found.outcome == outcome
+    bis, random = known["BIS10"], known["RANDOM10"]
+    for setting in (bis, random):
+        del setting.runs[0].measured.numbers["f1_fixed"]
+    found = answer(Question(a=bis, b=random), auc=difference)
     assert found.words.startswith(f"BIS (alpha 0.2), 10 % {words}")
-    assert found.words.endswith(" (the interval is over the benchmark: it holds for these trainings only)")
+    assert found.words.endswith(" alone).")
 
 
-def test_every_measure_has_its_own_verdict(answer: Any, known: dict[str, Setting]) -> None:
-    found = answer(Question(a=known["BIS10"], b=known["RANDOM10"]), auc=(-0.012, 0.008), f1_fixed=(0.127, 0.087))
-    assert "AUC -0.012 [-0.020, -0.004], 1 seed; F1 at 0.5 +12.7 [4.0, 21.4], better (the" in found.words
-    assert found.outcome == "worse"
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        ((0.02, 2, 2, 2), "is better than Random, 10 %, by AUC, F1, optimistic F1 and F1 at 0.5 alike (AUC +0.020 ["),
+        ((0, 0, 0, 0), "is not distinguishable from Random, 10 %, by AUC, F1, optimistic F1 and F1 at 0.5 alike ("),
+        (
+            (-0.02, 0, 0, 12.7),
+            "has a higher F1 at 0.5 but a lower AUC than Random, 10 %, and is not distinguishable from it in F1 and "
+            "optimistic F1 (AUC -0.020 [-0.028, -0.012], F1 +0.0 [-0.8, 0.8], optimistic F1 +0.0 [-0.8, 0.8], F1 at "
+            "0.5 +12.7 [11.9, 13.5]; ",
+        ),
+        ((0, 0, 0, 5), "has a higher F1 at 0.5 than Random, 10 %, and is not distinguishable from it in AUC, F1 and "),
+        ((-0.02, -2, 2, 2), "has a higher optimistic F1 and F1 at 0.5 but a lower AUC and F1 than Random, 10 % ("),
+    ],
+)
+def test_one_sentence_says_the_same_of_all_measures_or_where_they_differ(
+    answer: Any, known: dict[str, Setting], differences: tuple[float, ...], words: str
+) -> None:
+    auc, *points = differences
+    f1 = {key: (one / 100, 0.008) for key, one in zip(("f1", "f1_optimistic", "f1_fixed"), points, strict=True)}
+    found = answer(Question(a=known["BIS10"], b=known["RANDOM10"]), auc=(auc, 0.008), **f1)
+    assert found.words.startswith(f"BIS (alpha 0.2), 10 % {words}")
 
 
 def test_the_best_is_said_to_flatter_and_seeds_are_counted(answer: Any, make_setting: MakeSetting) -> None:
     three = make_setting("BIS", 0.25, 0.88, 0.88, 0.88), make_setting("Full", 1.0, 0.87, 0.87, 0.87)
     found = answer(Question(a=three[0], b=three[1], best=True, among=12), auc=(0.01, 0.02))
     assert found.words.startswith(
-        "BIS, 25 % has the highest mean AUC, 0.880. It is not distinguishable from the second, Full: AUC +0.010 ["
+        "BIS, 25 % has the highest mean AUC, 0.010: it is not distinguishable from the second, Full (AUC +0.010 ["
     )
-    assert found.words.endswith("3 seeds. Chosen as the best of 12 on these very numbers, so they flatter it")
+    assert found.words.endswith("; 3 seeds). It was chosen as the best of 12 on these very numbers, which flatters it.")
     two = make_setting("BIS", 0.25, 0.88, 0.88), make_setting("Full", 1.0, 0.87, 0.87)
     found = answer(Question(a=two[0], b=two[1]), auc=(0.01, 0.02))
-    assert "AUC +0.010 [-0.010, 0.030], 2 seeds (+0.010, +0.010)" in found.words
+    assert "(AUC +0.010 (+0.010, +0.010); 2 seeds; this holds for these 2 trainings alone)." in found.words
     assert "flatter" not in found.words
 
 
@@ -159,7 +179,7 @@ def test_a_pair_that_cannot_be_compared_says_why_and_the_table_has_a_row_per_que
     nobody = Setting(runs=make_setting("Random", 0.1, 0.8, 0.8).runs[1:])
     unknown = answer(Question(a=known["BIS10"], b=nobody), auc=(0.0, 1.0))
     assert unknown.words.startswith("BIS (alpha 0.2), 10 % and Random, 10 % cannot be compared: no seed in common: ")
-    assert (unknown.outcome, unknown.differences) == ("not comparable", {})
+    assert unknown.differences == {}
     question = Question(a=known["BIS25"], b=known["FULL"], best=True, among=6)
     best = answer(question, auc=(0.01, 0.02), f1_fixed=(0.02, 0.01))
     table = verdicts_table([best, unknown], make_group(*known.values()))
@@ -181,11 +201,17 @@ def test_predictions_answer_and_what_differs_in_solutions_is_not_compared(many_r
             copytree(many_runs / f"{name}-{seed}", runs / f"{name}-{seed}")
     (found,) = verdicts_of(compare(run_folders(runs)).groups[0])
     assert list(found.differences["auc"].by_seed) == [0, 1]
-    assert set(found.differences) == {"auc", "f1_fixed", "f1_calibrated"}
-    path = runs / "random-0.5-1" / "predictions.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    assert set(found.differences) == {"auc", "f1", "f1_fixed", "f1_optimistic"}
+    for seed in (0, 1):
+        path = runs / f"random-0.5-{seed}" / "predictions.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     (found,) = verdicts_of(compare(run_folders(runs)).groups[0])
     assert "differ (1, e.g. '0')" in found.words
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    left_out = compare(run_folders(runs)).left_out
+    assert left_out == {
+        "random-0.5-1": "what it was measured on, or its labels, differ from random-0.5-0's, of the same setting"
+    }
 
 
 # ---- published numbers
