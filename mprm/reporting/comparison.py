@@ -98,15 +98,12 @@ def lead(comparison: Comparison) -> str:
             reached.setdefault(best.label, []).append(f"the highest {measure.name}, {number}")
         if reached:
             who = (f"{label} has {' and '.join(numbers)}" for label, numbers in reached.items())
-            said.append(f"Of {_counted(group)}, {', and '.join(who)}.")
+            settings = f"{len(group.settings)} setting{'s' if len(group.settings) > 1 else ''}"
+            runs = f"{group.n_runs} run{'s' if group.n_runs > 1 else ''}"
+            said.append(f"Of {settings} in {runs}, {', and '.join(who)}.")
     if len(said) > 1:
         said = ["Runs on other benchmarks or other annotations are compared apart.", *said]
     return " ".join(said) or "No run has results yet."
-
-
-def _counted(group: Group) -> str:
-    settings, runs = len(group.settings), group.n_runs
-    return f"{settings} {'setting' if settings == 1 else 'settings'} in {runs} {'run' if runs == 1 else 'runs'}"
 
 
 def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix: str) -> list[Section]:

@@ -30,7 +30,7 @@ LABELS = tuple(label for label, _, _ in COMPOSITION.values())
 GRID = 40  # cells per unit in a map: finer than 1/16, coarse enough that a bubble is one place on the page
 
 
-def selection_sections(record: RunRecord) -> list[Section]:
+def selection_sections(record: RunRecord) -> list[Section | None]:
     """All that is said of the subset of one run; nothing before there is one."""
     if record.manifest is None:
         return []
@@ -40,8 +40,11 @@ def selection_sections(record: RunRecord) -> list[Section]:
         for name, part in record.manifest.sources.items()
     )
     gone = "The signals table that the manifest names is no longer there; task=select computes it again."
+    easier = record.manifest.easier_words()
     return [
+        Text("Before any training", [easier] if easier else [], "list"),
         composition_table(record.manifest),
+        all_positive_table(record.manifest),
         map_figure(record) or Text("No BIS map", [gone]),
         Table("Rollouts by source", ("source", *keys, "kept of eligible (%)"), rows),
         counts_table("Records that cannot be trained on", {"records": record.manifest.dropped}),
@@ -54,6 +57,31 @@ def composition_table(manifest: Manifest) -> Table:
     return Table("What the subset is made of", ("", "eligible", "kept"), tuple(rows), name="subset")
 
 
+def all_positive_table(manifest: Manifest) -> Table | None:
+    """What a selector does among rollouts without a negative step; None where it keeps none."""
+    eligible, kept = manifest.totals.eligible_all_positive, manifest.totals.kept_all_positive
+    if eligible is None or kept is None:
+        return None
+    both = (eligible, kept)
+    tie = "-" if kept.tie_size is None else f"{kept.tie_size:,.0f}"
+    rows = [
+        ("rollouts", *(f"{one.rollouts:,}" for one in both)),
+        ("steps per rollout", *(f"{one.steps:.2f}" for one in both)),
+        ("words in the question", *(f"{one.question_words:.1f}" for one in both)),
+        ("steps that were never sampled (%)", *(f"{100 * one.unsampled_share:.2f}" for one in both)),
+        ("rollouts that share a score (median)", "-", tie),
+        *(
+            (f"from {name} (%)", *(f"{100 * one.sources.get(name, 0) / one.rollouts:.1f}" for one in both))
+            for name in eligible.sources
+        ),
+    ]
+    note = (
+        "Their labels are all alike, so that a score can only tell easy ones from hard ones. Where many share a score, "
+        "the order of ties decides which of them are kept."
+    )
+    return Table("Rollouts without a wrong step", ("", "eligible", "kept"), tuple(rows), note, name="all_positive")
+
+
 def _statistics(totals: Statistics) -> tuple[str, ...]:
     return tuple(form.format(getattr(totals, key) * scale) for key, (_, form, scale) in COMPOSITION.items())
 
@@ -64,7 +92,7 @@ def compared_subsets(settings: Iterable[tuple[str, Path]]) -> Table | None:
     settings: label and run folder of each; those that kept the very same rollouts share a row.
     """
     eligible: Statistics | None = None
-    subsets: dict[tuple[Any, ...], tuple[list[str], Statistics]] = {}
+    subsets: dict[tuple[Any, ...], tuple[list[str], Statistics, str]] = {}
     for label, folder in settings:
         manifest = read_manifest(folder)
         kept = read_parquet(folder / "subset" / "kept.parquet", ["line"])
@@ -73,7 +101,7 @@ def compared_subsets(settings: Iterable[tuple[str, Path]]) -> Table | None:
             # Kept rows are in the order of the files.
             of_sources = tuple((name, part.kept) for name, part in manifest.sources.items())
             key = (of_sources, kept["line"].to_numpy().tobytes())
-            subsets.setdefault(key, ([], manifest.totals.kept))[0].append(label)
+            subsets.setdefault(key, ([], manifest.totals.kept, manifest.easier_words()))[0].append(label)
     if eligible is None:
         return None
     rows = [("all eligible", *_statistics(eligible))]
@@ -81,8 +109,9 @@ def compared_subsets(settings: Iterable[tuple[str, Path]]) -> Table | None:
         "Error steps: steps whose MC score is 0. Mixed: rollouts with a positive and a negative step. Settings that "
         "selected the very same rollouts share a row."
     )
-    for labels, totals in subsets.values():
+    for labels, totals, easier in subsets.values():
         name = labels[0] if len(labels) == 1 else f"{labels[0]} (and {len(labels) - 1} more)"
+        note += f" {name}: {easier}" if easier else ""
         note += f" {name}: {'; '.join(labels[1:])}." if labels[1:] else ""
         rows.append((name, *_statistics(totals)))
     return Table("What each subset is made of", ("subset", *LABELS), tuple(rows), note, "all eligible", "composition")

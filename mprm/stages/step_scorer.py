@@ -174,7 +174,7 @@ def _select(work: StepWork) -> dict[str, Any]:
     before = f" (dropped before: {dropped})" if dropped else ""
     seconds = monotonic() - work.started  # with the signals, which are looked at before
     say(f"selected {kept:,} of {eligible:,} rollouts{before} in {seconds:.1f} s -> {run.path / 'subset'}")
-    told = [unsampled] if (unsampled := manifest.unsampled_words()) else []
+    told = [words for words in (manifest.easier_words(), manifest.unsampled_words()) if words]
     if held_out < cfg.held_out:
         others = "the others share a question or an image with more than so many"
         why = others if held_out < eligible else "none is left to train on; lower held_out"

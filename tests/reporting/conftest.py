@@ -25,7 +25,7 @@ from mprm.reporting.examples import Example
 from mprm.reporting.kinds import KINDS, Measured
 from mprm.reporting.settings import Group, Run, Selection, Setting
 from mprm.reporting.style import styled
-from mprm.runs.manifest import Chosen, Manifest, SourceCounts, Statistics, Totals
+from mprm.runs.manifest import AllPositive, Chosen, Manifest, SourceCounts, Statistics, Totals
 
 SOURCES = ("bars_sum", "bars_diff", "pie_share")
 SelectorFields = dict[str, Any]
@@ -83,8 +83,23 @@ def invented_manifest(selector: SelectorFields, signals: pa.Table, kept: pa.Tabl
         totals=Totals(
             eligible=Statistics(rollouts=candidates, steps=5 * candidates, mixed_share=0.0767, **constants),
             kept=Statistics(rollouts=kept.num_rows, steps=6 * kept.num_rows, mixed_share=0.4321, **constants),
+            eligible_all_positive=all_positive(candidates // 2, 5.0),
+            kept_all_positive=all_positive(kept.num_rows // 2, 3.0, tie_size=7),
         ),
         signals=str(path),
+    )
+
+
+def all_positive(rollouts: int, steps: float, tie_size: float | None = None) -> AllPositive:
+    return AllPositive(
+        rollouts=rollouts,
+        steps=steps,
+        steps_deviation=2.0,
+        question_words=20.0,
+        question_words_deviation=5.0,
+        unsampled_share=0.01,
+        tie_size=tie_size,
+        sources={"all_bars": rollouts},
     )
 
 

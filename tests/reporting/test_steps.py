@@ -80,6 +80,17 @@ def test_the_tables_hold_the_numbers_of_the_results(record: RunRecord) -> None:
         name: part.macro_f1.points() for name, part in by_source.items()
     }
     assert found["What the subset is made of"]["mixed rollouts (%)"] == ("7.67", "43.21")
+    assert found["Rollouts without a wrong step"] == {
+        "rollouts": ("490", "49"),
+        "steps per rollout": ("5.00", "3.00"),
+        "words in the question": ("20.0", "20.0"),
+        "steps that were never sampled (%)": ("1.00", "1.00"),
+        "rollouts that share a score (median)": ("-", "7"),
+        "from all_bars (%)": ("100.0", "100.0"),
+    }
+    (easier,) = [one.lines for one in step_report(record).shown if one.title == "Before any training"]
+    assert easier == [record.manifest.easier_words()]
+    assert easier[0].startswith("The subset is easier than its corpus: ")
     assert found["Rollouts by source"] == {"all_bars": ("1,000", "20", "980", "98", "10.00")}
     assert found["Records that cannot be trained on"] == {"records": ("no_steps", "20")}
 
