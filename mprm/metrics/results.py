@@ -259,7 +259,7 @@ AGAIN = "run the command that wrote it again, with overwrite=true"
 def read_results(path: str | Path) -> Results: ...
 @overload
 def read_results(path: str | Path, kind: type[Some]) -> Some: ...
-def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
+def read_results(path: str | Path, kind: type[Any] | None = None) -> Any:
     """The results in a file, of one kind where it is given. Raises ValueError if there is no such file, or it is an
     earlier version's, of another kind, or damaged."""
     with reading(path, AGAIN):
@@ -269,7 +269,7 @@ def read_results(path: str | Path, kind: type[Any] | None = None) -> Results:
             raise ValueError(f"it holds no results in layout {VERSION}, the one that this version of mprm writes")
         if kind is not None and found is not kind:
             raise ValueError(f"its results are of kind {found.kind}, not {kind.kind}")
-        return cast(Results, _checked(content, found))
+        return _checked(content, found)
 
 
 def read_part(path: str | Path, kind: type[Some]) -> Some:
