@@ -7,7 +7,7 @@ stand in the input, or the model would copy the earlier ones. Wording and mark d
 The first batches are readings alone, and the very first of them nothing but colours: learnt from the start together
 with the heights, which are so much easier to see, colours are never seen at all (LOG.md).
 
-No chart of the default benchmark or questions is shown.
+All charts are of pretraining's part of the world, which no corpus, question or benchmark shows.
 
 Batches are a function of (seed, step), so a run is the same with any number of workers and can be resumed.
 Shape suffixes: B rows, L tokens.
@@ -19,9 +19,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from mprm.chartworld.questions import charts, held_out_charts
 from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
-from mprm.chartworld.world import IMAGE_SIZE, NAMES, PATCH, Problems, draw, question_text, sample_problems
+from mprm.chartworld.world import IMAGE_SIZE, NAMES, PATCH, draw, question_text, sample_part
 from tools import tiny
 
 MAX_TOKENS = 96  # a longer row loses its tail
@@ -45,10 +44,10 @@ class Stream(Dataset):
         steps: int,
         colours: int = 0,
         readings: int = 0,
+        part: str = "pretraining",
     ) -> None:
         self.tokenizer = tokenizer
-        self.colours, self.readings = colours, readings
-        self.held_out = held_out_charts()
+        self.colours, self.readings, self.part = colours, readings, part
         self.batch_size = batch_size
         self.seed = seed
         self.steps = steps
@@ -79,17 +78,11 @@ class Stream(Dataset):
         tokens, targets, images = (np.concatenate(column) for column in zip(*rows, strict=True))
         return torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(images)
 
-    def problems(self, rng: np.random.Generator, count: int) -> Problems:
-        """Problems whose charts are not held out."""
-        drawn = sample_problems(rng, 2 * count + 16)
-        allowed = [row for row, chart in enumerate(charts(drawn)) if chart not in self.held_out]
-        return drawn.take(np.array(allowed[:count]))
-
     def reading(
         self, rng: np.random.Generator, count: int, by_place: bool, heights: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Readings of all bars: from left to right, when their colours are learnt, too, or in any order."""
-        problems = self.problems(rng, count)
+        problems = sample_part(rng, count, self.part)
         tokens = np.full((count, MAX_TOKENS), self.tokenizer.pad_token_id, dtype=np.int64)
         targets = np.full((count, MAX_TOKENS), IGNORE, dtype=np.int64)
         for row in range(count):
@@ -113,7 +106,7 @@ class Stream(Dataset):
     def group(
         self, rng: np.random.Generator, count: int, skill: Skill, claims: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        problems = self.problems(rng, count)
+        problems = sample_part(rng, count, self.part)
         trace, _ = Solver(problems, skill, rng).run()
         tokens = np.full((count, MAX_TOKENS), self.tokenizer.pad_token_id, dtype=np.int64)
         targets = np.full((count, MAX_TOKENS), IGNORE, dtype=np.int64)

@@ -4,7 +4,7 @@ Both are written on first use, by seed, and read by the readers of the real data
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mprm.chartworld.solver import REMARK, Skill, Solver, Trace, annotate, step_texts
-from mprm.chartworld.world import KINDS, Problems, draw, question_text, right_answers, sample_problems
+from mprm.chartworld.world import KINDS, Problems, draw, question_text, right_answers, sample_part
 from mprm.data.lines import Dropped
 from mprm.data.records import Solution, VisualProcessBench
 from mprm.data.visualprm400k import VisualPRM400K
@@ -21,29 +21,31 @@ from mprm.terminal import say
 
 # One source per solver. Calibrated to the published statistics of VisualPRM400K-v1.1-Raw.
 SOLVERS = {
-    "careful": Skill(misread=0.008, slip=0.004, look_again=0.50, look_back=0.2),
-    "steady": Skill(misread=0.024, slip=0.008, look_again=0.50, look_back=0.2),
-    "average": Skill(misread=0.042, slip=0.013, look_again=0.35, look_back=0.2),
-    "hasty": Skill(misread=0.032, slip=0.032, look_again=0.25, look_back=0.2),
-    "blurry": Skill(misread=0.088, slip=0.008, look_again=0.40, look_back=0.2),
-    "stubborn": Skill(misread=0.022, slip=0.008, look_again=0.05, look_back=0.2),
-    "doubtful": Skill(misread=0.077, slip=0.025, look_again=0.50, look_back=0.2),
-    "wild": Skill(misread=0.088, slip=0.032, look_again=0.20, look_back=0.2),
+    "careful": Skill(misread=0.008, slip=0.004, look_again=0.50),
+    "steady": Skill(misread=0.023, slip=0.008, look_again=0.50),
+    "average": Skill(misread=0.040, slip=0.012, look_again=0.35),
+    "hasty": Skill(misread=0.031, slip=0.031, look_again=0.25),
+    "blurry": Skill(misread=0.084, slip=0.008, look_again=0.40),
+    "stubborn": Skill(misread=0.021, slip=0.008, look_again=0.05),
+    "doubtful": Skill(misread=0.074, slip=0.024, look_again=0.50),
+    "wild": Skill(misread=0.084, slip=0.031, look_again=0.20),
 }
 TEMPERATURE = 3.0  # continuations are sampled hotter than the rollouts were
 ROLLOUTS_PER_PROBLEM = 4
 # The benchmark's policy errs far more often, and remarks often: neutral steps.
-BENCHMARK_SKILL = Skill(misread=0.17, slip=0.12, look_again=0.10, illusion=0.02, doubt=0.03, remark=0.22)
+BENCHMARK_SKILL = Skill(misread=0.20, slip=0.14, look_again=0.10, illusion=0.02, doubt=0.03, remark=0.22)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChartWorld(VisualPRM400K):
     """Annotated rollouts of eight solvers, written to `root` on first use."""
 
-    rollouts: int = 16_000
+    rollouts: int = 32_000
     continuations: int = 16  # N of the Monte-Carlo annotation
     labels: str = "monte_carlo"  # or truth: K = N for a right step, 0 for a wrong one, the ceiling
-    early_stop: bool = False  # the annotation stops behind the first step with K = 0, all later ones are 0 of 0
+    early_stop: bool = True  # the annotation stops behind the first step with K = 0, all later ones are 0 of 0
+    # How readily a solver that combines returns to a wrong reading, as a factor: the knob of label noise.
+    look_back: float = 0.2
     world_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,12 +53,12 @@ class ChartWorld(VisualPRM400K):
         portion = len(SOLVERS) * ROLLOUTS_PER_PROBLEM
         if self.rollouts < portion or self.rollouts % portion:
             raise ValueError(
-                f"dataset.rollouts={self.rollouts} is not a positive multiple of {portion}; give 1024 or 16000"
+                f"dataset.rollouts={self.rollouts} is not a positive multiple of {portion}; give 1024 or 32000"
             )
         if self.labels not in ("monte_carlo", "truth"):
             raise ValueError(f"dataset.labels={self.labels} is unknown; choose monte_carlo or truth")
-        if self.early_stop and self.labels == "truth":
-            raise ValueError("dataset.early_stop=true would hide true labels; choose dataset.labels=monte_carlo")
+        if not 0 <= self.look_back <= 1:
+            raise ValueError(f"dataset.look_back={self.look_back} is not in 0 to 1; the usual one is 0.2")
         if self.continuations < 1:
             raise ValueError(f"dataset.continuations={self.continuations} is not positive; the published data has 16")
 
@@ -66,13 +68,17 @@ class ChartWorld(VisualPRM400K):
         make(Path(self.root), _settings(self), self._write)
         return super().files()
 
+    def solvers(self) -> dict[str, Skill]:
+        """One per source."""
+        return {source: replace(skill, look_back=self.look_back) for source, skill in SOLVERS.items()}
+
     def _write(self, folder: Path) -> dict[str, Any]:
         (folder / "annotations").mkdir()
         tallies = []
-        for number, (source, skill) in enumerate(SOLVERS.items()):
+        for number, (source, skill) in enumerate(self.solvers().items()):
             rng = np.random.default_rng([self.world_seed, number])
             n_problems = self.rollouts // len(SOLVERS) // ROLLOUTS_PER_PROBLEM
-            charts = sample_problems(rng, n_problems)
+            charts = sample_part(rng, n_problems, "corpus")
             write_images(folder / "images" / source, draw(charts))
             problems = charts.take(np.repeat(np.arange(n_problems), ROLLOUTS_PER_PROBLEM))
             solver = Solver(problems, skill, rng)
@@ -82,12 +88,12 @@ class ChartWorld(VisualPRM400K):
             else:
                 counts_ST = annotate(solver, after, self.continuations, TEMPERATURE)
             n_ST = np.full_like(counts_ST, self.continuations)
-            if self.early_stop:
+            if self.early_stop and self.labels == "monte_carlo":
                 n_ST[:, 1:][np.logical_or.accumulate(counts_ST == 0, axis=1)[:, :-1]] = 0
                 counts_ST = np.minimum(counts_ST, n_ST)
             records = _rollout_records(source, problems, trace, counts_ST, n_ST)
             write_json_lines(folder / "annotations" / f"{source}.jsonl", records)
-            tallies.append(_tally(trace, counts_ST, self.continuations))
+            tallies.append(_tally(problems, trace, counts_ST, self.continuations))
         return _statistics(np.sum(tallies, axis=0))
 
 
@@ -95,13 +101,13 @@ class ChartWorld(VisualPRM400K):
 class ChartWorldBenchmark(VisualProcessBench):
     """Solutions with more errors, a known label per step, and neutral steps."""
 
-    size: int = 1_000
+    size: int = 1_500
     world_seed: int = 1_000
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size < 1:
-            raise ValueError(f"benchmark.size={self.size} is not positive; try 1000")
+            raise ValueError(f"benchmark.size={self.size} is not positive; try 1500")
 
     def records(self) -> Iterator[Solution | Dropped]:
         if self.path is None:
@@ -111,7 +117,7 @@ class ChartWorldBenchmark(VisualProcessBench):
 
     def _write(self, folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng(self.world_seed)
-        problems = sample_problems(rng, self.size)
+        problems = sample_part(rng, self.size, "benchmark")
         trace, _ = Solver(problems, BENCHMARK_SKILL, rng).run()
         write_images(folder / "images", draw(problems))
         labels_ST = np.where(trace.item_ST == REMARK, 0, np.where(trace.correct_ST, 1, -1))
@@ -137,9 +143,7 @@ def _settings(component: ChartWorld | ChartWorldBenchmark) -> dict[str, Any]:
     """What the content of the folder depends on, the solvers included."""
     ignored = {f.name for reader in (VisualPRM400K, VisualProcessBench) for f in fields(reader)}
     settings = {f.name: getattr(component, f.name) for f in fields(component) if f.name not in ignored}
-    if not settings.get("early_stop"):  # worlds that were written before there was one are the same
-        settings.pop("early_stop", None)
-    skills = SOLVERS if isinstance(component, ChartWorld) else {"benchmark": BENCHMARK_SKILL}
+    skills = component.solvers() if isinstance(component, ChartWorld) else {"benchmark": BENCHMARK_SKILL}
     return settings | {"skills": {name: asdict(skill) for name, skill in skills.items()}, "temperature": TEMPERATURE}
 
 
@@ -182,28 +186,37 @@ def _rollout_records(
         }
 
 
-def _tally(trace: Trace, counts_ST: np.ndarray, continuations: int) -> np.ndarray:
-    """Rollouts, steps, mixed rollouts, steps with K = 0, sum of scores, and K > 0 at a wrong step."""
+def _tally(problems: Problems, trace: Trace, counts_ST: np.ndarray, continuations: int) -> np.ndarray:
+    """Rollouts, steps, mixed rollouts, steps with K = 0, sum of scores; then, of readings, combinations and answers,
+    wrong ones with K > 0 and wrong ones."""
     stated_ST = np.arange(counts_ST.shape[1]) < trace.n_steps_S[:, None]
     positive_ST = stated_ST & (counts_ST > 0)
     n_positive_S = positive_ST.sum(1)
     mixed_S = (n_positive_S > 0) & (n_positive_S < trace.n_steps_S)
     n_steps = trace.n_steps_S.sum()
-    pseudo = (positive_ST & ~trace.correct_ST).sum()
     scores = (counts_ST * stated_ST).sum() / continuations
-    return np.array([len(stated_ST), n_steps, mixed_S.sum(), n_steps - n_positive_S.sum(), scores, pseudo])
+    wrong_ST = stated_ST & ~trace.correct_ST
+    n_S1 = problems.n_operands_P[:, None]
+    kind_ST = np.where(trace.item_ST < n_S1, 0, np.where(trace.item_ST < 2 * n_S1 - 1, 1, 2))
+    wrong = [
+        (wrong_ST & (kind_ST == kind) & among_ST).sum() for kind in range(3) for among_ST in (positive_ST, stated_ST)
+    ]
+    return np.array([len(stated_ST), n_steps, mixed_S.sum(), n_steps - n_positive_S.sum(), scores, *wrong])
 
 
 def _statistics(tally: np.ndarray) -> dict[str, float]:
-    """The statistics by which the world is calibrated to the published corpus."""
-    rollouts, steps, mixed, negative, scores, pseudo = (float(value) for value in tally)
+    """The statistics by which the world is calibrated to the published corpus, and how noisy its labels are."""
+    rollouts, steps, mixed, negative, scores, *wrong = (float(value) for value in tally)
+    pseudo = dict(zip(("readings", "combinations", "answers"), zip(wrong[::2], wrong[1::2], strict=True), strict=True))
     return {
         "rollouts": rollouts,
         "steps per rollout": steps / rollouts,
         "mixed rollouts": mixed / rollouts,
         "error steps": negative / steps,
         "mean MC score": scores / steps,
-        "pseudo-positive share of positive labels": pseudo / (steps - negative),
+        "pseudo-positive share of positive labels": sum(wrong[::2]) / max(1.0, steps - negative),
+        "share of wrong steps labelled positive": sum(wrong[::2]) / max(1.0, sum(wrong[1::2])),
+        **{f"of wrong {kind}": positive / max(1.0, all_wrong) for kind, (positive, all_wrong) in pseudo.items()},
     }
 
 

@@ -25,7 +25,9 @@ REMARKS = ("I look at the chart.", "I combine the bars.")
 
 @dataclass(frozen=True)
 class Skill:
-    """Chances per step. misread, slip: a wrong reading, a wrong result (off by one, seldom by two);
+    """Chances per step. misread, slip: a wrong reading, a wrong result;
+    other_bar: share of the misreadings that give the height of another bar; wrong_operation: share of the slips that
+    add for subtract, or subtract for add; all others are off by one, seldom by two;
     look_again: a wrong item is noticed and stated again; doubt: a right one is stated again; remark: an empty step.
     look_back: factor on look_again once a partial result is stated.
     illusion: chance per problem that one bar looks three units off, however often the solver looks: such a problem is
@@ -35,9 +37,11 @@ class Skill:
     slip: float
     look_again: float
     look_back: float = 1.0
-    illusion: float = 0.012
+    illusion: float = 0.008
     doubt: float = 0.02
-    remark: float = 0.04
+    remark: float = 0.055
+    other_bar: float = 0.5
+    wrong_operation: float = 0.4
 
     def hotter(self, factor: float) -> Skill:
         """The same solver sampled at a higher temperature: errors are `factor` times as frequent."""
@@ -76,6 +80,7 @@ class Solver:
 
     def __init__(self, problems: Problems, skill: Skill, rng: np.random.Generator) -> None:
         self.truth_SI = true_items(problems)
+        self.height_SB = problems.height_PB
         self.n_operands_S = problems.n_operands_P
         self.sign_SI = np.ones((len(problems), ITEM_SLOTS), dtype=np.int64)
         # The sign of the i-th partial result is the sign of its right operand.
@@ -114,11 +119,12 @@ class Solver:
         exact_S = np.where(reading_S, self.seen_SI[who, item_S], left_S + self.sign_SI[who, item_S] * right_S)
         # The answer repeats the last partial result.
         exact_S = np.where(answer_S, state.value_SI[row, item_S - 1], exact_S)
-        error_S = rng.choice((-2, -1, 1, 2), p=(0.1, 0.4, 0.4, 0.1), size=len(who))
         fails_S = rng.random(len(who)) < np.where(reading_S, skill.misread, np.where(answer_S, 0.0, skill.slip))
-        value_S = exact_S + np.where(fails_S, error_S, 0)
-        outside_S = fails_S & reading_S & ((value_S < 1) | (value_S > MAX_HEIGHT))
-        value_S = np.where(outside_S, exact_S - error_S, value_S)
+        value_S = exact_S.copy()
+        failed = np.flatnonzero(fails_S & reading_S)
+        value_S[failed] = self.misread(who[failed], item_S[failed])
+        failed = np.flatnonzero(fails_S & ~reading_S)
+        value_S[failed] = self.slip(exact_S[failed], left_S[failed])
 
         item_S = np.where(remark_S, REMARK, item_S)
         value_S = np.where(remark_S, 0, value_S)
@@ -129,6 +135,26 @@ class Solver:
         state.next_S = np.where(remark_S, state.next_S, after_S)
         state.steps_S += 1
         return item_S, value_S, again_S, left_S, right_S, remark_S | (value_S == truth_SI[row, item_S])
+
+    def misread(self, who: np.ndarray, item_S: np.ndarray) -> np.ndarray:
+        """What is read instead of the seen height, (S,): never that, and never the right one under an illusion."""
+        seen_S, height_SB = self.seen_SI[who, item_S], self.height_SB[who]
+        near_S = self.near(len(who))
+        near_S = np.where((seen_S + near_S < 1) | (seen_S + near_S > MAX_HEIGHT), -near_S, near_S)
+        known_SB = np.stack([seen_S, self.truth_SI[who, item_S], np.zeros_like(seen_S)], axis=1)
+        other_SB = (height_SB[:, :, None] != known_SB[:, None]).all(axis=2)
+        bar_S = (self.rng.random(other_SB.shape) * other_SB).argmax(axis=1)
+        takes_S = (self.rng.random(len(who)) < self.skill.other_bar) & other_SB.any(axis=1)
+        return np.where(takes_S, height_SB[np.arange(len(who)), bar_S], seen_S + near_S)
+
+    def slip(self, result_S: np.ndarray, left_S: np.ndarray) -> np.ndarray:
+        """What is worked out instead of result_S, (S,), from left_S and a right operand: never result_S."""
+        # left - right for left + right, and the other way round.
+        wrong_S = np.where(self.rng.random(len(result_S)) < self.skill.wrong_operation, 2 * left_S - result_S, result_S)
+        return np.where(wrong_S == result_S, result_S + self.near(len(result_S)), wrong_S)
+
+    def near(self, count: int) -> np.ndarray:
+        return self.rng.choice((-2, -1, 1, 2), p=(0.1, 0.4, 0.4, 0.1), size=count)
 
     def run(self) -> tuple[Trace, list[tuple[np.ndarray, State]]]:
         """Solve every problem once. Also returns, per step, who took it and their states after it."""

@@ -32,6 +32,8 @@ PATCH = 14  # pixels of a vision patch in both architectures; a bar is one patch
 IMAGE_SIZE = BAR_SLOTS * PATCH
 GAP = 2  # pixels of white on both sides of a bar
 UNIT = IMAGE_SIZE // MAX_HEIGHT  # pixels per unit of height
+# Who shows a chart, by a hash of what is on it. There are 61,440 charts with three bars and 1,474,560 with four.
+PARTS = (*["pretraining"] * 4, *["corpus"] * 2, "benchmark", "questions")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,29 @@ def sample_problems(rng: np.random.Generator, count: int) -> Problems:
     minus_P = (kind_P == KINDS.index("plus_minus")) & (operand_height_PO[:, :2].sum(1) >= operand_height_PO[:, 2])
     sign_PO[minus_P, 2] = -1
     return Problems(kind_P, np.where(present_PB, colour_PB, -1), height_PB, operand_PO, sign_PO)
+
+
+def part_of(problems: Problems) -> np.ndarray:
+    """Index into PARTS of every chart, (P,): a hash of its colours and heights, so no chart is in two parts."""
+    code_P = np.zeros(len(problems), dtype=np.uint64)
+    for colour_P, height_P in zip((problems.colour_PB + 1).T, problems.height_PB.T, strict=True):
+        code_P = code_P * np.uint64(64) + (8 * colour_P + height_P).astype(np.uint64)
+    # The finalizer of MurmurHash3.
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        code_P = (code_P ^ (code_P >> np.uint64(33))) * np.uint64(factor)
+    return ((code_P ^ (code_P >> np.uint64(33))) % np.uint64(len(PARTS))).astype(np.int64)
+
+
+def sample_part(rng: np.random.Generator, count: int, part: str) -> Problems:
+    """The first `count` problems of those drawn whose charts are in `part`."""
+    indices = np.flatnonzero(np.array(PARTS) == part)
+    draws = count * len(PARTS) // len(indices)
+    while True:
+        draws += draws // 8 + 64  # enough but for a rare chance: then all is drawn again, and more
+        drawn = sample_problems(rng, draws)
+        rows = np.flatnonzero(np.isin(part_of(drawn), indices))
+        if len(rows) >= count:
+            return drawn.take(rows[:count])
 
 
 def true_items(problems: Problems) -> np.ndarray:

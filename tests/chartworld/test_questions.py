@@ -1,4 +1,4 @@
-"""Questions of the world: held-out charts, right answers."""
+"""Questions of the world: charts of their own, right answers."""
 
 from pathlib import Path
 
@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprm.chartworld.corpus import ChartWorld, ChartWorldBenchmark
-from mprm.chartworld.questions import ChartWorldQuestions, charts, charts_in_use
-from mprm.chartworld.world import KINDS, Problems, sample_problems
+from mprm.chartworld.questions import ChartWorldQuestions
+from mprm.chartworld.world import KINDS, Problems
 from mprm.data.questions import Question
-from mprm.runs import artifacts
 
 
 def component(folder: Path, size: int = 500) -> ChartWorldQuestions:
@@ -38,33 +36,19 @@ def test_there_are_as_many_as_asked_for_of_every_kind(folder: Path, questions: l
         assert image.size == (56, 56)
 
 
-def test_no_chart_of_the_default_corpus_or_benchmark_is_asked_about(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the pixels of their files; the labels, which take long, do not change the charts."""
-    monkeypatch.setattr(artifacts, "_fsync", lambda _: None)  # thousands of files, which no crash has to survive
-    ChartWorld(root=str(tmp_path / "corpus"), labels="truth").files()
-    ChartWorldBenchmark(path=str(tmp_path / "bench" / "test.jsonl")).records()
-    in_use = {path.read_bytes() for path in tmp_path.rglob("*.png")}
-    assert len(in_use) == len(charts_in_use())
-    asked = [path.read_bytes() for path in folder.rglob("*.png")]
-    assert len(asked) == 500
-    assert not in_use & set(asked)
-    drawn = charts(sample_problems(np.random.default_rng(2000), 500))
-    assert charts_in_use() & set(drawn)  # there was something to leave out
-
-
-def test_other_seeds_leave_the_default_questions_alone() -> None:
-    other = charts(ChartWorldQuestions(size=2_000, world_seed=3_000).problems())
-    assert len(other) == 2_000
-    assert not set(other) & (charts_in_use() | set(charts(ChartWorldQuestions().problems())))
+def test_other_seeds_ask_about_none_of_the_default_questions_charts(folder: Path, tmp_path: Path) -> None:
+    other = ChartWorldQuestions(path=str(tmp_path / "other" / "questions.jsonl"), size=300, world_seed=3_000)
+    assert (ChartWorldQuestions().part, other.part) == ("questions", "corpus")
+    other.records()
+    shown = [{path.read_bytes() for path in at.rglob("*.png")} for at in (folder, tmp_path)]
+    assert len(shown[1]) > 290
+    assert not shown[0] & shown[1]
 
 
 def test_answers_are_right(plus_minus: Problems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "mprm.chartworld.questions.sample_problems", lambda _, count: plus_minus.take(np.zeros(count, int))
+        "mprm.chartworld.questions.sample_part", lambda _, count, part: plus_minus.take(np.zeros(count, int))
     )
-    monkeypatch.setattr("mprm.chartworld.questions.charts_in_use", set)
     found = list(component(tmp_path / "one", size=2).records())
     asked = "What is red plus blue minus green?"
     assert found == [Question(str(row), "plus_minus", (f"images/{row}.png",), asked, "9") for row in range(2)]

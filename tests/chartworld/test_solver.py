@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,30 @@ def test_stated_operands_and_results_follow_from_the_words_before() -> None:
             elif match := ANSWER.fullmatch(text):
                 assert int(match[1]) == results[len(names) - 1]
         assert set(said) == set(names)
+
+
+def test_half_of_the_misreadings_give_another_bars_height_and_two_fifths_of_the_slips_the_other_operation(
+    plus_minus: Problems,
+) -> None:
+    """red 4 plus blue 8 minus green 1: whatever is wrong can be told apart."""
+    problems = replace(plus_minus, height_PB=np.array([[8, 4, 1, 0]])).take(np.zeros(40_000, int))
+    trace, _ = Solver(problems, replace(PERFECT, misread=0.3), np.random.default_rng(0)).run()
+    read = trace.value_ST[:, 0]  # red, 4; off by one or two it is never 8 or 1
+    assert set(read) == {1, 2, 3, 4, 5, 6, 8}
+    assert np.isin(read, (1, 8)).sum() / (read != 4).sum() == pytest.approx(0.5, abs=0.02)
+    assert (read == 1).sum() / np.isin(read, (1, 8)).sum() == pytest.approx(0.5, abs=0.03)
+
+    trace, _ = Solver(problems, replace(PERFECT, slip=0.3), np.random.default_rng(0)).run()
+    first = trace.value_ST[:, 3]  # 4 + 8
+    assert set(first) == {-4, 10, 11, 12, 13, 14}
+    assert (first == -4).sum() / (first != 12).sum() == pytest.approx(0.4, abs=0.02)
+
+
+def test_a_misreading_is_never_right_even_if_all_bars_are_as_high(difference: Problems) -> None:
+    problems = replace(difference, height_PB=np.array([[8, 8, 8, 0]])).take(np.zeros(500, int))
+    trace, _ = Solver(problems, replace(PERFECT, misread=1.0), np.random.default_rng(0)).run()
+    assert set(trace.value_ST[:, 0]) == {6, 7}
+    assert not trace.correct_ST[:, :2].any()
 
 
 def test_traces_and_counts_depend_on_the_seed_alone() -> None:

@@ -12,11 +12,14 @@ from mprm.chartworld.world import (
     KINDS,
     MAX_HEIGHT,
     NAMES,
+    PARTS,
     PATCH,
     UNIT,
     Problems,
     draw,
+    part_of,
     question_text,
+    sample_part,
     sample_problems,
     true_items,
 )
@@ -92,3 +95,20 @@ def test_colours_and_heights_can_be_read_from_the_pixels(many: Problems) -> None
             if some.height_PB[row, bar]:
                 colour = COLOURS[NAMES[some.colour_PB[row, bar]]]
                 assert (slot[:, GAP:-GAP][inside] == colour).all()
+
+
+def test_no_chart_is_in_two_parts_and_every_part_has_its_share(many: Problems) -> None:
+    shown = {}
+    for part in sorted(set(PARTS)):
+        problems = sample_part(np.random.default_rng(0), 3000, part)
+        assert len(problems) == 3000
+        assert {PARTS[index] for index in part_of(problems)} == {part}
+        shown[part] = {image.tobytes() for image in draw(problems)}
+    assert sum(map(len, shown.values())) == len(set().union(*shown.values()))
+    assert np.bincount(part_of(many), minlength=len(PARTS)) / len(many) == pytest.approx(1 / len(PARTS), abs=0.02)
+
+
+def test_the_part_is_the_charts_and_not_the_questions(plus_minus: Problems, many: Problems) -> None:
+    other = Problems(many.kind_P[::-1], many.colour_PB, many.height_PB, many.operand_PO[::-1], many.sign_PO[::-1])
+    assert (part_of(other) == part_of(many)).all()
+    assert part_of(plus_minus).tolist() == [3]  # the shipped weights stand on it: another hash needs new ones

@@ -141,7 +141,7 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
 def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for setting, said in (("batch_size=24", "is not a multiple of 16; try 64"), ("steps=0", "is not positive")):
         with pytest.raises(SystemExit) as ended:
-            main(["chartworld_reader", f"--output={tmp_path}", f"--{setting}"])
+            main(["chartworld_internvl", f"--output={tmp_path}", f"--{setting}"])
         assert ended.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert f": {setting} {said}" in line

@@ -9,8 +9,7 @@ from PIL import Image
 
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
-from mprm.chartworld.questions import ChartWorldQuestions, charts
-from mprm.chartworld.world import COLOURS, sample_problems
+from mprm.chartworld.world import COLOURS, PARTS, Problems, draw, part_of
 from tools import tiny
 from tools.stream import CLAIM, IGNORE, MAX_TOKENS, Stream, position_ids, vision_inputs
 
@@ -74,14 +73,18 @@ def test_colours_are_learnt_first_then_readings(family: str) -> None:
         assert (pixels[:, 14 * bar + 7] != 255).any(-1).sum() == 7 * int(height)
 
 
-def test_no_held_out_chart_is_shown() -> None:
-    source = stream("internvl")
-    drawn = charts(sample_problems(np.random.default_rng(5), 300))
-    source.held_out = {*source.held_out, *drawn[:290]}
-    allowed = source.problems(np.random.default_rng(5), 130)
-    assert not set(charts(allowed)) & source.held_out
-    benchmark = charts(sample_problems(np.random.default_rng(1_000), 1_000))
-    assert {*benchmark, *charts(ChartWorldQuestions().problems())} <= source.held_out
+def test_only_charts_of_pretrainings_part_are_shown() -> None:
+    """Read from the pixels of colours, readings, solutions and claims."""
+    source = stream("internvl", colours=1, readings=2)
+    images_PHWC = torch.cat([source[step][2] for step in range(3)]).numpy()
+    bars_PHBC = images_PHWC[:, :, 7::14]
+    palette = np.array(list(COLOURS.values()))
+    is_colour_PBN = (bars_PHBC[:, -1, :, None] == palette).all(-1)
+    colour_PB = np.where(is_colour_PBN.any(-1), is_colour_PBN.argmax(-1), -1)
+    height_PB = (bars_PHBC != 255).any(-1).sum(1) // 7
+    shown = Problems(np.zeros(len(images_PHWC)), colour_PB, height_PB, colour_PB, colour_PB)
+    assert {PARTS[part] for part in part_of(shown)} == {"pretraining"}
+    assert (draw(shown) == images_PHWC).all()
 
 
 @FAMILIES
