@@ -184,7 +184,7 @@ def _draw_lines(
     for number, one in enumerate(levels):
         level = one.numbers[key]
         axes.axhline(scale * level.value, color=INK, lw=1.4, ls=DASHES[1 + number % 4], label=one.label)
-        if level.low is not None and level.high is not None:
+        if level.low is not None and level.high is not None and len(level.by_seed) != 2:
             axes.axhspan(scale * level.low, scale * level.high, color=INK, alpha=0.07, lw=0)
     points = {line: [(x, one.numbers[key]) for x, one in of if key in one.numbers] for line, of in lines.items()}
     places = sorted({x for of_line in points.values() for x, _ in of_line})

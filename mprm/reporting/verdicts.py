@@ -125,7 +125,7 @@ def _outcome(shown: Sequence[tuple[Measure, OverSeeds]], other: str) -> str:
     for measure, one in shown:
         named.setdefault(one.relation("higher", "lower"), []).append(measure.name)
     if len(named) == 1:
-        everywhere = f", by {_listed(next(iter(named.values())))} alike" if len(shown) > 1 else ""
+        everywhere = f", in {_listed(next(iter(named.values())))} alike" if len(shown) > 1 else ""
         return f"is {shown[0][1].relation()} {other}{everywhere}"
     said = [f"a {way} {_listed(named[way])}" for way in ("higher", "lower") if way in named]
     rest = set(named) - {"higher", "lower"}

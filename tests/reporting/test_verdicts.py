@@ -139,8 +139,8 @@ def test_words_follow_the_interval(
 @pytest.mark.parametrize(
     ("differences", "words"),
     [
-        ((0.02, 2, 2, 2), "is better than Random, 10 %, by AUC, F1, optimistic F1 and F1 at 0.5 alike (AUC +0.020 ["),
-        ((0, 0, 0, 0), "is not distinguishable from Random, 10 %, by AUC, F1, optimistic F1 and F1 at 0.5 alike ("),
+        ((0.02, 2, 2, 2), "is better than Random, 10 %, in AUC, F1, optimistic F1 and F1 at 0.5 alike (AUC +0.020 ["),
+        ((0, 0, 0, 0), "is not distinguishable from Random, 10 %, in AUC, F1, optimistic F1 and F1 at 0.5 alike ("),
         (
             (-0.02, 0, 0, 12.7),
             "has a higher F1 at 0.5 but a lower AUC than Random, 10 %, and is not distinguishable from it in F1 and "
