@@ -91,13 +91,15 @@ def lead(comparison: Comparison) -> str:
     """How many runs were compared and which setting has the highest mean; every group by itself."""
     said = []
     for group in comparison.groups:
-        reached: dict[str, list[str]] = {}
+        reached: dict[tuple[str, str], list[str]] = {}
         for measure in group.measures[: group.kind.headlines]:
             best = group.ranked(measure)[0]
-            number = measure.text(best.numbers[measure.key])
-            reached.setdefault(best.label, []).append(f"the highest {measure.name}, {number}")
+            number = best.numbers[measure.key]
+            scope = "" if number.scope == "any training" else f", for {number.scope}"
+            said_of = reached.setdefault((best.label, scope), [])
+            said_of.append(f"the highest {measure.name}, {measure.text(number)}")
         if reached:
-            who = (f"{label} has {' and '.join(numbers)}" for label, numbers in reached.items())
+            who = (f"{label} has {' and '.join(numbers)}{scope}" for (label, scope), numbers in reached.items())
             settings = f"{len(group.settings)} setting{'s' if len(group.settings) > 1 else ''}"
             runs = f"{group.n_runs} run{'s' if group.n_runs > 1 else ''}"
             said.append(f"Of {settings} in {runs}, {', and '.join(who)}.")
