@@ -1,6 +1,6 @@
 """How often a 95 % interval holds the truth, in a simulated world of trainings, benchmarks and held-out solutions.
 
-    python tests/benchmarks/coverage.py                              # 5 minutes on one core
+    python tests/benchmarks/coverage.py                              # minutes
     python tests/benchmarks/coverage.py --repeats 1000 --seeds 1 3 5 10
 
 The truth of one or two trainings is that of these very ones on endless solutions, benchmark and held-out; that of more
