@@ -1,17 +1,20 @@
 """Programs started for tests, in a fraction of the time: each is forked from one process that has imported everything.
 
 Start-up is most of what a small run costs. The server is one process for each pytest process; it imports, and never
-computes. What is started sees its own arguments, folder, environment and output, as a fresh process would. Three tests
-start truly fresh ones: what a light task imports, exit codes, and SIGINT (tests/test_run.py).
+computes. What is started sees its own arguments, folder, environment and output, as a fresh process would, and ends
+with the process that started it. What it starts with sys.executable is fresh, unless forked_python() is in its
+environment. Three tests start truly fresh ones: what a light task imports, exit codes, and SIGINT (tests/test_run.py).
 """
 
 import array
 import atexit
+import contextlib
 import gc
 import json
 import os
 import random
 import runpy
+import shlex
 import signal
 import socket
 import subprocess
@@ -22,10 +25,12 @@ import time
 import traceback
 import types
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUN = str(REPOSITORY / "run.py")
+
+SERVER, PYTHON = "MPRM_SERVER", "MPRM_PYTHON"  # in the environment: the server's address, and a forked_python()
 
 _server: list[tuple[subprocess.Popen[bytes], str]] = []
 
@@ -33,12 +38,13 @@ _server: list[tuple[subprocess.Popen[bytes], str]] = []
 class Program:
     """A started program: the part of subprocess.Popen that tests use. It leads a process group of its own."""
 
-    def __init__(self, words: list[str], cwd: Path, env: dict[str, str], stdout: int, stderr: int) -> None:
+    def __init__(self, words: list[str], cwd: Path, env: dict[str, str], output: tuple[IO[str], IO[str]]) -> None:
         self.returncode: int | None = None
+        self.stdout, self.stderr = output
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(_address())
+        self._socket.connect(os.environ.get(SERVER) or _address())
         request = json.dumps({"words": words, "cwd": str(cwd), "env": env}).encode()
-        descriptors = array.array("i", [stdout, stderr])
+        descriptors = array.array("i", [file.fileno() for file in output])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
         self._socket.sendmsg([len(request).to_bytes(8, "big")], ancillary)
         self._socket.sendall(request)
@@ -59,6 +65,16 @@ class Program:
         except subprocess.TimeoutExpired:
             return None
 
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it has said and complained of, once it has ended."""
+        self.wait(timeout)
+        for file in (self.stdout, self.stderr):
+            file.seek(0)
+        return self.stdout.read(), self.stderr.read()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
     def kill(self) -> None:
         """SIGKILL to the program and its children."""
         if self.poll() is None:
@@ -69,28 +85,52 @@ class Program:
 def start_program(
     *words: str, cwd: Path = REPOSITORY, env: dict[str, str] | None = None, output: Path | None = None
 ) -> Program:
-    """Start `python WORDS`: a script with its arguments, or -c CODE. What it says goes to `output`, or is lost."""
-    with open(output or os.devnull, "wb") as file:
-        return Program(list(words), cwd, dict(os.environ if env is None else env), file.fileno(), file.fileno())
+    """Start `python WORDS`: a script with its arguments, -c CODE, or -m MODULE. What it says goes to `output`, or comes
+    from communicate()."""
+    if output is None:
+        said, complained = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
+    else:
+        said = complained = open(output, "w+")  # noqa: SIM115
+    return Program(list(words), cwd, dict(os.environ if env is None else env), (said, complained))
 
 
 def run_program(
     *words: str, cwd: Path = REPOSITORY, env: dict[str, str] | None = None, timeout: float = 300
 ) -> "subprocess.CompletedProcess[str]":
     """Run `python WORDS` to its end, as subprocess.run(capture_output=True, text=True) does."""
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        environment = dict(os.environ if env is None else env)
-        program = Program(list(words), cwd, environment, stdout.fileno(), stderr.fileno())
-        try:
-            program.wait(timeout)
-        except subprocess.TimeoutExpired:
-            program.kill()
-            stderr.seek(0)
-            raise AssertionError(f"{words} did not end in {timeout} s: {stderr.read()[-2000:]}") from None
-        stdout.seek(0)
-        stderr.seek(0)
-        assert program.returncode is not None
-        return subprocess.CompletedProcess(list(words), program.returncode, stdout.read(), stderr.read())
+    program = start_program(*words, cwd=cwd, env=env)
+    try:
+        said, complained = program.communicate(timeout)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        raise AssertionError(f"{words} did not end in {timeout} s: {program.communicate()[1][-2000:]}") from None
+    assert program.returncode is not None
+    return subprocess.CompletedProcess(list(words), program.returncode, said, complained)
+
+
+def forked_python(folder: Path) -> dict[str, str]:
+    """Environment in which a program's sys.executable, written into the folder, is forked from the server, too."""
+    path = folder / "python"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import program; program.as_python()"
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -SEc {shlex.quote(code)} "$@"\n')
+    path.chmod(0o755)
+    return {SERVER: _address(), PYTHON: str(path)}
+
+
+def as_python() -> None:
+    """Do what `python` does with the words of the command line, in a program that gets the signals of this process: a
+    script, or a task of submitit's. Other modules need pipes or the process id of this one."""
+    words = [word for number, word in enumerate(sys.argv[1:]) if number or word != "-u"]
+    if words[0].startswith("-") and words[:2] != ["-m", "submitit.core._submit"]:
+        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+    program = Program(words, Path.cwd(), dict(os.environ), (sys.stdout, sys.stderr))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda number, _: program.send_signal(number))
+    code = program.wait()
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
 
 
 def _address() -> str:
@@ -161,9 +201,18 @@ def _serve(address: str) -> dict[str, Any]:
             connection.close()
             return request
         connection.sendall(program.to_bytes(8, "big"))
+        threading.Thread(target=_end_with, args=(connection, program), daemon=True).start()
         _, status = os.waitpid(program, 0)
-        connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "big", signed=True))
+        with contextlib.suppress(BrokenPipeError):
+            connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "big", signed=True))
         os._exit(0)
+
+
+def _end_with(connection: socket.socket, program: int) -> None:
+    """Kill the program once nobody is at the other end."""
+    with contextlib.suppress(OSError):
+        connection.recv(1)
+        os.killpg(program, signal.SIGKILL)
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -177,6 +226,7 @@ def _become(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    sys.executable = os.environ.get(PYTHON, sys.executable)
     random.seed()
     added = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     sys.path[1:1] = added
@@ -186,6 +236,9 @@ def _become(request: dict[str, Any]) -> None:
         module = types.ModuleType("__main__")
         sys.modules["__main__"] = module
         exec(compile(words[1], "<string>", "exec"), module.__dict__)
+    elif words[0] == "-m":
+        sys.argv, sys.path[0] = words[1:], os.getcwd()
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv, sys.path[0] = list(words), str(Path(words[0]).resolve().parent)
         runpy.run_path(words[0], run_name="__main__")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from program import run_program
+from program import forked_python, run_program
 
 from mprm.config import Config
 from mprm.runs.artifacts import remove
@@ -110,7 +110,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def execute(place: Path, *words: str) -> None:
-    done = run_program(*words, cwd=place)
+    done = run_program(*words, cwd=place, env=os.environ | forked_python(place))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 

@@ -1,37 +1,28 @@
 """What tests of sweeps share."""
 
 import contextlib
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from program import RUN, run_program
+from program import RUN, Program, run_program, start_program
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-Started = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
+Started = Callable[..., contextlib.AbstractContextManager[Program]]
 Execute = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def started() -> Started:
-    """started(folder, "key=value"): a sweep in the folder, killed when the block ends."""
+    """started(folder, "key=value"): a sweep in the folder, killed when the block ends; `before`: code to run first."""
 
     @contextlib.contextmanager
-    def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        command = [sys.executable, str(REPOSITORY / "run.py"), "-m", *arguments]
-        # A shell starts what runs in its background with the signal ignored, and children inherit that.
-        heard = signal.signal(signal.SIGINT, signal.default_int_handler)
-        with subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            signal.signal(signal.SIGINT, heard)
-            try:
-                yield process
-            finally:
-                process.kill()
+    def started(folder: Path, *arguments: str, before: str = "") -> Iterator[Program]:
+        code = f"{before}; import runpy; runpy.run_path({RUN!r}, run_name='__main__')"
+        process = start_program(*(["-c", code] if before else [RUN]), "-m", *arguments, cwd=folder)
+        try:
+            yield process
+        finally:
+            process.kill()
 
     return started
 

@@ -6,7 +6,6 @@ import re
 import select
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +15,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from program import Program, forked_python
 from safetensors.numpy import load_file
 from waiting import HERE, WAIT, meet
 
 from mprm.stages.sweep_job import DIED
 
-Started = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
+Started = Callable[..., contextlib.AbstractContextManager[Program]]
 Execute = Callable[..., tuple[int, str, str]]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,6 +47,13 @@ def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in "bc":
         os.mkfifo(tmp_path / name)
     return tmp_path
+
+
+@pytest.fixture
+def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that submitit starts are forked."""
+    for name, value in forked_python(tmp_path).items():
+        monkeypatch.setenv(name, value)
 
 
 def kill_reader(pipe: Path) -> None:
@@ -110,12 +117,14 @@ def test_jobs_that_joblib_stopped_together_are_tried_alone(started: Started, exe
     assert_only_the_first_failed_and_can_be_run_again(execute, pipes, arguments, said)
 
 
-@pytest.mark.slow
-def test_a_killed_job_of_submitits_does_not_stop_the_others(started: Started, execute: Execute, pipes: Path) -> None:
+def test_a_killed_job_of_submitits_does_not_stop_the_others(
+    started: Started, execute: Execute, pipes: Path, forking: None
+) -> None:
     arguments = (*SELECT, "dataset.annotations=annotations", *WAIT, "+selector.pipe=b,c,a", *SUBMITIT)
-    with started(pipes, *arguments) as sweep:
+    impatient = "from submitit.core.core import Job; Job._results_timeout_s = 1"  # it looks for results for 15 s
+    with started(pipes, *arguments, before=impatient) as sweep:
         kill_reader(pipes / "b")
-        time.sleep(20)  # submitit looks for the result of the first job for that long
+        wait_for(pipes / "runs" / "sweep" / "000.json", "failed")
         let_read(pipes / "c")
         said, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 1
@@ -140,7 +149,9 @@ def assert_only_the_first_failed_and_can_be_run_again(
 
 
 @pytest.mark.slow
-def test_two_ranks_of_submitits_train_what_joblibs_one_process_does(execute: Execute, tmp_path: Path) -> None:
+def test_two_ranks_of_submitits_train_what_joblibs_one_process_does(
+    execute: Execute, tmp_path: Path, forking: None
+) -> None:
     """And where rank 0 refuses the data, rank 1, which waits for it, ends: or the job would go on for hours."""
     code, said, _ = execute(tmp_path, *TRAIN, "runs=one", *JOBLIB)
     assert code == 0, said

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from mprm.config import Config
 from mprm.runs.artifacts import read_json
 from mprm.stages.sweep import check_launcher
 
-Started = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
+Started = Callable[..., contextlib.AbstractContextManager[Program]]
 Execute = Callable[..., tuple[int, str, str]]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,13 +31,13 @@ SMALL = (
 )
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | Program) -> None:
+def wait_for(condition: Callable[[], object], process: Program) -> None:
     while not condition() and process.poll() is None:
         time.sleep(0.02)
 
 
 @pytest.fixture
-def waiting(started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
+def waiting(started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
     """A sweep of three jobs that waits in the second one, for what is written into a pipe."""
     monkeypatch.setenv("PYTHONPATH", f"{HERE}{os.pathsep}{REPOSITORY}")
     os.mkfifo(tmp_path / "pipe")
@@ -50,9 +49,7 @@ def waiting(started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield process
 
 
-def test_ctrl_c_interrupts_the_job_and_the_sweep(
-    execute: Execute, tmp_path: Path, waiting: subprocess.Popen[str]
-) -> None:
+def test_ctrl_c_interrupts_the_job_and_the_sweep(execute: Execute, tmp_path: Path, waiting: Program) -> None:
     waiting.send_signal(signal.SIGINT)
     said, complained = waiting.communicate(timeout=30)
     assert (waiting.returncode, complained) == (130, "mprm: interrupted; the same command resumes\n")
@@ -65,7 +62,7 @@ def test_ctrl_c_interrupts_the_job_and_the_sweep(
 
 
 def test_a_second_sweep_waits_for_the_first_and_not_for_a_dead_one(
-    execute: Execute, tmp_path: Path, waiting: subprocess.Popen[str]
+    execute: Execute, tmp_path: Path, waiting: Program
 ) -> None:
     refused = f"mprm: runs/sweep is in use by process {waiting.pid}; wait until it ends, or give another runs=\n"
     assert execute(tmp_path, *SELECT, "seed=0,1") == (2, "", refused)
