@@ -176,6 +176,11 @@ def verdicts_table(verdicts: Sequence[Verdict], group: Group) -> Table:
 # have, a class or a number; what is empty may be anything (an alpha that was not published).
 PUBLISHED = Path(__file__).with_name("published.csv")
 DATA = {"dataset": "VisualPRM400K", "benchmark": "VisualProcessBench"}
+UNCHANGED = {  # options that the paper did not have
+    **{"objective.balance": "none", "objective.ignore": None, "dataset.final_step": "keep", "selector.balance": "none"},
+    **{"selector.labels": "hard", "selector.fill": "score", "selector.random_share": None, "selector.scope": "source"},
+    "selector.ties": "file_order",
+}
 
 
 def published_f1(config: Mapping[str, Any]) -> float | None:
@@ -191,9 +196,10 @@ def published_f1(config: Mapping[str, Any]) -> float | None:
             return given is not None and math.isclose(given, float(wanted), abs_tol=1e-6)
         return str(given).rpartition(".")[2] == wanted
 
-    objective = config.get("objective") or {}
-    if objective.get("balance", "none") != "none" or objective.get("ignore"):
-        return None
+    for key, usual in UNCHANGED.items():
+        group, _, name = key.partition(".")
+        if ((config.get(group) or {}).get(name) or usual) != usual:
+            return None
     for line in csv.DictReader(PUBLISHED.read_text(encoding="utf-8").splitlines()):
         f1 = float(line.pop("f1"))
         if all(has(key, wanted) for key, wanted in (DATA | line).items() if wanted):

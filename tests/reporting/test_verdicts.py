@@ -222,7 +222,8 @@ def config(selector: str = "BIS", **changes: Any) -> dict[str, Any]:
     fields = {"_target_": f"mprm.selection.x.{selector}", "ratio": 0.1, "count": None}
     if selector == "BIS":
         fields["alpha"] = 0.2
-    fields |= {key: changes.pop(key) for key in ("ratio", "alpha", "count") if key in changes}
+    names = ("ratio", "alpha", "count", "labels", "fill", "balance", "random_share", "scope", "ties")
+    fields |= {key: changes.pop(key) for key in names if key in changes}
     return {
         "selector": fields,
         "dataset": {"_target_": "mprm.data.visualprm400k.VisualPRM400K"},
@@ -283,6 +284,9 @@ def test_published_numbers(given: dict[str, Any], internvl: float, qwen: float |
         config(objective={"_target_": "mine.Focal"}),
         config(objective=config()["objective"] | {"balance": "classes"}),
         config("Full", ratio=1.0, objective=SOFT | {"ignore": [0.125, 0.75]}),
+        config(dataset=config()["dataset"] | {"final_step": "drop"}),
+        *(config(**option) for option in ({"labels": "posterior"}, {"fill": "random"}, {"balance": "questions"})),
+        *(config(**option) for option in ({"random_share": 0.5}, {"scope": "global"}, {"ties": "random"})),
         config("Full", ratio=1.0, objective={"_target_": "mprm.training.objectives.Hard", "tau": 0.25}),
         config(dataset={"_target_": "mprm.chartworld.corpus.ChartWorld"}),
         config(benchmark={"_target_": "mprm.chartworld.corpus.ChartWorldBenchmark"}),
