@@ -97,7 +97,7 @@ WRONG = {
     "threshold=searched": "does not use threshold (it belongs to task=measure)",
     "export=x.jsonl": "does not use export (it belongs to task=select)",
     "policy=server": "does not use policy",
-    "task=score run=runs/NAME backbone=chartworld_reader input=x output=y": "does nothing beside run=runs/NAME",
+    "task=score run=runs/NAME backbone=chartworld_internvl input=x output=y": "does nothing beside run=runs/NAME",
     "task=score selector=full input=x output=y": "task=score does not use selector",
     "task=egt dataset=visualprm400k": "task=egt does not use dataset",
     "task=list selector=bis": "task=list does not use selector",

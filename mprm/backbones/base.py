@@ -129,7 +129,7 @@ class StepModel(nn.Module):
         """Train what writes text instead of what scores steps. Raises ValueError if nothing writes text."""
         raise ValueError(
             f"backbone: {type(self).__name__} cannot write text, as a judge must; choose a chat model, e.g. "
-            "backbone=chartworld_reader"
+            "backbone=chartworld_internvl"
         )
 
 

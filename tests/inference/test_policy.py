@@ -12,7 +12,7 @@ from mprm.inference.policy import Completion, Sampling, SamplingSettings, key_ha
 from mprm.runs.journal import journal
 
 CONF = Path(__file__).parents[2] / "conf" / "policy"
-GIVEN = {"server": ["policy.model=m"], "transformers": ["policy.path=mprm/chartworld/weights/internvl_reader"]}
+GIVEN = {"server": ["policy.model=m"], "transformers": ["policy.path=mprm/chartworld/weights/internvl"]}
 
 
 def test_steps_are_what_stands_between_separators() -> None:

@@ -27,8 +27,8 @@ from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
 from mprm.training.recipe import Machine, Schedule
 
-READER = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights" / "internvl_reader"
-BACKBONE = InternVL(path=str(READER), max_tiles=1, max_length=512)
+WEIGHTS = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights" / "internvl"
+BACKBONE = InternVL(path=str(WEIGHTS), max_tiles=1, max_length=512)
 JUDGE = Judge(instruction="Which?", verdict="{}.", temperature=1.5, max_new_tokens=8)
 Loaded = tuple[InternVLProcessor, InternVLStepModel]
 
@@ -103,7 +103,7 @@ def sampler() -> Callable[..., Sampler]:
 @pytest.fixture(scope="session")
 def stock(taught: Taught) -> Any:
     """transformers' own model with the weights of the judge."""
-    hf = AutoModelForImageTextToText.from_pretrained(READER, dtype=torch.float32).eval()
+    hf = AutoModelForImageTextToText.from_pretrained(WEIGHTS, dtype=torch.float32).eval()
     trained = load_file(taught.folder / "weights.safetensors")
     missing = hf.load_state_dict({name.removeprefix("hf."): value for name, value in trained.items()}, strict=False)
     assert not missing.unexpected_keys
