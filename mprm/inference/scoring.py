@@ -26,7 +26,7 @@ from mprm.batching.collate import Batch, Example, collate, common_prefix, group_
 from mprm.batching.examples import image_fault, neutralise, open_images
 from mprm.batching.order import Lengths, pack, rows_needed
 from mprm.data.image_folder import ImageFolder
-from mprm.data.lines import Dropped, Unusable, check_text, read_json_lines
+from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
 from mprm.data.records import image_names
 from mprm.data.rollouts import question_hash
 from mprm.data.visualprm400k import question_text
@@ -38,6 +38,7 @@ from mprm.runs.journal import Journal, journal
 SEPARATOR = "\n\n"  # ends a step whose entropy is asked for, as the published data joins them
 CHUNK = 1024  # places whose logits are held at once
 HELD = 8  # rows of max_tokens tokens that are held in memory at once, images included
+WANTED = "JSON lines with image, question and steps, or records of VisualProcessBench or VisualPRM400K-v1.1-Raw"
 AT_ONCE = 64  # solutions: what a kill can lose
 
 
@@ -217,13 +218,10 @@ def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple
     standard deviations; or step_scores null and not_scored, the reason. Lines that are no JSON object are left out.
 
     settings: all that the scores depend on besides the file.
-    Returns the number scored and the others by reason. Raises ValueError if the source is not there.
+    Returns the number scored and the others by reason. Raises ValueError if there is nothing to score.
     """
     if not source.is_file():
-        raise ValueError(
-            f"input={source} is not a file; give JSON lines with image, question and steps, or records of "
-            "VisualProcessBench or VisualPRM400K-v1.1-Raw"
-        )
+        raise ValueError(f"input={source} is not a file; give {WANTED}")
     records: dict[str, dict[str, Any]] = {}
 
     def read(number: int, record: dict[str, Any]) -> ScoreRequest:
@@ -236,6 +234,9 @@ def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple
     found: dict[str, StepScores | NotScored] = {
         str(one.line): NotScored(one.reason, one.reason) for one in lines if isinstance(one, Dropped)
     }
+    if not requests:
+        listed = ", ".join(sorted({one.reason for one in lines if isinstance(one, Dropped)})) or "no line"
+        raise ValueError(f"input={source} has no usable record ({listed}): {first_keys(source)}; give {WANTED}")
     with journal(target, [file_hash(source), settings]) as kept:
         found |= score_kept(kept, requests, score)
         kept.finish(record | _scores(found[key]) for key, record in records.items())

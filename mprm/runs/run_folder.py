@@ -28,7 +28,7 @@ from mprm.runs.artifacts import (
     write_json,
     write_text,
 )
-from mprm.tasks import JUDGE_TASKS, NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
+from mprm.tasks import GROUPS, JUDGE_TASKS, NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS, TASKS
 
 # Enters every config hash. Raise it when a file of the run folder changes its meaning: older runs are then refused.
 FORMAT_VERSION = 3
@@ -214,7 +214,7 @@ def _claim(path: Path, this_hash: str, cfg: DictConfig) -> None:
         write_json(path / STAGES, empty)
     stored = _stored_config(path)
     if stored is None or config_hash(stored) != this_hash:  # new, or damaged
-        write_text(path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(used_config(cfg))))
     try:
         read_json(path / "versions.json")
     except ValueError:
@@ -244,12 +244,15 @@ def config_hash(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
-    """A readable folder name that no other config has.
+def used_config(cfg: DictConfig) -> dict[str, Any]:
+    """The config, resolved, without the groups that its task does not use."""
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {key: value for key, value in values.items() if key not in GROUPS or key in TASKS[cfg.task].groups}
 
-    For example bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0-3fa9c1d2; data and benchmark follow the backbone
-    where they are not chartworld.
-    """
+
+def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
+    """A folder name that no other config has, e.g. bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0-3fa9c1d2; data
+    and benchmark follow the backbone where they are not chartworld."""
     numbers = [
         f"{key}{value:.12g}"
         for key, value in (raw.get("selector") or {}).items()

@@ -23,8 +23,6 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from omegaconf import OmegaConf
-
 from mprm.config import Config
 from mprm.runs.artifacts import (
     STAGES,
@@ -36,7 +34,7 @@ from mprm.runs.artifacts import (
     read_json,
     write_json,
 )
-from mprm.runs.run_folder import FORMAT_VERSION, RunFolder, open_run
+from mprm.runs.run_folder import FORMAT_VERSION, RunFolder, open_run, used_config
 from mprm.terminal import say
 
 if TYPE_CHECKING:
@@ -198,8 +196,7 @@ def start_tracker(work: Work) -> Tracker:
 
     if not is_rank_zero():
         return Tracker()
-    config: Any = OmegaConf.to_container(work.cfg.raw, resolve=True)
-    return start(work.cfg.logger, work.run.path, config, work.cfg.selector.label)
+    return start(work.cfg.logger, work.run.path, used_config(work.cfg.raw), work.cfg.selector.label)
 
 
 @dataclass(frozen=True)

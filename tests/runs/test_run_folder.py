@@ -104,6 +104,14 @@ def test_a_new_run_folder_says_what_it_is(tmp_path: Path) -> None:
     assert read_json(run.path / "versions.json")["torch"].startswith("2.")
 
 
+def test_config_yaml_leaves_out_groups_that_the_task_does_not_use(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, grpo={"epochs": 1}, policy={"seed": "${seed}"}, benchmark={"size": 3})
+    with open_run(cfg) as run:
+        stored = OmegaConf.load(run.path / "config.yaml")
+    assert set(cfg) - set(stored) == {"grpo", "policy"}
+    assert config_hash(stored) == config_hash(cfg)
+
+
 def test_finished_stages_are_found_again_and_files_stay(tmp_path: Path) -> None:
     with open_run(make_config(tmp_path)) as run:
         write_text(run.path / "metrics.jsonl", "{}\n")
