@@ -130,8 +130,17 @@ def cells(words: list[str]) -> Iterator[list[str]]:
     return (list(cell) for cell in product(*lists))
 
 
+def said(path: Path, command: str) -> str:
+    """What the header says of the command."""
+    (line,) = (line.strip() for line in header(path) if line.strip().split("  ")[0] == command)
+    return line.removeprefix(command).strip()
+
+
 @pytest.mark.parametrize(("path", "command"), ALL, ids=lambda value: getattr(value, "stem", value))
-def test_every_command_in_a_header_composes(load: Load, tmp_path: Path, path: Path, command: str) -> None:
+def test_every_command_in_a_header_composes_and_costs_what_it_says(
+    load: Load, tmp_path: Path, path: Path, command: str
+) -> None:
+    cost = said(path, command)
     for place in ("DIR", "FILE"):
         command = command.replace(f"={place}", f"={tmp_path}")
     words = shlex.split(command)[2:]
@@ -149,3 +158,7 @@ def test_every_command_in_a_header_composes(load: Load, tmp_path: Path, path: Pa
     jobs = plan(Composer(loader, swept))
     assert len(jobs) == len({job.name for job in jobs}) > 1
     assert {job.state for job in jobs} == {"waiting"}, jobs
+    if runs_said := re.search(r"(\d+) runs", cost):
+        assert len(jobs) == int(runs_said[1])
+    if work_said := re.search(r"([\d.]+) times the training on all data", cost):
+        assert sum(job.work for job in jobs) == pytest.approx(float(work_said[1]))
