@@ -19,7 +19,10 @@ OUTPUT = ("output", "overwrite", "cache")
 MODEL = ("backbone", "trainer")
 
 # What the folder of run= answers already.
-OF_A_RUN = (*(group for group in RUN_GROUPS if group not in ("trainer", "benchmark")), "name", "held_out", "redo")
+OF_A_RUN = (
+    *(group for group in RUN_GROUPS if group not in ("trainer", "benchmark", "logger")),
+    *("name", "held_out", "redo"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

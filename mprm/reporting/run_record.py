@@ -130,6 +130,11 @@ def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
     return rows
 
 
+def read_solutions(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was scored of a benchmark, by id: images (absolute paths), question and steps; {} when it was not kept."""
+    return {one["id"]: one for one in read_json_lines(folder / "solutions.jsonl") or []}
+
+
 def _predictions(path: Path) -> list[Prediction] | None:
     if not path.exists():
         return None

@@ -14,11 +14,13 @@ from typing import Any, Literal, Protocol, Self
 
 from mprm.runs.artifacts import write_text
 from mprm.runs.journal import SWEEP
+from mprm.runs.run_folder import CHECKOUT
 
 log = logging.getLogger(__name__)
 
 GOES_ON = "the run goes on, all numbers are in its run folder"
 NO_LOGIN = "no login: run `wandb login` or set WANDB_API_KEY"
+BEST = {"val/auc": "max", "val/step_accuracy": "max", "val/loss": "min"}  # of a curve what the table of runs shows
 ONLINE_TIMEOUT = 30.0  # seconds to wait for the W&B server before a run goes on offline
 UPLOAD_TIMEOUT = 120.0  # seconds to wait at the end of a run for what is not uploaded yet; it stays on disk
 
@@ -127,6 +129,10 @@ class WandB:
     group: str | None = None
     # beside those for selector, backbone, ratio and seed
     tags: list[str] = field(default_factory=list)
+    # benchmark solutions in the table of predictions, with pictures
+    predictions: int = 64
+    # upload the trained weights as an artifact
+    log_model: bool = False
 
     def __post_init__(self) -> None:
         if not self.project:
@@ -158,7 +164,7 @@ class WandB:
         try:
             if mode == "online" and not wandb.login(prompt=False, verify=False):
                 raise ValueError(NO_LOGIN)
-            quiet: dict[str, Any] = {"silent": True, "console": "off", "disable_git": True}
+            quiet: dict[str, Any] = {"silent": True, "console": "off", "git_root": str(CHECKOUT)}
             run = wandb.init(
                 mode=mode,
                 settings=wandb.Settings(**quiet, init_timeout=ONLINE_TIMEOUT, finish_timeout=UPLOAD_TIMEOUT),
@@ -169,8 +175,8 @@ class WandB:
                 name=folder.name,
                 id=run_id(folder),
                 resume="allow",
-                job_type=selector,
-                config=config,
+                job_type="evaluate" if config.get("run") else "train",  # of a model that was trained elsewhere
+                config=config | ({"selector": config["selector"] | {"label": selector}} if selector else {}),
                 dir=str(folder),
             )
         except Exception:
@@ -178,7 +184,9 @@ class WandB:
             raise
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
-        return WandBRun(run)
+        for name, best in BEST.items():
+            run.define_metric(name, step_metric="step", summary=best)
+        return WandBRun(run, self.predictions, self.log_model)
 
 
 @dataclass(frozen=True)
@@ -186,6 +194,8 @@ class WandBRun:
     """The Mirror that WandB starts."""
 
     run: Any  # a wandb.Run
+    predictions: int = 0
+    log_model: bool = False
 
     def log(self, metrics: Mapping[str, float]) -> None:
         self.run.log(dict(metrics))
@@ -193,9 +203,10 @@ class WandBRun:
     def store(self, summary: Mapping[str, Any], evaluated: Path | None) -> None:
         self.run.summary.update(dict(summary))
         if evaluated is not None:
-            from mprm.reporting.dashboard import store_results  # matplotlib
+            from mprm.reporting.dashboard import store_files, store_results  # matplotlib
 
-            store_results(self.run, evaluated)
+            store_results(self.run, evaluated, self.predictions)
+            store_files(self.run, evaluated, self.log_model)
 
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))

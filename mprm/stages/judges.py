@@ -180,7 +180,8 @@ def _after_judging(work: JudgeWork, taken: bool) -> None:
     run = work.run
     summary = run.summary("judge")
     page = write_judge(run.path)
-    start_tracker(work).finish({name: value for name, value in summary.items() if name != "seconds"})
+    numbers = {f"benchmark/{name}": value for name, value in summary.items() if name != "seconds"}
+    start_tracker(work).finish(numbers, run.path)
     print_judge(read_results(run.path / "results.json", JudgeResults), console())
     say(f"judged {len(work.benchmark.usable):,} pairs in {summary['seconds']:.1f} s; wrote {page}")
     trained = ["task=export", f"run={run.path}", f"output=exported/{run.path.name}"]

@@ -15,8 +15,10 @@ from mprm.config import Config
 from mprm.data.records import usable_records
 from mprm.runs.artifacts import file_hash, write_json_lines
 from mprm.runs.journal import journal
+from mprm.runs.run_folder import used_config
 from mprm.stages.models import check_devices, identity, load_scorer, models_of, open_by, scoring
 from mprm.stages.stage import Output, content
+from mprm.tasks import OF_A_RUN
 from mprm.terminal import console, listed, say, say_next
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ def evaluate_model(cfg: Config) -> None:
     The threshold is fitted where the run has been evaluated before: to what it predicted of held-out rollouts.
     """
     from mprm.metrics.predictions import read_predictions
+    from mprm.reporting.tracking import start
 
     if cfg.output is None:
         raise ValueError("task=evaluate run=... needs output=DIR, where the results go")
@@ -106,6 +109,8 @@ def evaluate_model(cfg: Config) -> None:
     held_out = read_predictions(calibration) if calibration.is_file() else None
     score_benchmark(cfg, output.target, scorer, settings, held_out, {})
     report(output.target)
+    config = {key: value for key, value in used_config(cfg.raw).items() if key not in OF_A_RUN}
+    start(cfg.logger, output.target, config, "").finish({}, output.target)
     output.remember()
     say_next(*after_use(cfg.run))
 
@@ -118,7 +123,8 @@ def score_benchmark(
     held_out: list[Prediction] | None,
     unscored: dict[str, int],
 ) -> StepResults:
-    """Write predictions.jsonl, results.json and examples.json of the benchmark. What was scored survives a kill.
+    """Write predictions.jsonl, results.json and examples.json of the benchmark, and in solutions.jsonl what was scored.
+    What was scored survives a kill.
 
     settings: all that the predictions depend on; held_out: for the fitted threshold; unscored: of these, by reason.
     """
@@ -130,8 +136,9 @@ def score_benchmark(
 
     started = monotonic()
     solutions, dropped = read_benchmark(cfg)
+    image_path = cfg.benchmark.image_folder.path
     requests = [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions]
-    score = scoring(scorer, open_by(cfg.benchmark.image_folder.path), "scoring the benchmark")
+    score = scoring(scorer, open_by(image_path), "scoring the benchmark")
     with journal(folder / "predictions.jsonl", settings) as kept:
         found = score_kept(kept, requests, score)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
@@ -142,8 +149,15 @@ def score_benchmark(
             benchmark_hash=content_hash(cfg, solutions),
         )
         write_results(folder / "results.json", results)
-        picture = cfg.benchmark.image_folder.path
-        write_examples(folder / "examples.json", predictions, solutions, picture, results.main.threshold)
+        scored = {one.id for one in predictions}
+        shown = (
+            {"id": s.id, "images": [str(image_path(name).resolve()) for name in s.images]}
+            | {"question": s.question, "steps": s.steps}
+            for s in solutions
+            if s.id in scored
+        )
+        write_json_lines(folder / "solutions.jsonl", shown)
+        write_examples(folder / "examples.json", predictions, solutions, image_path, results.main.threshold)
         kept.finish(asdict(prediction) for prediction in predictions)
     for what, reasons in (("benchmark solutions", results.skipped), ("held-out rollouts", unscored)):
         if reasons:

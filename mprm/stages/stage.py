@@ -84,8 +84,9 @@ class Stage(Generic[W]):
         return f"{self.name}/ready"
 
 
-def run_stage(stage: Stage[W], work: W) -> None:
-    """Do the stage, unless this run has done it, or another one beside it from the same inputs.
+def run_stage(stage: Stage[W], work: W) -> bool:
+    """Do the stage, unless this run has done it, or another one beside it from the same inputs. Returns whether this
+    run has it only now.
 
     Raises ValueError if this run has done it from other inputs, or a file of a training is gone.
     """
@@ -95,13 +96,13 @@ def run_stage(stage: Stage[W], work: W) -> None:
             wait_for_rank_zero(run, stage.ready)
             if not run.finished(stage.name):
                 stage.do(work)
-        return
+        return False
     inputs = stage.inputs(work)
     if not stage.again and run.finished(stage.name, costly=stage.every_rank):
         run.check_inputs(stage.name, inputs)
         if stage.already:
             say(stage.already.format(**run.summary(stage.name), run=run.path))
-        return
+        return False
     with nullcontext() if stage.taken is None else one_at_a_time(run.path.parent, stage.name, inputs):
         # Further ranks that find it ready on a restart do not wait: then this run's own training goes on.
         own = stage.taken is None or cfg.redo is not None or run.finished(stage.ready)
@@ -119,6 +120,7 @@ def run_stage(stage: Stage[W], work: W) -> None:
             say(stage.taken.format(**run.summary(stage.name)))
         if stage.then is not None:
             stage.then(work, taken)
+    return True
 
 
 def wait_for_rank_zero(run: RunFolder, stage: str) -> None:
@@ -253,6 +255,8 @@ class Output:
         target, settings = self.target, json.dumps([FORMAT_VERSION, self.settings], sort_keys=True)
         digest = hashlib.sha256(settings.encode()).hexdigest()
         states = file_states(target.parent, [target.name])
+        # `wandb sync` marks what it has uploaded
+        states = {name: state for name, state in states.items() if "wandb" not in Path(name).parts[1:]}
         return {"output": str(target.resolve()), "settings": digest, "files": states}
 
     def _place(self) -> Path:

@@ -46,8 +46,7 @@ class StepWork(Work):
 
     @cached_property
     def training_key(self) -> str:
-        """SHA-256, in hex, of what a training depends on: kept and held-out rollouts, and the config but for the
-        selector and the benchmark."""
+        """SHA-256 of what a training depends on: kept and held-out rollouts, config but for selector and benchmark."""
         from pyarrow.parquet import read_table
 
         digest = hashlib.sha256(config_hash(self.cfg.raw, leave_out=("selector", "benchmark")).encode())
@@ -100,10 +99,8 @@ def experiment(cfg: Config) -> None:
             return
         run_stage(TRAIN, work)
         if is_rank_zero():
-            run_stage(EVALUATE, work)
-            folder = work.run.path
-            report(folder)
-            say_next("task=export", f"run={folder}", f"output=exported/{folder.name}")
+            evaluated(work)
+            say_next("task=export", f"run={work.run.path}", f"output=exported/{work.run.path.name}")
 
 
 def select(cfg: Config) -> None:
@@ -156,10 +153,18 @@ def evaluate(cfg: Config) -> None:
     with opened(StepWork, cfg, LINE) as work:
         if not work.run.finished("train", costly=True):
             raise ValueError(f"{work.run.path} has no finished training; run task=train with the same settings first")
-        for stage in LINE:
+        for stage in LINE[:-1]:
             run_stage(stage, work)
-        report(work.run.path)
+        evaluated(work)
         say_next("task=report", f"runs={cfg.runs}")
+
+
+def evaluated(work: StepWork) -> None:
+    """Evaluate, report, and mirror both."""
+    new = run_stage(EVALUATE, work)
+    report(work.run.path)
+    if new:
+        start_tracker(work).finish({}, work.run.path)
 
 
 def _select(work: StepWork) -> dict[str, Any]:
@@ -200,11 +205,10 @@ def _train(work: StepWork) -> dict[str, Any]:
     with start_tracker(work) as tracker:
         module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed), share)
         summary: dict[str, Any] = fit(module, trained, validated, run.path, tracker.log)
-        summary["rollouts"] = cfg.recipe.seen(len(trained.usable)) if trained else 0
+        summary |= {"rollouts": cfg.recipe.seen(len(trained.usable)) if trained else 0}
         summary |= {"objective": cfg.objective.label} | ({} if share is None else {"positive_share": share})
-        tracker.finish(summary)
-    left_out = trained.left_out if trained else {}
-    held = len(subset) - len(parts[0])
+        tracker.finish({f"train/{name}": value for name, value in summary.items()})
+    left_out, held = trained.left_out if trained else {}, len(subset) - len(parts[0])
     if is_rank_zero():
         told = "".join(f", {count:,} {reason}" for reason, count in left_out.items())
         begin = f"trained on {len(trained.usable):,} of" if trained else "untrained, of"
@@ -248,10 +252,8 @@ def _evaluate(work: StepWork) -> dict[str, Any]:
     requests = [ScoreRequest(r["id"], r["images"], r["question"], r["steps"]) for r in held_out]
     score = scoring(scorer, open_by(cfg.dataset.image_folder.path), "scoring held-out rollouts")
     # labels as a benchmark would give them: 0 for a step that was never sampled
-    labels = {
-        r["id"]: (r["source"], tuple(0 if score is None else 1 if score > 0 else -1 for score in r["scores"]))
-        for r in held_out
-    }
+    signs = [tuple(0 if score is None else 1 if score > 0 else -1 for score in r["scores"]) for r in held_out]
+    labels = {r["id"]: (r["source"], sign) for r, sign in zip(held_out, signs, strict=True)}
     calibration, unscored = with_labels(dict(score(requests)), labels)
     write_predictions(folder / "validation_predictions.jsonl", calibration)
     results = score_benchmark(cfg, folder, scorer, _evaluated_from(work), calibration, unscored)
@@ -290,10 +292,9 @@ EVALUATE = Stage[StepWork](
     name="evaluate",
     inputs=_evaluated_from,
     do=_evaluate,
-    files=("predictions.jsonl", "validation_predictions.jsonl", "results.json", "examples.json"),
+    files=("predictions.jsonl", "solutions.jsonl", "validation_predictions.jsonl", "results.json", "examples.json"),
     remains=("predictions.jsonl.journal",),
     already="already evaluated -> {run}/results.json",
     taken="",
-    then=lambda work, taken: start_tracker(work).finish({}, work.run.path),
 )
 LINE = (SELECT, TRAIN, EVALUATE)

@@ -32,8 +32,8 @@ def test_the_runs_are_those_of_the_sweep_by_selector(group: str) -> None:
     (condition,) = runs["filters"]["filters"]
     assert condition["key"] == {"section": "run", "name": "group"}
     assert (condition["op"], condition["value"]) == ("=", group)
-    assert [key["name"] for key in runs["grouping"]] == ["jobType", "selector.value.ratio", "selector.value.alpha"]
-    assert runs["sort"]["keys"] == [{"key": {"section": "summary", "name": "auc"}, "ascending": False}]
+    assert [key["name"] for key in runs["grouping"]] == [f"selector.value.{key}" for key in ("label", "ratio", "alpha")]
+    assert runs["sort"]["keys"] == [{"key": {"section": "summary", "name": "benchmark/auc"}, "ascending": False}]
     assert runs["runFeed"]["columnOrder"] == dashboard.COLUMNS
 
 
@@ -53,11 +53,11 @@ def test_results_are_drawn_against_ratio_selector_and_alpha() -> None:
     for panel in panels():
         by_type.setdefault(panel["viewType"], []).append(panel["config"])
     (scatter,), (parallel,) = by_type["Scatter Plot"], by_type["Parallel Coordinates Plot"]
-    assert (scatter["xAxis"], scatter["yAxis"]) == ("config:selector.value.ratio", "summary:auc")
+    assert (scatter["xAxis"], scatter["yAxis"]) == ("config:selector.value.ratio", "summary:benchmark/auc")
     bars = {config["groupBy"]: config["metrics"] for config in by_type["Bar Chart"]}
-    assert bars == {"jobType": ["auc"], "selector.value.alpha": ["auc"]}
+    assert bars == {key: ["benchmark/auc"] for key in ("selector.value.label", "selector.value.alpha")}
     shown = {column["accessor"] for column in parallel["columns"]}
-    assert {"config:selector.value.alpha", "config:selector.value.ratio", "summary:auc"} <= shown
+    assert {"config:selector.value.alpha", "config:selector.value.ratio", "summary:benchmark/auc"} <= shown
 
 
 class Server:

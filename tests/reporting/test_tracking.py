@@ -1,5 +1,6 @@
 import json
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -7,9 +8,12 @@ from typing import Any
 
 import pytest
 import wandb
+from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
-from mprm.reporting import tracking
+from mprm.metrics.predictions import read_predictions
+from mprm.metrics.results import JudgeResults, write_results
+from mprm.reporting import dashboard, tracking
 from mprm.reporting.tracking import (
     Local,
     Tracker,
@@ -23,6 +27,7 @@ from mprm.reporting.tracking import (
     waits_for_sync,
 )
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 BLOCK = 32768  # of a .wandb file, which is a LevelDB log
 
 
@@ -44,6 +49,16 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def folder(make_run: Callable[..., Path], tmp_path: Path) -> Path:
     """An evaluated run in a folder of runs that no sweep made."""
     path = make_run(tmp_path / "runs" / "bis-demo", n=200)
+    Image.new("RGB", (800, 400), "blue").save(tmp_path / "chart.png")
+    for name in ("report.html", "weights.safetensors"):
+        (path / name).write_text(name)
+    predictions = [json.loads(line) for line in (path / "predictions.jsonl").read_text().splitlines()]
+    with (path / "solutions.jsonl").open("w") as file:
+        for one in predictions:
+            steps = [f"step {number}" for number, _ in enumerate(one["labels"], start=1)]
+            picture = tmp_path / ("gone.png" if one["id"] == "3" else "chart.png")
+            shown = {"id": one["id"], "images": [str(picture)], "question": "How many?", "steps": steps}
+            file.write(json.dumps(shown) + "\n")
     stages = {"select": {"kept": 19, "seconds": 0.5}, "train": {"seconds": 7.5, "shared_with": "bis-other"}}
     (path / "stages.json").write_text(json.dumps({"stages": stages}))
     return path
@@ -100,7 +115,14 @@ class Written:
         }
         logged = [record.request.log_artifact.artifact for record in records if record.request.HasField("log_artifact")]
         logged += [record.artifact for record in records if record.HasField("artifact")]
-        self.manifests = [artifact for artifact in logged if artifact.type == "subset-manifest"]
+        self.artifacts = {artifact.name: artifact for artifact in logged if artifact.type != "run_table"}
+        contents = [one for artifact in logged if artifact.type == "run_table" for one in artifact.manifest.contents]
+        self.tables = [json.loads(Path(one.local_path).read_text()) for one in contents if one.path.endswith(".json")]
+        self.best = {
+            record.metric.name: "max" if record.metric.summary.max else "min"
+            for record in records
+            if record.HasField("metric") and (record.metric.summary.max or record.metric.summary.min)
+        }
         self.exit_codes = [record.exit.exit_code for record in records if record.HasField("exit")]
 
 
@@ -108,7 +130,7 @@ def mirror(logger: WandB, folder: Path, steps: range) -> None:
     with start(logger, folder, CONFIG, "BIS") as tracker:
         for step in steps:
             tracker.log({"step": step, "train/loss": 1 / step})
-        tracker.finish({"optimizer_steps": steps[-1]})
+        tracker.finish({"train/optimizer_steps": steps[-1]})
     wandb.teardown()  # waits until its service has written everything
 
 
@@ -142,33 +164,89 @@ def test_a_resumed_offline_run_is_one_run_with_everything_in_it(folder: Path) ->
     assert losses(written) == [(step, 1 / step) for step in (1, 2, 3, 3, 4, 5)]
     assert {run.run_id for run in written.runs} == {run_id(folder)}
     (run, *_) = written.runs
-    assert (run.display_name, run.project, run.run_group, run.job_type) == ("bis-demo", "mprm", "runs", "BIS")
+    assert (run.display_name, run.project, run.run_group, run.job_type) == ("bis-demo", "mprm", "runs", "train")
     assert list(run.tags) == ["BIS", "InternVL", "10%", "seed3", "mine"]
-    assert {key: written.config[key] for key in CONFIG} == CONFIG
-    assert written.step_metrics == {"step": "", "*": "step"}
+    assert run.git.commit == subprocess.check_output(["git", "-C", CHECKOUT, "rev-parse", "HEAD"], text=True).strip()
+    assert {key: written.config[key] for key in CONFIG} == CONFIG | {"selector": CONFIG["selector"] | {"label": "BIS"}}
+    assert {key: written.step_metrics[key] for key in ("step", "*")} == {"step": "", "*": "step"}
+    assert written.best == {"val/auc": "max", "val/step_accuracy": "max", "val/loss": "min"}
     assert written.exit_codes == [0, 0, 0]
 
-    expected = {"auc": 0.893, "auc_low": 0.882, "auc_high": 0.904, "overall_fixed": 0.8, "overall_fixed_low": 0.785}
-    expected |= {"overall_calibrated": 0.81, "overall_calibrated_high": 0.825, "threshold_calibrated": 0.43}
-    expected |= {"rollouts_kept": 19, "rollouts_eligible": 196, "seconds_select": 0.5, "seconds_train": 7.5}
-    expected |= {"training_shared_with": "bis-other", "optimizer_steps": 5, "step": 120}
+    expected = {"benchmark/auc": 0.893, "benchmark/auc_low": 0.882, "benchmark/auc_high": 0.904}
+    expected |= {"benchmark/f1_fixed": 0.79, "benchmark/f1_fixed_low": 0.775, "benchmark/first_error_accuracy": 0.612}
+    expected |= {"benchmark/f1": 0.8, "benchmark/f1_high": 0.815, "benchmark/threshold": 0.43}
+    expected |= {"benchmark/f1_optimistic": 0.82, "benchmark/average_precision": 0.7, "benchmark/ece": 0.0712}
+    expected |= {"baseline/position_only_f1": 0.5512, "subset/rollouts_kept": 19, "subset/rollouts_eligible": 196}
+    expected |= {"seconds/select": 0.5, "seconds/train": 7.5, "train/shared_with": "bis-other", "step": 120}
+    expected |= {"train/optimizer_steps": 5}
     assert {key: written.summary[key] for key in expected} == pytest.approx(expected)
+    assert all("/" in key or key == "step" for key in written.summary if not key.startswith("_"))
 
-    assert {"results/sources", "subset/table", "subset/map"} <= written.keys
+    assert {"benchmark/sources", "benchmark/predictions", "subset/composition", "subset/map"} <= written.keys
     files = written.parts[-1] / "files" / "media"
-    tables = {path.parent.name: json.loads(path.read_text()) for path in files.glob("table/*/*.json")}
-    assert tables["results"]["columns"][:3] == ["source", "labelled steps", "macro-F1 fixed"]
-    assert tables["results"]["data"][0] == pytest.approx(["bars_sum", 300, 0.77, 0.74, 0.8, 0.78, 0.75, 0.81])
-    composition = {name: numbers for name, *numbers in tables["subset"]["data"]}
+    tables = {path.name.split("_")[0]: json.loads(path.read_text()) for path in files.glob("table/*/*.json")}
+    assert tables["sources"]["columns"][:3] == ["source", "labelled steps", "macro-F1 fitted"]
+    assert tables["sources"]["data"][0][:5] == pytest.approx(["bars_sum", 300, 0.77, 0.74, 0.8])
+    composition = {name: numbers for name, *numbers in tables["composition"]["data"]}
     assert composition["mixed rollouts (%)"] == pytest.approx([7.67, 43.21])
     images = sorted(path.name.split("_")[0] for path in files.glob("images/subset/*.png"))
     assert images == ["map"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in files.glob("images/subset/*.png"))
-    (manifest,) = written.manifests
-    assert manifest.name == f"subset-{run_id(folder)}"
-    (content,) = manifest.manifest.contents
+    assert set(written.artifacts) == {f"{kind}-{run_id(folder)}" for kind in ("subset", "report")}
+    (content,) = written.artifacts[f"subset-{run_id(folder)}"].manifest.contents
     assert content.path == "manifest.json"
     assert Path(content.local_path) == folder / "subset" / "manifest.json", "not a copy in the home folder"
+
+
+def test_predictions_are_a_table_with_pictures_of_so_many_rows(folder: Path) -> None:
+    with start(WandB(offline=True, predictions=8), folder, CONFIG, "BIS") as tracker:
+        tracker.finish({}, folder)
+    wandb.teardown()
+    (table,) = (table for table in Written(folder).tables if "largest mistake" in table["columns"])
+    assert table["columns"] == dashboard.SHOWN
+    assert len(table["data"]) <= 8
+    mistakes = [row[-1] for row in table["data"]]
+    assert mistakes == sorted(mistakes, reverse=True)
+    assert mistakes[0] > 0.8 > mistakes[-1]
+    pictures = [row[2] for row in table["data"] if row[2] is not None]
+    assert {(one["width"], one["height"]) for one in pictures} == {(384, 192)}
+    scored = {one.id: one for one in read_predictions(folder / "predictions.jsonl")}
+    for name, _, _, question, steps, first_error, first_found, _ in table["data"]:
+        labels, scores = scored[name].labels, scored[name].scores
+        assert question == "How many?"
+        assert steps.splitlines()[0] == f"{'right' if labels[0] == 1 else 'WRONG'} {scores[0]:.3f} step 1"
+        assert first_error == (labels.index(-1) + 1 if -1 in labels else None)
+        assert first_found == next((n for n, score in enumerate(scores, start=1) if score < 0.43), None)
+
+
+def test_the_model_is_an_artifact_for_those_who_ask(folder: Path) -> None:
+    start(WandB(offline=True, log_model=True), folder, CONFIG, "BIS").finish({}, folder)
+    wandb.teardown()
+    model = Written(folder).artifacts[f"model-{run_id(folder)}"]
+    assert model.type == "model"
+    assert {content.path for content in model.manifest.contents} == {"weights.safetensors", "config.yaml"}
+
+
+def test_an_evaluation_of_a_model_from_elsewhere_is_a_run_of_its_own_kind(folder: Path) -> None:
+    for name in ("stages.json", "metrics.jsonl", "config.yaml", "solutions.jsonl", "subset/manifest.json"):
+        (folder / name).unlink()
+    start(WandB(offline=True), folder, {"task": "evaluate", "run": "exported"}, "").finish({}, folder)
+    wandb.teardown()
+    written = Written(folder)
+    assert (written.runs[0].job_type, list(written.runs[0].tags)) == ("evaluate", [])
+    assert written.summary["benchmark/auc"] == pytest.approx(0.893)
+    assert list(written.artifacts) == [f"report-{run_id(folder)}"]
+
+
+def test_a_judge_has_its_summary_and_its_report(folder: Path) -> None:
+    measured: dict[str, Any] = {"unusable": {}, "judges": {}, "differences": {}, "training": {}, "curation": None}
+    results = JudgeResults(preferences="p", reward_benchmark="r", reward_benchmark_hash="x", **measured)
+    write_results(folder / "results.json", results)
+    start(WandB(offline=True), folder, CONFIG, "entropy").finish({"benchmark/accuracy_rl": 0.7}, folder)
+    wandb.teardown()
+    written = Written(folder)
+    assert written.summary["benchmark/accuracy_rl"] == 0.7
+    assert f"report-{run_id(folder)}" in written.artifacts
 
 
 def test_without_a_login_the_run_is_kept_offline_and_one_line_says_so(
@@ -287,12 +365,12 @@ def test_a_spawned_process_mirrors_into_the_run_of_its_parent(folder: Path) -> N
         process = get_context("spawn").Process(target=log_twice, args=(tracker,))
         process.start()
         process.join()
-        tracker.finish({"optimizer_steps": 2})
+        tracker.finish({"train/optimizer_steps": 2})
     wandb.teardown()
     written = Written(folder)
     assert process.exitcode == 0
     assert losses(written) == [(1, 1.0), (2, 0.5)]
-    assert written.summary["optimizer_steps"] == 2
+    assert written.summary["train/optimizer_steps"] == 2
 
 
 def test_the_group_is_the_sweep_and_tags_say_what_sets_a_run_apart(tmp_path: Path) -> None:
