@@ -47,9 +47,9 @@ def _loop(path: Path) -> None:
         ("x.jsonl", LINE.decode().encode("utf-16"), r"x\.jsonl is written in UTF-16"),
         ("x.jsonl", LINE.decode().encode("utf-16-be"), r"x\.jsonl is written in UTF-16"),
         ("x.jsonl", LINE.replace(b"\n", b"\r") * 2, r"x\.jsonl end in CR alone"),
-        ("x.jsonl", gzip.compress(LINE), r"x\.jsonl is compressed"),
-        ("x.jsonl.gz", gzip.compress(LINE), r"x\.jsonl\.gz is compressed and not read; unpack it, or move it"),
-        ("a.jsonl.gz", gzip.compress(LINE), r"a\.jsonl and a\.jsonl\.gz in .* are the same source a"),
+        ("x.jsonl", gzip.compress(LINE, mtime=0), r"x\.jsonl is compressed"),
+        ("x.jsonl.gz", gzip.compress(LINE, mtime=0), r"x\.jsonl\.gz is compressed and not read; unpack it, or move it"),
+        ("a.jsonl.gz", gzip.compress(LINE, mtime=0), r"a\.jsonl and a\.jsonl\.gz in .* are the same source a"),
         ("a.JSONL", LINE, r"a\.JSONL and a\.jsonl in .* are the same source a"),
     ],
 )
