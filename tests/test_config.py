@@ -94,10 +94,11 @@ def test_the_run_name_is_readable_and_follows_the_config(load: Callable[..., Con
     [
         (("dataset=visualprm400k", "dataset.root=x"), "-chartworld_internvl-visualprm400k-seed0-"),
         (("benchmark=visualprocessbench",), "-chartworld_internvl-visualprocessbench-seed0-"),
+        (("objective.balance=classes",), "-hard-balance_classes-chartworld_internvl-"),
         (("task=egt", "preferences=jsonl", "benchmark=visualprocessbench"), "-chartworld_internvl-jsonl-seed0-"),
     ],
 )
-def test_data_that_is_not_the_default_is_in_the_name(
+def test_what_is_not_the_default_is_in_the_name(
     load: Callable[..., Config], overrides: tuple[str, ...], part: str
 ) -> None:
     assert part in str(load(*overrides).name)

@@ -262,7 +262,9 @@ def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
     chosen = [choices.get(group) for group in ("selector", "order" if judge else "objective", "backbone")]
     data = ("preferences", "reward_benchmark") if judge else ("dataset", "benchmark")
     others = [choices.get(group) for group in data if choices.get(group) != "chartworld"]
-    parts = ["egt" if judge else None, chosen[0], *numbers, *chosen[1:], *others, f"seed{raw.get('seed')}"]
+    balance = "none" if judge else (raw.get("objective") or {}).get("balance", "none")
+    objective = [chosen[1], None if balance == "none" else f"balance_{balance}"]
+    parts = ["egt" if judge else None, chosen[0], *numbers, *objective, chosen[2], *others, f"seed{raw.get('seed')}"]
     return "-".join(part for part in [*parts, config_hash(raw)[:8]] if part)
 
 
