@@ -70,7 +70,7 @@ def forked(machine: Machine) -> str | Strategy:
 def train(backbone: InternVL, part: Parts) -> Training:
     """train(folder, max_tokens=256, ...) trains 20 rollouts for two epochs in steps of 8; returns metrics.jsonl.
 
-    A rollout has 60 to 106 tokens: 106 hold one, or a few of one question, 4096 all of a step. relabel: gives a record,
+    A rollout has 60 to 109 tokens: 109 hold one, or a few of one question, 4096 all of a step. relabel: gives a record,
     by its number, other scores.
     """
 

@@ -100,9 +100,9 @@ def test_a_step_minimises_the_weighted_mean_over_its_global_batch(
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_how_a_step_is_cut_does_not_matter(train: Any, whole: Any, tmp_path: Path, name: str) -> None:
-    """106 tokens hold one rollout, or a few of one question."""
+    """109 tokens hold one rollout, or a few of one question."""
     folder, lines = whole[name]
-    cut = train(tmp_path / "cut", OBJECTIVES[name], relabel=relabel, max_tokens=106)
+    cut = train(tmp_path / "cut", OBJECTIVES[name], relabel=relabel, max_tokens=109)
     assert losses(cut) == pytest.approx(losses(lines), abs=1e-5)
     one, two = (load_file(path / "weights.safetensors") for path in (folder, tmp_path / "cut"))
     for key in one:
@@ -113,7 +113,7 @@ def test_packed_equals_unpacked(train: Any, tmp_path: Path) -> None:
     order = ShuffledQuestions()
     at_once, alone = (
         train(tmp_path / str(tokens), OBJECTIVES["soft"], order, relabel=relabel, max_tokens=tokens)
-        for tokens in (4096, 106)
+        for tokens in (4096, 109)
     )
     assert losses(at_once) == pytest.approx(losses(alone), abs=1e-5)
 

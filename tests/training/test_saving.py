@@ -23,7 +23,7 @@ from mprm.training.strategies import SIGNALS_TO_END
 
 Lines = list[dict[str, Any]]
 SLURM = {"NTASKS": "1", "JOB_ID": "123456", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "train"}
-CUT = 106  # tokens of a forward pass: several in a step
+CUT = 109  # tokens of a forward pass: several in a step
 
 
 @pytest.fixture(scope="module")
