@@ -96,7 +96,7 @@ def test_a_killed_selection_goes_on_and_a_second_one_computes_nothing(
     assert sorted([*before[:16], *after]) == sorted(set(before) | set(after))
     assert len(after) == 16
     none = invented()
-    second = selected("selector=entropy", "selector.ratio=0.5", "selector.floor=0.25")
+    second = selected("selector=entropy", "selector.ratio=0.5", "selector.floor=0.5")
     third = selected("selector=random", "order=low_to_high", "selector.ratio=0.5")
     assert none == []
     assert third["kept"].num_rows == first["kept"].num_rows == 16
