@@ -76,6 +76,13 @@ TURNS: dict[object, Image.Transpose] = {
 }
 ON_THE_SIDE = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
 
+# Pixels as a PNG stores them -> its transparent colour as one of the 8-bit pixels that Pillow makes of them.
+COLOUR_KEYS: dict[str, Callable[[Any], Any]] = {
+    "L;2": lambda grey: grey * 85,
+    "L;4": lambda grey: grey * 17,
+    "RGB;16B": lambda rgb: tuple(value >> 8 for value in rgb),
+}
+
 
 def open_images(paths: Sequence[Path]) -> list[Image.Image]:
     """Decoded images: RGB, 8 bits per channel, upright, on white; of an animation the first frame.
@@ -86,7 +93,10 @@ def open_images(paths: Sequence[Path]) -> list[Image.Image]:
     for path in paths:
         with _named(path), Image.open(path) as image:
             turn = None if isinstance(image, TiffImageFile) else TURNS.get(_orientation(image))
+            rescale = COLOUR_KEYS.get(str(image.tile[0].args)) if image.tile else None
             image.load()  # this turns a TIFF
+            if rescale is not None and "transparency" in image.info:
+                image.info["transparency"] = rescale(image.info["transparency"])
             rgb = on_white(image)
             images.append(rgb if turn is None else rgb.transpose(turn))
     return images

@@ -43,7 +43,8 @@ class ChartWorld(VisualPRM400K):
     rollouts: int = 32_000
     continuations: int = 16  # N of the Monte-Carlo annotation
     labels: str = "monte_carlo"  # or truth: K = N for a right step, 0 for a wrong one, the ceiling
-    early_stop: bool = True  # the annotation stops behind the first step with K = 0, all later ones are 0 of 0
+    # The annotation stops behind the first step with K = 0, all later ones are 0 of 0; true labels are not annotated.
+    early_stop: bool = True
     # How readily a solver that combines returns to a wrong reading, as a factor: the knob of label noise.
     look_back: float = 0.2
     world_seed: int = 0

@@ -14,6 +14,8 @@ from mprm.reporting.report import Card, Cards, Marked
 from mprm.runs.artifacts import read_json, redo_remedy, write_json
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mprm.data.records import Solution
 
 FOUND, MISSED, ALARM = "First error found", "First error missed", "False alarm"
@@ -74,10 +76,10 @@ def write_examples(
     path: Path,
     predictions: Sequence[Prediction],
     solutions: Sequence[Solution],
-    picture: Callable[[str], Path],
+    open_images: Callable[[Sequence[str]], list[Image]],
     threshold: float,
 ) -> None:
-    """Write the chosen solutions with small pictures as JSON. picture: the file of an image of a solution."""
+    """Write the chosen solutions with small pictures as JSON. open_images: as the model sees them, by their names."""
     by_id, scored = {one.id: one for one in solutions}, {one.id: one for one in predictions}
     examples = []
     for name, why in chosen(predictions, threshold).items():
@@ -90,21 +92,17 @@ def write_examples(
             steps=solution.steps,
             labels=prediction.labels,
             scores=prediction.scores,
-            pictures=[small(picture(image)) for image in solution.images],
+            pictures=[small(image) for image in open_images(solution.images)],
         )
         examples.append(asdict(example))
     write_json(path, examples)
 
 
-def small(path: Path) -> str:
+def small(image: Image) -> str:
     """A picture as a data URL."""
-    from PIL import Image
-
     buffer = io.BytesIO()
-    with Image.open(path) as image:
-        shown = image.convert("RGB")
-    shown.thumbnail((EDGE, EDGE))
-    shown.save(buffer, "WEBP", quality=80)
+    image.thumbnail((EDGE, EDGE))
+    image.save(buffer, "WEBP", quality=80)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

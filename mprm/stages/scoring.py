@@ -138,7 +138,8 @@ def score_benchmark(
     solutions, dropped = read_benchmark(cfg)
     image_path = cfg.benchmark.image_folder.path
     requests = [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions]
-    score = scoring(scorer, open_by(image_path), "scoring the benchmark")
+    open_images = open_by(image_path)
+    score = scoring(scorer, open_images, "scoring the benchmark")
     with journal(folder / "predictions.jsonl", settings) as kept:
         found = score_kept(kept, requests, score)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
@@ -157,7 +158,7 @@ def score_benchmark(
             if s.id in scored
         )
         write_json_lines(folder / "solutions.jsonl", shown)
-        write_examples(folder / "examples.json", predictions, solutions, image_path, results.main.threshold)
+        write_examples(folder / "examples.json", predictions, solutions, open_images, results.main.threshold)
         kept.finish(asdict(prediction) for prediction in predictions)
     for what, reasons in (("benchmark solutions", results.skipped), ("held-out rollouts", unscored)):
         if reasons:

@@ -223,10 +223,13 @@ def test_fully_transparent_black_is_white(tmp_path: Path) -> None:
     [
         (1, 0, [0b01000000], (0,), [255, 255]),
         (1, 0, [0b01000000], (1,), [0, 255]),
+        (2, 0, [0b01100000], (1,), [255, 170]),
+        (4, 0, [0x12], (2,), [17, 255]),
         (8, 0, [7, 8], (7,), [255, 8]),
         (16, 0, [1, 0, 1, 1], (257,), [1, 255]),
         (16, 0, [1, 0, 255, 255], (65535,), [1, 255]),
         (8, 2, [1, 1, 1, 1, 1, 2], (1, 1, 1), [255, (1, 1, 2)]),
+        (16, 2, [1, 9] * 3 + [2, 9] * 3, (0x109, 0x109, 0x109), [255, 2]),
         (16, 4, [0, 0, 128, 0, 0, 0, 255, 255], None, [127, 0]),
         (16, 6, [0] * 6 + [128, 0] + [0] * 6 + [255, 255], None, [127, 0]),
     ],
@@ -234,7 +237,7 @@ def test_fully_transparent_black_is_white(tmp_path: Path) -> None:
 def test_the_transparent_colour_of_a_png_is_white(
     tmp_path: Path, depth: int, colour: int, stored: list[int], key: tuple[int, ...] | None, shown: list[Any]
 ) -> None:
-    """Two pixels of the common depths; and an alpha of 16 bits."""
+    """Two pixels of every depth; and an alpha of 16 bits."""
     header = struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0)
     keys = [] if key is None else [(b"tRNS", struct.pack(f">{len(key)}H", *key))]
     data = [(b"IHDR", header), *keys, (b"IDAT", zlib.compress(bytes([0, *stored]))), (b"IEND", b"")]

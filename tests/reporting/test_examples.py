@@ -53,13 +53,12 @@ def test_what_does_not_occur_is_not_shown() -> None:
 
 
 def test_pictures_are_small_and_steps_coloured_from_the_threshold_on(tmp_path: Path) -> None:
-    Image.new("RGBA", (2000, 500)).save(tmp_path / "a.png")
     solutions = [
         SimpleNamespace(id=one.id, source="bars", question="How many?", steps=["x"] * len(one.labels), images=["a.png"])
         for one in SCORED
     ]
     path = tmp_path / "examples.json"
-    write_examples(path, SCORED, solutions, lambda name: tmp_path / name, 0.5)
+    write_examples(path, SCORED, solutions, lambda names: [Image.new("RGB", (2000, 500)) for _ in names], 0.5)
     found = read_examples(path)
     assert len(found) == 6
     assert all(one.pictures[0].startswith("data:image/webp;base64,") for one in found)

@@ -33,7 +33,7 @@ def without_seconds(lines: Lines) -> Lines:
 def assert_same_curve(found: Lines, expected: Lines) -> None:
     assert len(found) == len(expected)
     for one, two in zip(found, expected, strict=True):
-        assert {**one, "seconds": 0} == pytest.approx({**two, "seconds": 0}, abs=5e-6)
+        assert {**one, "seconds": 0} == pytest.approx({**two, "seconds": 0}, abs=2e-6)  # float32 sums over ranks
 
 
 def assert_same_weights(found: Path, expected: Path) -> None:
