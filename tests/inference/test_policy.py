@@ -139,13 +139,12 @@ def test_a_question_too_long_for_the_policy_is_counted(scripted: Any, tmp_path: 
     assert [done[f"q{n}"]["unusable"] for n in range(5)] == ["too_long"] * 3 + ["missing_image_file", "too_long"]
 
 
-def test_the_tiny_policy_is_often_right(tiny_policy: Any, charts: list[Question], tmp_path: Path) -> None:
+def test_the_tiny_policy_is_mostly_right(tiny_policy: Any, charts: list[Question], tmp_path: Path) -> None:
     policy = tiny_policy("internvl")
     with journal(tmp_path / "out", policy.identity()) as kept:
         solve(policy, charts[:16], Path, Sampling(4), kept, lambda n: None)
     candidates = [candidate for record in kept.done.values() for candidate in record["candidates"]]
     assert len(candidates) == 64
-    assert 0.3 < sum(candidate["correct"] for candidate in candidates) / 64 < 0.9
-    ended = [candidate for candidate in candidates if candidate["final_answer"] is not None]
-    assert len(ended) >= 60  # the others reached the limit of tokens
-    assert all(candidate["steps"][-1].startswith("The answer is") for candidate in ended)
+    assert sum(candidate["correct"] for candidate in candidates) > 57
+    assert all(candidate["final_answer"] is not None for candidate in candidates)
+    assert all(candidate["steps"][-1].startswith("The answer is") for candidate in candidates)

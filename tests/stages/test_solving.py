@@ -49,7 +49,7 @@ def test_candidates_of_every_question(few: Load, tmp_path: Path, capsys: pytest.
     assert f"24 questions with 3 solutions each, {right / 72:.1%} of them right" in " ".join(
         capsys.readouterr().out.split()
     )
-    assert right > 24  # the tiny policy learnt to solve charts
+    assert right > 48  # the tiny policy learnt to solve charts
     before = target.read_bytes()
     sample(config)
     assert "was written by this very command" in " ".join(capsys.readouterr().out.split())
@@ -67,7 +67,7 @@ def test_the_policy_sees_whose_a_height_is(few: Load, tmp_path: Path) -> None:
     target = tmp_path / "candidates.jsonl"
     sample(few("task=sample", "policy.temperature=0", "solutions=1", "questions.size=100", f"output={target}"))
     sets, _ = read_candidates(target)
-    assert sum(one.candidates[0].correct for one in sets) >= 80
+    assert sum(one.candidates[0].correct for one in sets) >= 95
 
 
 @pytest.mark.slow
