@@ -73,8 +73,8 @@ PRESETS = {
 
 def forward(model: ChatModel, family: str, tokens_BL: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Hidden states, (B, L, D)."""
-    image_start = int((tokens_BL[0] == model.hf.config.image_token_id).nonzero()[0])
-    positions = position_ids(family, image_start, tokens_BL.shape[1], len(tokens_BL)).to(tokens_BL.device)
+    image_start_B = (tokens_BL == model.hf.config.image_token_id).int().argmax(1)
+    positions = position_ids(family, image_start_B, tokens_BL.shape[1])
     return model.hidden(tokens_BL, positions, vision_inputs(images, family))
 
 

@@ -2,7 +2,9 @@
 
 Half of every batch is right solutions, learnt by next-token prediction; half is solutions with errors, where every
 line is followed by " ?" and the model must continue with Yes or No. The verdicts are targets only: they never
-stand in the input, or the model would copy the earlier ones. Wording and mark differ from the PRM prompt.
+stand in the input, or the model would copy the earlier ones. Where a claim stands varies, as it does in what real
+models have seen: in either turn, with or without the words of the PRM prompt, an instruction and blank lines. Learnt
+in one layout alone, claims are hardly found again at the marks (LOG.md). The mark itself is never seen.
 
 The first batches are readings alone, and the very first of them nothing but colours: learnt from the start together
 with the heights, which are so much easier to see, colours are never seen at all (LOG.md).
@@ -23,7 +25,7 @@ from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
 from mprm.chartworld.world import IMAGE_SIZE, NAMES, PATCH, draw, question_text, sample_part
 from tools import tiny
 
-MAX_TOKENS = 96  # a longer row loses its tail
+MAX_TOKENS = 112  # a longer row loses its tail
 IGNORE = -100
 RIGHT = Skill(misread=0.0, slip=0.0, look_again=0.0, illusion=0.0)
 MOMENTS = {
@@ -98,10 +100,11 @@ class Stream(Dataset):
             tokens[row, : len(ids)] = ids
         return tokens, targets, draw(problems)
 
-    def opening(self, question: str) -> list[int]:
-        """Token ids of the user's turn and the beginning of the answer."""
-        ids = [*self.ids("<|im_start|>user\n"), *self.image_ids, *self.ids("\n"), *self.ids(question)]
-        return ids + self.ids("<|im_end|>\n<|im_start|>assistant\n")
+    def opening(self, question: str, answered: bool = True) -> list[int]:
+        """Token ids of the user's turn and the beginning of the answer; not answered: all stands in the answer."""
+        asked = [*self.image_ids, *self.ids("\n"), *self.ids(question)]
+        user, answer = self.ids("<|im_start|>user\n"), self.ids("<|im_end|>\n<|im_start|>assistant\n")
+        return [*user, *asked, *answer] if answered else [*user, *answer, *asked, *self.ids("\n")]
 
     def group(
         self, rng: np.random.Generator, count: int, skill: Skill, claims: bool
@@ -112,14 +115,17 @@ class Stream(Dataset):
         targets = np.full((count, MAX_TOKENS), IGNORE, dtype=np.int64)
         verdicts = (self.ids("No")[0], self.ids("Yes")[0])
         for row in range(count):
-            question = question_text(problems, row) + (" Is each line right?" if claims else "")
-            ids = self.opening(question)
+            asked, worded, blank, answered = rng.random(4) < 0.5 if claims else [False, False, False, True]
+            question = question_text(problems, row) + (" Is each line right?" if asked else "")
+            ids = self.opening(f"Question: {question}" if worded else question, bool(answered))
+            ids += self.ids("Process:") if worded else []
             start, places = len(ids), []
+            before = " " if worded else ""
             for text in step_texts(problems, trace, row):
-                ids += self.ids(text + CLAIM if claims else text)
+                ids += self.ids(before + text + (CLAIM if claims else ""))
                 places.append(len(ids) - 1)
-                ids += self.ids("\n")
-            ids.append(self.tokenizer.eos_token_id)
+                before = "\n\n" if blank else "\n"
+            ids += [*self.ids("\n"), self.tokenizer.eos_token_id]
             length = min(len(ids), MAX_TOKENS)
             tokens[row, :length] = ids[:length]
             if not claims:
@@ -145,13 +151,15 @@ def vision_inputs(images_BHWC: torch.Tensor, family: str) -> dict[str, torch.Ten
     return {"pixel_values": patches.reshape(-1, 3 * 2 * PATCH * PATCH), "image_grid_thw": grid}
 
 
-def position_ids(family: str, image_start: int, length: int, rows: int) -> torch.Tensor:
-    """Positions of the pretraining layout, whose image always starts at the same token."""
+def position_ids(family: str, image_start_B: torch.Tensor, length: int) -> torch.Tensor:
+    """Positions of rows with one image each, by the place of its first token: (B, L), or (3, B, L) for Qwen2.5-VL."""
+    place_BL = torch.arange(length, device=image_start_B.device).expand(len(image_start_B), -1)
     if family == "internvl":
-        return torch.arange(length).expand(rows, -1)
+        return place_BL
     side = IMAGE_SIZE // (2 * PATCH)
-    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    grid = torch.stack([torch.zeros_like(row), row, column]).flatten(1) + image_start
-    head = torch.arange(image_start).expand(3, -1)
-    tail = torch.arange(image_start + side, length + side - side * side).expand(3, -1)
-    return torch.cat([head, grid, tail], dim=1)[:, None].expand(-1, rows, -1)
+    start_B1 = image_start_B[:, None]
+    piece_BL = place_BL - start_B1  # of the image, where it is
+    inside_BL = (piece_BL >= 0) & (piece_BL < side * side)
+    text_BL = torch.where(piece_BL < 0, place_BL, place_BL + side - side * side)
+    frame_row_column = (torch.zeros_like(piece_BL), piece_BL // side, piece_BL % side)
+    return torch.stack([torch.where(inside_BL, start_B1 + at_BL, text_BL) for at_BL in frame_row_column])

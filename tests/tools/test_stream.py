@@ -131,18 +131,37 @@ def test_images_are_exactly_what_the_processor_makes_of_them(family: str, proces
 def test_positions_are_those_of_the_processor(family: str, processors: dict[str, Any]) -> None:
     processor = processors[family]
     _, _, images = stream(family)[0]
-    example = processor.layout([images[0].shape[1::-1]], "How?", ["red is 4.", "blue is 7."])
+    sizes = [images[0].shape[1::-1]]
+    examples = [processor.layout(sizes, "How?", ["red is 4.", "blue is 7."]), processor.ask(sizes, "How?")]
     context = processor.tokenizer.convert_tokens_to_ids(tiny.IMAGE_TOKENS[family][1])
-    image_start = int((example.input_ids == context).nonzero()[0])
-    positions = position_ids(family, image_start, len(example.input_ids), rows=2)
-    assert torch.equal(positions[..., 0, :], example.position_ids)
-    assert torch.equal(positions[..., 1, :], example.position_ids)
+    starts = [int((example.input_ids == context).nonzero()[0]) for example in examples]
+    assert starts[0] != starts[1]
+    length = max(len(example.input_ids) for example in examples)
+    positions = position_ids(family, torch.tensor(starts), length)
+    for row, example in enumerate(examples):
+        assert torch.equal(positions[..., row, : len(example.input_ids)], example.position_ids)
 
 
 @FAMILIES
-def test_every_image_starts_at_the_same_token(family: str) -> None:
-    source = stream(family)
+def test_claims_stand_in_either_turn_with_and_without_the_words_of_the_prm_prompt(
+    family: str, processors: dict[str, Any]
+) -> None:
+    source = stream(family, batch_size=256)
     tokens, _, _ = source[0]
-    context = source.image_ids[1]
-    assert (tokens == context).sum(1).tolist() == [4] * 32
-    assert len({int(row.nonzero()[0]) for row in tokens == context}) == 1
+    texts = [source.tokenizer.decode(row[row != source.tokenizer.pad_token_id]) for row in tokens]
+    kinds = ("Is each line right?", "Question: ", "\n\n", "<|im_start|>user\n<|im_end|>")
+    assert not any(kind in text for text in texts[:128] for kind in kinds)
+    seen = {tuple(kind in text for kind in kinds) for text in texts[128:]}
+    assert len(seen) == 16
+    # But for the mark and the end, such a row is what a step scorer reads.
+    like_a_prompt = [
+        text.endswith("<|im_end|>") and [k in text for k in kinds] == [False, True, True, True] for text in texts
+    ]
+    row = like_a_prompt.index(True)
+    question, solution = texts[row].split("Question: ")[1].split("\nProcess: ")
+    steps = [step.removesuffix(CLAIM) for step in solution.removesuffix("\n<|im_end|>").split("\n\n")]
+    processor = processors[family]
+    prompt = processor.layout([(56, 56)], question, steps).input_ids.tolist()
+    prompt = prompt[: len(prompt) - prompt[::-1].index(processor.mark_id)]
+    asked = [token for id in prompt for token in (source.ids(CLAIM) if id == processor.mark_id else [id])]
+    assert tokens[row, : len(asked)].tolist() == asked
