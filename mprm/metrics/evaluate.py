@@ -13,8 +13,7 @@ from mprm.metrics import step_metrics as metrics
 from mprm.metrics.estimate import HELD_OUT, RESAMPLES, Estimate, Floats, Ints, Resampled, percentile, resample_weights
 from mprm.metrics.predictions import Prediction
 from mprm.metrics.results import SourceResults, StepResults, ThresholdResults
-from mprm.metrics.step_metrics import LabelledSteps, labelled_steps
-from mprm.metrics.thresholds import fitted, searched
+from mprm.metrics.step_metrics import LabelledSteps, fitted, labelled_steps, searched
 
 FIXED_THRESHOLD = 0.5
 POSITION_BINS = 10

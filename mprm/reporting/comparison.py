@@ -13,6 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from mprm.metrics.estimate import Estimate
+from mprm.metrics.predictions import read_predictions
+from mprm.metrics.results import StepResults
+from mprm.metrics.step_metrics import labelled_steps
 from mprm.reporting import comparison_figures as figures
 from mprm.reporting.report import (
     Figure,
@@ -30,8 +33,8 @@ from mprm.reporting.report import (
 )
 from mprm.reporting.run_record import read_json_object
 from mprm.reporting.selection import compared_subsets
-from mprm.reporting.settings import SOURCE, Comparison, Group
-from mprm.reporting.thresholds import selectors_figure
+from mprm.reporting.settings import SOURCE, Comparison, Group, Setting
+from mprm.reporting.steps import Scored, threshold_figure
 from mprm.reporting.verdicts import Verdict, published_f1, verdicts_of, verdicts_table
 from mprm.runs.artifacts import STAGES, atomic_file, atomic_folder, write_text
 
@@ -123,6 +126,25 @@ def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix
     ]
     named = [one for one in found if isinstance(one, Table | Figure)]
     return [replace(one, name=f"{one.name}{suffix}", title=_titled(one.title, group)) for one in named]
+
+
+def selectors_figure(group: Group) -> Figure | None:
+    """One line per selector, of its best setting: the mean over the seeds; None where there are no step scores that are
+    probabilities."""
+    best: dict[tuple[str, str], Setting] = {}
+    for one in group.ranked(group.measures[0]) if group.measures else ():
+        if all(isinstance(run.results, StepResults) and run.results.ece is not None for run in one.runs):
+            best.setdefault((one.selection.name, one.other), one)
+    wanted = [*best.values()][: figures.MOST_CURVES]
+    lines: dict[str, list[Scored]] = {}
+    for one in wanted:
+        for run in one.runs:
+            assert isinstance(run.results, StepResults)
+            steps = labelled_steps(read_predictions(run.folder / "predictions.jsonl"))
+            lines.setdefault(one.label, []).append(Scored(steps, run.results.thresholds))
+    if not lines:
+        return None
+    return threshold_figure(lines, figures.looks_of(group, {one.label: one for one in wanted}), {})
 
 
 def _titled(title: str, group: Group) -> str:

@@ -1,12 +1,15 @@
-"""Read one run folder."""
+"""What a run folder holds for its report, and the solutions of the benchmark that are chosen, by rule, to be looked at:
+what a model finds, misses and accuses wrongly."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,13 +17,35 @@ from omegaconf import OmegaConf
 
 from mprm.metrics.predictions import Prediction, read_predictions
 from mprm.metrics.results import StepResults, read_results
-from mprm.reporting.examples import Example, read_examples
 from mprm.runs import manifest as manifests
-from mprm.runs.artifacts import STAGES, reading, redo_remedy
+from mprm.runs.artifacts import STAGES, read_json, reading, redo_remedy, write_json
 from mprm.runs.manifest import Manifest
 from mprm.runs.run_folder import read_record
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mprm.data.records import Solution
+
 SIGNALS = ["p_pos", "reliability", "ranked"]  # what the map needs of half a million rows
+FOUND, MISSED, ALARM = "First error found", "First error missed", "False alarm"
+WORST_MISS, WORST_ALARM = "Worst miss: the wrong step of the highest score", "Worst alarm: the right step of the lowest"
+TYPICAL = {FOUND: 2, MISSED: 1, ALARM: 1}
+EDGE = 420  # pixels of a picture at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A scored solution."""
+
+    why: str  # it is shown
+    id: str
+    source: str
+    question: str
+    steps: Sequence[str]
+    labels: Sequence[int]  # of every step, as of a Prediction
+    scores: Sequence[float]
+    pictures: Sequence[str]  # data URLs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,3 +165,78 @@ def _predictions(path: Path) -> list[Prediction] | None:
         return None
     with reading(path, redo_remedy("evaluate")):
         return read_predictions(path)
+
+
+# ---- solutions to look at
+
+
+def chosen(predictions: Sequence[Prediction], threshold: float) -> dict[str, str]:
+    """Ids of at most six solutions, and why each is shown.
+
+    The two worst mistakes; of the solutions whose first wrong step is the first rejected one (found), those whose first
+    wrong step is accepted (missed), and those with a rejected step before it (false alarm) the typical ones: ordered by
+    the score of the step that decides, the one in the middle, or the two at the quartiles.
+    """
+    kinds: dict[str, list[tuple[float, str]]] = {kind: [] for kind in (*TYPICAL, WORST_MISS, WORST_ALARM)}
+    for one in predictions:
+        labelled = [(label, score) for label, score in zip(one.labels, one.scores, strict=True) if label]
+        end = (0, 0.0)
+        wrong = next((place for place, (label, _) in enumerate(labelled) if label < 0), len(labelled))
+        rejected = next((place for place, (_, score) in enumerate(labelled) if score < threshold), len(labelled))
+        (label, first_wrong), (_, first_rejected) = [*labelled, end][wrong], [*labelled, end][rejected]
+        if label and wrong == rejected:
+            kinds[FOUND].append((first_wrong, one.id))
+        elif label and first_wrong >= threshold:
+            kinds[MISSED].append((first_wrong, one.id))
+        if rejected < wrong:
+            kinds[ALARM].append((first_rejected, one.id))
+        kinds[WORST_MISS] += [(-score, one.id) for label, score in labelled if label < 0 and score >= threshold]
+        kinds[WORST_ALARM] += [(score, one.id) for label, score in labelled if label > 0 and score < threshold]
+    found: dict[str, str] = {}
+    for kind in (WORST_MISS, WORST_ALARM):
+        found |= {name: kind for _, name in [one for one in sorted(kinds[kind]) if one[1] not in found][:1]}
+    typical: dict[str, str] = {}
+    for kind, number in TYPICAL.items():
+        rest = [name for _, name in sorted(kinds[kind]) if name not in found | typical]
+        places = {(2 * one + 1) * len(rest) // (2 * number) for one in range(number)} if rest else ()
+        typical |= {rest[place]: kind for place in sorted(places)}
+    return typical | found
+
+
+def write_examples(
+    path: Path,
+    predictions: Sequence[Prediction],
+    solutions: Sequence[Solution],
+    open_images: Callable[[Sequence[str]], list[Image]],
+    threshold: float,
+) -> None:
+    """Write the chosen solutions with small pictures as JSON. open_images: as the model sees them, by their names."""
+    by_id, scored = {one.id: one for one in solutions}, {one.id: one for one in predictions}
+    examples = []
+    for name, why in chosen(predictions, threshold).items():
+        solution, prediction = by_id[name], scored[name]
+        example = Example(
+            why=why,
+            id=name,
+            source=solution.source,
+            question=solution.question,
+            steps=solution.steps,
+            labels=prediction.labels,
+            scores=prediction.scores,
+            pictures=[small(image) for image in open_images(solution.images)],
+        )
+        examples.append(asdict(example))
+    write_json(path, examples)
+
+
+def small(image: Image) -> str:
+    """A picture as a data URL."""
+    buffer = io.BytesIO()
+    image.thumbnail((EDGE, EDGE))
+    image.save(buffer, "WEBP", quality=80)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def read_examples(path: Path) -> list[Example]:
+    """[] where there is no such file. Raises ValueError for a damaged one."""
+    return [Example(**one) for one in read_json(path, redo_remedy("evaluate"))] if path.exists() else []

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from mprm.metrics.results import StepResults
-from mprm.metrics.step_metrics import labelled_steps
-from mprm.reporting import examples
+from mprm.metrics.estimate import Floats
+from mprm.metrics.results import StepResults, ThresholdResults
+from mprm.metrics.step_metrics import LabelledSteps, f1_at, labelled_steps
 from mprm.reporting.plots import training_curves
-from mprm.reporting.report import Figure, Report, Section, Table, code, counts_table, print_report, write_page
-from mprm.reporting.run_record import RunRecord, read_run
+from mprm.reporting.report import (
+    Card,
+    Cards,
+    Figure,
+    Marked,
+    Report,
+    Section,
+    Table,
+    code,
+    counts_table,
+    print_report,
+    write_page,
+)
+from mprm.reporting.run_record import Example, RunRecord, read_run
 from mprm.reporting.selection import composition_table, selection_sections
-from mprm.reporting.style import BLUE, CARD, MUTED, name_axes, panels
-from mprm.reporting.thresholds import Scored, threshold_figure
+from mprm.reporting.style import BLUE, CARD, DASHES, INK, MUTED, legend_below, name_axes, panels
 
 BASELINES = {"majority": "majority class", "position_only": "position only"}
 F1 = {"fitted": "F1 at the fitted threshold", "fixed": "F1 at 0.5", "optimistic": "optimistic F1"}
@@ -33,6 +46,20 @@ CURVES = {
         "val/auc": "validation AUC",
     },
 }
+WORDS = {1: "right", -1: "wrong", 0: "neutral"}
+POINTS = 161  # of the curve of a threshold
+SHOWN = (0.0005, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9995)  # ticks of thresholds, and the ends of the axis at the widest
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One training on the benchmark."""
+
+    steps: LabelledSteps
+    thresholds: Mapping[str, ThresholdResults]  # as of StepResults
+
+    def f1(self, name: str) -> float:
+        return self.thresholds[name].overall_step_weighted_macro_f1.value
 
 
 def write_report(folder: Path) -> Path:
@@ -62,7 +89,7 @@ def step_report(record: RunRecord) -> Report:
             of_run = {"this training": [Scored(steps, results.thresholds)]}
             looks = {"this training": {"color": BLUE, "marker": "o"}}
             sections.append(threshold_figure(of_run, looks, _baselines(results)))
-            sections.append(examples.section(record.examples, results.main.threshold))
+            sections.append(examples_section(record.examples, results.main.threshold))
             sections.append(_calibration(steps.right_N, steps.scores_N, results.ece_bins))
         sections.append(counts_table("Not scored", {"benchmark records": results.skipped}))
     sections += [
@@ -149,6 +176,86 @@ def sources_table(results: StepResults) -> Table:
         rows.append((name, f"{part.n:,}", part.macro_f1.points(), *of_class))
     columns = ("source", "labelled steps", "macro-F1", "F1 right", "F1 wrong")
     return Table(f"Benchmark by source (threshold {results.main.threshold:.3f})", columns, tuple(rows))
+
+
+# ---- its solutions and figures
+
+
+def examples_section(examples: Sequence[Example], threshold: float) -> Cards:
+    """Colours: orange far below the threshold, blue far above it, by the ratio of their odds."""
+    odds = threshold / max(1 - threshold, 1e-9)
+    cards = []
+    for one in examples:
+        steps = []
+        for text, label, score in zip(one.steps, one.labels, one.scores, strict=True):
+            verdict = 1 if score >= threshold else -1
+            below = f"score {score:.3f}: {WORDS[verdict]}; label: {WORDS[label]}"
+            hue = round(100 * score / max(score + odds * (1 - score), 1e-9))
+            steps.append(Marked(text, below, hue, differs=label not in (0, verdict)))
+        cards.append(Card(f"{one.why} ({one.source})", one.pictures, one.question, steps))
+    note = (
+        "Chosen by rule: of the first errors that are found those at the quartiles of the deciding score, of those "
+        "that are missed and of the false alarms the one in the middle, and the two worst mistakes. A step is taken "
+        f"for right from the threshold {threshold:.3f} on; blue is far above it, orange far below, and a dashed frame "
+        "is a mistake."
+    )
+    return Cards("Examples", note, cards, "examples")
+
+
+def threshold_figure(
+    lines: Mapping[str, Sequence[Scored]], looks: Mapping[str, Mapping[str, Any]], levels: Mapping[str, float]
+) -> Figure:
+    """A line for every name, the mean over its trainings. levels: F1 (points) of what has no threshold to choose."""
+    every = [one for runs in lines.values() for one in runs]
+    ends = [np.quantile(one.steps.scores_N, (0.005, 0.995)) for one in every]
+    marks = [[at.threshold for at in one.thresholds.values()] for one in every]
+    shown = _log_odds(np.concatenate([*ends, *marks, [0.3, 0.7]]))
+    x = np.linspace(shown.min(), shown.max(), POINTS)
+    thresholds = 1 / (1 + np.exp(-x))
+    rows, told = [], []
+    with panels(8.4, 5.2) as (figure, (axes,)):
+        name_axes(
+            axes, "Overall macro-F1 at every threshold", "threshold (log-odds scale)", "overall macro-F1 (points)"
+        )
+        axes.axvline(0, color=MUTED, lw=1.2, ls=":", label="threshold 0.5")
+        for number, (name, f1) in enumerate(levels.items()):
+            axes.axhline(f1, color=INK, lw=1.2, ls=DASHES[1 + number], label=name)
+        for name, runs in lines.items():
+            look, curve = looks[name], 100 * np.mean([f1_at(one.steps, thresholds) for one in runs], axis=0)
+            rows += [(name, f"{at:.6g}", f"{f1:.3f}") for at, f1 in zip(thresholds, curve, strict=True)]
+            means = {at: 100 * float(np.mean([one.f1(at) for one in runs])) for at in runs[0].thresholds}
+            spots = {at: _mean_log_odds([one.thresholds[at].threshold for one in runs]) for at in means}
+            mark = int(np.abs(x - spots.get("fitted", 0.0)).argmin())
+            axes.plot(x, curve, lw=1.8, ms=9, mec=INK, markevery=[mark], label=name, **look)
+            star: dict[str, Any] = {"marker": "*", "ms": 13, "mec": INK, "ls": "", "color": look["color"]}
+            axes.plot(spots["optimistic"], means["optimistic"], zorder=4, **star)
+            words = {"fixed": "at 0.5", "fitted": "at the fitted threshold", "optimistic": "at the best one"}
+            told.append(f"{name}: {', '.join(f'{means[at]:.1f} {words[at]}' for at in words if at in means)}.")
+        axes.plot([], [], marker="*", ms=12, ls="", color="none", mec=INK, label="best threshold (optimistic)")
+        ticks = _log_odds(np.array(SHOWN))
+        kept = (ticks >= x[0]) & (ticks <= x[-1])
+        axes.set_xticks(ticks[kept], [f"{p:g}" for p, one in zip(SHOWN, kept, strict=True) if one])
+        legend_below(figure)
+    return Figure(
+        "thresholds",
+        "F1 against the threshold",
+        figure,
+        "Lines: mean over seeds. Marker: the threshold fitted to held-out rollouts, 0.5 without any. Star: the best "
+        "one on the benchmark's own labels, as published. A line that is higher at 0.5 alone has a better place for "
+        "its threshold there; it tells right from wrong steps no better.",
+        " ".join(told),
+        Table("F1 against the threshold", ("line", "threshold", "overall macro-F1"), tuple(rows)),
+    )
+
+
+def _log_odds(p: Floats) -> Floats:
+    inside = np.clip(p, SHOWN[0], SHOWN[-1])
+    found: Floats = np.log(inside / (1 - inside))
+    return found
+
+
+def _mean_log_odds(thresholds: Sequence[float]) -> float:
+    return float(_log_odds(np.array(thresholds)).mean())
 
 
 def _calibration(correct: np.ndarray, scores: np.ndarray, n_bins: int) -> Figure:

@@ -7,8 +7,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import pyarrow as pa
 
-from mprm.selection.keep import balanced, one_of_each, shuffled, uniform
-from mprm.selection.signals import NUMERIC
+from mprm.selection.signals import NUMERIC, balanced, one_of_each, shuffled, uniform
 
 
 class Selector(Protocol):

@@ -50,6 +50,8 @@ from mprm.selection.scan import scan
 # Enters the key of the cache: raise it when a column or the cleaning of records changes its meaning.
 FORMAT_VERSION = 6
 
+STRATA = 5  # of balanced()
+
 NUMERIC = (
     *("n_question_words", "n_steps", "n_words", "n", "n_pos", "p_pos", "reliability", "mean_mc", "min_mc"),
     *("p_right", "p_right_positive"),
@@ -138,6 +140,15 @@ def source_rows(table: pa.Table) -> dict[str, np.ndarray]:
     return {names[indices[start]]: np.arange(start, end) for start, end in zip(starts, ends, strict=True)}
 
 
+def uniform(signals: pa.Table, seed: int, purpose: str = "") -> np.ndarray:
+    """A draw in [0, 1) per row, which depends on the seed, the purpose and the row's own source, not on the others."""
+    draws = np.empty(signals.num_rows)
+    for source, rows in source_rows(signals).items():
+        digest = hashlib.sha256((f"{purpose}:{source}" if purpose else source).encode()).digest()
+        draws[rows] = np.random.default_rng([seed, int.from_bytes(digest[:8], "little")]).random(rows.size)
+    return draws
+
+
 def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:
     """Source -> content hash. `memo` remembers it by the state of every path.
 
@@ -178,3 +189,35 @@ def _cached(path: Path) -> pa.Table | None:
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # none yet, or damaged
         pass
     return None
+
+
+# ---- another order of the rows of one scope, best first: places that are dealt out by more than a score
+
+
+def one_of_each(order: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The first row of every group, then the second ones, and so on. groups: one of every row of the table."""
+    return order[np.argsort(_places_within(groups[order]), kind="stable")]
+
+
+def balanced(order: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """However many come first, as large a share of each of five strata of equal size. values: of all rows."""
+    stratum = np.searchsorted(np.quantile(values[order], np.arange(1, STRATA) / STRATA), values[order])
+    share = (_places_within(stratum) + 0.5) / np.bincount(stratum)[stratum]
+    return order[np.argsort(share, kind="stable")]
+
+
+def shuffled(order: np.ndarray, where: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """The rows in these places of the order change places with each other. draws: of all rows, the smallest first."""
+    mixed = order.copy()
+    mixed[where] = order[where][np.argsort(draws[order[where]], kind="stable")]
+    return mixed
+
+
+def _places_within(groups: np.ndarray) -> np.ndarray:
+    """For every element the number of earlier ones of its group."""
+    by_group = np.argsort(groups, kind="stable")
+    number = np.arange(groups.size)
+    begins = np.append(True, groups[by_group][1:] != groups[by_group][:-1])
+    places = np.empty(groups.size, dtype=np.int64)
+    places[by_group] = number - np.maximum.accumulate(np.where(begins, number, 0))
+    return places

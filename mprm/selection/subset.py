@@ -1,10 +1,11 @@
-"""What a selection leaves behind: manifest, kept rows, dropped records; and what is said of those that are missing."""
+"""From the scores of a selector to the rollouts that are kept, and what a selection leaves behind: manifest, kept rows,
+dropped records; and what is said of those that are missing."""
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,87 @@ from mprm.data.lines import first_keys
 from mprm.data.rollouts import Dataset, excluded_lines
 from mprm.runs.artifacts import atomic_file, atomic_folder, write_json_lines
 from mprm.runs.manifest import AllPositive, Chosen, Manifest, SourceCounts, Statistics, Totals
-from mprm.selection.keep import keep
 from mprm.selection.selectors import Selector
-from mprm.selection.signals import source_rows
+from mprm.selection.signals import NUMERIC, source_rows, uniform
+
+Answer = TypeVar("Answer")
 
 COUNTED = ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos", "n_unsampled", "n_unsampled_negative")
+
+
+def keep(signals: pa.Table, selector: Selector) -> pa.Table:
+    """The rows of `signals` that the selector keeps, in their order there.
+
+    Any table with the columns source, ranked and drop_reason will do that has what the selector looks at.
+
+    Added columns: score; rank, 1 for the first of the scope; tie_group, the number of different scores from the best
+    down to this one; tie_size, the number of ranked rows of the scope that have this score. Under the published
+    cleaning, rollouts that cannot be trained on lose their place only here.
+
+    Raises ValueError if the selector needs a signal that the table does not have.
+    """
+    score, second = _scored(signals, selector), _second(signals, selector)
+    rank, tie_group, tie_size = (np.zeros(len(score), dtype=np.int64) for _ in range(3))
+    ranked = signals["ranked"].to_numpy()
+    scopes = source_rows(signals).values() if selector.scope == "source" else [np.arange(len(score))]
+    orders, sizes = [], []
+    for rows in scopes:
+        rows = rows[ranked[rows]]
+        if rows.size:
+            size = selector.count if selector.count is not None else max(1, int(rows.size * (selector.ratio or 0)))
+            size = min(size, rows.size)
+            if not selector.rearranges:
+                least = np.partition(score[rows], rows.size - size)[rows.size - size]
+                rows = rows[score[rows] >= least]  # the rest need not be sorted
+            order = rows[np.lexsort((second[rows], -score[rows]))]  # stable, the last key first
+            tie_group[order] = 1 + np.cumsum(np.append(False, score[order[1:]] != score[order[:-1]]))
+            tie_size[order] = np.bincount(tie_group[order])[tie_group[order]]
+            orders.append(order)
+            sizes.append(size)
+    if selector.rearranges:
+        orders = _asked(selector, lambda: selector.arrange(signals, orders, sizes))
+    chosen = np.zeros(len(score), dtype=bool)
+    for order, size in zip(orders, sizes, strict=True):
+        rank[order] = np.arange(1, order.size + 1)
+        chosen[order[:size]] = True
+    chosen &= signals["drop_reason"].is_null().to_numpy()
+    kept = signals.filter(pa.array(chosen))
+    for name, values in (("score", score), ("rank", rank), ("tie_group", tie_group), ("tie_size", tie_size)):
+        kept = kept.append_column(name, pa.array(values[chosen]))
+    return kept
+
+
+def _scored(signals: pa.Table, selector: Selector) -> np.ndarray:
+    score = _asked(selector, lambda: selector.score(signals))
+    if score.shape != (signals.num_rows,) or np.isnan(score[signals["ranked"].to_numpy()]).any():
+        raise ValueError(f"selector: {selector.label} gives no score for some rollouts; return one number per row")
+    return score
+
+
+def _second(signals: pa.Table, selector: Selector) -> np.ndarray:
+    """What decides between equal scores, the smaller first; what is equal here, too, keeps file order."""
+    if selector.ties == "file_order":
+        return np.zeros(signals.num_rows)
+    if selector.ties == "random":
+        return uniform(signals, selector.seed, "ties")
+    column = selector.ties.removeprefix("-")
+    if column not in signals.column_names:
+        raise ValueError(f"selector.ties={selector.ties} is nothing that pairs have; choose selector.ties=file_order")
+    values = signals[column].to_numpy().astype(np.float64)
+    return values if selector.ties.startswith("-") else -values
+
+
+def _asked(selector: Selector, question: Callable[[], Answer]) -> Answer:
+    """What the selector says; ValueError if it looks for a column that is not there."""
+    try:
+        return question()
+    except KeyError as error:  # pyarrow's, which quotes the column
+        needed = [name for name in (*NUMERIC, "question_hash") if f'"{name}"' in str(error)]
+        if not needed:
+            raise
+        raise ValueError(
+            f"selector: {selector.label} needs {needed[0]}, which pairs do not have; choose entropy, random or full"
+        ) from None
 
 
 def write_subset(

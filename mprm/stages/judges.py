@@ -28,7 +28,7 @@ def train_judge(cfg: Config) -> None:
     from mprm.data.questions import Pair
     from mprm.judge.grpo import check_sampling
     from mprm.judge.judge import signals_of
-    from mprm.selection.keep import keep
+    from mprm.selection.subset import keep
 
     stages = [stage for stage in LINE if stage.name in TASKS[cfg.task].stages]
     check_before_selection(cfg)
@@ -74,7 +74,7 @@ def _sft(work: JudgeWork) -> dict[str, Any]:
 
 def _curate(work: JudgeWork) -> dict[str, Any]:
     from mprm.judge.judge import signals_of, summarise, write_curated
-    from mprm.selection.keep import keep
+    from mprm.selection.subset import keep
 
     cfg, run = work.cfg, work.run
     started = monotonic()

@@ -132,7 +132,7 @@ def score_benchmark(
     from mprm.metrics.evaluate import evaluate
     from mprm.metrics.predictions import with_labels
     from mprm.metrics.results import write_results
-    from mprm.reporting.examples import write_examples
+    from mprm.reporting.run_record import write_examples
 
     started = monotonic()
     solutions, dropped = read_benchmark(cfg)

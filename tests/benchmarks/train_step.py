@@ -39,9 +39,9 @@ from mprm.batching.order import Shuffled, ShuffledQuestions
 from mprm.chartworld.corpus import ChartWorld
 from mprm.inference.scoring import rows
 from mprm.selection.examples import write_examples
-from mprm.selection.keep import keep
 from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
+from mprm.selection.subset import keep
 from mprm.training.objectives import step_losses
 from tools import tiny
 

@@ -23,8 +23,8 @@ from mprm.judge.judge import (
     wrong_labels,
 )
 from mprm.metrics.results import Curation, read_part
-from mprm.selection.keep import keep
 from mprm.selection.selectors import Entropy, Full, Random
+from mprm.selection.subset import keep
 
 
 def pair(name: str, source: str = "s", flipped: bool | None = False) -> Pair:

@@ -12,8 +12,7 @@ from mprm.metrics.estimate import HELD_OUT, Estimate, resample_weights
 from mprm.metrics.evaluate import accuracy_by_position, evaluate, majority, measure, position_only, step_measures
 from mprm.metrics.predictions import Prediction, read_predictions
 from mprm.metrics.results import StepResults, ThresholdResults, read_results, write_results
-from mprm.metrics.step_metrics import labelled_steps
-from mprm.metrics.thresholds import fitted
+from mprm.metrics.step_metrics import fitted, labelled_steps
 
 ORACLE = Path(__file__).resolve().parents[1] / "oracle_data" / "metrics"
 EXPECTED = json.loads((ORACLE / "expected.json").read_text())

@@ -1,4 +1,4 @@
-"""The searched threshold, and Platt's fit."""
+"""The thresholds of step scores: the searched one, and Platt's fit."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,16 @@ from hypothesis import strategies as st
 
 from mprm.metrics.estimate import HELD_OUT, resample_weights
 from mprm.metrics.predictions import Prediction
-from mprm.metrics.step_metrics import LabelledSteps, confusion, labelled_steps, macro_f1, step_weighted_macro_f1
-from mprm.metrics.thresholds import fitted, platt, searched
+from mprm.metrics.step_metrics import (
+    LabelledSteps,
+    confusion,
+    fitted,
+    labelled_steps,
+    macro_f1,
+    platt,
+    searched,
+    step_weighted_macro_f1,
+)
 
 step = st.tuples(st.sampled_from([1, -1]), st.integers(0, 20).map(lambda k: k / 20))
 solutions = st.lists(st.tuples(st.sampled_from("xyz"), st.lists(step, min_size=1, max_size=6)), min_size=1, max_size=12)

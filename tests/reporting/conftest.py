@@ -21,8 +21,8 @@ from scipy.special import ndtri
 
 from mprm.metrics.estimate import Estimate
 from mprm.metrics.results import SourceResults, StepResults, ThresholdResults, write_results
-from mprm.reporting.examples import Example
 from mprm.reporting.kinds import KINDS, Measured
+from mprm.reporting.run_record import Example
 from mprm.reporting.settings import Group, Run, Selection, Setting
 from mprm.reporting.style import styled
 from mprm.runs.manifest import AllPositive, Chosen, Manifest, SourceCounts, Statistics, Totals

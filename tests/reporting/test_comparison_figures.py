@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure as Drawing
 
 from mprm.metrics.estimate import Estimate
+from mprm.reporting.comparison import selectors_figure
 from mprm.reporting.comparison_figures import (
     chosen,
     families,
@@ -216,3 +217,15 @@ def test_nothing_is_clipped_however_many_settings_and_however_long_their_names(
     for figure in (settings_figure(group), *varied_figures(group), learning_figure(group), sources_figure(group)):
         if figure:
             assert_readable(figure.drawing)
+
+
+def test_one_line_per_selector_of_its_best_setting(many_runs: Path) -> None:
+    (group,) = compare(run_folders(many_runs)).groups
+    figure = selectors_figure(group)
+    assert figure is not None
+    assert figure.data is not None
+    ranked = [one.label for one in group.ranked(group.measures[0])]
+    names = list(dict.fromkeys(row[0] for row in figure.data.rows))
+    assert sorted(name.split(",")[0].split(" ")[0] for name in names) == ["BIS", "Full", "Mixed", "Random"]
+    assert names == sorted(names, key=ranked.index)
+    assert names[0] == ranked[0]

@@ -1,4 +1,4 @@
-"""Which solutions are shown, and how (examples.py)."""
+"""Which solutions are shown (run_record.py), and how (steps.py)."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from mprm.metrics.predictions import Prediction
-from mprm.reporting.examples import EDGE, chosen, read_examples, section, write_examples
+from mprm.reporting.run_record import EDGE, chosen, read_examples, write_examples
+from mprm.reporting.steps import examples_section
 
 FOUND, MISSED, ALARM = "First error found", "First error missed", "False alarm"
 
@@ -63,10 +64,10 @@ def test_pictures_are_small_and_steps_coloured_from_the_threshold_on(tmp_path: P
     assert len(found) == 6
     assert all(one.pictures[0].startswith("data:image/webp;base64,") for one in found)
     assert path.stat().st_size < 40_000, EDGE
-    first = section(found, 0.5).cards[0]
+    first = examples_section(found, 0.5).cards[0]
     assert first.title == "First error found (bars)"
     assert [(one.hue, one.differs) for one in first.steps] == [(90, False), (1, False), (20, True)]
     assert first.steps[1].below == "score 0.010: wrong; label: wrong"
-    assert [one.hue for one in section(found, 0.9).cards[0].steps] == [50, 0, 3]
-    assert [one.differs for one in section(found, 0.95).cards[0].steps] == [True, False, True]
+    assert [one.hue for one in examples_section(found, 0.9).cards[0].steps] == [50, 0, 3]
+    assert [one.differs for one in examples_section(found, 0.95).cards[0].steps] == [True, False, True]
     assert read_examples(tmp_path / "nothing.json") == []

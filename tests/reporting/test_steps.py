@@ -8,16 +8,25 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure as Drawing
 from rich.console import Console
 
 from mprm.metrics.evaluate import evaluate
-from mprm.metrics.predictions import read_predictions
+from mprm.metrics.predictions import Prediction, read_predictions
 from mprm.metrics.results import Estimate, write_results
 from mprm.metrics.step_metrics import labelled_steps
 from mprm.reporting.report import Report, Table, Text, html
 from mprm.reporting.run_record import RunRecord, read_run
 from mprm.reporting.selection import GRID, bis_map, compared_subsets, map_figure, places
-from mprm.reporting.steps import calibration_bins, headline, print_run, step_report, write_report
+from mprm.reporting.steps import (
+    Scored,
+    calibration_bins,
+    headline,
+    print_run,
+    step_report,
+    threshold_figure,
+    write_report,
+)
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +258,39 @@ def test_settings_that_kept_the_same_share_a_row(many_runs: Path) -> None:
     assert "mixed-0.05 (and 1 more): random-0.05." in table.note
     assert table.rows[0][1:] == ("392", "1,960", "5.62", "27.8", "3.57", "7.67", "0.8566")
     assert compared_subsets([]) is None
+
+
+# ---- F1 against the threshold
+
+
+def scored(shift: float) -> Scored:
+    """Two hundred steps whose log odds are shifted: the same ranking at another threshold."""
+    rng = np.random.default_rng(0)
+    predictions = []
+    for number in range(40):
+        labels = np.where(rng.random(5) < 0.3, -1, 1)
+        scores = 1 / (1 + np.exp(-(labels + rng.normal(0, 1, 5) + shift)))
+        predictions.append(Prediction(str(number), "s", tuple(labels.tolist()), tuple(scores.tolist())))
+    return Scored(labelled_steps(predictions), evaluate(predictions, predictions, resamples=10).thresholds)
+
+
+def test_the_same_ranking_is_the_same_line_elsewhere(assert_readable: Callable[[Drawing], None]) -> None:
+    lines = {"low": [scored(0.0)], "high": [scored(3.0)]}
+    looks = {"low": {"color": "#000000", "marker": "o"}, "high": {"color": "#888888", "marker": "s"}}
+    figure = threshold_figure(lines, looks, {"majority class": 41.2})
+    axes = figure.drawing.axes[0]
+    drawn = {str(line.get_label()): line for line in axes.lines}
+    low, high = (np.asarray(drawn[name].get_ydata()) for name in lines)
+    assert max(low) == pytest.approx(max(high), abs=1.5)
+    at_half = int(np.abs(np.asarray(drawn["low"].get_xdata())).argmin())
+    assert low[at_half] > high[at_half] + 10, "at 0.5 the shifted one looks worse"
+    assert list(drawn["threshold 0.5"].get_xdata()) == [0, 0]
+    assert list(drawn["majority class"].get_ydata()) == [41.2, 41.2]
+    for name, (one,) in lines.items():
+        # The marker stands at the fitted threshold, on the line.
+        x, y = (np.asarray(values) for values in drawn[name].get_data())
+        (mark,) = drawn[name].get_markevery()
+        assert y[mark] == pytest.approx(100 * one.f1("fitted"), abs=1.5)
+        assert 1 / (1 + np.exp(-x[mark])) == pytest.approx(one.thresholds["fitted"].threshold, abs=0.03)
+        assert f"{name}: {100 * one.f1('fixed'):.1f} at 0.5, {100 * one.f1('fitted'):.1f} at the fitted" in figure.alt
+    assert_readable(figure.drawing)

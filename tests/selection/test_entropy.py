@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from mprm.selection.keep import keep
 from mprm.selection.selectors import BIS, Entropy, Full, LowMC, Random, Selector
+from mprm.selection.subset import keep
 
 FIVE = [0.5, 0.1, None, 0.3, 0.2]
 

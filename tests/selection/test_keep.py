@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mprm.selection.keep import balanced, keep, one_of_each, shuffled
 from mprm.selection.selectors import BIS, Random, Reliable
+from mprm.selection.signals import balanced, one_of_each, shuffled
+from mprm.selection.subset import keep
 
 
 def test_one_of_each_question_before_the_second_of_any() -> None:

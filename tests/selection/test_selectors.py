@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm.selection.keep import keep
 from mprm.selection.selectors import Full, LowMC, Mixed, Random, RankedSelector, Reliable
+from mprm.selection.subset import keep
 
 
 @dataclass(frozen=True, kw_only=True)

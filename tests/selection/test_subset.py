@@ -18,10 +18,9 @@ from mprm.data.rollouts import question_hash
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.runs.manifest import AllPositive, Chosen, SourceCounts, Statistics, read_manifest
 from mprm.selection.examples import EXAMPLES, export_published, read_examples, write_examples
-from mprm.selection.keep import keep
 from mprm.selection.selectors import BIS, Full, LowMC, Reliable, Selector
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import all_positive, held_out, statistics, write_subset
+from mprm.selection.subset import all_positive, held_out, keep, statistics, write_subset
 
 SOURCES = {"a": [[1.0, 0.0], [None], [0.5, None], [], [0.0, 0.0]], "b": [[0.75]], "c": [[]]}
 

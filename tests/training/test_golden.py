@@ -23,9 +23,9 @@ from mprm.batching.examples import Examples
 from mprm.batching.order import Shuffled
 from mprm.chartworld.corpus import ChartWorld
 from mprm.selection.examples import write_examples
-from mprm.selection.keep import keep
 from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
+from mprm.selection.subset import keep
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
 from mprm.training.module import StepScoring
