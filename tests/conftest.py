@@ -7,11 +7,16 @@ from unittest import mock
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hypothesis import settings
 from omegaconf import open_dict
 
 from mprm.config import Config, validate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# On a loaded machine an example takes longer than 200 ms.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
