@@ -32,11 +32,12 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, wraps
 from importlib.abc import MetaPathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,9 @@ from mprm.data.image_folder import modified_ns
 from mprm.data.rollouts import Dataset, code_of, excluded_lines, reading_of
 from mprm.runs.artifacts import atomic_file, file_hash, write_json
 from mprm.selection.scan import scan
+
+P = ParamSpec("P")
+Found = TypeVar("Found")
 
 # Enters the key of the cache: raise it when a column or the cleaning of records changes its meaning.
 FORMAT_VERSION = 6
@@ -78,17 +82,18 @@ def build_signals(dataset: Dataset, cache: str | Path) -> pa.Table:
     images = None if dataset.image_folder.root is None else os.path.abspath(dataset.image_folder.root)
     parts = [FORMAT_VERSION, *reading_of(dataset), images, data_hash, *exclude.values()]
     path = folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.parquet"
-    table = _cached(path)
+    inputs = {f"annotations {source}.jsonl": content for source, content in hashes.items()} | exclude
+    if (code := code_of(dataset)) is not None:
+        inputs["the data set's code"] = code
+    given = (data_hash, json.dumps(inputs))
+    table = _cached(path, *given)
     if table is None:
         with atomic_file(path) as temporary:
             scan(dataset, files, temporary)
             if _content_hashes(files, folder / "hashes.json") != hashes:
                 raise ValueError(f"{files[0].parent}: the annotations changed while they were read; start again")
-        table = _read(path, path.stat().st_mtime_ns)
-    inputs = {f"annotations {source}.jsonl": content for source, content in hashes.items()} | exclude
-    if (code := code_of(dataset)) is not None:
-        inputs["the data set's code"] = code
-    return table.replace_schema_metadata({"data_hash": data_hash, "path": str(path), "inputs": json.dumps(inputs)})
+        table = _read(path, path.stat().st_mtime_ns, *given)
+    return table
 
 
 def inputs_of(signals: pa.Table, selector: object) -> dict[str, str]:
@@ -98,8 +103,6 @@ def inputs_of(signals: pa.Table, selector: object) -> dict[str, str]:
     unusable (an image folder's time stamp alone changes nothing), and the code of a selector from elsewhere.
     """
     inputs: dict[str, str] = json.loads(signals.schema.metadata[b"inputs"])
-    reasons = json.dumps(signals["drop_reason"].to_pylist()).encode()
-    inputs["the images (what is dropped for them)"] = hashlib.sha256(reasons).hexdigest()
     if (code := code_of(selector)) is not None:
         inputs["the selector's code"] = code
     return inputs
@@ -122,11 +125,27 @@ def without_pandas() -> None:
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, modified: int) -> pa.Table:
-    """The table in memory, once for all jobs of a sweep."""
+def _read(path: Path, modified: int, data_hash: str, inputs: str) -> pa.Table:
+    """The table in memory: all jobs of a sweep get the very same one."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:  # pq.read_table would import pandas
         table = file.read()
-    return table.unify_dictionaries().combine_chunks()
+    table = table.unify_dictionaries().combine_chunks()
+    images = {"the images (what is dropped for them)": _hash_of_list(table["drop_reason"].combine_chunks())}
+    described = {"data_hash": data_hash, "path": str(path), "inputs": json.dumps(json.loads(inputs) | images)}
+    return table.replace_schema_metadata(described)
+
+
+def once(look: Callable[Concatenate[pa.Table, P], Found]) -> Callable[Concatenate[pa.Table, P], Found]:
+    """What `look` finds in a table, which it is asked once: the jobs of a sweep have theirs in common."""
+    last: list[Any] = [None]
+
+    @wraps(look)
+    def found(signals: pa.Table, /, *args: P.args, **kwargs: P.kwargs) -> Found:
+        if last[0] is not signals or last[1:3] != [args, kwargs]:
+            last[:] = signals, args, kwargs, look(signals, *args, **kwargs)
+        return cast(Found, last[3])
+
+    return found
 
 
 def source_rows(table: pa.Table) -> dict[str, np.ndarray]:
@@ -176,16 +195,23 @@ def _read_memo(memo: Path) -> dict[str, list[Any]]:
         return {}
 
 
+def _hash_of_list(names: pa.DictionaryArray) -> str:
+    """SHA-256, in hex, of the names as a JSON list, without half a million Python objects."""
+    words = np.array([json.dumps(name) for name in [*names.dictionary.to_pylist(), None]], dtype=object)
+    places = names.indices.fill_null(len(names.dictionary)).to_numpy()
+    return hashlib.sha256(f"[{', '.join(words[places].tolist())}]".encode()).hexdigest()
+
+
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _cached(path: Path) -> pa.Table | None:
+def _cached(path: Path, data_hash: str, inputs: str) -> pa.Table | None:
     """The table, if there is one that can be read and no image folder has changed since: images may arrive later."""
     try:
         listed = json.loads(pq.read_metadata(path).metadata[b"image_folders"])
         if all(modified_ns(folder) == modified for folder, modified in listed.items()):
-            return _read(path, path.stat().st_mtime_ns)
+            return _read(path, path.stat().st_mtime_ns, data_hash, inputs)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # none yet, or damaged
         pass
     return None

@@ -17,10 +17,11 @@ from mprm.data.rollouts import Dataset, excluded_lines
 from mprm.runs.artifacts import atomic_file, atomic_folder, write_json_lines
 from mprm.runs.manifest import AllPositive, Chosen, Manifest, SourceCounts, Statistics, Totals
 from mprm.selection.selectors import Selector
-from mprm.selection.signals import NUMERIC, source_rows, uniform
+from mprm.selection.signals import NUMERIC, once, source_rows, uniform
 
 Answer = TypeVar("Answer")
 
+UNLIKE = ("line", "offset", "length", "record_hash", "question_hash", "image_hashes")  # values that hardly repeat
 COUNTED = ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos", "n_unsampled", "n_unsampled_negative")
 
 
@@ -126,7 +127,7 @@ def write_subset(
     if add_entropy is not None and not selector.uses_entropy:
         kept = add_entropy(kept)
     without = kept["no_entropy"].drop_null().to_pylist() if add_entropy is not None else []
-    eligible = signals.select((*COUNTED, "n_question_words", "source")).filter(signals["ranked"])
+    eligible, eligible_all_positive = _eligible(signals)
     manifest = Manifest(
         seed=seed,
         data_hash=signals.schema.metadata[b"data_hash"].decode(),
@@ -135,16 +136,17 @@ def write_subset(
         sources=_sources(signals, kept),
         dropped=dict(dropped.most_common()),
         totals=Totals(
-            eligible=statistics(eligible),
+            eligible=eligible,
             kept=statistics(kept),
-            eligible_all_positive=all_positive(eligible),
+            eligible_all_positive=eligible_all_positive,
             kept_all_positive=all_positive(kept),
         ),
         signals=signals.schema.metadata[b"path"].decode(),
         no_entropy=dict(Counter(without).most_common()),
     )
     with atomic_folder(folder) as temporary:
-        pq.write_table(kept, temporary / "kept.parquet")
+        repeating = [name for name in kept.column_names if name not in UNLIKE]
+        pq.write_table(kept, temporary / "kept.parquet", use_dictionary=repeating)
         gone = signals.filter(signals["drop_reason"].is_valid()).select(["source", "line", "drop_reason"])
         gone = gone.rename_columns(["source", "line", "reason"])
         rows = (row for batch in gone.to_batches(max_chunksize=4096) for row in batch.to_pylist())
@@ -155,6 +157,12 @@ def write_subset(
 
 def _chosen(component: Any, label: str, baseline: bool = False) -> Chosen:
     return Chosen(name=type(component).__name__, label=label, baseline=baseline, settings=asdict(component))
+
+
+@once
+def _eligible(signals: pa.Table) -> tuple[Statistics, AllPositive | None]:
+    rows = signals.select((*COUNTED, "n_question_words", "source")).filter(signals["ranked"])
+    return statistics(rows), all_positive(rows)
 
 
 def statistics(table: pa.Table) -> Statistics:
@@ -209,6 +217,7 @@ def _sources(signals: pa.Table, kept: pa.Table) -> dict[str, SourceCounts]:
     return sources
 
 
+@once
 def held_out(signals: pa.Table, count: int) -> pa.Table:
     """At least `count` eligible rollouts, in table order, that share neither question nor image with any other.
 

@@ -1,5 +1,6 @@
 """The signals table and its cache."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -133,6 +134,8 @@ def test_listed_records_are_excluded(
     assert remarks(corpus, table) == [f"dataset.exclude={file}: 4 of 7 lines match no record"]
     changed = set(inputs_of(table, Full()).items()) ^ set(inputs_of(whole, Full()).items())
     assert "dataset.exclude" in dict(changed)
+    reasons = json.dumps(table["drop_reason"].to_pylist()).encode()
+    assert inputs_of(table, Full())["the images (what is dropped for them)"] == hashlib.sha256(reasons).hexdigest()
     file.write_text('{"source": "b", "line": 0}')
     again = build_signals(corpus, tmp_path / "cache")
     assert again["drop_reason"].to_pylist() == [None, None, "no_steps", None, "excluded"]

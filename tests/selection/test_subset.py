@@ -239,6 +239,17 @@ def test_the_split_does_not_depend_on_what_is_not_connected() -> None:
     assert lines(held_out(signals(rollouts, unranked=lines(few)), 6)) == sorted(set(lines(more)) - set(lines(few)))
 
 
+def test_jobs_of_a_sweep_share_the_table_and_what_is_found_in_it(corpus: VisualPRM400K, tmp_path: Path) -> None:
+    one, other = (build_signals(corpus, tmp_path / "cache") for _ in range(2))
+    assert other is one
+    assert held_out(other, 2) is held_out(one, 2)
+    assert len(held_out(one, 4)) > len(held_out(one, 1))
+    Path(str(corpus.annotations), "c.jsonl").unlink()
+    changed = build_signals(corpus, tmp_path / "cache")
+    assert changed.num_rows == one.num_rows - 1
+    assert held_out(changed, 2) is not held_out(one, 2)
+
+
 @pytest.mark.parametrize("length", [1_000])
 def test_a_long_chain_is_one_group(length: int) -> None:
     order = np.random.default_rng(0).permutation(length)
