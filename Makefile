@@ -14,11 +14,13 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python run.py
 
+# mypy is half a minute on one core: it runs beside the tests, and is heard behind them.
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal --durations=15
+	@said=$$(mktemp); $(BIN)/mypy >$$said 2>&1 & types=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal --durations=15; failed=$$?; \
+	wait $$types || failed=$$?; cat $$said; rm $$said; exit $$failed
 
 # Renewed when the pins change. torch goes first: deepspeed is built from source and looks at the torch it finds.
 .venv/installed: pyproject.toml constraints.txt

@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import settings
 from omegaconf import open_dict
+from program import SERVER, server
 
 from mprm.config import Config, validate
 
@@ -17,6 +18,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # On a loaded machine an example takes longer than 200 ms.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The workers of pytest-xdist share one server of programs, which imports while they collect."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ[SERVER] = server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,18 +1,19 @@
 """Programs started for tests, in a fraction of the time: each is forked from one process that has imported everything.
 
-Start-up is most of what a small run costs. The server is one process for each pytest process; it imports, and never
+Start-up is most of what a small run costs. The server is one process for all pytest processes; it imports, and never
 computes. What is started sees its own arguments, folder, environment and output, as a fresh process would, and ends
 with the process that started it. What it starts with sys.executable is fresh, unless forked_python() is in its
 environment. Three tests start truly fresh ones: what a light task imports, exit codes, and SIGINT (tests/test_run.py).
 """
 
-import array
 import atexit
 import contextlib
 import gc
 import json
+import multiprocessing
 import os
 import random
+import re
 import runpy
 import shlex
 import signal
@@ -21,15 +22,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
 import types
+from collections.abc import Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import IO, Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUN = str(REPOSITORY / "run.py")
 
+# Modules, and what multiprocessing says when it spawns a process.
+FORKED = {"submitit.core._submit", "joblib.externals.loky.backend.popen_loky_posix", "--multiprocessing-fork"}
+AT_ONCE = 200  # descriptors in one message: the system takes 253; a model that is spawned with has one for each tensor
 SERVER, PYTHON = "MPRM_SERVER", "MPRM_PYTHON"  # in the environment: the server's address, and a forked_python()
 
 _server: list[tuple[subprocess.Popen[bytes], str]] = []
@@ -38,16 +43,23 @@ _server: list[tuple[subprocess.Popen[bytes], str]] = []
 class Program:
     """A started program: the part of subprocess.Popen that tests use. It leads a process group of its own."""
 
-    def __init__(self, words: list[str], cwd: Path, env: dict[str, str], output: tuple[IO[str], IO[str]]) -> None:
+    def __init__(
+        self,
+        words: list[str],
+        cwd: Path,
+        env: dict[str, str],
+        output: tuple[IO[str], IO[str]],
+        pipes: Sequence[int] = (),
+    ) -> None:
         self.returncode: int | None = None
         self.stdout, self.stderr = output
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(os.environ.get(SERVER) or _address())
-        request = json.dumps({"words": words, "cwd": str(cwd), "env": env}).encode()
-        descriptors = array.array("i", [file.fileno() for file in output])
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
-        self._socket.sendmsg([len(request).to_bytes(8, "big")], ancillary)
-        self._socket.sendall(request)
+        self._socket.connect(server())
+        request = json.dumps({"words": words, "cwd": str(cwd), "env": env, "numbers": [1, 2, *pipes]}).encode()
+        self._socket.sendall(len(request).to_bytes(8, "big") + request)
+        descriptors = [*(file.fileno() for file in output), *pipes]
+        for first in range(0, len(descriptors), AT_ONCE):
+            socket.send_fds(self._socket, [b"."], descriptors[first : first + AT_ONCE])
         self.pid = int.from_bytes(_receive(self._socket, 8), "big")
 
     def wait(self, timeout: float | None = None) -> int:
@@ -114,36 +126,42 @@ def forked_python(folder: Path) -> dict[str, str]:
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import program; program.as_python()"
     path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -SEc {shlex.quote(code)} "$@"\n')
     path.chmod(0o755)
-    return {SERVER: _address(), PYTHON: str(path)}
+    return {SERVER: server(), PYTHON: str(path)}
 
 
 def as_python() -> None:
-    """Do what `python` does with the words of the command line, in a program that gets the signals of this process: a
-    script, or a task of submitit's. Other modules need pipes or the process id of this one."""
-    words = [word for number, word in enumerate(sys.argv[1:]) if number or word != "-u"]
-    if words[0].startswith("-") and words[:2] != ["-m", "submitit.core._submit"]:
+    """Do what `python` does with the words of the command line, in a program that gets the pipes and the signals of
+    this process: a script, or one of FORKED. Others are started fresh: they are quick, or need the id of this one."""
+    opened = [int(number) for number in os.listdir("/proc/self/fd")]
+    pipes = [number for number in opened if number > 2 and Path(f"/proc/self/fd/{number}").exists()]  # not its own
+    words = list(dropwhile(re.compile("-[BEsu]+").fullmatch, sys.argv[1:]))
+    if words[0].startswith("-") and not FORKED & {*words}:
         os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-    program = Program(words, Path.cwd(), dict(os.environ), (sys.stdout, sys.stderr))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    program = Program(words, Path.cwd(), dict(os.environ), (sys.stdout, sys.stderr), pipes)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, _: program.send_signal(number))
     code = program.wait()
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # of SIGKILL, which has no handler
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
 
 
-def _address() -> str:
-    """Of the server's socket; it is started when it is first needed."""
+def server() -> str:
+    """Its address. It is started unless another pytest process did; who connects waits until it has imported all."""
+    if SERVER in os.environ:
+        return os.environ[SERVER]
     if not _server:
-        folder = tempfile.mkdtemp(prefix="mprm-programs-")
-        address = str(Path(folder) / "socket")
-        process = subprocess.Popen([sys.executable, __file__, address], cwd=REPOSITORY, stdin=subprocess.PIPE)
+        address = str(Path(tempfile.mkdtemp(prefix="mprm-programs-")) / "socket")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(address)
+            listening.listen(64)
+            number = listening.fileno()
+            command = [sys.executable, __file__, str(number)]
+            process = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, pass_fds=[number])
         _server.append((process, address))
         atexit.register(_stop, os.getpid())
-        while not Path(address).exists():
-            assert process.poll() is None, "the server did not start"
-            time.sleep(0.02)
     return _server[0][1]
 
 
@@ -178,12 +196,8 @@ def _import_all() -> None:
         importlib.import_module(name)
 
 
-def _serve(address: str) -> dict[str, Any]:
+def _serve(listening: socket.socket) -> dict[str, Any]:
     """Wait for requests for ever; returns one in the process that is forked to run it."""
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind(address + ".new")
-    listening.listen(64)
-    os.rename(address + ".new", address)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         connection, _ = listening.accept()
@@ -192,10 +206,10 @@ def _serve(address: str) -> dict[str, Any]:
             continue
         listening.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        space = socket.CMSG_SPACE(8)
-        size, ancillary, _, _ = connection.recvmsg(8, space)
-        request = json.loads(_receive(connection, int.from_bytes(size, "big")))
-        request["descriptors"] = array.array("i", ancillary[0][2][:8]).tolist()
+        request = json.loads(_receive(connection, int.from_bytes(_receive(connection, 8), "big")))
+        request["descriptors"] = []
+        while len(request["descriptors"]) < len(request["numbers"]):
+            request["descriptors"] += socket.recv_fds(connection, 1, AT_ONCE)[1]
         program = os.fork()
         if program == 0:
             connection.close()
@@ -219,14 +233,19 @@ def _become(request: dict[str, Any]) -> None:
     """The program that was asked for, in this process."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, descriptor in enumerate(request["descriptors"], start=1):
-        os.dup2(descriptor, number)
+    free = max(*request["descriptors"], *request["numbers"]) + 1
+    for place, descriptor in enumerate(request["descriptors"], start=free):
+        os.dup2(descriptor, place)
         os.close(descriptor)
+    for place, number in enumerate(request["numbers"], start=free):
+        os.dup2(place, number)
+        os.close(place)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
     sys.executable = os.environ.get(PYTHON, sys.executable)
+    multiprocessing.set_executable(sys.executable)
     random.seed()
     added = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     sys.path[1:1] = added
@@ -248,7 +267,7 @@ def _main() -> None:
     _import_all()
     gc.collect()
     gc.freeze()
-    request, code = _serve(sys.argv[1]), 0
+    request, code = _serve(socket.socket(fileno=int(sys.argv[1]))), 0
     try:
         _become(request)
     except SystemExit as ended:

@@ -5,10 +5,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from program import RUN, Program, run_program, start_program
+from program import RUN, Program, forked_python, run_program, start_program
 
 Started = Callable[..., contextlib.AbstractContextManager[Program]]
 Execute = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that joblib and submitit start are forked."""
+    for name, value in forked_python(tmp_path).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

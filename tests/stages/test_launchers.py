@@ -15,7 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from program import Program, forked_python
+from program import Program
 from safetensors.numpy import load_file
 from waiting import HERE, WAIT, meet
 
@@ -49,13 +49,6 @@ def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes that submitit starts are forked."""
-    for name, value in forked_python(tmp_path).items():
-        monkeypatch.setenv(name, value)
-
-
 def kill_reader(pipe: Path) -> None:
     end = meet(pipe)
     named = f"pipe: {pipe.name}\n"
@@ -84,7 +77,9 @@ def wait_for(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("launcher", [JOBLIB, SUBMITIT])
-def test_every_job_runs_and_a_failure_is_its_own(execute: Execute, tmp_path: Path, launcher: tuple[str, ...]) -> None:
+def test_every_job_runs_and_a_failure_is_its_own(
+    execute: Execute, tmp_path: Path, forking: None, launcher: tuple[str, ...]
+) -> None:
     shutil.copytree(ANNOTATIONS, tmp_path / "a")
     code, said, complained = execute(
         tmp_path, *SELECT, "dataset.annotations=a,absent", "selector.ratio=0.1,0.2", *launcher
@@ -105,7 +100,9 @@ def test_every_job_runs_and_a_failure_is_its_own(execute: Execute, tmp_path: Pat
     assert [log.split()[0] for log in logs] == ["selected", "selected", "mprm:", "mprm:"]
 
 
-def test_jobs_that_joblib_stopped_together_are_tried_alone(started: Started, execute: Execute, pipes: Path) -> None:
+def test_jobs_that_joblib_stopped_together_are_tried_alone(
+    started: Started, execute: Execute, pipes: Path, forking: None
+) -> None:
     arguments = (*SELECT, "dataset.annotations=annotations", *WAIT, "+selector.pipe=b,c,a", *JOBLIB)
     with started(pipes, *arguments) as sweep:
         wait_for(pipes / "runs" / "sweep" / "001.json", "running")

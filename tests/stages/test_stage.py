@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from program import Program, start_program
 
 from mprm.config import Config
 from mprm.data.records import VisualProcessBench, usable_records
@@ -108,21 +108,28 @@ def test_the_key_is_the_subset_and_the_settings(small: Load) -> None:
 
 
 def test_trainings_of_one_key_wait_for_each_other_and_others_do_not(tmp_path: Path) -> None:
-
     program = (
         "import sys, time; from pathlib import Path; from mprm.stages.stage import one_at_a_time\n"
         "with one_at_a_time(Path(sys.argv[1]), 'train', {'the subset': sys.argv[2]}):\n"
         "    print('in', flush=True); time.sleep(float(sys.argv[3]))\n"
     )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    holder = subprocess.Popen([*command, "aaaaaaaa", "60"], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "in\n"
-    subprocess.run([*command, "bbbbbbbb", "0"], check=True, timeout=60)
+
+    def start(key: str, seconds: str) -> Program:
+        return start_program("-c", program, str(tmp_path), key, seconds, output=tmp_path / f"{key}{seconds}")
+
+    def wait_for(process: Program, file: str, said: str) -> None:
+        while said not in (tmp_path / file).read_text():
+            assert process.poll() is None
+
+    holder = start("aaaaaaaa", "60")
+    wait_for(holder, "aaaaaaaa60", "in\n")
+    assert start("bbbbbbbb", "0").wait(timeout=60) == 0
+    waiting = start("aaaaaaaa", "0")
+    wait_for(waiting, "aaaaaaaa0", "another run is at the same stage, train; waiting for it\n")
     with pytest.raises(subprocess.TimeoutExpired):
-        subprocess.run([*command, "aaaaaaaa", "0"], check=True, timeout=3)
+        waiting.wait(timeout=0.5)
     holder.kill()  # however it ends
-    subprocess.run([*command, "aaaaaaaa", "0"], check=True, timeout=60)
+    assert waiting.wait(timeout=60) == 0
 
 
 def test_a_run_that_was_begun_goes_on_with_its_own_training(small: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_a_second_sweep_waits_for_the_first_and_not_for_a_dead_one(
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_jobs_without_a_run_folder(execute: Execute, tmp_path: Path, launcher: str) -> None:
+def test_jobs_without_a_run_folder(execute: Execute, tmp_path: Path, forking: None, launcher: str) -> None:
     (tmp_path / "a.jsonl").write_text(PREDICTION)
     arguments = ("threshold=0.4,0.5", "output='${predictions}-${threshold}.json'", f"hydra/launcher={launcher}")
     code, said, _ = execute(tmp_path, "task=measure", "predictions=a.jsonl,absent.jsonl", *arguments)

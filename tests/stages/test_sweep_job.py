@@ -1,12 +1,11 @@
 """A job of a sweep, whatever process runs it: its state, its log, its rank; and how far the sweep is, in words."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from program import run_program, start_program
 
 from mprm.runs.artifacts import write_json
 from mprm.runs.journal import SweepJob, begin_sweep, lock_sweep, read_jobs, record
@@ -38,7 +37,7 @@ def test_in_a_process_of_its_own_it_speaks_into_its_log(runs: Path) -> None:
         "run_in_launcher(Path(sys.argv[1]), ('seed=1',), speak)\n"
         "print('afterwards')\n"
     )
-    spoken = subprocess.run([sys.executable, "-c", program, str(runs)], capture_output=True, text=True)
+    spoken = run_program("-c", program, str(runs))
     assert (spoken.stdout, spoken.stderr) == ("afterwards\n", "")
     logged = (runs / "sweep" / "001.log").read_text().splitlines()
     assert sorted(logged) == ["and an error", "through Python", "through a descriptor"]
@@ -89,7 +88,7 @@ def test_a_rank_ends_when_another_one_has_failed(runs: Path) -> None:
         "from mprm.stages.sweep_job import run_in_launcher\n"
         "run_in_launcher(Path(sys.argv[1]), ('seed=0',), lambda: time.sleep(60))\n"
     )
-    waiting = subprocess.Popen([sys.executable, "-c", program, str(runs)])
+    waiting = start_program("-c", program, str(runs))
     try:
         while read_jobs(runs)[0].state != "running":
             assert waiting.poll() is None
@@ -97,7 +96,6 @@ def test_a_rank_ends_when_another_one_has_failed(runs: Path) -> None:
         assert waiting.wait(timeout=30) == 1
     finally:
         waiting.kill()
-        waiting.wait()
     assert read_jobs(runs)[0].reason == "of another rank"
 
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from program import PYTHON, forked_python
 from safetensors.torch import load_file
 
 from mprm.training import fit as fit_module
@@ -147,7 +148,19 @@ def test_a_signal_that_submitit_passes_over_ends_nothing(train: Any, handled: An
     assert latest(tmp_path / "told" / "checkpoints")[1] == 3
 
 
+@pytest.fixture
+def forking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is spawned is forked from a process that has imported everything, and is given as much as if it were not."""
+    for name, value in forked_python(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable(os.environ[PYTHON])
+    yield
+    multiprocessing.set_executable(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("forking")
 def test_ranks_that_are_spawned_are_told(train: Any, tmp_path: Path) -> None:
     folder = tmp_path / "ranks"
 
