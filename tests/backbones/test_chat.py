@@ -58,7 +58,7 @@ def test_scores_come_in_the_order_of_the_marks(backbone: Any, picture: Picture) 
     assert together.shape == (2 + 3 + 4, 2)
     assert together.dtype == torch.float32
     assert together.std() > 0.05
-    assert (together.softmax(-1) - alone.softmax(-1)).abs().max() < 1e-6
+    assert (together.softmax(-1) - alone.softmax(-1)).abs().max() < 2e-6
 
 
 def test_the_hidden_states_at_the_marks_are_those_of_all_tokens(backbone: Any, picture: Picture) -> None:
@@ -287,7 +287,7 @@ def test_a_chart_is_asked_about_as_in_pretraining(family: str, loaded: Any) -> N
         asked = processor.ask([(IMAGE_SIZE, IMAGE_SIZE)], question)
         assert asked.input_ids.tolist() == row[:length].tolist()
         image_start = len(stream.ids("<|im_start|>user\n")) + 1
-        expected = position_ids(family, image_start, length, 1)
+        expected = position_ids(family, torch.tensor([image_start]), length)
         assert asked.position_ids.equal(expected[..., 0, :] if family == "qwen2_5_vl" else expected[0])
         assert len(asked.marks) == 0
 
