@@ -14,7 +14,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python run.py
 
-# mypy is half a minute on one core: it runs beside the tests, and is heard behind them.
+# mypy is half a minute on one core: it runs beside the tests, and its answer is printed after theirs.
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -4,7 +4,7 @@ Half of every batch is right solutions, learnt by next-token prediction; half is
 line is followed by " ?" and the model must continue with Yes or No. The verdicts are targets only: they never
 stand in the input, or the model would copy the earlier ones. Where a claim stands varies, as it does in what real
 models have seen: in either turn, with or without the words of the PRM prompt, an instruction and blank lines. Learnt
-in one layout alone, claims are hardly found again at the marks (LOG.md). The mark itself is never seen.
+in one layout alone, claims are judged worse in another (LOG.md). The mark itself is never seen.
 
 The first batches are readings alone, and the very first of them nothing but colours: learnt from the start together
 with the heights, which are so much easier to see, colours are never seen at all (LOG.md).
@@ -100,11 +100,12 @@ class Stream(Dataset):
             tokens[row, : len(ids)] = ids
         return tokens, targets, draw(problems)
 
-    def opening(self, question: str, answered: bool = True) -> list[int]:
-        """Token ids of the user's turn and the beginning of the answer; not answered: all stands in the answer."""
-        asked = [*self.image_ids, *self.ids("\n"), *self.ids(question)]
-        user, answer = self.ids("<|im_start|>user\n"), self.ids("<|im_end|>\n<|im_start|>assistant\n")
-        return [*user, *asked, *answer] if answered else [*user, *answer, *asked, *self.ids("\n")]
+    def opening(self, question: str, users: bool = True) -> list[int]:
+        """Token ids up to the solution. Image and question stand in the user's turn, or, as in the PRM prompt, the user
+        says nothing and they begin the assistant's."""
+        shown = [*self.image_ids, *self.ids("\n"), *self.ids(question)]
+        user, assistant = self.ids("<|im_start|>user\n"), self.ids("<|im_end|>\n<|im_start|>assistant\n")
+        return [*user, *shown, *assistant] if users else [*user, *assistant, *shown, *self.ids("\n")]
 
     def group(
         self, rng: np.random.Generator, count: int, skill: Skill, claims: bool
@@ -115,9 +116,9 @@ class Stream(Dataset):
         targets = np.full((count, MAX_TOKENS), IGNORE, dtype=np.int64)
         verdicts = (self.ids("No")[0], self.ids("Yes")[0])
         for row in range(count):
-            asked, worded, blank, answered = rng.random(4) < 0.5 if claims else [False, False, False, True]
+            asked, worded, blank, users = rng.random(4) < 0.5 if claims else [False, False, False, True]
             question = question_text(problems, row) + (" Is each line right?" if asked else "")
-            ids = self.opening(f"Question: {question}" if worded else question, bool(answered))
+            ids = self.opening(f"Question: {question}" if worded else question, bool(users))
             ids += self.ids("Process:") if worded else []
             start, places = len(ids), []
             before = " " if worded else ""
