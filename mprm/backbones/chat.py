@@ -7,6 +7,7 @@ V vocabulary, 2 verdicts (no, yes).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from mprm.batching.examples import MARK, neutralise, render
 
 
 class MarksOnly(nn.Module):
-    """Mixed into the family's decoder layer and made the last one: behind its attention nothing but the marks matters,
-    a hundredth of the tokens that the MLP, most of a layer's work, would see."""
+    """Mixed into the model's decoder layer, for the last one: behind its attention nothing but the marks matters, a
+    hundredth of the tokens that the MLP, most of a layer's work, would see."""
 
     self_attn: nn.Module
     mlp: nn.Module
@@ -37,13 +38,17 @@ class MarksOnly(nn.Module):
         return h + self.mlp(self.post_attention_layernorm(h))
 
 
+@cache
+def marks_only(layer: type[nn.Module]) -> type[nn.Module]:
+    """The decoder layer of this class that computes nothing but the marks behind its attention."""
+    return type(f"MarksOnly{layer.__name__}", (MarksOnly, layer), {})
+
+
 class ChatModel(StepModel):
     """A vision-language model, the embedding of the mark, the step head, and where an objective wants it a kappa head,
     or the folder came with one. Families embed their images. The mark's embedding is a vector of its own beside the
     model's table, which therefore keeps its size until export, whatever shards it. The frozen vision tower always runs
     in eval mode and under no_grad, so that neither drop-path nor autograd touches it."""
-
-    last_layer: type[MarksOnly]  # the family's
 
     def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: ChatBackbone) -> None:
         super().__init__()
@@ -63,15 +68,21 @@ class ChatModel(StepModel):
             parameter.requires_grad_(tied and self.trains_language)
         set_trained(self.vision_parameters(), options.vision)
         set_trained(self.projector().parameters(), options.projector)
-        parts = {"vision": self.vision_tower(), "language_model": hf.model.language_model}
+        parts = {"vision": self.vision_tower(), "language_model": self.language_model}
         adapted = {m for name, part in parts.items() if getattr(options, name) == LORA for m in part.modules()}
         layers: set[nn.Module] = {m for m in adapted - set(self.projector().modules()) if isinstance(m, nn.Linear)}
         if layers:
             add_adapters(self, layers, options.lora_rank, options.lora_alpha)
-        hf.model.language_model.set_attn_implementation(SEGMENTED)
-        hf.model.language_model.layers[-1].__class__ = self.last_layer
+        self.language_model.set_attn_implementation(SEGMENTED)
+        last: nn.Module = self.language_model.layers[-1]
+        last.__class__ = marks_only(type(last))
         if options.gradient_checkpointing:
             hf.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @property
+    def language_model(self) -> Any:
+        """The decoder of transformers' model: its embeddings, `layers` and last norm, without the LM head."""
+        return self.hf.model.language_model
 
     def vision_tower(self) -> nn.Module:
         raise NotImplementedError
@@ -115,7 +126,7 @@ class ChatModel(StepModel):
         embeds_BLD = torch.where(is_mark_BL[..., None], self.mark_D.to(embeds_BLD.dtype), embeds_BLD)
         image_ND = self.image_embeddings(vision).to(embeds_BLD.dtype)
         is_image_BL1 = (ids_BL == self.hf.config.image_token_id)[..., None]
-        return self.hf.model.language_model(
+        return self.language_model(
             inputs_embeds=embeds_BLD.masked_scatter(is_image_BL1, image_ND),
             position_ids=position_ids,
             use_cache=use_cache,
@@ -124,7 +135,7 @@ class ChatModel(StepModel):
 
     @property
     def recomputes(self) -> bool:
-        return bool(self.hf.model.language_model.gradient_checkpointing)
+        return bool(self.language_model.gradient_checkpointing)
 
     def check_training(self) -> None:
         dropout = getattr(self.hf.config.text_config, "attention_dropout", 0.0)

@@ -14,9 +14,8 @@ from torch import nn
 from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from mprm.backbones.chat import ChatModel, ChatProcessor, MarksOnly
+from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.internvl_original import load_original, name_mark, write_original
 from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
 from mprm.backbones.sentencepiece import load_tokenizer
@@ -67,13 +66,7 @@ class InternVL(ChatBackbone):
             super().export(model, processor, folder, layout)
 
 
-class LastLayer(MarksOnly, LlamaDecoderLayer):
-    pass
-
-
 class InternVLStepModel(ChatModel):
-    last_layer = LastLayer
-
     def vision_tower(self) -> nn.Module:
         return self.hf.model.vision_tower
 

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-    Qwen2_5_VLDecoderLayer,
     Qwen2_5_VLPatchMerger,
     Qwen2_5_VLVisionAttention,
     apply_rotary_pos_emb_vision,
@@ -23,7 +22,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from mprm.backbones.base import attend
-from mprm.backbones.chat import ChatModel, ChatProcessor, MarksOnly
+from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
 from mprm.batching.collate import Segments, rows
 
@@ -73,13 +72,7 @@ class Merger(Qwen2_5_VLPatchMerger):
         return super().forward(patches_PD)
 
 
-class LastLayer(MarksOnly, Qwen2_5_VLDecoderLayer):
-    pass
-
-
 class QwenStepModel(ChatModel):
-    last_layer = LastLayer
-
     def __init__(
         self, hf: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, options: ChatBackbone
     ) -> None:

@@ -69,7 +69,7 @@ def prefill(model: ChatModel, row: Sequence[SharedPrefix], device: torch.device)
     }
     batch = batch.to(device)
     cache = DynamicCache()
-    model.hf.model.language_model.set_attn_implementation(SEGMENTED)
+    model.language_model.set_attn_implementation(SEGMENTED)
     h_BD = model.marked(batch, last_B.to(device), use_cache=True, past_key_values=cache)
     layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
     return Prefilled(layers, model.hf.lm_head(h_BD), begun)
@@ -89,7 +89,7 @@ def decode(
     choose: the tokens (R,) for logits (R, V) and the uniform numbers (R,).
     """
     device = uniform_RN.device
-    language_model = model.hf.model.language_model
+    language_model = model.language_model
     language_model.set_attn_implementation(NAME)
     n_new = uniform_RN.shape[1]
     cache = Cache(prefilled, rows, n_new, device)

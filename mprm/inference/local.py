@@ -92,7 +92,7 @@ class Sampler(SamplingSettings):
                 n_rows = max(1, self.max_tokens // (length[wanted[0][0]] + self.max_new_tokens))
                 batch, wanted = wanted[:n_rows], wanted[n_rows:]
                 found |= zip(batch, self._generated(prompts, prefilled, batch, device), strict=True)
-        self.model.hf.model.language_model.set_attn_implementation(SEGMENTED)  # as it was
+        self.model.language_model.set_attn_implementation(SEGMENTED)  # as it was
         return [[found[number, one] for one in range(prompt.n)] for number, prompt in enumerate(prompts)]
 
     def _generated(
