@@ -7,7 +7,6 @@ V vocabulary, 2 verdicts (no, yes).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,6 @@ class MarksOnly(nn.Module):
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **attention)
         h = hidden_states + attended if marks is None else hidden_states[:, marks] + attended[:, marks]
         return h + self.mlp(self.post_attention_layernorm(h))
-
-
-@cache
-def marks_only(layer: type[nn.Module]) -> type[nn.Module]:
-    """The decoder layer of this class that computes nothing but the marks behind its attention."""
-    return type(f"MarksOnly{layer.__name__}", (MarksOnly, layer), {})
 
 
 class ChatModel(StepModel):
@@ -74,8 +67,8 @@ class ChatModel(StepModel):
         if layers:
             add_adapters(self, layers, options.lora_rank, options.lora_alpha)
         self.language_model.set_attn_implementation(SEGMENTED)
-        last: nn.Module = self.language_model.layers[-1]
-        last.__class__ = marks_only(type(last))
+        last = self.language_model.layers[-1]
+        last.__class__ = type(f"MarksOnly{type(last).__name__}", (MarksOnly, type(last)), {})
         if options.gradient_checkpointing:
             hf.gradient_checkpointing_enable({"use_reentrant": False})
 
