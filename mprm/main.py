@@ -20,7 +20,7 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mprm.config import validate
+from mprm.config import Config, validate
 from mprm.runs.artifacts import is_rank_zero
 from mprm.tasks import TASKS
 from mprm.terminal import command, explain, refuse_flags
@@ -68,10 +68,11 @@ def run(flags: argparse.Namespace) -> int:
         from mprm.stages.sweep import sweep
 
         HydraConfig.instance().set_config(config)  # launchers read it
-        return sweep(config, loader, run_composed, run_launched)
+        return sweep(config, loader, run_checked, run_launched)
     if swept:
         compose(RunMode.RUN)  # raises Hydra's error, which says how to sweep
-    return run_composed(config, flags.overrides)[0]
+    HydraConfig.instance().set_config(config)
+    return run_task(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), flags.overrides)[0]
 
 
 def open_loader(configs: str | Path, more: str | Path | None) -> ConfigLoader:
@@ -84,12 +85,6 @@ def open_loader(configs: str | Path, more: str | Path | None) -> ConfigLoader:
         path.prepend("command-line", f"file://{os.path.abspath(more)}", "schema")
     GlobalHydra.instance().clear()
     return Hydra.create_main_hydra2("mprm", path).config_loader
-
-
-def run_composed(config: DictConfig, typed: Sequence[str] = ()) -> tuple[int, str]:
-    """run_task() with a whole composed config."""
-    HydraConfig.instance().set_config(config)
-    return run_task(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), typed)
 
 
 def run_launched(raw: DictConfig) -> None:
@@ -110,11 +105,19 @@ def run_task(raw: DictConfig, typed: Sequence[str] = ()) -> tuple[int, str]:
         config = validate(raw, HydraConfig.get().runtime.choices, typed)
         if raw.run == "latest" and is_rank_zero():
             print(f"run=latest is {config.run}")
+    except Exception as error:
+        return report(error, debug=raw.get("debug") is True)
+    return run_checked(config)
+
+
+def run_checked(config: Config) -> tuple[int, str]:
+    """run_task() with a config that was checked before."""
+    try:
         if is_rank_zero() or TASKS[config.task].every_rank:
             exit_code = TASKS[config.task].load()(config) or 0
             return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""
     except Exception as error:
-        return report(error, debug=raw.get("debug") is True)
+        return report(error, debug=config.debug)
     return 0, ""
 
 

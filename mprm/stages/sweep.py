@@ -33,7 +33,7 @@ from mprm.terminal import explain
 def sweep(
     master: DictConfig,
     loader: ConfigLoader,
-    attempt: Callable[[DictConfig], tuple[int, str]],
+    attempt: Callable[[Config], tuple[int, str]],
     in_launcher: TaskFunction,
 ) -> int:
     """Run all jobs of a sweep and report; returns 0, or 2 if the config of one was refused, 1 if another is not done.
@@ -41,7 +41,7 @@ def sweep(
     Jobs that ask for the same run are one; those that are finished are not started again.
 
     master: the composed config of the command, whose hydra.sweeper holds the grids (conf/hydra/sweeper/grids.yaml);
-    attempt: runs a composed config in this process: exit code, and the reason in one line where it is not 0;
+    attempt: runs a checked config in this process: exit code, and the reason in one line where it is not 0;
     in_launcher: what a launcher's process is to do with a job's config.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -55,15 +55,16 @@ def sweep(
         refused = [job for job in jobs if job.state == "failed"]
         if len(refused) == len(jobs) and len({job.reason for job in refused}) == 1:
             raise ValueError(refused[0].reason)
-        begin_sweep(runs, jobs)
+        begin_sweep(runs, list(jobs))
         for job in refused:
             print(f"mprm: {job.label}: {job.reason}", file=sys.stderr)
-        waiting = [job.overrides for job in jobs if job.state == "waiting"]
+        waiting = {job.overrides: config for job, config in jobs.items() if job.state == "waiting"}
         if master.hydra.runtime.choices["hydra/launcher"] == "basic":
-            for overrides in waiting:
-                run_here(runs, overrides, partial(attempt, composer.compose(overrides)))
+            for overrides, config in waiting.items():
+                assert config is not None, overrides
+                run_here(runs, overrides, partial(attempt, config))
         else:
-            Launcher(master, loader, in_launcher).launch(waiting)
+            Launcher(master, loader, in_launcher).launch(list(waiting))
         ended = read_jobs(runs)
         compared = master.task in ("experiment", "evaluate", "egt", "judge")
         if compared and any(job.state == "done" for job in ended):
@@ -142,8 +143,8 @@ def _values(override: Override) -> list[str]:
     return list(override.sweep_string_iterator())
 
 
-def plan(composer: Composer) -> list[SweepJob]:
-    """All jobs: waiting, done before, or failed because their config was refused."""
+def plan(composer: Composer) -> dict[SweepJob, Config | None]:
+    """All jobs with their checked configs: waiting, done before, or failed because their config was refused."""
     hydra, runs = composer.master.hydra, Path(composer.master.runs)
     arguments = OmegaConf.to_container(hydra.overrides.task)  # as typed: ${...} in one is not resolved
     assert isinstance(arguments, list)
@@ -151,10 +152,10 @@ def plan(composer: Composer) -> list[SweepJob]:
     expanded = expand(grids, arguments, composer.parse, composer.is_group)
     typed = [argument for argument in arguments if not argument.startswith("runs=")]  # the sweep's own
     everywhere = set.intersection(*map(set, expanded))
-    jobs: list[SweepJob] = []
+    jobs: dict[SweepJob, Config | None] = {}
     for overrides in expanded:
         label = " ".join(override for override in overrides if override not in everywhere) or " ".join(overrides)
-        job = SweepJob(overrides=overrides, label=label, name=None)
+        job, config = SweepJob(overrides=overrides, label=label, name=None), None
         try:
             composed = composer.compose(overrides)
             choices = dict(composed.hydra.runtime.choices)
@@ -174,7 +175,7 @@ def plan(composer: Composer) -> list[SweepJob]:
                 raise
             job = replace(job, state="failed", reason=explained[0])
         if job.name is None or job.name not in [other.name for other in jobs]:
-            jobs.append(job)
+            jobs[job] = config
     return jobs
 
 
