@@ -56,11 +56,17 @@ def main() -> None:
             data = ("dataset=visualprm400k", "dataset.annotations=annotations", "held_out=0", f"cache=cache{i}")
             return [sys.executable, str(RUN), "task=select", *data, f"selector.alpha={alpha}", f"runs=runs{i}", *more]
 
+        def sweep(i: int) -> list[str]:
+            grid = ("selector.alpha=0.02,0.05,0.1,0.2,0.4,0.8", "selector.ratio=0.05,0.1,0.15,0.25,0.35,0.5")
+            data = ("dataset=visualprm400k", "dataset.annotations=annotations", "held_out=0", f"cache=cold{i}")
+            return [sys.executable, str(RUN), "-m", "task=select", *data, *grid, f"runs=sweep{i}"]
+
         commands: dict[str, Callable[[int], list[str]]] = {
             "published builder": published,
             "first selection": lambda i: select(i, 0.2, f"export=ours{i}.jsonl"),
             "second (alpha, ratio)": lambda i: select(i, 0.05, "selector.ratio=0.25"),
             "the same again": lambda i: select(i, 0.05, "selector.ratio=0.25"),
+            "36 selections, no cache": sweep,
             "--help": lambda i: [sys.executable, str(RUN), "--help"],
             "import mprm": lambda i: [sys.executable, "-c", "import mprm"],
         }
