@@ -16,7 +16,17 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mprm.backbones.base import SEGMENTED, StepHead, StepModel, stored_kappa
-from mprm.backbones.loading import FROZEN, LORA, TRAINED, ChatBackbone, add_adapters, merge_adapters, set_trained
+from mprm.backbones.loading import (
+    FROZEN,
+    LORA,
+    TRAINED,
+    ChatBackbone,
+    add_adapters,
+    check_language_model,
+    merge_adapters,
+    set_trained,
+)
+from mprm.backbones.one_by_one import one_by_one
 from mprm.batching.collate import Batch, Example
 from mprm.batching.examples import MARK, neutralise, render
 
@@ -66,9 +76,12 @@ class ChatModel(StepModel):
         layers: set[nn.Module] = {m for m in adapted - set(self.projector().modules()) if isinstance(m, nn.Linear)}
         if layers:
             add_adapters(self, layers, options.lora_rank, options.lora_alpha)
-        self.language_model.set_attn_implementation(SEGMENTED)
-        last = self.language_model.layers[-1]
-        last.__class__ = type(f"MarksOnly{type(last).__name__}", (MarksOnly, type(last)), {})
+        self.exact = options.exact
+        if options.exact:
+            check_language_model(self.language_model, options.path, options.max_length)
+            self.language_model.set_attn_implementation(SEGMENTED)
+            last = self.language_model.layers[-1]
+            last.__class__ = type(f"MarksOnly{type(last).__name__}", (MarksOnly, type(last)), {})
         if options.gradient_checkpointing:
             hf.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -84,7 +97,8 @@ class ChatModel(StepModel):
         raise NotImplementedError
 
     def image_embeddings(self, vision: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Embeddings of all image tokens of the batch in order, (N, D)."""
+        """Embeddings of all image tokens of the batch in order, (N, D); with deepstack (N, (1 + K) D): what is added
+        behind each of the first K layers stands beside them."""
         raise NotImplementedError
 
     def vision_parameters(self) -> list[nn.Parameter]:
@@ -100,9 +114,26 @@ class ChatModel(StepModel):
 
     def marked(self, batch: Batch, marks: torch.Tensor | None = None, **cache: Any) -> torch.Tensor:
         """Last hidden states at the batch's marks, or at other places of its row, (M, D); `cache`: as in hidden()."""
-        row = batch.input_ids_T[None], batch.position_ids.unsqueeze(-2), batch.vision
         marks = batch.mark_M if marks is None else marks
+        if not self.exact:
+            return one_by_one(self.language_model, *self.embed(batch.input_ids_T[None], batch.vision), batch, marks)
+        row = batch.input_ids_T[None], batch.position_ids.unsqueeze(-2), batch.vision
         return self.hidden(*row, segments=batch.segments, marks=marks, **cache)[0]
+
+    def embed(self, ids_BL: torch.Tensor, vision: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Embeddings of text, marks and images, (B, L, D); with deepstack also where images stand, (B, L), and what the
+        language model adds there, as it takes them."""
+        is_mark_BL = ids_BL == self.mark_id
+        table = self.hf.get_input_embeddings()
+        embeds_BLD = table(ids_BL.masked_fill(is_mark_BL, 0))
+        mark_D = self.mark_D * getattr(table, "scalar_embed_scale", 1.0)  # Gemma scales what it looks up
+        embeds_BLD = torch.where(is_mark_BL[..., None], mark_D.to(embeds_BLD.dtype), embeds_BLD)
+        if not vision:
+            return embeds_BLD, {}
+        image_ND, *deeper = self.image_embeddings(vision).to(embeds_BLD.dtype).split(embeds_BLD.shape[-1], dim=-1)
+        is_image_BL = ids_BL == self.hf.config.image_token_id
+        deepstack = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deeper} if deeper else {}
+        return embeds_BLD.masked_scatter(is_image_BL[..., None], image_ND), deepstack
 
     def hidden(
         self,
@@ -113,17 +144,9 @@ class ChatModel(StepModel):
         **attention: Any,
     ) -> torch.Tensor:
         """Last hidden states of the language model, (B, L, D); `attention`: what its layers want besides."""
-        is_mark_BL = ids_BL == self.mark_id
-        table_VD = self.hf.get_input_embeddings()
-        embeds_BLD = table_VD(ids_BL.masked_fill(is_mark_BL, 0))
-        embeds_BLD = torch.where(is_mark_BL[..., None], self.mark_D.to(embeds_BLD.dtype), embeds_BLD)
-        image_ND = self.image_embeddings(vision).to(embeds_BLD.dtype)
-        is_image_BL1 = (ids_BL == self.hf.config.image_token_id)[..., None]
+        embeds_BLD, deepstack = self.embed(ids_BL, vision)
         return self.language_model(
-            inputs_embeds=embeds_BLD.masked_scatter(is_image_BL1, image_ND),
-            position_ids=position_ids,
-            use_cache=use_cache,
-            **attention,
+            inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=use_cache, **deepstack, **attention
         ).last_hidden_state
 
     @property
@@ -132,14 +155,16 @@ class ChatModel(StepModel):
 
     def check_training(self) -> None:
         dropout = getattr(self.hf.config.text_config, "attention_dropout", 0.0)
-        if dropout:
+        if dropout and self.exact:
             raise ValueError(
                 f"backbone.path={self.hf.config.name_or_path}: its language model has attention_dropout={dropout}, "
-                "which is not computed in training; set it to 0 in its config.json"
+                "which is not computed in training; set it to 0 in its config.json, or give backbone.exact=false"
             )
 
     def train_generation(self) -> None:
         """Train what writes text, the LM head included, instead of what scores steps: a judge writes."""
+        if not self.exact:
+            raise ValueError("backbone.exact=false scores steps and writes no text, as a judge must; choose another")
         self.trains_generation = True
         set_trained([self.mark_D, *self.head.parameters()], FROZEN)
         self.set_kappa(False)

@@ -38,6 +38,9 @@ class InternVL(ChatBackbone):
 
     model_types: ClassVar[tuple[str, ...]] = ("internvl", ORIGINAL)
     prompt_fields: ClassVar[tuple[str, ...]] = (*ChatBackbone.prompt_fields, "max_tiles")
+    own_system: ClassVar[str] = (
+        "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"  # noqa: RUF001
+    )
 
     max_tiles: int = 6  # tiles per solution besides the thumbnail of each image
 
@@ -52,7 +55,7 @@ class InternVL(ChatBackbone):
         if read_json(folder / "config.json")["model_type"] == ORIGINAL:
             hf = load_original(folder, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), DTYPES[self.dtype])
         else:
-            hf = load_hf(InternVLForConditionalGeneration, folder, DTYPES[self.dtype], self.max_length)
+            hf = load_hf(InternVLForConditionalGeneration, folder, DTYPES[self.dtype])
         model = InternVLStepModel(hf, tokenizer, self)
         size, tokens = hf.config.vision_config.image_size[0], hf.config.image_seq_length
         return InternVLProcessor(tokenizer, model.mark_id, size, tokens, self.system, self.max_tiles), model

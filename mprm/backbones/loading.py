@@ -33,14 +33,13 @@ CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatBackbone:
-    """What the families of chat models share of Backbone. A family adds its image options and load()."""
-
-    model_types: ClassVar[tuple[str, ...]] = ()  # of the folder's config.json
-    prompt_fields: ClassVar[tuple[str, ...]] = ("system", "no", "yes")  # what a trained model depends on
+class Options:
+    """What every chat model can be told, whatever its family."""
 
     path: str | None = None  # folder of the downloaded weights
-    system: str = ""  # system message, none when empty
+    # false: the language model runs in transformers' own forward pass, one solution after the other. Slower, and right
+    # for layers that rows of many solutions cannot be computed with.
+    exact: bool = True
     max_length: int = 8192  # tokens; a longer solution is left out and counted
     dtype: str = "float32"  # of the weights; stored: as in the folder
     # Parts: frozen, trained, or (not the projector) lora: adapters of lora_rank, scaled by lora_alpha / lora_rank.
@@ -52,8 +51,6 @@ class ChatBackbone:
     gradient_checkpointing: bool = False
     # The embedding of a new mark: the mean of all tokens, or normal: drawn with their mean and deviation.
     mark_init: str = "mean"
-    no: str = "No"  # the verdicts, one token each
-    yes: str = "Yes"
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -63,23 +60,36 @@ class ChatBackbone:
             if getattr(self, name) < 1:
                 raise ValueError(f"backbone.{name}={getattr(self, name)} is not positive")
 
+
+@dataclass(frozen=True, kw_only=True)
+class ChatBackbone(Options):
+    """What the families of chat models share of Backbone. A family adds its image options and load()."""
+
+    model_types: ClassVar[tuple[str, ...]] = ()  # of the folder's config.json
+    prompt_fields: ClassVar[tuple[str, ...]] = ("system", "no", "yes")  # what a trained model depends on
+    own_system: ClassVar[str] = ""  # the system message that the published chat template begins with
+
+    system: str = ""  # system message, none when empty
+    no: str = "No"  # the verdicts, one token each
+    yes: str = "Yes"
+
     def load(self) -> tuple[ChatProcessor, ChatModel]:
         raise NotImplementedError
 
     def folder(self) -> Path:
         """The folder. Raises ValueError if it is not there, holds another architecture or wants another prompt."""
-        folder, prompt = check_folder(self.path, self.model_types), self.prompt()
-        if (folder / PROMPT).is_file():  # exported: with other options it would score wrongly
-            for name, trained in read_json(folder / PROMPT, "export the folder again").items():
-                if prompt.get(name) != trained:
-                    raise ValueError(
-                        f"backbone.{name}={prompt.get(name)!r}, but backbone.path={folder} was trained with "
-                        f"{trained!r}; give the backbone= it was trained with, or delete its {PROMPT} to train it anew"
-                    )
+        folder = check_folder(self.path, self.model_types)
+        for name, trained in stored_prompt(folder).items():  # with other options it would score wrongly
+            if (given := getattr(self, name, None)) != trained:
+                raise ValueError(
+                    f"backbone.{name}={given!r}, but backbone.path={folder} was trained with {trained!r}; give the "
+                    f"backbone= it was trained with, or delete its {PROMPT} to train it anew"
+                )
         return folder
 
     def prompt(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.prompt_fields}
+        # What had to be trained one by one cannot be used otherwise.
+        return {name: getattr(self, name) for name in (*self.prompt_fields, *([] if self.exact else ["exact"]))}
 
     def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
         """Write a folder that transformers reads by itself; the weights have the type of the language model's."""
@@ -88,6 +98,14 @@ class ChatBackbone:
         logging.getLogger("DeepSpeed").disabled = True  # loaded by transformers, it tells that there is no GPU
         model.fold().save_pretrained(folder)
         processor.save(folder)
+
+
+def stored_prompt(folder: Path) -> dict[str, Any]:
+    """The options that an exported folder was trained with; none of any other folder."""
+    if not (folder / PROMPT).is_file():
+        return {}
+    prompt: dict[str, Any] = read_json(folder / PROMPT, "export the folder again")
+    return prompt
 
 
 def incomplete(folder: Path, what: str) -> ValueError:
@@ -109,10 +127,9 @@ def check_folder(path: str | None, model_types: tuple[str, ...]) -> Path:
     return folder
 
 
-def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None, max_length: int) -> PreTrainedModel:
+def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     """transformers' model, its weights as stored or in `dtype`. Raises ValueError if weights are missing (transformers
-    would draw them), a file is cut off, or what is computed here of texts of max_length tokens is not what the language
-    model says."""
+    would draw them) or a file is cut off."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -123,11 +140,10 @@ def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None, max_lengt
         raise ValueError(f"backbone.path={folder} has no weights ({error}); download them") from None
     if missing := sorted(loaded["missing_keys"]):
         raise incomplete(folder, f"the weights have no {missing[0]}")
-    check_language_model(hf.model.language_model, folder, max_length)
     return hf
 
 
-def check_language_model(model: Any, folder: Path, max_length: int) -> None:
+def check_language_model(model: Any, folder: str | Path | None, max_length: int) -> None:
     """Raises ValueError if base.attend and chat.MarksOnly, which compute whole segments and a layer of four parts,
     would compute something else than the model."""
     kinds = set(getattr(model.config, "layer_types", None) or ["sliding_attention"])  # Mistral's has a window or none
@@ -135,7 +151,8 @@ def check_language_model(model: Any, folder: Path, max_length: int) -> None:
     if window is not None and window < max_length:
         raise ValueError(
             f"backbone.path={folder}: its language model looks back {window} tokens (sliding_window), less than "
-            f"backbone.max_length={max_length}, but here all of a solution is seen; give backbone.max_length={window}"
+            f"backbone.max_length={max_length}, but here all of a solution is seen; give backbone.max_length={window} "
+            "or backbone.exact=false"
         )
     others = sorted(kinds - {"full_attention", "sliding_attention"})
     for layer in model.layers:
@@ -146,7 +163,7 @@ def check_language_model(model: Any, folder: Path, max_length: int) -> None:
     if others:
         raise ValueError(
             f"backbone.path={folder}: the layers of its {type(model).__name__} differ from Llama's and Qwen2's in "
-            f"{others[0]}, which would not be computed; choose a backbone with such layers"
+            f"{others[0]}, which would not be computed; give backbone.exact=false, which is slower, or choose another"
         )
 
 
