@@ -23,6 +23,7 @@ TAILS = ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2)
 NORMAL_QUANTILE = 1.96
 RESAMPLES = 1000
 BENCHMARK, HELD_OUT = range(2)  # what is drawn from; each has draws of its own, the same for all that is compared
+SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)  # the ranges of a measure, and of one measure minus another
 FEWEST = 3  # trainings with an interval for others: of two Student's t is 12.7, which says nothing
 
 
@@ -138,10 +139,15 @@ class Resampled:
 
     items: tuple[tuple[str, object], ...]  # what was measured: id and label, sorted by id
     values_B: Floats  # NaN where it is undefined
+    bounds: tuple[float, float] = SHARE
 
     @property
     def value(self) -> float:
         return float(self.values_B[0])
+
+    def minus(self, other: Resampled) -> Resampled:
+        """The paired difference: both were measured on the same items and resamples."""
+        return Resampled(self.items, self.values_B - other.values_B, DIFFERENCE)
 
 
 def resampled_mean(values: Mapping[str, float]) -> Resampled:
@@ -158,7 +164,8 @@ def over_seeds(runs: Mapping[int, Resampled]) -> OverSeeds:
     resamples that draw the same items for every seed. What a training does to single items by chance shows in both;
     93 to 97 of 100 intervals hold the truth (tests/benchmarks/coverage.py). With fewer than three seeds it is the
     percentile interval of the resamples, and holds for these trainings only (OverSeeds.scope). Resamples in which the
-    measure is undefined are left out.
+    measure is undefined are left out. The interval ends where the measure's range ends, which Student's t of few seeds
+    far apart would leave.
 
     Raises ValueError if the runs were measured on other items or labels.
     """
@@ -171,7 +178,9 @@ def over_seeds(runs: Mapping[int, Resampled]) -> OverSeeds:
         return OverSeeds(over_items.value, over_items.low, over_items.high, by_seed=by_seed)
     resampled = values_B[1:][~np.isnan(values_B[1:])]
     half = math.hypot(half_width([*by_seed.values()]), NORMAL_QUANTILE * float(np.std(resampled, ddof=1)))
-    return OverSeeds(over_items.value, over_items.value - half, over_items.value + half, by_seed=by_seed)
+    lowest, highest = runs[seeds[0]].bounds
+    low, high = max(lowest, over_items.value - half), min(highest, over_items.value + half)
+    return OverSeeds(over_items.value, low, high, by_seed=by_seed)
 
 
 def difference(a: Mapping[int, Resampled], b: Mapping[int, Resampled]) -> OverSeeds:
@@ -184,7 +193,7 @@ def difference(a: Mapping[int, Resampled], b: Mapping[int, Resampled]) -> OverSe
     if not seeds:
         raise ValueError(f"no seed in common: {_listed(a)} and {_listed(b)}; run both settings with the same seeds")
     check_items([run for seed in sorted(seeds) for run in (a[seed], b[seed])])
-    return over_seeds({seed: Resampled(a[seed].items, a[seed].values_B - b[seed].values_B) for seed in seeds})
+    return over_seeds({seed: a[seed].minus(b[seed]) for seed in seeds})
 
 
 def check_items(runs: Sequence[Resampled]) -> None:

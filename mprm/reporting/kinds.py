@@ -167,7 +167,7 @@ def measured(folder: Path, results: Results, model: str) -> Measured:
             found = dict(by_stage)
             if {"sft", "rl"} <= by_stage.keys():
                 rl, sft = by_stage["rl"], by_stage["sft"]
-                found["rl_minus_sft"] = Resampled(rl.items, rl.values_B - sft.values_B)
+                found["rl_minus_sft"] = rl.minus(sft)
             if wrong := results.curation and results.curation.flipped:
                 found |= {"wrong_kept": Estimate(wrong.kept), "wrong_random": Estimate(wrong.random)}
             for judge in [*results.judges.values()][-1:]:

@@ -117,6 +117,16 @@ def test_a_setting_by_hand() -> None:
     assert found.scope == "any training"
 
 
+def test_the_interval_of_few_seeds_far_apart_ends_where_the_measure_does() -> None:
+    runs = {0: fixed(0.60, [0.60] * 3), 1: fixed(0.90, [0.90] * 3), 2: fixed(0.99, [0.99] * 3)}
+    found = over_seeds(runs)  # Student's t: .83 plus or minus .507
+    assert (found.value, found.low, found.high) == pytest.approx((0.83, 0.83 - 0.507139, 1.0), abs=1e-6)
+    zero = dict.fromkeys(runs, fixed(0.0, [0.0] * 3))
+    assert difference(runs, zero).low == pytest.approx(found.low)
+    below = difference(zero, runs)
+    assert (below.value, below.low, below.high) == pytest.approx((-0.83, -1.0, -0.83 + 0.507139), abs=1e-6)
+
+
 def test_one_or_two_trainings_have_the_interval_of_the_benchmark_alone() -> None:
     one, other = fixed(0.70, [0.60, 0.80] * 50), fixed(0.90, [0.88, 0.90] * 50)
     alone = over_seeds({4: one})
