@@ -1,4 +1,4 @@
-"""What InternVL and Qwen2.5-VL share: chat models of transformers that score steps, and write.
+"""What the families of transformers' chat models share: they score steps, and write.
 
 Shape suffixes: B rows, L tokens of a row, T tokens of a packed row, M marks, N image tokens, D hidden size,
 V vocabulary, 2 verdicts (no, yes).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ class ChatModel(StepModel):
     """A vision-language model, the embedding of the mark, the step head, and where an objective wants it a kappa head,
     or the folder came with one. Families embed their images. The mark's embedding is a vector of its own beside the
     model's table, which therefore keeps its size until export, whatever shards it. The frozen vision tower always runs
-    in eval mode and under no_grad, so that neither drop-path nor autograd touches it."""
+    in eval mode and needs no gradient, so that neither drop-path nor autograd touches it."""
 
     def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: ChatBackbone) -> None:
         super().__init__()
@@ -71,6 +71,7 @@ class ChatModel(StepModel):
             parameter.requires_grad_(tied and self.trains_language)
         set_trained(self.vision_parameters(), options.vision)
         set_trained(self.projector().parameters(), options.projector)
+        self.projector().register_forward_pre_hook(_in_own_type)
         parts = {"vision": self.vision_tower(), "language_model": self.language_model}
         adapted = {m for name, part in parts.items() if getattr(options, name) == LORA for m in part.modules()}
         layers: set[nn.Module] = {m for m in adapted - set(self.projector().modules()) if isinstance(m, nn.Linear)}
@@ -88,18 +89,18 @@ class ChatModel(StepModel):
     @property
     def language_model(self) -> Any:
         """The decoder of transformers' model: its embeddings, `layers` and last norm, without the LM head."""
-        return self.hf.model.language_model
+        return self.hf.get_decoder()
 
     def vision_tower(self) -> nn.Module:
-        raise NotImplementedError
+        return self.hf.model.vision_tower
 
     def projector(self) -> nn.Module:
-        raise NotImplementedError
+        return self.hf.model.multi_modal_projector
 
     def image_embeddings(self, vision: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Embeddings of all image tokens of the batch in order, (N, D); with deepstack (N, (1 + K) D): what is added
-        behind each of the first K layers stands beside them."""
-        raise NotImplementedError
+        """Embeddings of all image tokens of the batch in order, (N, D): what transformers' model makes of `vision`. With
+        deepstack (N, (1 + K) D): what is added behind each of the first K layers stands beside them."""
+        return torch.cat([*self.hf.model.get_image_features(**vision, return_dict=True).pooler_output])
 
     def vision_parameters(self) -> list[nn.Parameter]:
         """Parameters of the tower without the projector, which may lie inside it."""
@@ -192,21 +193,48 @@ class ChatModel(StepModel):
         return hf
 
 
+def _in_own_type(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """A frozen tower keeps the type it is stored in, a trained projector has float32."""
+    dtype = next(module.parameters()).dtype
+    return tuple(x.to(dtype) for x in inputs)
+
+
+class Turns(NamedTuple):
+    """What a family writes around the turns of a conversation; here ChatML."""
+
+    system: str = "<|im_start|>system\n{}<|im_end|>\n"  # around the system message
+    user: str = "<|im_start|>user\n"  # opens the user's turn
+    answer: str = "<|im_end|>\n<|im_start|>assistant\n"  # closes it and opens the assistant's
+    end: str = "<|im_end|>\n"  # closes that; its first token ends what the model writes
+    start: str = ""  # begins the conversation
+
+
+CHATML = Turns()
+
+
 class ChatProcessor:
     """Solutions to tensors, in the published training layout: system turn, EMPTY user turn, assistant turn.
 
-    image_tokens: what begins an image, stands for a piece of it, and ends it. Families count the pieces.
+    image_tokens: what begins an image, stands for a piece of it, and ends it ("" for nothing). Families count the
+    pieces.
     """
 
+    images: Any = None  # transformers' image processor
+
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, mark_id: int, system: str, image_tokens: Sequence[str]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        mark_id: int,
+        system: str,
+        image_tokens: tuple[str, str, str],
+        turns: Turns = CHATML,
     ) -> None:
         self.tokenizer = tokenizer
         self.mark_id = mark_id
-        self.start_id, self.image_id, self.end_id = tokenizer.convert_tokens_to_ids(list(image_tokens))
-        system_turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-        user_turn, answer_turn = f"{system_turn}<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
-        texts = (user_turn + answer_turn, user_turn, answer_turn, "<|im_end|>\n", "\n")
+        self.image_id = tokenizer.convert_tokens_to_ids(image_tokens[1])
+        self.around_ids = [tokenizer.convert_tokens_to_ids([token] if token else []) for token in image_tokens[::2]]
+        user_turn = turns.start + (turns.system.format(system) if system else "") + turns.user
+        texts = (user_turn + turns.answer, user_turn, turns.answer, turns.end, "\n")
         self.opening_ids, self.user_ids, self.answer_ids, self.closing_ids, self.newline_ids = (
             tokenizer.encode(text, add_special_tokens=False) for text in texts
         )
@@ -214,6 +242,16 @@ class ChatProcessor:
     def image_grid(self, size: tuple[int, int], n_images: int) -> tuple[int, int]:
         """Rows and columns of the pieces of an image (width, height) that is one of n_images."""
         raise NotImplementedError
+
+    def image_token_ids(self, grid: tuple[int, int]) -> list[int]:
+        """All tokens of an image with so many rows and columns of pieces."""
+        begin, end = self.around_ids
+        return [*begin, *[self.image_id] * (grid[0] * grid[1]), *end]
+
+    @property
+    def turn_end_id(self) -> int:
+        """The token that ends a turn."""
+        return self.closing_ids[0]
 
     def positions(self, ids: list[int], grids: Sequence[tuple[int, int]]) -> torch.Tensor:
         return torch.arange(len(ids))
@@ -240,9 +278,9 @@ class ChatProcessor:
         """An opening, one line per image, and text behind them, in which `marks` are places."""
         grids = [self.image_grid(size, len(sizes)) for size in sizes]
         ids = list(opening_ids)
-        for number, (rows, columns) in enumerate(grids):
+        for number, grid in enumerate(grids):
             ids += self.newline_ids if number else []
-            ids += [self.start_id, *[self.image_id] * (rows * columns), self.end_id]
+            ids += self.image_token_ids(grid)
         mark_M = torch.tensor(marks, dtype=torch.int64) + len(ids)
         ids += text_ids
         return Example(torch.tensor(ids), mark_M, self.positions(ids, grids), vision={})
@@ -253,6 +291,8 @@ class ChatProcessor:
     def save(self, folder: Path) -> None:
         """Write what makes the same tensors in transformers: tokenizer and image processor."""
         self.tokenizer.save_pretrained(folder)
+        if self.images is not None:
+            self.images.save_pretrained(folder)
 
 
 def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, init: str) -> tuple[int, torch.Tensor]:

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import torch
 from PIL import Image
-from torch import nn
 from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -70,12 +69,6 @@ class InternVL(ChatBackbone):
 
 
 class InternVLStepModel(ChatModel):
-    def vision_tower(self) -> nn.Module:
-        return self.hf.model.vision_tower
-
-    def projector(self) -> nn.Module:
-        return self.hf.model.multi_modal_projector
-
     def image_embeddings(self, vision: dict[str, torch.Tensor]) -> torch.Tensor:
         model, pixels_TCHW = self.hf.model, vision["pixel_values"]
         dtype = model.vision_tower.embeddings.cls_token.dtype
@@ -84,7 +77,7 @@ class InternVLStepModel(ChatModel):
         side = int(patches_TPC.shape[1] ** 0.5)
         grid = patches_TPC.unflatten(1, (side, side))
         merged_TNC = model.pixel_shuffle(grid, scale_factor=model.config.downsample_ratio).flatten(1, 2)
-        return self.projector()(merged_TNC.to(self.projector().get_parameter("linear_1.weight").dtype)).flatten(0, 1)
+        return self.projector()(merged_TNC).flatten(0, 1)
 
 
 class InternVLProcessor(ChatProcessor):
@@ -129,4 +122,3 @@ class InternVLProcessor(ChatProcessor):
         # Not by transformers' own processor: to make one takes torchvision, for the videos.
         processor = {"processor_class": "InternVLProcessor", "image_seq_length": self.tokens_per_tile}
         write_json(folder / "processor_config.json", processor)
-        self.images.save_pretrained(folder)

@@ -7,7 +7,6 @@ Shape suffixes: N image tokens, L tokens of a solution, P patches, H heads, D si
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -183,7 +182,3 @@ class QwenProcessor(ChatProcessor):
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Patches of the images, (P, D), and the grid of each, (images, 3)."""
         return dict(self.images(list(images), return_tensors="pt"))
-
-    def save(self, folder: Path) -> None:
-        super().save(folder)
-        self.images.save_pretrained(folder)

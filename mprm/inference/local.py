@@ -49,8 +49,7 @@ class Sampler(SamplingSettings):
     @property
     def end_ids(self) -> list[int]:
         """The tokens that end what is written."""
-        tokenizer = self.processor.tokenizer
-        return [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id]
+        return [self.processor.turn_end_id, self.processor.tokenizer.eos_token_id]
 
     def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         """What generate() gives, as text."""
