@@ -22,13 +22,15 @@ from mprm.backbones.loading import (
     TRAINED,
     ChatBackbone,
     add_adapters,
+    add_mark,
     check_language_model,
     merge_adapters,
     set_trained,
+    single_token,
 )
 from mprm.backbones.one_by_one import one_by_one
 from mprm.batching.collate import Batch, Example
-from mprm.batching.examples import MARK, neutralise, render
+from mprm.batching.examples import neutralise, render
 
 
 class MarksOnly(nn.Module):
@@ -293,29 +295,6 @@ class ChatProcessor:
         self.tokenizer.save_pretrained(folder)
         if self.images is not None:
             self.images.save_pretrained(folder)
-
-
-def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, init: str) -> tuple[int, torch.Tensor]:
-    """Id of the mark and its embedding (D,): its row where the folder came with one, else a new one (mark_init)."""
-    table_VD = hf.get_input_embeddings().weight.detach()
-    known = tokenizer.convert_tokens_to_ids(MARK)
-    if known is not None and known != tokenizer.unk_token_id and known < len(table_VD):
-        return known, table_VD[known].to(torch.float32, copy=True)
-    tokenizer.add_tokens([MARK], special_tokens=True)
-    mark_id = tokenizer.convert_tokens_to_ids(MARK)
-    rows_VD = table_VD[:mark_id].float()
-    row_D = rows_VD.mean(0)
-    return mark_id, torch.normal(row_D, rows_VD.std(0)) if init == "normal" else row_D
-
-
-def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
-    """Id of a word. Raises ValueError if the tokenizer splits it: the step head has one row per verdict."""
-    ids = tokenizer.encode(word, add_special_tokens=False)
-    if len(ids) != 1:
-        raise ValueError(
-            f"verdict {word!r} is {len(ids)} tokens for this tokenizer; give backbone.yes and backbone.no a word of one"
-        )
-    return ids[0]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -1,4 +1,5 @@
-"""InternVL2.5: tiles of 448 pixels with a thumbnail, the `internvl2_5` conversation, a Llama-shaped language model.
+"""InternVL2.5, 3 and 3.5: tiles of 448 pixels with a thumbnail, the `internvl2_5` conversation, and a language model of
+transformers whatever its family.
 
 Shape suffixes: T tiles, P patches of a tile, N image tokens, C channels, D hidden size.
 """

@@ -1,4 +1,7 @@
-"""Chat models as the config has them: their folder, what is wrong with one in a line, and which parts are trained."""
+"""Chat models as the config has them: their folder, what is wrong with one in a line, and which parts are trained.
+
+Shape suffixes: V vocabulary, D hidden size.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from mprm.batching.examples import MARK
 from mprm.runs.artifacts import read_json
 
 if TYPE_CHECKING:
@@ -143,6 +147,14 @@ def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None) -> PreTra
     return hf
 
 
+def load_images(processor_class: Any, folder: Path, **options: Any) -> Any:
+    """The folder's image processor, with other options. Raises ValueError if the folder does not say what it is."""
+    try:
+        return processor_class.from_pretrained(folder, **options)
+    except OSError:
+        raise incomplete(folder, "it has no preprocessor_config.json") from None
+
+
 def check_language_model(model: Any, folder: str | Path | None, max_length: int) -> None:
     """Raises ValueError if base.attend and chat.MarksOnly, which compute whole segments and a layer of four parts,
     would compute something else than the model."""
@@ -153,6 +165,14 @@ def check_language_model(model: Any, folder: str | Path | None, max_length: int)
             f"backbone.path={folder}: its language model looks back {window} tokens (sliding_window), less than "
             f"backbone.max_length={max_length}, but here all of a solution is seen; give backbone.max_length={window} "
             "or backbone.exact=false"
+        )
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    limit = rope.get("original_max_position_embeddings", model.config.max_position_embeddings)
+    if rope.get("rope_type") in ("dynamic", "longrope") and limit < max_length:
+        raise ValueError(
+            f"backbone.path={folder}: its language model turns positions otherwise in texts of more than {limit} tokens "
+            f"(rope_type {rope['rope_type']}), and backbone.max_length={max_length} lets them stand in one row with "
+            f"shorter ones; give backbone.max_length={limit} or backbone.exact=false"
         )
     others = sorted(kinds - {"full_attention", "sliding_attention"})
     for layer in model.layers:
@@ -165,6 +185,29 @@ def check_language_model(model: Any, folder: str | Path | None, max_length: int)
             f"backbone.path={folder}: the layers of its {type(model).__name__} differ from Llama's and Qwen2's in "
             f"{others[0]}, which would not be computed; give backbone.exact=false, which is slower, or choose another"
         )
+
+
+def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, init: str) -> tuple[int, torch.Tensor]:
+    """Id of the mark and its embedding (D,): its row where the folder came with one, else a new one (mark_init)."""
+    table_VD = hf.get_input_embeddings().weight.detach()
+    known = tokenizer.convert_tokens_to_ids(MARK)
+    if known is not None and known != tokenizer.unk_token_id and known < len(table_VD):
+        return known, table_VD[known].to(torch.float32, copy=True)
+    tokenizer.add_tokens([MARK], special_tokens=True)
+    mark_id = tokenizer.convert_tokens_to_ids(MARK)
+    rows_VD = table_VD[:mark_id].float()
+    row_D = rows_VD.mean(0)
+    return mark_id, torch.normal(row_D, rows_VD.std(0)) if init == "normal" else row_D
+
+
+def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+    """Id of a word. Raises ValueError if the tokenizer splits it: the step head has one row per verdict."""
+    ids = tokenizer.encode(word, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ValueError(
+            f"verdict {word!r} is {len(ids)} tokens for this tokenizer; give backbone.yes and backbone.no a word of one"
+        )
+    return ids[0]
 
 
 def set_trained(parameters: Iterable[nn.Parameter], choice: str) -> None:
