@@ -28,25 +28,10 @@ from mprm.backbones.loading import (
     set_trained,
     single_token,
 )
+from mprm.backbones.marks_only import MarksOnly
 from mprm.backbones.one_by_one import one_by_one
 from mprm.batching.collate import Batch, Example
 from mprm.batching.examples import neutralise, render
-
-
-class MarksOnly(nn.Module):
-    """Mixed into the model's decoder layer, for the last one: behind its attention nothing but the marks matters, a
-    hundredth of the tokens that the MLP, most of a layer's work, would see."""
-
-    self_attn: nn.Module
-    mlp: nn.Module
-    input_layernorm: nn.Module
-    post_attention_layernorm: nn.Module
-
-    def forward(self, hidden_states: torch.Tensor, marks: torch.Tensor | None = None, **attention: Any) -> torch.Tensor:
-        """Hidden states of the marks, (1, M, D), of all (B, L, D) without marks."""
-        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **attention)
-        h = hidden_states + attended if marks is None else hidden_states[:, marks] + attended[:, marks]
-        return h + self.mlp(self.post_attention_layernorm(h))
 
 
 class ChatModel(StepModel):
@@ -100,8 +85,8 @@ class ChatModel(StepModel):
         return self.hf.model.multi_modal_projector
 
     def image_embeddings(self, vision: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Embeddings of all image tokens of the batch in order, (N, D): what transformers' model makes of `vision`. With
-        deepstack (N, (1 + K) D): what is added behind each of the first K layers stands beside them."""
+        """Embeddings of all image tokens of the batch in order, (N, D): what transformers' model makes of `vision`.
+        With deepstack (N, (1 + K) D): what is added behind each of the first K layers stands beside them."""
         return torch.cat([*self.hf.model.get_image_features(**vision, return_dict=True).pooler_output])
 
     def vision_parameters(self) -> list[nn.Parameter]:

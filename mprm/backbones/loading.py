@@ -170,9 +170,9 @@ def check_language_model(model: Any, folder: str | Path | None, max_length: int)
     limit = rope.get("original_max_position_embeddings", model.config.max_position_embeddings)
     if rope.get("rope_type") in ("dynamic", "longrope") and limit < max_length:
         raise ValueError(
-            f"backbone.path={folder}: its language model turns positions otherwise in texts of more than {limit} tokens "
-            f"(rope_type {rope['rope_type']}), and backbone.max_length={max_length} lets them stand in one row with "
-            f"shorter ones; give backbone.max_length={limit} or backbone.exact=false"
+            f"backbone.path={folder}: its language model turns positions otherwise in longer texts than {limit} tokens "
+            f"(rope_type {rope['rope_type']}), and backbone.max_length={max_length} lets them share a row with shorter "
+            f"ones; give backbone.max_length={limit} or backbone.exact=false"
         )
     others = sorted(kinds - {"full_attention", "sliding_attention"})
     for layer in model.layers:
