@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mprm.backbones.auto import family_of
 from mprm.backbones.base import Backbone, Processor, StepModel
 from mprm.backbones.loading import PROMPT
 from mprm.batching.examples import on_white, open_images
 from mprm.config import config_of_run
-from mprm.inference.local import backbone_class
 from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, Scoring
 from mprm.metrics.predictions import NotScored, StepScores
 from mprm.runs.artifacts import read_json
@@ -69,7 +69,7 @@ class StepScorer:
                     f"{path} is of a backbone of your own; give backbone=NAME backbone.path={path} instead of run="
                 )
             options = read_json(folder / PROMPT)
-            backbone = backbone_class(str(folder))(path=str(folder), dtype="stored", **options)
+            backbone = family_of(folder)(path=str(folder), dtype="stored", **options)
         else:
             raise ValueError(f"{path} is no trained model; give a folder that task=export wrote, or a run, runs/NAME")
         processor, model = (backbone if dtype is None else replace(backbone, dtype=dtype)).load()

@@ -1,4 +1,4 @@
-"""What InternVL and Qwen2.5-VL share: chat models of transformers that score steps, and write.
+"""What the families of transformers' chat models share: they score steps, and write.
 
 Shape suffixes: B rows, L tokens of a row, T tokens of a packed row, M marks, N image tokens, D hidden size,
 V vocabulary, 2 verdicts (no, yes).
@@ -9,39 +9,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mprm.backbones.base import SEGMENTED, StepHead, StepModel, stored_kappa
-from mprm.backbones.loading import FROZEN, LORA, TRAINED, ChatBackbone, add_adapters, merge_adapters, set_trained
+from mprm.backbones.loading import (
+    FROZEN,
+    LORA,
+    TRAINED,
+    ChatBackbone,
+    add_adapters,
+    add_mark,
+    check_language_model,
+    merge_adapters,
+    set_trained,
+    single_token,
+)
+from mprm.backbones.marks_only import MarksOnly
+from mprm.backbones.one_by_one import one_by_one
 from mprm.batching.collate import Batch, Example
-from mprm.batching.examples import MARK, neutralise, render
-
-
-class MarksOnly(nn.Module):
-    """Mixed into the model's decoder layer, for the last one: behind its attention nothing but the marks matters, a
-    hundredth of the tokens that the MLP, most of a layer's work, would see."""
-
-    self_attn: nn.Module
-    mlp: nn.Module
-    input_layernorm: nn.Module
-    post_attention_layernorm: nn.Module
-
-    def forward(self, hidden_states: torch.Tensor, marks: torch.Tensor | None = None, **attention: Any) -> torch.Tensor:
-        """Hidden states of the marks, (1, M, D), of all (B, L, D) without marks."""
-        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **attention)
-        h = hidden_states + attended if marks is None else hidden_states[:, marks] + attended[:, marks]
-        return h + self.mlp(self.post_attention_layernorm(h))
+from mprm.batching.examples import neutralise, render
 
 
 class ChatModel(StepModel):
     """A vision-language model, the embedding of the mark, the step head, and where an objective wants it a kappa head,
     or the folder came with one. Families embed their images. The mark's embedding is a vector of its own beside the
     model's table, which therefore keeps its size until export, whatever shards it. The frozen vision tower always runs
-    in eval mode and under no_grad, so that neither drop-path nor autograd touches it."""
+    in eval mode and needs no gradient, so that neither drop-path nor autograd touches it."""
 
     def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: ChatBackbone) -> None:
         super().__init__()
@@ -61,31 +58,36 @@ class ChatModel(StepModel):
             parameter.requires_grad_(tied and self.trains_language)
         set_trained(self.vision_parameters(), options.vision)
         set_trained(self.projector().parameters(), options.projector)
+        self.projector().register_forward_pre_hook(_in_own_type)
         parts = {"vision": self.vision_tower(), "language_model": self.language_model}
         adapted = {m for name, part in parts.items() if getattr(options, name) == LORA for m in part.modules()}
         layers: set[nn.Module] = {m for m in adapted - set(self.projector().modules()) if isinstance(m, nn.Linear)}
         if layers:
             add_adapters(self, layers, options.lora_rank, options.lora_alpha)
-        self.language_model.set_attn_implementation(SEGMENTED)
-        last = self.language_model.layers[-1]
-        last.__class__ = type(f"MarksOnly{type(last).__name__}", (MarksOnly, type(last)), {})
+        self.exact = options.exact
+        if options.exact:
+            check_language_model(self.language_model, options.path, options.max_length)
+            self.language_model.set_attn_implementation(SEGMENTED)
+            last = self.language_model.layers[-1]
+            last.__class__ = type(f"MarksOnly{type(last).__name__}", (MarksOnly, type(last)), {})
         if options.gradient_checkpointing:
             hf.gradient_checkpointing_enable({"use_reentrant": False})
 
     @property
     def language_model(self) -> Any:
         """The decoder of transformers' model: its embeddings, `layers` and last norm, without the LM head."""
-        return self.hf.model.language_model
+        return self.hf.get_decoder()
 
     def vision_tower(self) -> nn.Module:
-        raise NotImplementedError
+        return self.hf.model.vision_tower
 
     def projector(self) -> nn.Module:
-        raise NotImplementedError
+        return self.hf.model.multi_modal_projector
 
     def image_embeddings(self, vision: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Embeddings of all image tokens of the batch in order, (N, D)."""
-        raise NotImplementedError
+        """Embeddings of all image tokens of the batch in order, (N, D): what transformers' model makes of `vision`.
+        With deepstack (N, (1 + K) D): what is added behind each of the first K layers stands beside them."""
+        return torch.cat([*self.hf.model.get_image_features(**vision, return_dict=True).pooler_output])
 
     def vision_parameters(self) -> list[nn.Parameter]:
         """Parameters of the tower without the projector, which may lie inside it."""
@@ -100,9 +102,26 @@ class ChatModel(StepModel):
 
     def marked(self, batch: Batch, marks: torch.Tensor | None = None, **cache: Any) -> torch.Tensor:
         """Last hidden states at the batch's marks, or at other places of its row, (M, D); `cache`: as in hidden()."""
-        row = batch.input_ids_T[None], batch.position_ids.unsqueeze(-2), batch.vision
         marks = batch.mark_M if marks is None else marks
+        if not self.exact:
+            return one_by_one(self.language_model, *self.embed(batch.input_ids_T[None], batch.vision), batch, marks)
+        row = batch.input_ids_T[None], batch.position_ids.unsqueeze(-2), batch.vision
         return self.hidden(*row, segments=batch.segments, marks=marks, **cache)[0]
+
+    def embed(self, ids_BL: torch.Tensor, vision: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Embeddings of text, marks and images, (B, L, D); with deepstack also where images stand, (B, L), and what the
+        language model adds there, as it takes them."""
+        is_mark_BL = ids_BL == self.mark_id
+        table = self.hf.get_input_embeddings()
+        embeds_BLD = table(ids_BL.masked_fill(is_mark_BL, 0))
+        mark_D = self.mark_D * getattr(table, "scalar_embed_scale", 1.0)  # Gemma scales what it looks up
+        embeds_BLD = torch.where(is_mark_BL[..., None], mark_D.to(embeds_BLD.dtype), embeds_BLD)
+        if not vision:
+            return embeds_BLD, {}
+        image_ND, *deeper = self.image_embeddings(vision).to(embeds_BLD.dtype).split(embeds_BLD.shape[-1], dim=-1)
+        is_image_BL = ids_BL == self.hf.config.image_token_id
+        deepstack = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deeper} if deeper else {}
+        return embeds_BLD.masked_scatter(is_image_BL[..., None], image_ND), deepstack
 
     def hidden(
         self,
@@ -113,17 +132,9 @@ class ChatModel(StepModel):
         **attention: Any,
     ) -> torch.Tensor:
         """Last hidden states of the language model, (B, L, D); `attention`: what its layers want besides."""
-        is_mark_BL = ids_BL == self.mark_id
-        table_VD = self.hf.get_input_embeddings()
-        embeds_BLD = table_VD(ids_BL.masked_fill(is_mark_BL, 0))
-        embeds_BLD = torch.where(is_mark_BL[..., None], self.mark_D.to(embeds_BLD.dtype), embeds_BLD)
-        image_ND = self.image_embeddings(vision).to(embeds_BLD.dtype)
-        is_image_BL1 = (ids_BL == self.hf.config.image_token_id)[..., None]
+        embeds_BLD, deepstack = self.embed(ids_BL, vision)
         return self.language_model(
-            inputs_embeds=embeds_BLD.masked_scatter(is_image_BL1, image_ND),
-            position_ids=position_ids,
-            use_cache=use_cache,
-            **attention,
+            inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=use_cache, **deepstack, **attention
         ).last_hidden_state
 
     @property
@@ -132,14 +143,16 @@ class ChatModel(StepModel):
 
     def check_training(self) -> None:
         dropout = getattr(self.hf.config.text_config, "attention_dropout", 0.0)
-        if dropout:
+        if dropout and self.exact:
             raise ValueError(
                 f"backbone.path={self.hf.config.name_or_path}: its language model has attention_dropout={dropout}, "
-                "which is not computed in training; set it to 0 in its config.json"
+                "which is not computed in training; set it to 0 in its config.json, or give backbone.exact=false"
             )
 
     def train_generation(self) -> None:
         """Train what writes text, the LM head included, instead of what scores steps: a judge writes."""
+        if not self.exact:
+            raise ValueError("backbone.exact=false scores steps and writes no text, as a judge must; choose another")
         self.trains_generation = True
         set_trained([self.mark_D, *self.head.parameters()], FROZEN)
         self.set_kappa(False)
@@ -167,21 +180,48 @@ class ChatModel(StepModel):
         return hf
 
 
+def _in_own_type(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """A frozen tower keeps the type it is stored in, a trained projector has float32."""
+    dtype = next(module.parameters()).dtype
+    return tuple(x.to(dtype) for x in inputs)
+
+
+class Turns(NamedTuple):
+    """What a family writes around the turns of a conversation; here ChatML."""
+
+    system: str = "<|im_start|>system\n{}<|im_end|>\n"  # around the system message
+    user: str = "<|im_start|>user\n"  # opens the user's turn
+    answer: str = "<|im_end|>\n<|im_start|>assistant\n"  # closes it and opens the assistant's
+    end: str = "<|im_end|>\n"  # closes that; its first token ends what the model writes
+    start: str = ""  # begins the conversation
+
+
+CHATML = Turns()
+
+
 class ChatProcessor:
     """Solutions to tensors, in the published training layout: system turn, EMPTY user turn, assistant turn.
 
-    image_tokens: what begins an image, stands for a piece of it, and ends it. Families count the pieces.
+    image_tokens: what begins an image, stands for a piece of it, and ends it ("" for nothing). Families count the
+    pieces.
     """
 
+    images: Any = None  # transformers' image processor
+
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, mark_id: int, system: str, image_tokens: Sequence[str]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        mark_id: int,
+        system: str,
+        image_tokens: tuple[str, str, str],
+        turns: Turns = CHATML,
     ) -> None:
         self.tokenizer = tokenizer
         self.mark_id = mark_id
-        self.start_id, self.image_id, self.end_id = tokenizer.convert_tokens_to_ids(list(image_tokens))
-        system_turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-        user_turn, answer_turn = f"{system_turn}<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
-        texts = (user_turn + answer_turn, user_turn, answer_turn, "<|im_end|>\n", "\n")
+        self.image_id = tokenizer.convert_tokens_to_ids(image_tokens[1])
+        self.around_ids = [tokenizer.convert_tokens_to_ids([token] if token else []) for token in image_tokens[::2]]
+        user_turn = turns.start + (turns.system.format(system) if system else "") + turns.user
+        texts = (user_turn + turns.answer, user_turn, turns.answer, turns.end, "\n")
         self.opening_ids, self.user_ids, self.answer_ids, self.closing_ids, self.newline_ids = (
             tokenizer.encode(text, add_special_tokens=False) for text in texts
         )
@@ -189,6 +229,16 @@ class ChatProcessor:
     def image_grid(self, size: tuple[int, int], n_images: int) -> tuple[int, int]:
         """Rows and columns of the pieces of an image (width, height) that is one of n_images."""
         raise NotImplementedError
+
+    def image_token_ids(self, grid: tuple[int, int]) -> list[int]:
+        """All tokens of an image with so many rows and columns of pieces."""
+        begin, end = self.around_ids
+        return [*begin, *[self.image_id] * (grid[0] * grid[1]), *end]
+
+    @property
+    def turn_end_id(self) -> int:
+        """The token that ends a turn."""
+        return self.closing_ids[0]
 
     def positions(self, ids: list[int], grids: Sequence[tuple[int, int]]) -> torch.Tensor:
         return torch.arange(len(ids))
@@ -215,9 +265,9 @@ class ChatProcessor:
         """An opening, one line per image, and text behind them, in which `marks` are places."""
         grids = [self.image_grid(size, len(sizes)) for size in sizes]
         ids = list(opening_ids)
-        for number, (rows, columns) in enumerate(grids):
+        for number, grid in enumerate(grids):
             ids += self.newline_ids if number else []
-            ids += [self.start_id, *[self.image_id] * (rows * columns), self.end_id]
+            ids += self.image_token_ids(grid)
         mark_M = torch.tensor(marks, dtype=torch.int64) + len(ids)
         ids += text_ids
         return Example(torch.tensor(ids), mark_M, self.positions(ids, grids), vision={})
@@ -228,29 +278,8 @@ class ChatProcessor:
     def save(self, folder: Path) -> None:
         """Write what makes the same tensors in transformers: tokenizer and image processor."""
         self.tokenizer.save_pretrained(folder)
-
-
-def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, init: str) -> tuple[int, torch.Tensor]:
-    """Id of the mark and its embedding (D,): its row where the folder came with one, else a new one (mark_init)."""
-    table_VD = hf.get_input_embeddings().weight.detach()
-    known = tokenizer.convert_tokens_to_ids(MARK)
-    if known is not None and known != tokenizer.unk_token_id and known < len(table_VD):
-        return known, table_VD[known].to(torch.float32, copy=True)
-    tokenizer.add_tokens([MARK], special_tokens=True)
-    mark_id = tokenizer.convert_tokens_to_ids(MARK)
-    rows_VD = table_VD[:mark_id].float()
-    row_D = rows_VD.mean(0)
-    return mark_id, torch.normal(row_D, rows_VD.std(0)) if init == "normal" else row_D
-
-
-def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
-    """Id of a word. Raises ValueError if the tokenizer splits it: the step head has one row per verdict."""
-    ids = tokenizer.encode(word, add_special_tokens=False)
-    if len(ids) != 1:
-        raise ValueError(
-            f"verdict {word!r} is {len(ids)} tokens for this tokenizer; give backbone.yes and backbone.no a word of one"
-        )
-    return ids[0]
+        if self.images is not None:
+            self.images.save_pretrained(folder)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

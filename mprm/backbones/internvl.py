@@ -1,4 +1,5 @@
-"""InternVL2.5: tiles of 448 pixels with a thumbnail, the `internvl2_5` conversation, a Llama-shaped language model.
+"""InternVL2.5, 3 and 3.5: tiles of 448 pixels with a thumbnail, the `internvl2_5` conversation, and a language model of
+transformers whatever its family.
 
 Shape suffixes: T tiles, P patches of a tile, N image tokens, C channels, D hidden size.
 """
@@ -10,7 +11,6 @@ from typing import ClassVar
 
 import torch
 from PIL import Image
-from torch import nn
 from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -38,6 +38,9 @@ class InternVL(ChatBackbone):
 
     model_types: ClassVar[tuple[str, ...]] = ("internvl", ORIGINAL)
     prompt_fields: ClassVar[tuple[str, ...]] = (*ChatBackbone.prompt_fields, "max_tiles")
+    own_system: ClassVar[str] = (
+        "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"  # noqa: RUF001
+    )
 
     max_tiles: int = 6  # tiles per solution besides the thumbnail of each image
 
@@ -52,7 +55,7 @@ class InternVL(ChatBackbone):
         if read_json(folder / "config.json")["model_type"] == ORIGINAL:
             hf = load_original(folder, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), DTYPES[self.dtype])
         else:
-            hf = load_hf(InternVLForConditionalGeneration, folder, DTYPES[self.dtype], self.max_length)
+            hf = load_hf(InternVLForConditionalGeneration, folder, DTYPES[self.dtype])
         model = InternVLStepModel(hf, tokenizer, self)
         size, tokens = hf.config.vision_config.image_size[0], hf.config.image_seq_length
         return InternVLProcessor(tokenizer, model.mark_id, size, tokens, self.system, self.max_tiles), model
@@ -67,12 +70,6 @@ class InternVL(ChatBackbone):
 
 
 class InternVLStepModel(ChatModel):
-    def vision_tower(self) -> nn.Module:
-        return self.hf.model.vision_tower
-
-    def projector(self) -> nn.Module:
-        return self.hf.model.multi_modal_projector
-
     def image_embeddings(self, vision: dict[str, torch.Tensor]) -> torch.Tensor:
         model, pixels_TCHW = self.hf.model, vision["pixel_values"]
         dtype = model.vision_tower.embeddings.cls_token.dtype
@@ -81,7 +78,7 @@ class InternVLStepModel(ChatModel):
         side = int(patches_TPC.shape[1] ** 0.5)
         grid = patches_TPC.unflatten(1, (side, side))
         merged_TNC = model.pixel_shuffle(grid, scale_factor=model.config.downsample_ratio).flatten(1, 2)
-        return self.projector()(merged_TNC.to(self.projector().get_parameter("linear_1.weight").dtype)).flatten(0, 1)
+        return self.projector()(merged_TNC).flatten(0, 1)
 
 
 class InternVLProcessor(ChatProcessor):
@@ -126,4 +123,3 @@ class InternVLProcessor(ChatProcessor):
         # Not by transformers' own processor: to make one takes torchvision, for the videos.
         processor = {"processor_class": "InternVLProcessor", "image_seq_length": self.tokens_per_tile}
         write_json(folder / "processor_config.json", processor)
-        self.images.save_pretrained(folder)

@@ -1,4 +1,5 @@
-"""OpenGVLab's own InternVL2.5 folders: read into transformers' InternVL with a Llama language model, and written back.
+"""OpenGVLab's own InternVL2.5, 3 and 3.5 folders: read into transformers' InternVL, and written back. InternLM2 becomes
+a Llama there, Qwen2 and Qwen3 stay what they are.
 
 Nothing of the folder is executed or unpickled, and no converted copy is written to disk.
 
@@ -14,9 +15,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import InternVLConfig, InternVLForConditionalGeneration, LlamaConfig
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.models.internvl import InternVLVisionConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from mprm.backbones.loading import incomplete
 from mprm.batching.examples import MARK
@@ -26,8 +33,12 @@ WEIGHT_SUFFIXES = (".safetensors", ".index.json", ".bin", ".pt", ".pth")
 # Keys of config.json with the same name in transformers.
 SHARED_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
 VISION_KEYS = ("attention_dropout", "norm_type", "layer_norm_eps", "image_size", "patch_size", "num_channels")
-TOKEN_KEYS = ("pad_token_id", "bos_token_id", "eos_token_id", "vocab_size", "tie_word_embeddings")
-TEXT_KEYS = ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", *TOKEN_KEYS)
+TEXT_KEYS = ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "vocab_size")
+TOKEN_KEYS = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
+# What newer folders leave out where it is transformers' default.
+QWEN_KEYS = (*TOKEN_KEYS, "head_dim", "attention_bias", "use_sliding_window", "sliding_window", "max_window_layers")
+QWEN: dict[str, type[PreTrainedConfig]] = {"Qwen2ForCausalLM": Qwen2Config, "Qwen3ForCausalLM": Qwen3Config}
+LANGUAGE_MODELS = ("InternLM2ForCausalLM", *QWEN)
 # Parts of parameter names, transformers' and the original's, replaced from top to bottom.
 RENAMED = {
     "model.vision_tower.embeddings.cls_token": "vision_model.embeddings.class_embedding",
@@ -46,6 +57,9 @@ RENAMED = {
     "model.multi_modal_projector.linear_1.": "mlp1.1.",
     "model.multi_modal_projector.linear_2.": "mlp1.3.",
     "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+}
+INTERNLM2 = {
     "embed_tokens": "tok_embeddings",
     **{f".self_attn.{part}_proj.": ".attention.wqkv." for part in "qkv"},
     ".self_attn.o_proj.": ".attention.wo.",
@@ -54,7 +68,7 @@ RENAMED = {
     ".mlp.up_proj.": ".feed_forward.w3.",
     ".input_layernorm.": ".attention_norm.",
     ".post_attention_layernorm.": ".ffn_norm.",
-    "lm_head.": "language_model.output.",
+    ".lm_head.": ".output.",
 }
 
 
@@ -74,11 +88,7 @@ def original_config(folder: Path, image_token_id: int) -> InternVLConfig:
             layer_scale_init_value=tower["initializer_factor"],
             use_mean_pooling=True,  # the way to say: no layer norm behind the last layer
         )
-        rope = {"rope_type": "default", "rope_theta": llm["rope_theta"]}
-        if llm["rope_scaling"]:
-            rope |= {"rope_type": llm["rope_scaling"]["type"], "factor": llm["rope_scaling"]["factor"]}
-        shared = {key: llm[key] for key in SHARED_KEYS + TEXT_KEYS}
-        text = LlamaConfig(**shared, attention_bias=llm["bias"], rope_parameters=rope)
+        text = _text_config(llm)
     except KeyError as missing:
         raise incomplete(folder, f"config.json has no {missing}") from None
     return InternVLConfig(
@@ -94,14 +104,28 @@ def original_config(folder: Path, image_token_id: int) -> InternVLConfig:
     )
 
 
+def _text_config(llm: dict[str, Any]) -> PreTrainedConfig:
+    rope = {"rope_type": "default", "rope_theta": llm["rope_theta"]}
+    if llm["rope_scaling"]:
+        rope |= {"rope_type": llm["rope_scaling"]["type"], "factor": llm["rope_scaling"]["factor"]}
+    shared = {key: llm[key] for key in SHARED_KEYS + TEXT_KEYS} | {"rope_parameters": rope}
+    if (architecture := llm["architectures"][0]) in QWEN:
+        return QWEN[architecture](**shared, **{key: llm[key] for key in QWEN_KEYS if key in llm})
+    return LlamaConfig(**shared, **{key: llm[key] for key in TOKEN_KEYS}, attention_bias=llm["bias"])
+
+
 def _check_supported(raw: dict[str, Any], folder: Path) -> None:
     vision = raw["vision_config"]
     size = vision["image_size"]
+    found_llm = raw["llm_config"]["architectures"]
+    readable = [[name] for name in LANGUAGE_MODELS]
     demands = {
-        "llm_config.architectures": (raw["llm_config"]["architectures"], ["InternLM2ForCausalLM"]),
+        "llm_config.architectures": (found_llm, found_llm if found_llm in readable else readable),
         "template": (raw["template"], "internvl2_5"),
         "ps_version": (raw["ps_version"], "v2"),
         "select_layer": (raw["select_layer"], -1),  # the step model reads the tower's last layer
+        "dynamic_image_size": (raw.get("dynamic_image_size", True), True),
+        "use_thumbnail": (raw.get("use_thumbnail", True), True),
         # Positions would have to be interpolated, and the tile size be told apart from the tower's.
         "force_image_size": (raw.get("force_image_size") or size, size),
     }
@@ -112,7 +136,7 @@ def _check_supported(raw: dict[str, Any], folder: Path) -> None:
         if found != wanted:
             raise ValueError(
                 f"backbone.path={folder}: config.json has {key}={found!r}, only {wanted!r} can be read; "
-                "use an InternVL2.5 with InternLM2, or a folder in transformers' format"
+                "use an InternVL2.5, 3 or 3.5, or a folder in transformers' format"
             )
 
 
@@ -139,12 +163,13 @@ def _fused_heads(name: str, config: InternVLConfig) -> tuple[int, int] | None:
 
 def _original_names(state: Mapping[str, torch.Tensor], config: InternVLConfig) -> dict[str, list[str]]:
     """Every original tensor and the parameters it holds: one, or q, k and v."""
+    renamed = RENAMED | (INTERNLM2 if config.text_config.model_type == "llama" else {})
     names: dict[str, list[str]] = {}
     for ours in state:
         if ours == "lm_head.weight" and config.tie_word_embeddings:
             continue
         original = ours
-        for part, replacement in RENAMED.items():
+        for part, replacement in renamed.items():
             original = original.replace(part, replacement)
         names.setdefault(original, []).append(ours)
     return names
@@ -179,7 +204,7 @@ def load_original(folder: Path, image_token_id: int, dtype: torch.dtype | None) 
                 filled |= zip(names[name], parts, strict=True)
         hf.load_state_dict(filled, strict=False, assign=True)
     # The only buffers; they are computed, not stored.
-    hf.model.language_model.rotary_emb = LlamaRotaryEmbedding(hf.model.language_model.config)
+    hf.model.language_model.rotary_emb = type(hf.model.language_model.rotary_emb)(config.text_config)
     hf.tie_weights()
     assert not any(tensor.is_meta for tensor in (*hf.parameters(), *hf.buffers()))
     return hf.eval()
@@ -215,10 +240,13 @@ def write_original(hf: InternVLForConditionalGeneration, source: Path, folder: P
     """Write the model into the empty `folder`, laid out as `source`, from which it was loaded, one shard at a time,
     with a copy of the files that hold no weights, subfolders left out."""
     assert not any(folder.iterdir())
-    state = hf.state_dict()
+    state, layout = hf.state_dict(), _shard_layout(source)
     names = _original_names(state, hf.config)
+    # An LM head that was tied, and so not stored, has learnt rows of its own.
+    added = sorted(names.keys() - {name for stored in layout.values() for name in stored})
+    layout[last := list(layout)[-1]] += added
     total = 0
-    for file, stored in _shard_layout(source).items():
+    for file, stored in layout.items():
         part = {ours: state[ours] for name in stored for ours in names[name]}
         tensors = {name: tensor.contiguous() for name, tensor in to_original(part, hf.config)}
         save_file(tensors, folder / file, metadata={"format": "pt"})
@@ -226,12 +254,15 @@ def write_original(hf: InternVLForConditionalGeneration, source: Path, folder: P
     if (source / INDEX).is_file():
         index = json.loads((source / INDEX).read_text())
         index["metadata"]["total_size"] = total
+        index["weight_map"] |= dict.fromkeys(added, last)
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
             shutil.copyfile(path, folder / path.name)
     config = json.loads((source / "config.json").read_text())
     config["llm_config"]["vocab_size"] = hf.get_input_embeddings().weight.shape[0]
+    if added:
+        config["llm_config"]["tie_word_embeddings"] = False
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -1,4 +1,7 @@
-"""Chat models as the config has them: their folder, what is wrong with one in a line, and which parts are trained."""
+"""Chat models as the config has them: their folder, what is wrong with one in a line, and which parts are trained.
+
+Shape suffixes: V vocabulary, D hidden size.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from mprm.batching.examples import MARK
 from mprm.runs.artifacts import read_json
 
 if TYPE_CHECKING:
@@ -33,14 +37,13 @@ CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatBackbone:
-    """What the families of chat models share of Backbone. A family adds its image options and load()."""
-
-    model_types: ClassVar[tuple[str, ...]] = ()  # of the folder's config.json
-    prompt_fields: ClassVar[tuple[str, ...]] = ("system", "no", "yes")  # what a trained model depends on
+class Options:
+    """What every chat model can be told, whatever its family."""
 
     path: str | None = None  # folder of the downloaded weights
-    system: str = ""  # system message, none when empty
+    # false: the language model runs in transformers' own forward pass, one solution after the other. Slower, and right
+    # for layers that rows of many solutions cannot be computed with.
+    exact: bool = True
     max_length: int = 8192  # tokens; a longer solution is left out and counted
     dtype: str = "float32"  # of the weights; stored: as in the folder
     # Parts: frozen, trained, or (not the projector) lora: adapters of lora_rank, scaled by lora_alpha / lora_rank.
@@ -52,8 +55,6 @@ class ChatBackbone:
     gradient_checkpointing: bool = False
     # The embedding of a new mark: the mean of all tokens, or normal: drawn with their mean and deviation.
     mark_init: str = "mean"
-    no: str = "No"  # the verdicts, one token each
-    yes: str = "Yes"
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -63,23 +64,36 @@ class ChatBackbone:
             if getattr(self, name) < 1:
                 raise ValueError(f"backbone.{name}={getattr(self, name)} is not positive")
 
+
+@dataclass(frozen=True, kw_only=True)
+class ChatBackbone(Options):
+    """What the families of chat models share of Backbone. A family adds its image options and load()."""
+
+    model_types: ClassVar[tuple[str, ...]] = ()  # of the folder's config.json
+    prompt_fields: ClassVar[tuple[str, ...]] = ("system", "no", "yes")  # what a trained model depends on
+    own_system: ClassVar[str] = ""  # the system message that the published chat template begins with
+
+    system: str = ""  # system message, none when empty
+    no: str = "No"  # the verdicts, one token each
+    yes: str = "Yes"
+
     def load(self) -> tuple[ChatProcessor, ChatModel]:
         raise NotImplementedError
 
     def folder(self) -> Path:
         """The folder. Raises ValueError if it is not there, holds another architecture or wants another prompt."""
-        folder, prompt = check_folder(self.path, self.model_types), self.prompt()
-        if (folder / PROMPT).is_file():  # exported: with other options it would score wrongly
-            for name, trained in read_json(folder / PROMPT, "export the folder again").items():
-                if prompt.get(name) != trained:
-                    raise ValueError(
-                        f"backbone.{name}={prompt.get(name)!r}, but backbone.path={folder} was trained with "
-                        f"{trained!r}; give the backbone= it was trained with, or delete its {PROMPT} to train it anew"
-                    )
+        folder = check_folder(self.path, self.model_types)
+        for name, trained in stored_prompt(folder).items():  # with other options it would score wrongly
+            if (given := getattr(self, name, None)) != trained:
+                raise ValueError(
+                    f"backbone.{name}={given!r}, but backbone.path={folder} was trained with {trained!r}; give the "
+                    f"backbone= it was trained with, or delete its {PROMPT} to train it anew"
+                )
         return folder
 
     def prompt(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.prompt_fields}
+        # What had to be trained one by one cannot be used otherwise.
+        return {name: getattr(self, name) for name in (*self.prompt_fields, *([] if self.exact else ["exact"]))}
 
     def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
         """Write a folder that transformers reads by itself; the weights have the type of the language model's."""
@@ -88,6 +102,14 @@ class ChatBackbone:
         logging.getLogger("DeepSpeed").disabled = True  # loaded by transformers, it tells that there is no GPU
         model.fold().save_pretrained(folder)
         processor.save(folder)
+
+
+def stored_prompt(folder: Path) -> dict[str, Any]:
+    """The options that an exported folder was trained with; none of any other folder."""
+    if not (folder / PROMPT).is_file():
+        return {}
+    prompt: dict[str, Any] = read_json(folder / PROMPT, "export the folder again")
+    return prompt
 
 
 def incomplete(folder: Path, what: str) -> ValueError:
@@ -109,10 +131,9 @@ def check_folder(path: str | None, model_types: tuple[str, ...]) -> Path:
     return folder
 
 
-def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None, max_length: int) -> PreTrainedModel:
+def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     """transformers' model, its weights as stored or in `dtype`. Raises ValueError if weights are missing (transformers
-    would draw them), a file is cut off, or what is computed here of texts of max_length tokens is not what the language
-    model says."""
+    would draw them) or a file is cut off."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -123,11 +144,18 @@ def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None, max_lengt
         raise ValueError(f"backbone.path={folder} has no weights ({error}); download them") from None
     if missing := sorted(loaded["missing_keys"]):
         raise incomplete(folder, f"the weights have no {missing[0]}")
-    check_language_model(hf.model.language_model, folder, max_length)
     return hf
 
 
-def check_language_model(model: Any, folder: Path, max_length: int) -> None:
+def load_images(processor_class: Any, folder: Path, **options: Any) -> Any:
+    """The folder's image processor, with other options. Raises ValueError if the folder does not say what it is."""
+    try:
+        return processor_class.from_pretrained(folder, **options)
+    except OSError:
+        raise incomplete(folder, "it has no preprocessor_config.json") from None
+
+
+def check_language_model(model: Any, folder: str | Path | None, max_length: int) -> None:
     """Raises ValueError if base.attend and chat.MarksOnly, which compute whole segments and a layer of four parts,
     would compute something else than the model."""
     kinds = set(getattr(model.config, "layer_types", None) or ["sliding_attention"])  # Mistral's has a window or none
@@ -135,7 +163,16 @@ def check_language_model(model: Any, folder: Path, max_length: int) -> None:
     if window is not None and window < max_length:
         raise ValueError(
             f"backbone.path={folder}: its language model looks back {window} tokens (sliding_window), less than "
-            f"backbone.max_length={max_length}, but here all of a solution is seen; give backbone.max_length={window}"
+            f"backbone.max_length={max_length}, but here all of a solution is seen; give backbone.max_length={window} "
+            "or backbone.exact=false"
+        )
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    limit = rope.get("original_max_position_embeddings", model.config.max_position_embeddings)
+    if rope.get("rope_type") in ("dynamic", "longrope") and limit < max_length:
+        raise ValueError(
+            f"backbone.path={folder}: its language model turns positions otherwise in longer texts than {limit} tokens "
+            f"(rope_type {rope['rope_type']}), and backbone.max_length={max_length} lets them share a row with shorter "
+            f"ones; give backbone.max_length={limit} or backbone.exact=false"
         )
     others = sorted(kinds - {"full_attention", "sliding_attention"})
     for layer in model.layers:
@@ -146,8 +183,31 @@ def check_language_model(model: Any, folder: Path, max_length: int) -> None:
     if others:
         raise ValueError(
             f"backbone.path={folder}: the layers of its {type(model).__name__} differ from Llama's and Qwen2's in "
-            f"{others[0]}, which would not be computed; choose a backbone with such layers"
+            f"{others[0]}, which would not be computed; give backbone.exact=false, which is slower, or choose another"
         )
+
+
+def add_mark(tokenizer: PreTrainedTokenizerBase, hf: PreTrainedModel, init: str) -> tuple[int, torch.Tensor]:
+    """Id of the mark and its embedding (D,): its row where the folder came with one, else a new one (mark_init)."""
+    table_VD = hf.get_input_embeddings().weight.detach()
+    known = tokenizer.convert_tokens_to_ids(MARK)
+    if known is not None and known != tokenizer.unk_token_id and known < len(table_VD):
+        return known, table_VD[known].to(torch.float32, copy=True)
+    tokenizer.add_tokens([MARK], special_tokens=True)
+    mark_id = tokenizer.convert_tokens_to_ids(MARK)
+    rows_VD = table_VD[:mark_id].float()
+    row_D = rows_VD.mean(0)
+    return mark_id, torch.normal(row_D, rows_VD.std(0)) if init == "normal" else row_D
+
+
+def single_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+    """Id of a word. Raises ValueError if the tokenizer splits it: the step head has one row per verdict."""
+    ids = tokenizer.encode(word, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ValueError(
+            f"verdict {word!r} is {len(ids)} tokens for this tokenizer; give backbone.yes and backbone.no a word of one"
+        )
+    return ids[0]
 
 
 def set_trained(parameters: Iterable[nn.Parameter], choice: str) -> None:

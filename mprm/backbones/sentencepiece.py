@@ -1,4 +1,5 @@
-"""Tokenizers of downloaded folders, without running code from there: tokenizer.json, or sentencepiece converted."""
+"""Tokenizers of downloaded folders, without running code from there: tokenizer.json, Qwen2's vocab.json and merges.txt,
+or sentencepiece converted."""
 
 import json
 import re
@@ -6,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
 
 from mprm.runs.artifacts import reading
 
+QWEN2 = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
 SPACE = "▁"  # how sentencepiece writes a space in its pieces
 BPE_MODEL = 2  # TrainerSpec.ModelType
 NORMAL, UNKNOWN, USER_DEFINED, UNUSED, BYTE = 1, 2, 4, 5, 6  # SentencePiece.Type; 3 is control
@@ -18,27 +20,31 @@ NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Tokenizer of a folder: from tokenizer.json, else from a sentencepiece tokenizer.model.
+    """Tokenizer of a folder: from tokenizer.json, else from the files of a Qwen2Tokenizer or a sentencepiece
+    tokenizer.model.
 
-    The converted one gives the ids of the tokenizer class the folder was made for: text is cut at the added tokens and
-    what lies between is encoded by sentencepiece on its own. It differs in this alone:
+    What is converted from sentencepiece gives the ids of the tokenizer class the folder was made for: text is cut at
+    the added tokens and what lies between is encoded by sentencepiece on its own. It differs in this alone:
     - The name of a piece whose id an added token has taken over (InternLM2's "[UNUSED_TOKEN_146]", now "<|im_start|>")
       is ordinary text, so that user text cannot make special tokens.
     - With split_special_tokens, added tokens that are not special are cut out all the same.
     - With add_dummy_prefix, text that is one user-defined symbol and nothing else gets no prefix.
     - Decoding prints an unknown token by its name.
 
-    Raises ValueError if there is neither file, the model cannot be converted exactly (not BPE, a character map such as
+    Raises ValueError if there is no such file, the model cannot be converted exactly (not BPE, a character map such as
     nmt_nfkc, spaces as suffix or removed), or the ids of the added tokens contradict each other.
     """
     if (folder / "tokenizer.json").is_file():
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    config = _read_json(folder, "tokenizer_config.json")
+    if config.get("tokenizer_class") in QWEN2 and (folder / "vocab.json").is_file():
+        return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
     if not (folder / "tokenizer.model").is_file():
         raise ValueError(
             f"backbone.path={folder} has neither tokenizer.json nor tokenizer.model; download the tokenizer files too"
         )
     model = _read_model(folder)
-    config, names = _read_json(folder, "tokenizer_config.json"), _read_json(folder, "special_tokens_map.json")
+    names = _read_json(folder, "special_tokens_map.json")
     added = _added_tokens(folder, config, names)
     named = {key: _content(value) for key in NAMED if (value := config.get(key) or names.get(key))}
     return PreTrainedTokenizerFast(

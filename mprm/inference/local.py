@@ -14,25 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from mprm.backbones.auto import family_of
 from mprm.backbones.base import SEGMENTED
 from mprm.backbones.chat import ChatModel, ChatProcessor
-from mprm.backbones.internvl import InternVL
-from mprm.backbones.loading import ChatBackbone, check_folder
-from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.examples import open_images
 from mprm.inference.decoding import Prefilled, SharedPrefix, choose, decode, prefill, uniforms
 from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, image_refusal
 from mprm.inference.scoring import answered, step_ids
-from mprm.runs.artifacts import read_json, weights_written
-
-FAMILIES: tuple[type[ChatBackbone], ...] = (InternVL, Qwen2_5_VL)
-
-
-def backbone_class(path: str | Path | None) -> type[ChatBackbone]:
-    """The component that loads this folder. Raises ValueError if it is not there or holds another architecture."""
-    by_type = {name: family for family in FAMILIES for name in family.model_types}
-    folder = check_folder(None if path is None else str(path), tuple(by_type))
-    return by_type[read_json(folder / "config.json")["model_type"]]
+from mprm.runs.artifacts import weights_written
 
 
 @dataclass(frozen=True)
@@ -60,8 +49,7 @@ class Sampler(SamplingSettings):
     @property
     def end_ids(self) -> list[int]:
         """The tokens that end what is written."""
-        tokenizer = self.processor.tokenizer
-        return [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id]
+        return [self.processor.turn_end_id, self.processor.tokenizer.eos_token_id]
 
     def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         """What generate() gives, as text."""
@@ -158,7 +146,7 @@ class LocalPolicy(SamplingSettings):
     path: str | None = None
     system: str = ""  # system message, none when empty
     max_tiles: int = 6  # InternVL: tiles per question besides the thumbnail of each image
-    min_pixels: int = 784  # Qwen2.5-VL: area to which an image is scaled
+    min_pixels: int = 784  # Qwen: area to which an image is scaled
     max_pixels: int = 200_704
     dtype: str = "stored"  # of the weights; stored: as in the folder
     max_tokens: int = 65_536  # held at once, those to be written included; completions do not depend on it
@@ -183,7 +171,7 @@ class LocalPolicy(SamplingSettings):
         if self.device != "cpu" and not torch.cuda.is_available():
             raise ValueError(f"policy.device={self.device}, but this machine has no CUDA device; try policy.device=cpu")
         try:
-            family = backbone_class(self.path)
+            family = family_of(self.path)
             images = {name: getattr(self, name) for name in family.prompt_fields if hasattr(self, name)}
             processor, model = family(path=self.path, dtype=self.dtype, **images).load()
         except ValueError as error:  # a backbone names its own group, whose options are the policy's here

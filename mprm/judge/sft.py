@@ -26,7 +26,6 @@ from mprm.training.lengths import Measured
 from mprm.training.module import TrainingModule
 from mprm.training.recipe import Recipe, Schedule
 
-END = "<|im_end|>"
 CHUNK = 1024  # marks whose logits are held at once
 
 
@@ -137,10 +136,10 @@ class Traces(Prompts):
 
     def layout(self, position: int) -> Example:
         """The prompt and its trace without its pixels."""
-        trace, tokenizer = self.pairs[position].pair.trace, self.processor.tokenizer
+        trace = self.pairs[position].pair.trace
         assert trace is not None
-        ids = encode_text(tokenizer, [neutralise(trace.strip())])[0]
-        return answered(super().layout(position), [*ids, tokenizer.convert_tokens_to_ids(END)])
+        ids = encode_text(self.processor.tokenizer, [neutralise(trace.strip())])[0]
+        return answered(super().layout(position), [*ids, self.processor.turn_end_id])
 
     def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Example]:
         """The examples of one row, given by position and weight."""

@@ -19,7 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL, InternVLProcessor
 from mprm.backbones.loading import ChatBackbone, add_adapters
-from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenProcessor
+from mprm.backbones.qwen import QwenProcessor
+from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import Example
 from tools import tiny
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from mprm.backbones.chat import add_mark, single_token
 from mprm.backbones.internvl import InternVL
-from mprm.backbones.loading import check_folder
+from mprm.backbones.loading import add_mark, check_folder, single_token
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
 from mprm.chartworld.world import IMAGE_SIZE

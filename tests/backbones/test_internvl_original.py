@@ -302,10 +302,12 @@ def test_rope_without_scaling(copy: Copy) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"llm_config__architectures": ["Qwen2ForCausalLM"]}, r"llm_config\.architectures=\['Qwen2ForCausalLM'\]"),
+        ({"llm_config__architectures": ["GptOssForCausalLM"]}, r"llm_config\.architectures=\['GptOssForCausalLM'\]"),
         ({"template": "internvl_zh"}, "template='internvl_zh'"),
         ({"ps_version": "v1"}, "ps_version='v1'"),
         ({"select_layer": -2}, "select_layer=-2"),
+        ({"dynamic_image_size": False}, "dynamic_image_size=False"),
+        ({"use_thumbnail": False}, "use_thumbnail=False"),
         ({"force_image_size": 448}, "force_image_size=448, only 56"),
         ({"vision_config__qk_normalization": True, "vision_config__layer_norm_eps": 1e-5}, "layer_norm_eps=1e-05"),
     ],

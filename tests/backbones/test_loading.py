@@ -77,9 +77,15 @@ COMPUTED: dict[str, dict[str, Any]] = {
     "qwen2 with a window that is wide enough": WINDOW | {"sliding_window": 17},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "qwen2": (WINDOW, "looks back 16 tokens .* backbone.max_length=17, .*; give backbone.max_length=16$"),
-    "mistral": ({"sliding_window": 16}, "looks back 16 tokens .*; give backbone.max_length=16$"),
-    "gemma3_text": ({}, "Gemma3TextModel differ from Llama's and Qwen2's in post_feedforward_layernorm, .*; choose"),
+    "qwen2": (
+        WINDOW,
+        "looks back 16 tokens .* backbone.max_length=17, .*; give backbone.max_length=16 or backbone.exact=fal",
+    ),
+    "mistral": ({"sliding_window": 16}, "looks back 16 tokens .*; give backbone.max_length=16 or "),
+    "gemma3_text": (
+        {},
+        "Gemma3TextModel differ from Llama's .* in post_feedforward_layernorm, .*; give backbone.exact=false",
+    ),
     "glm4": ({}, "Glm4Model differ .* in post_mlp_layernorm, "),
     "olmo2": ({}, "Olmo2Model differ .* in input_layernorm, "),
     "cohere": ({}, "CohereModel differ .* in post_attention_layernorm, "),

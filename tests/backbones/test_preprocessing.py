@@ -13,7 +13,8 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from mprm.backbones.internvl import InternVL, InternVLProcessor
-from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenProcessor
+from mprm.backbones.qwen import QwenProcessor
+from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.examples import Examples, open_images
 from tests.encoding import encode
 

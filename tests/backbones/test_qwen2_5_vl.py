@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
-from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, SegmentedAttention, window_layout
+from mprm.backbones.qwen import SegmentedAttention
+from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, window_layout
 from mprm.batching.collate import Batch, Example, collate
 from tests.encoding import encode
 
@@ -87,7 +88,7 @@ def test_a_layout_has_a_token_for_every_feature(qwen: Any, picture: Picture, siz
 def test_windows_of_several_sizes_are_used(qwen: Any, batch: Batch) -> None:
     _, model = qwen
     visual = model.hf.model.visual
-    layout = window_layout(batch.vision["image_grid_thw"].tolist(), visual, torch.device("cpu"))
+    layout = window_layout(batch.vision["image_grid_thw"], visual, torch.device("cpu"))
     assert set(layout["cu_window_seqlens"].diff().tolist()) == {4, 8, 16}
     assert layout["cu_window_seqlens"][-1] == len(batch.vision["pixel_values"])
     n_tokens = len(batch.vision["pixel_values"]) // 4

@@ -19,7 +19,7 @@ from transformers import (
 
 from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVLProcessor
-from mprm.backbones.qwen2_5_vl import Qwen2VLImageProcessorPil, QwenProcessor
+from mprm.backbones.qwen import Qwen2VLImageProcessorPil, QwenProcessor
 from mprm.batching.collate import Example, collate
 from tools import tiny
 

@@ -32,7 +32,7 @@ from torch import nn
 from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL, InternVLStepModel
 from mprm.backbones.loading import ChatBackbone, add_adapters
-from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, QwenStepModel
+from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, Qwen2_5StepModel
 from mprm.batching.collate import Example, collate
 from mprm.batching.examples import Examples
 from mprm.batching.order import Shuffled, ShuffledQuestions
@@ -46,7 +46,7 @@ from mprm.training.objectives import step_losses
 from tools import tiny
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "mprm" / "chartworld" / "weights"
-STEP_MODELS: dict[str, Any] = {"internvl": InternVLStepModel, "qwen2_5_vl": QwenStepModel}
+STEP_MODELS: dict[str, Any] = {"internvl": InternVLStepModel, "qwen2_5_vl": Qwen2_5StepModel}
 BACKBONES: dict[str, Any] = {"internvl": InternVL, "qwen2_5_vl": Qwen2_5_VL}
 Losses = Callable[[list[Example]], Iterator[torch.Tensor]]
 

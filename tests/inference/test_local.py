@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from mprm.backbones.auto import family_of
 from mprm.backbones.chat import encode_text
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import Example
 from mprm.data.questions import Question
 from mprm.inference.decoding import SharedPrefix, uniforms
-from mprm.inference.local import LocalPolicy, backbone_class, filled
+from mprm.inference.local import LocalPolicy, filled
 from mprm.inference.policy import Completion, Prompt
 
 N_NEW = 24
@@ -291,12 +292,12 @@ def folder(path: Path, model_type: str) -> Path:
     ("model_type", "family"), [("internvl", InternVL), ("internvl_chat", InternVL), ("qwen2_5_vl", Qwen2_5_VL)]
 )
 def test_a_folder_is_of_the_family_of_its_model_type(tmp_path: Path, model_type: str, family: type) -> None:
-    assert backbone_class(folder(tmp_path, model_type)) is family
-    assert backbone_class(str(tmp_path)) is family
+    assert family_of(folder(tmp_path, model_type)) is family
+    assert family_of(str(tmp_path)) is family
 
 
 def test_what_is_of_no_family_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\A.*nowhere has no config.json.*\Z"):
-        backbone_class(tmp_path / "nowhere")
+        family_of(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"\A.*holds model_type 'bert', not 'internvl' or .* 'qwen2_5_vl'.*\Z"):
-        backbone_class(folder(tmp_path, "bert"))
+        family_of(folder(tmp_path, "bert"))

@@ -1,0 +1,68 @@
+"""backbone=auto: the family that a folder's config.json names, with its own defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mprm.backbones.loading import ChatBackbone, Options, check_folder, stored_prompt
+from mprm.runs.artifacts import read_json
+
+# model_type of config.json -> module and class of the family, one a line.
+FAMILIES = {
+    "internvl": "internvl.InternVL",
+    "internvl_chat": "internvl.InternVL",
+    "qwen2_vl": "qwen2_vl.Qwen2VL",
+    "qwen2_5_vl": "qwen2_5_vl.Qwen2_5_VL",
+    "qwen3_vl": "qwen3_vl.Qwen3VL",
+    "qwen3_vl_moe": "qwen3_vl.Qwen3VLMoE",
+}
+
+
+def family_of(path: str | Path | None) -> type[ChatBackbone]:
+    """The component that loads this folder. Raises ValueError if it is not there or holds another architecture."""
+    folder = check_folder(None if path is None else str(path), tuple(FAMILIES))
+    module, _, name = FAMILIES[read_json(folder / "config.json")["model_type"]].partition(".")
+    family: type[ChatBackbone] = getattr(import_module(f"mprm.backbones.{module}"), name)
+    return family
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto(Options):
+    """A folder of any family. An option of a family that is null is the one that an exported folder was trained with,
+    of any other folder the family's own."""
+
+    system: str | None = None  # system message, none when empty
+    no: str | None = None  # the verdicts, one token each
+    yes: str | None = None
+    max_tiles: int | None = None  # InternVL: tiles per solution besides the thumbnail of each image
+    min_pixels: int | None = None  # Qwen: the area to which an image is scaled lies between them
+    max_pixels: int | None = None
+
+    @cached_property
+    def chosen(self) -> ChatBackbone:
+        """The family's component. Raises ValueError for a folder of no known family, or an option it does not have."""
+        family = family_of(self.path)
+        known = {field.name for field in fields(family)}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for name in given.keys() - known:
+            raise ValueError(
+                f"backbone.{name}={given[name]}: {family.__name__}, the family of backbone.path={self.path}, has no "
+                f"such option; leave it out, or choose among {', '.join(sorted(known))}"
+            )
+        return family(**{"system": family.own_system, **stored_prompt(Path(str(self.path))), **given})
+
+    def folder(self) -> Path:
+        return self.chosen.folder()
+
+    def load(self) -> tuple[Any, Any]:
+        return self.chosen.load()
+
+    def prompt(self) -> dict[str, Any]:
+        return self.chosen.prompt()
+
+    def export(self, model: Any, processor: Any, folder: Path, layout: str) -> None:
+        self.chosen.export(model, processor, folder, layout)
