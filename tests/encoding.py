@@ -11,4 +11,4 @@ from mprm.batching.collate import Example
 
 def encode(processor: Processor, images: Sequence[Image.Image], question: str, steps: list[str]) -> Example:
     example = processor.layout([image.size for image in images], question, steps)
-    return replace(example, vision=processor.vision(images))
+    return replace(example, vision=processor.vision(images) if images else {})

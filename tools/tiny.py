@@ -12,6 +12,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 from mprm.chartworld.world import IMAGE_SIZE, NAMES, PATCH
@@ -21,6 +23,7 @@ CHAT_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 IMAGE_TOKENS = {
     "internvl": ["<img>", "<IMG_CONTEXT>", "</img>"],
     "qwen2_5_vl": ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"],
+    "qwen2": [],  # it sees none
 }
 
 
@@ -83,6 +86,8 @@ def build_model(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
         "eos_token_id": tokenizer.eos_token_id,
         "tie_word_embeddings": True,
     }
+    if family == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(**text))
     if family == "internvl":
         vision = {
             "hidden_size": 96,

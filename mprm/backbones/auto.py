@@ -19,6 +19,13 @@ FAMILIES = {
     "qwen2_5_vl": "qwen2_5_vl.Qwen2_5_VL",
     "qwen3_vl": "qwen3_vl.Qwen3VL",
     "qwen3_vl_moe": "qwen3_vl.Qwen3VLMoE",
+    "llava_onevision": "llava_onevision.LlavaOneVision",
+    "smolvlm": "smolvlm.SmolVLM",
+    "idefics3": "smolvlm.SmolVLM",
+    "qwen2": "language_model.LanguageModel",
+    "qwen3": "language_model.LanguageModel",
+    "llama": "language_model.LanguageModel",
+    "mistral": "language_model.LanguageModel",
 }
 
 

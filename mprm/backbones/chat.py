@@ -35,10 +35,10 @@ from mprm.batching.examples import neutralise, render
 
 
 class ChatModel(StepModel):
-    """A vision-language model, the embedding of the mark, the step head, and where an objective wants it a kappa head,
-    or the folder came with one. Families embed their images. The mark's embedding is a vector of its own beside the
-    model's table, which therefore keeps its size until export, whatever shards it. The frozen vision tower always runs
-    in eval mode and needs no gradient, so that neither drop-path nor autograd touches it."""
+    """A chat model, the embedding of the mark, the step head, and where an objective wants it a kappa head, or the
+    folder came with one. Families embed their images. The mark's embedding is a vector of its own beside the model's
+    table, which therefore keeps its size until export, whatever shards it. The frozen vision tower always runs in eval
+    mode and needs no gradient, so that neither drop-path nor autograd touches it."""
 
     def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: ChatBackbone) -> None:
         super().__init__()
@@ -77,6 +77,11 @@ class ChatModel(StepModel):
     def language_model(self) -> Any:
         """The decoder of transformers' model: its embeddings, `layers` and last norm, without the LM head."""
         return self.hf.get_decoder()
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Tokens that stand for pieces of images: none can be written."""
+        return [self.hf.config.image_token_id]
 
     def vision_tower(self) -> nn.Module:
         return self.hf.model.vision_tower
@@ -142,7 +147,7 @@ class ChatModel(StepModel):
         return bool(self.language_model.gradient_checkpointing)
 
     def check_training(self) -> None:
-        dropout = getattr(self.hf.config.text_config, "attention_dropout", 0.0)
+        dropout = getattr(self.hf.config.get_text_config(), "attention_dropout", 0.0)
         if dropout and self.exact:
             raise ValueError(
                 f"backbone.path={self.hf.config.name_or_path}: its language model has attention_dropout={dropout}, "
@@ -169,7 +174,7 @@ class ChatModel(StepModel):
         table_VD = hf.get_input_embeddings().weight
         if hf.get_output_embeddings().weight is table_VD and not self.trains_generation:
             hf.get_output_embeddings().weight = nn.Parameter(table_VD.clone())
-            hf.config.tie_word_embeddings = hf.config.text_config.tie_word_embeddings = False
+            hf.config.tie_word_embeddings = hf.config.get_text_config().tie_word_embeddings = False
         if self.mark_id >= len(table_VD):
             hf.resize_token_embeddings(self.mark_id + 1, mean_resizing=False)
             head_VD = hf.get_output_embeddings().weight
@@ -245,7 +250,7 @@ class ChatProcessor:
 
     def layout(self, sizes: Sequence[tuple[int, int]], question: str, steps: list[str]) -> Example:
         pieces = render(question, steps)
-        pieces[0] = "\n" + pieces[0]
+        pieces[0] = "\n" * bool(sizes) + pieces[0]  # it ends the line of the last image
         ids_of_pieces = encode_text(self.tokenizer, pieces)
         text_ids = [token for ids in ids_of_pieces for token in (*ids, self.mark_id)]
         marks = [end - 1 for end in accumulate(len(ids) + 1 for ids in ids_of_pieces)]
@@ -255,7 +260,7 @@ class ChatProcessor:
         """What a chat model is asked: system turn, user turn with one line per image (Qwen's own template puts images
         and question on one line), the question and below it the instruction, and the opened turn of the assistant; no
         marks, `vision` is empty."""
-        text = "\n".join(["", neutralise(question), *([instruction] if instruction else [])])
+        text = "\n".join([*([""] if sizes else []), neutralise(question), *([instruction] if instruction else [])])
         text_ids = encode_text(self.tokenizer, [text])[0]
         return self._example(self.user_ids, sizes, [*text_ids, *self.answer_ids], [])
 

@@ -102,7 +102,7 @@ def decode(
     going_R = torch.ones_like(row_R, dtype=torch.bool)
     for step in range(n_new):
         entropy_RN[row_R, step] = token_entropy(logits_RV)
-        logits_RV[:, model.hf.config.image_token_id] = -torch.inf  # a piece of an image cannot be written
+        logits_RV[:, model.image_ids] = -torch.inf  # a piece of an image cannot be written
         chosen_R = choose(logits_RV, uniform_RN[row_R, step])
         tokens_RN[row_R, step] = chosen_R
         going_R &= ~torch.isin(chosen_R, end_E)

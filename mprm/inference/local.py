@@ -108,7 +108,7 @@ class Sampler(SamplingSettings):
         for group, ((paths, question), members) in enumerate(questions.items()):
             images = open_images(paths)
             asked = self.processor.ask([image.size for image in images], question, self.instruction)
-            asked = replace(asked, vision=self.processor.vision(images), group=group)
+            asked = replace(asked, vision=self.processor.vision(images) if images else {}, group=group)
             n_question = len(asked.input_ids)
             ids = {number: step_ids(self.processor, prompts[number].steps, self.separator) for number in members}
             # Sorted, what begins with a sequence comes right behind it.

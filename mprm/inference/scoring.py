@@ -145,7 +145,7 @@ def _seen(
     names: Sequence[str], open_images: OpenImages, processor: Processor
 ) -> tuple[Sizes, dict[str, torch.Tensor]] | NotScored:
     if not names:
-        return NotScored("no_image", "there is no image")
+        return [], {}
     try:
         images = open_images(names)
     except ValueError as error:

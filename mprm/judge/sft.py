@@ -88,7 +88,7 @@ def log_likelihood(model: ChatModel, responses: ResponseBatch, temperature: floa
 
     def chunk(h_CD: torch.Tensor, token_C: torch.Tensor) -> torch.Tensor:
         logits_CV = model.hf.lm_head(h_CD).float() / temperature
-        logits_CV[:, model.hf.config.image_token_id] = -torch.inf
+        logits_CV[:, model.image_ids] = -torch.inf
         return logits_CV.log_softmax(-1).gather(-1, token_C[:, None])[:, 0]
 
     parts = zip(h_MD.split(CHUNK), responses.token_M.split(CHUNK), strict=True)

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL, InternVLProcessor
+from mprm.backbones.language_model import LanguageModel
 from mprm.backbones.loading import ChatBackbone, add_adapters
 from mprm.backbones.qwen import QwenProcessor
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
@@ -32,8 +33,8 @@ def build(family: str, folder: Path, **text: Any) -> Path:
     hf = tiny.build_model(family, tokenizer)
     if text:
         for name, value in text.items():
-            setattr(hf.config.text_config, name, value)
-        hf.config.tie_word_embeddings = hf.config.text_config.tie_word_embeddings
+            setattr(hf.config.get_text_config(), name, value)
+        hf.config.tie_word_embeddings = hf.config.get_text_config().tie_word_embeddings
         hf = type(hf)(hf.config)
     hf.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -78,12 +79,17 @@ def component(internvl_folder: Path, qwen_folder: Path, tmp_path_factory: pytest
     grouped: over one with fewer key-value heads than query heads and an LM head of its own.
     """
     folders = {("internvl", False): internvl_folder, ("qwen2_5_vl", False): qwen_folder}
-    kinds: dict[str, Callable[..., ChatBackbone]] = {"internvl": InternVL, "qwen2_5_vl": Qwen2_5_VL}
+    kinds: dict[str, Callable[..., ChatBackbone]] = {
+        "internvl": InternVL,
+        "qwen2_5_vl": Qwen2_5_VL,
+        "qwen2": LanguageModel,
+    }
 
     def component(family: str, grouped: bool = False, **options: Any) -> ChatBackbone:
         if (family, grouped) not in folders:
-            folder = tmp_path_factory.mktemp(f"grouped_{family}")
-            folders[family, grouped] = build(family, folder, num_key_value_heads=2, tie_word_embeddings=False)
+            folder = tmp_path_factory.mktemp(f"{'grouped_' * grouped}{family}")
+            text = {"num_key_value_heads": 2, "tie_word_embeddings": False} if grouped else {}
+            folders[family, grouped] = build(family, folder, **text)
         return kinds[family](path=str(folders[family, grouped]), **options)
 
     return component

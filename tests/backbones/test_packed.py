@@ -1,8 +1,8 @@
 """The bar of exactness: a packed row with shared prefixes gives the scores and gradients of separate solutions.
 
 Compared in float32: solutions in one row that share their question's prefix, the same without sharing, one by one, and
-transformers' own classes on a padded batch. Every question has several images; solutions have different lengths, and
-some share whole steps with their marks.
+transformers' own classes on a padded batch. Every question has several images, or none for a language model; solutions
+have different lengths, and some share whole steps with their marks.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
+from mprm.backbones.language_model import TextProcessor
 from mprm.backbones.loading import ChatBackbone
 from mprm.batching.collate import Batch, Example, collate
 from tests.encoding import encode
@@ -42,17 +43,22 @@ OPTIONS = {
     "grouped, vision, checkpointing": {"grouped": True, "vision": "trained", "gradient_checkpointing": True},
 }
 
+Picture = Callable[[int, int], Image.Image]
 Logits = Callable[[], torch.Tensor]
 
 
-def encoded(processor: ChatProcessor, picture: Callable[[int, int], Image.Image]) -> list[Example]:
+def encoded(processor: ChatProcessor, picture: Picture) -> list[Example]:
     """Solutions of all questions, in turn."""
     examples = [
-        replace(encode(processor, [picture(*size) for size in sizes], question, steps), group=number, id=question)
+        replace(encode(processor, seen(processor, picture, sizes), question, steps), group=number, id=question)
         for number, (question, sizes, solutions) in enumerate(QUESTIONS)
         for steps in solutions
     ]
     return examples[::2] + examples[1::2]
+
+
+def seen(processor: ChatProcessor, picture: Picture, sizes: list[tuple[int, int]]) -> list[Image.Image]:
+    return [] if isinstance(processor, TextProcessor) else [picture(*size) for size in sizes]
 
 
 def gradients(model: ChatModel, logits: Logits) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -77,7 +83,7 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
         assert (gradient - theirs[name]).abs().max() <= tolerance * largest, name
 
 
-@pytest.fixture(params=["internvl", "qwen2_5_vl"])
+@pytest.fixture(params=["internvl", "qwen2_5_vl", "qwen2"])
 def family(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -137,7 +143,7 @@ def test_solutions_do_not_see_each_other(family: str, component: Any, picture: A
     """Another last step of one solution changes its own last score alone, to the last bit."""
     processor, model = component(family).load()
     question, sizes, solutions = QUESTIONS[0]
-    images = [picture(*size) for size in sizes]
+    images = seen(processor, picture, sizes)
 
     def batch(last: str) -> Batch:
         first, second = [*solutions[0][:3], last], solutions[1]

@@ -1,0 +1,67 @@
+"""Language models that see no images (Qwen2.5, Qwen3, Llama): the decoders of the other families on their own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mprm.backbones.chat import CHATML, ChatModel, ChatProcessor, Turns
+from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
+
+# The token that begins a turn -> how turns are written.
+TURNS = {
+    "<|im_start|>": CHATML,
+    "<|start_header_id|>": Turns(  # Llama 3
+        start="<|begin_of_text|>",
+        system="<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
+        user="<|start_header_id|>user<|end_header_id|>\n\n",
+        answer="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        end="<|eot_id|>",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel(ChatBackbone):
+    """A folder in transformers' format. Its layers are those that loading.check_language_model() knows."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2", "qwen3", "llama", "mistral")
+
+    def load(self) -> tuple["TextProcessor", "LanguageStepModel"]:
+        folder = self.folder()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        turns = next((turns for token, turns in TURNS.items() if token in tokenizer.get_added_vocab()), None)
+        if turns is None:
+            raise ValueError(
+                f"backbone.path={folder}: its tokenizer has neither {' nor '.join(TURNS)}, which begin the turns of a "
+                "prompt; choose a chat model of ChatML or Llama 3"
+            )
+        hf = load_hf(AutoModelForCausalLM, folder, DTYPES[self.dtype])
+        model = LanguageStepModel(hf, tokenizer, self)
+        return TextProcessor(tokenizer, model.mark_id, self.system, ("", "", ""), turns), model
+
+
+class LanguageStepModel(ChatModel):
+    def vision_tower(self) -> nn.Module:
+        return nn.Identity()  # nothing to freeze, train or adapt
+
+    def projector(self) -> nn.Module:
+        return nn.Identity()
+
+    @property
+    def image_ids(self) -> list[int]:
+        return []
+
+
+class TextProcessor(ChatProcessor):
+    """Refuses images: a solution is used whole or not at all."""
+
+    def image_grid(self, size: tuple[int, int], n_images: int) -> tuple[int, int]:
+        raise ValueError("a language model sees no images; choose a vision-language backbone=")
+
+    def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        raise ValueError("a language model sees no images; choose a vision-language backbone=")
