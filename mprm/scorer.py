@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,12 @@ from mprm.backbones.base import Backbone, Processor, StepModel
 from mprm.backbones.loading import PROMPT
 from mprm.batching.examples import on_white, open_images
 from mprm.config import config_of_run
-from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, Scoring
+from mprm.inference.rewards import Messages, Picture, Pictures, StepRewards, read_completions
+from mprm.inference.scoring import SEPARATOR, OpenImages, Scored, ScoreRequest, Scoring
+from mprm.metrics.best_of_n import AGGREGATORS, check_aggregate
 from mprm.metrics.predictions import NotScored, StepScores
 from mprm.runs.artifacts import read_json
 from mprm.training.checkpoint import load_weights
-
-Picture = str | Path | Image.Image
-Pictures = Picture | Sequence[Picture]  # of one question
 
 MAX_TOKENS = 16_384  # of one forward pass
 
@@ -94,6 +94,68 @@ class StepScorer:
 
     def step_scores(self, solutions: Sequence[tuple[Pictures, str, Sequence[str]]]) -> list[StepScores]:
         """All that the model says of the steps: log odds, and how sure it is; raises as score()."""
+        results = []
+        for number, found in enumerate(self._found(solutions)):
+            if isinstance(found, NotScored):
+                raise ValueError(f"solution {number} cannot be scored: {found.message}")
+            results.append(found)
+        return results
+
+    def reward(
+        self,
+        prompts: Sequence[str | Messages],
+        completions: Sequence[str | Messages],
+        images: Sequence[Pictures | None] | None = None,
+        question: Sequence[str] | None = None,
+        aggregate: str = "mean",
+        separator: str = SEPARATOR,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,  # TRL hands over every column of the data set, and its own state: a signature must take them
+    ) -> list[float | None]:
+        """What every completion is worth: a reward function for TRL's GRPOTrainer. Larger is better; None where the
+        completion is empty or too long or an image cannot be read, which TRL leaves out of the reward.
+
+        prompts, completions: texts, or chats. A prompt's question is the text of its one user message, a completion
+        is one message. Completions of one prompt share its images and question in a forward pass.
+        images: of every prompt, a picture, several or None, by default `image` of the columns, or those in its chat.
+        question: in place of the prompts' texts, which may hold instructions to the policy.
+        aggregate: of the step scores: mean, min, last (in [0, 1]), product (its log) or sum_logits.
+        separator: of the steps in a completion. log_metric: is told the share that has no reward, as "not_scored".
+        Raises ValueError for an unknown aggregate, or prompts or completions of another form.
+        """
+        check_aggregate(aggregate)
+        for name, values in columns.items():  # a column is a list: a text is an option that was misspelt
+            if isinstance(values, str):
+                raise ValueError(f"{name}={values!r} is no option of reward(); there are aggregate and separator")
+        shown = columns.get("image") if images is None else images
+        found = self.step_rewards(prompts, completions, shown, question, separator)
+        worth_of = AGGREGATORS[aggregate]
+        worth = [None if isinstance(one, NotScored) else worth_of(np.array(one.log_odds)) for one in found]
+        if log_metric is not None and worth:
+            log_metric("not_scored", worth.count(None) / len(worth))
+        return worth
+
+    def step_rewards(
+        self,
+        prompts: Sequence[str | Messages],
+        completions: Sequence[str | Messages],
+        images: Sequence[Pictures | None] | None = None,
+        question: Sequence[str] | None = None,
+        separator: str = SEPARATOR,
+    ) -> list[StepRewards | NotScored]:
+        """The scores of every completion's steps with their places in its text, or why it has none; as reward()."""
+        asked = read_completions(prompts, completions, images, question, separator)
+        scored = iter(self._found([(one.images, one.question, one.steps) for one in asked if one.spans]))
+        results: list[StepRewards | NotScored] = []
+        for one in asked:
+            found = next(scored) if one.spans else NotScored("no_steps", "the completion is empty")
+            if isinstance(found, StepScores):
+                found = StepRewards(found.log_odds, found.kappa, tuple(one.spans))
+            results.append(found)
+        return results
+
+    def _found(self, solutions: Sequence[tuple[Pictures, str, Sequence[str]]]) -> list[StepScores | NotScored]:
+        """What is found of every solution, or why it is not scored."""
         pictures: dict[str, Picture] = {}
         requests = []
         for number, (image, question, steps) in enumerate(solutions):
@@ -109,13 +171,7 @@ class StepScorer:
             return on_white(picture) if isinstance(picture, Image.Image) else open_images([Path(picture)])[0]
 
         found = dict(self.scored(requests, lambda names: [opened(pictures[name]) for name in names]))
-        results = []
-        for number in range(len(solutions)):
-            scored = found[str(number)]
-            if isinstance(scored, NotScored):
-                raise ValueError(f"solution {number} cannot be scored: {scored.message}")
-            results.append(scored)
-        return results
+        return [found[str(number)] for number in range(len(solutions))]
 
     def scored(self, solutions: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
         """Scores of solutions by id as they come, or why there are none: for many, of which some may be unusable."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mprm.backbones.loading import ChatBackbone
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
 from mprm.config import Config
+from mprm.metrics.predictions import NotScored
 from mprm.runs.artifacts import write_text
 from mprm.training.checkpoint import export, save_weights
 from tests.encoding import encode
@@ -153,3 +155,107 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mprm.json").write_text("{}")
     with pytest.raises(ValueError, match=r"backbone of your own; give backbone=NAME backbone\.path=\S+ instead of"):
         StepScorer.from_pretrained(tmp_path)
+
+
+def chat(question: str, n_images: int) -> list[dict[str, Any]]:
+    """A policy's prompt, without its images."""
+    parts = [*[{"type": "image"}] * n_images, {"type": "text", "text": question}]
+    return [{"role": "system", "content": "Think."}, {"role": "user", "content": parts}]
+
+
+def handed_over(images: list[Image.Image], texts: list[str]) -> dict[str, Any]:
+    """The keywords of TRL's trainer: images decoded anew for every completion stand in the prompts and in a column."""
+    columns = [[image.copy() for image in images] for _ in texts]
+    prompts = []
+    for column in columns:
+        system, user = chat(QUESTION, len(column))
+        filled = [part | {"image": image} for part, image in zip(user["content"], column, strict=False)]
+        prompts.append([system, user | {"content": [*filled, user["content"][-1]]}])
+    return {
+        "prompts": prompts,
+        "completions": [[{"role": "assistant", "content": text}] for text in texts],
+        "completion_ids": [[1, 2]] * len(texts),
+        "images": columns,
+        "answer": ["7"] * len(texts),
+        "trainer_state": object(),
+        "log_extra": print,
+    }
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "min", "product"])
+def test_a_reward_is_the_worth_of_the_steps(exported: Path, aggregate: str) -> None:
+    images = [picture(120, 60), picture(56, 84)]
+    scorer = StepScorer.from_pretrained(exported, device="cpu")
+    texts = ["\n\n".join(steps) for steps in CANDIDATES]
+    logged: list[tuple[str, float]] = []
+
+    def log_metric(name: str, value: float) -> None:
+        logged.append((name, value))
+
+    given = handed_over(images, ["", *texts])
+    none, *found = scorer.reward(**given, aggregate=aggregate, log_metric=log_metric)
+    assert none is None, "an empty completion has no reward"
+    assert logged == [("not_scored", 1 / 5)]
+    # the space at the end of a step is none of its own
+    steps = scorer.score_candidates(images, QUESTION, [[step.strip() for step in steps] for steps in CANDIDATES])
+    worth = {"mean": np.mean, "min": np.min, "product": lambda scores: np.log(scores).sum()}[aggregate]
+    np.testing.assert_allclose(found, [worth(scores) for scores in steps], atol=1e-5)
+
+
+def test_prompts_and_images_have_several_forms(exported: Path) -> None:
+    image = picture(120, 60)
+    scorer = StepScorer.from_pretrained(exported, device="cpu")
+    text = "red is 4.\n\n\n\n The answer is 7. \n"
+    expected = scorer.score(image, QUESTION, ["red is 4.", "The answer is 7."]).mean()
+    told = "Think aloud: " + QUESTION
+    for found in (
+        scorer.reward([QUESTION], [text], images=[image]),
+        scorer.reward([QUESTION], [text], image=[image]),
+        scorer.reward([chat(told, 0)], [text], images=[[image]], question=[QUESTION]),
+        scorer.reward(**handed_over([image], [text]) | {"images": [None]}),
+        scorer.reward([QUESTION], [text.replace("\n\n", "|")], images=[image], separator="|"),
+    ):
+        np.testing.assert_allclose(found, [expected], atol=1e-5)
+    assert scorer.reward([told], [text], images=[image]) != pytest.approx([expected], abs=1e-5)
+
+
+def test_completions_of_a_prompt_share_its_images(exported: Path) -> None:
+    scorer = StepScorer.from_pretrained(exported, device="cpu")
+    pixels: list[int] = []
+    embeddings = scorer.model.image_embeddings
+
+    def counted(vision: dict[str, torch.Tensor]) -> torch.Tensor:
+        pixels.append(len(vision["pixel_values"]))
+        return embeddings(vision)
+
+    scorer.model.image_embeddings = counted  # type: ignore[method-assign]
+    scorer.reward(**handed_over([picture(56, 56)], ["a", "b", "c"]))
+    scorer.score(picture(56, 56), QUESTION, ["a"])
+    assert pixels == [pixels[0]] * 2
+
+
+def test_step_rewards_say_where_the_steps_stand(exported: Path) -> None:
+    scorer = StepScorer.from_pretrained(exported, device="cpu")
+    image, text = picture(56, 56), "red is 4.\n\nThe answer is 7."
+    scorer.max_length = 120
+    found, long, empty = scorer.step_rewards([QUESTION] * 3, [text, "a " * 200, " \n"], [image] * 3)
+    assert not isinstance(found, NotScored)
+    assert [text[start:end] for start, end in found.spans] == ["red is 4.", "The answer is 7."]
+    np.testing.assert_allclose(found.scores, scorer.score(image, QUESTION, text.split("\n\n")), atol=1e-6)
+    assert found.sigmas is not None
+    assert isinstance(long, NotScored)
+    assert long.reason == "too_long"
+    assert isinstance(empty, NotScored)
+    assert empty.reason == "no_steps"
+    assert scorer.reward([QUESTION], ["a " * 200], [image]) == [None]
+
+
+def test_an_option_of_a_reward_is_not_misspelt_in_silence(exported: Path) -> None:
+    scorer = StepScorer.from_pretrained(exported, device="cpu")
+    given = {"prompts": [QUESTION], "completions": ["a"], "images": [picture(56, 56)]}
+    with pytest.raises(
+        ValueError, match=r"^agregate='min' is no option of reward\(\); there are aggregate and separator"
+    ):
+        scorer.reward(**given, agregate="min")
+    with pytest.raises(ValueError, match=r"^aggregate=median is unknown; choose one of mean, min, "):
+        scorer.reward(**given, aggregate="median")
