@@ -31,6 +31,13 @@ def commands(language: str) -> list[str]:
     return list(dict.fromkeys(" ".join(line.split()) for line in lines if line))
 
 
+def python_block(word: str) -> str:
+    """The one block of Python that holds the word."""
+    blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    (code,) = [code for code in blocks if word in code]
+    return str(code)
+
+
 RUNS = [command for command in commands("bash") if command.startswith("python run.py ")]
 SET_UP = [command for command in commands("bash") if not command.startswith(("python run.py ", "python -m tools."))]
 SELECTION = REPOSITORY / "tests" / "oracle_data" / "selection" / "annotations"
@@ -211,7 +218,7 @@ def test_a_command_for_other_machines_composes(command: str, load: Callable[...,
 
 @pytest.mark.slow
 def test_the_python_api_as_shown(place: Path, exported: Path) -> None:
-    (code,) = re.findall(r"^```python\n(from mprm import StepScorer\n.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    code = python_block("scorer.score_candidates(")
     assert len([line for line in code.splitlines() if line]) <= 10
     wanted = "[scores.tolist(), [len(s) for s in per_candidate], best, len(mixed), sure]"
     (place / "api.py").write_text(f"{code}\nimport json\nopen('api.json', 'w').write(json.dumps({wanted}))\n")
@@ -226,7 +233,7 @@ def test_the_python_api_as_shown(place: Path, exported: Path) -> None:
 
 @pytest.mark.slow
 def test_the_code_for_plain_transformers_gives_the_same_scores(place: Path, exported: Path) -> None:
-    (code,) = re.findall(r"^```python\n(import torch\n.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    code = python_block("AutoModelForImageTextToText")
     (place / "plain.py").write_text(f"{code}\nimport json\nopen('plain.json', 'w').write(json.dumps(scores))\n")
     execute(place, "plain.py")
     assert QUESTION in code
@@ -236,6 +243,67 @@ def test_the_code_for_plain_transformers_gives_the_same_scores(place: Path, expo
     ours = json.loads((place / "ours.jsonl").read_text())["step_scores"]
     assert len(ours) == len(STEPS)
     assert json.loads((place / "plain.json").read_text()) == pytest.approx(ours, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_reward_trains_a_policy_in_trl(place: Path, exported: Path) -> None:
+    """Two steps: the rewards that the trainer uses are those of the scorer."""
+    pytest.importorskip("trl")
+    code = python_block("GRPOTrainer(").replace('"Qwen/Qwen2.5-VL-3B-Instruct"', "policy")
+    assert "policy, reward, args" in code
+    code = code.replace("args=options", "args=options, processing_class=processor")
+    code = code.replace('GRPOConfig("policy"', 'GRPOConfig("policy", bf16=False')  # which TRL wants a GPU for
+    shutil.copy(REPOSITORY / "tests" / "tiny_policy.py", place)
+    before = """
+import json, tiny_policy
+from mprm import StepScorer
+policy, processor = tiny_policy.load("mprm/chartworld/weights/qwen2_5_vl")
+weight = policy.lm_head.weight.detach().clone()
+calls, reward_of = [], StepScorer.reward
+def recorded(scorer, **given):
+    found = reward_of(scorer, **given)
+    calls.append((found, given["completions"], scorer))
+    return found
+StepScorer.reward = recorded
+"""
+    after = """
+def alone(scorer, completion):
+    return min(scorer.score(chart, asked[0]["content"], completion[0]["content"].strip().split("\\n")))
+expected = [[float(alone(scorer, one)) for one in completions] for _, completions, scorer in calls]
+found = [rewards for rewards, *_ in calls]
+moved = float((trainer.model.lm_head.weight.detach().cpu() - weight).abs().max())
+said = [found, expected, trainer.state.global_step, trainer.state.log_history, moved]
+open("trl.json", "w").write(json.dumps(said))
+"""
+    (place / "policy.py").write_text(before + code + after)
+    execute(place, "policy.py")
+    found, expected, steps, history, moved = json.loads((place / "trl.json").read_text())
+    assert steps == len(found) == 2
+    for rewards, alone in zip(found, expected, strict=True):
+        assert rewards == pytest.approx(alone, abs=1e-5)
+    (said,) = history
+    assert said["reward"] == pytest.approx((sum(found[0]) + sum(found[1])) / 8, abs=1e-5)
+    assert said["not_scored"] == 0
+    assert moved > 0
+
+
+@pytest.mark.slow
+def test_step_rewards_and_a_reward_for_verl_as_shown(place: Path, exported: Path) -> None:
+    verl = python_block("def compute_score(")
+    assert len(verl.splitlines()) == 5
+    after = f"""
+info = {{"question": {QUESTION!r}, "images": ["chart.png"]}}
+given = {{"data_source": "charts", "ground_truth": "10", "extra_info": info}}
+found = [compute_score(solution_str=one, **given) for one in (text, "")]
+import json
+open("rewards.json", "w").write(json.dumps([found, steps]))
+"""
+    (place / "rewards.py").write_text(python_block("step_rewards(") + verl + after)
+    execute(place, "rewards.py")
+    (reward, none), steps = json.loads((place / "rewards.json").read_text())
+    assert [text for text, _ in steps] == STEPS
+    assert reward == pytest.approx(sum(score for _, score in steps) / len(STEPS), abs=1e-5)
+    assert none == 0.0
 
 
 def test_every_line_of_the_troubleshooting_is_one_that_the_program_says() -> None:
