@@ -113,7 +113,7 @@ class StepScorer:
         **columns: Any,  # TRL hands over every column of the data set, and its own state: a signature must take them
     ) -> list[float | None]:
         """What every completion is worth: a reward function for TRL's GRPOTrainer. Larger is better. None, from which
-        TRL learns nothing, where the completion is empty or too long or an image is missing or cannot be read.
+        TRL learns nothing, where the completion is empty or too long or an image cannot be read.
 
         prompts, completions: texts, or chats. A prompt's question is the text of its one user message, a completion
         is one message. Completions of one prompt share its images and question in a forward pass.
