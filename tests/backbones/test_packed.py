@@ -80,7 +80,8 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
     for name, gradient in ours.items():
         largest = theirs[name].abs().max()
         assert largest > 1e-6, name
-        assert (gradient - theirs[name]).abs().max() <= tolerance * largest, name
+        # What sums to nearly nothing keeps the rounding of what was summed.
+        assert (gradient - theirs[name]).abs().max() <= tolerance * max(largest, 0.01), name
 
 
 @pytest.fixture(params=["internvl", "qwen2_5_vl", "qwen2"])
