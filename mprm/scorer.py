@@ -69,7 +69,7 @@ class StepScorer:
                     f"{path} is of a backbone of your own; give backbone=NAME backbone.path={path} instead of run="
                 )
             options = read_json(folder / PROMPT)
-            backbone = family_of(folder)(path=str(folder), dtype="stored", **options)
+            backbone = family_of(folder, options.get("exact", True))(path=str(folder), dtype="stored", **options)
         else:
             raise ValueError(f"{path} is no trained model; give a folder that task=export wrote, or a run, runs/NAME")
         processor, model = (backbone if dtype is None else replace(backbone, dtype=dtype)).load()

@@ -118,3 +118,35 @@ def test_adapters_of_all_parts_and_a_kappa_head_go_from_rollouts_to_a_report(com
     trained |= {f"kappa.{name}" for name in ("scale", "shift", "weight", "bias")}
     assert names == trained
     assert json.loads((folder / "results.json").read_text())["auc"]["value"] > 0.5
+
+
+@pytest.mark.slow
+def test_auto_gives_what_the_familys_own_component_gives(command: Command, tmp_path: Path) -> None:
+    """Trained, evaluated, exported and used; one solution after the other it differs by rounding."""
+    tiny = ("benchmark.size=12", "recipe.epochs=1")
+    named = ("backbone=chartworld_qwen2_5_vl", "recipe.learning_rate=1.0e-4", "backbone.gradient_checkpointing=true")
+    auto = ("backbone=auto", "backbone.path=mprm/chartworld/weights/qwen2_5_vl", "recipe.learning_rate=1.0e-4")
+    auto += ("backbone.system=", "backbone.max_length=512", "backbone.dtype=float32")
+    predictions = {}
+    for runs, options in {"named": named, "auto": auto, "one_by_one": (*auto, "backbone.exact=false")}.items():
+        done = execute(command(runs, *tiny, *options))
+        assert done.returncode == 0, done.stderr
+        lines = (one_run(tmp_path / runs) / "predictions.jsonl").read_text().splitlines()
+        predictions[runs] = [json.loads(line) for line in lines]
+    assert predictions["auto"] == predictions["named"]
+    for ours, slow in zip(predictions["auto"], predictions["one_by_one"], strict=True):
+        assert slow["scores"] == pytest.approx(ours["scores"], abs=1e-4)
+    exported = tmp_path / "exported"
+    done = execute([RUN, "task=export", f"run={one_run(tmp_path / 'auto')}", f"output={exported}"])
+    assert done.returncode == 0, done.stderr
+    prompt = {"system": "", "no": "No", "yes": "Yes", "min_pixels": 784, "max_pixels": 200_704}
+    assert json.loads((exported / "mprm.json").read_text()) == prompt
+    scored = []
+    for model in (f"run={exported}", "backbone=auto"):
+        file = tmp_path / f"{len(scored)}.jsonl"
+        path = [] if model.startswith("run=") else [f"backbone.path={exported}"]
+        source = tmp_path / "benchmark" / "test.jsonl"
+        done = execute([RUN, "task=score", model, *path, f"input={source}", f"output={file}"])
+        assert done.returncode == 0, done.stderr
+        scored.append(file.read_bytes())
+    assert scored[0] == scored[1], "the prompt is the one that it was trained with"

@@ -8,8 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mprm.backbones.loading import ChatBackbone, Options, check_folder, stored_prompt
-from mprm.runs.artifacts import read_json
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from mprm.backbones.loading import ChatBackbone, Options, stored_prompt, stored_type
 
 # model_type of config.json -> module and class of the family, one a line.
 FAMILIES = {
@@ -29,10 +30,21 @@ FAMILIES = {
 }
 
 
-def family_of(path: str | Path | None) -> type[ChatBackbone]:
-    """The component that loads this folder. Raises ValueError if it is not there or holds another architecture."""
-    folder = check_folder(None if path is None else str(path), tuple(FAMILIES))
-    module, _, name = FAMILIES[read_json(folder / "config.json")["model_type"]].partition(".")
+def family_of(path: str | Path | None, exact: bool = True) -> type[ChatBackbone]:
+    """The component that loads this folder. Raises ValueError if it is not there, or holds none of these families and,
+    exact being false, nothing else that transformers knows as a vision-language model."""
+    found, known = str(stored_type(path)), ", ".join(FAMILIES)
+    if found not in FAMILIES and exact:
+        raise ValueError(
+            f"backbone.path={path} holds model_type {found!r}, not one of {known}; choose another, or score and train "
+            "with the slower backbone=auto and its exact=false"
+        )
+    if found not in FAMILIES and found not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ValueError(
+            f"backbone.path={path} holds model_type {found!r}, no vision-language model to this transformers; choose "
+            f"another, e.g. one of {known}"
+        )
+    module, _, name = FAMILIES.get(found, "other.OtherVLM").partition(".")
     family: type[ChatBackbone] = getattr(import_module(f"mprm.backbones.{module}"), name)
     return family
 
@@ -52,7 +64,7 @@ class Auto(Options):
     @cached_property
     def chosen(self) -> ChatBackbone:
         """The family's component. Raises ValueError for a folder of no known family, or an option it does not have."""
-        family = family_of(self.path)
+        family = family_of(self.path, self.exact)
         known = {field.name for field in fields(family)}
         given = {name: value for name, value in vars(self).items() if value is not None}
         for name in given.keys() - known:

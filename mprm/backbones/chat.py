@@ -29,7 +29,7 @@ from mprm.backbones.loading import (
     single_token,
 )
 from mprm.backbones.marks_only import MarksOnly
-from mprm.backbones.one_by_one import one_by_one
+from mprm.backbones.one_by_one import deepstack_of, one_by_one
 from mprm.batching.collate import Batch, Example
 from mprm.batching.examples import neutralise, render
 
@@ -109,9 +109,22 @@ class ChatModel(StepModel):
         """Last hidden states at the batch's marks, or at other places of its row, (M, D); `cache`: as in hidden()."""
         marks = batch.mark_M if marks is None else marks
         if not self.exact:
-            return one_by_one(self.language_model, *self.embed(batch.input_ids_T[None], batch.vision), batch, marks)
+            return self.marked_one_by_one(batch, marks)
         row = batch.input_ids_T[None], batch.position_ids.unsqueeze(-2), batch.vision
         return self.hidden(*row, segments=batch.segments, marks=marks, **cache)[0]
+
+    def marked_one_by_one(self, batch: Batch, mark_M: torch.Tensor) -> torch.Tensor:
+        """As marked(), by the language model's own forward pass for every solution."""
+        embeds_1TD, deepstack = self.embed(batch.input_ids_T[None], batch.vision)
+        position_ids = batch.position_ids.unsqueeze(-2)
+
+        def forward(place_L: torch.Tensor, group: int) -> torch.Tensor:
+            own: dict[str, Any] = {"inputs_embeds": embeds_1TD[:, place_L], "position_ids": position_ids[..., place_L]}
+            own |= deepstack_of(deepstack, place_L)
+            h_LD: torch.Tensor = self.language_model(use_cache=False, **own).last_hidden_state[0]
+            return h_LD
+
+        return one_by_one(batch, mark_M, forward)
 
     def embed(self, ids_BL: torch.Tensor, vision: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
         """Embeddings of text, marks and images, (B, L, D); with deepstack also where images stand, (B, L), and what the
@@ -119,14 +132,17 @@ class ChatModel(StepModel):
         is_mark_BL = ids_BL == self.mark_id
         table = self.hf.get_input_embeddings()
         embeds_BLD = table(ids_BL.masked_fill(is_mark_BL, 0))
-        mark_D = self.mark_D * getattr(table, "scalar_embed_scale", 1.0)  # Gemma scales what it looks up
-        embeds_BLD = torch.where(is_mark_BL[..., None], mark_D.to(embeds_BLD.dtype), embeds_BLD)
+        embeds_BLD = torch.where(is_mark_BL[..., None], self.mark_embedding(table).to(embeds_BLD.dtype), embeds_BLD)
         if not vision:
             return embeds_BLD, {}
         image_ND, *deeper = self.image_embeddings(vision).to(embeds_BLD.dtype).split(embeds_BLD.shape[-1], dim=-1)
         is_image_BL = ids_BL == self.hf.config.image_token_id
         deepstack = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deeper} if deeper else {}
         return embeds_BLD.masked_scatter(is_image_BL[..., None], image_ND), deepstack
+
+    def mark_embedding(self, table: nn.Module) -> torch.Tensor:
+        """What the table would give for the mark, (D,): Gemma's scales what it looks up."""
+        return self.mark_D * getattr(table, "scalar_embed_scale", 1.0)
 
     def hidden(
         self,

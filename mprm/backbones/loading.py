@@ -116,19 +116,23 @@ def incomplete(folder: Path, what: str) -> ValueError:
     return ValueError(f"backbone.path={folder}: {what}; download the folder anew")
 
 
-def check_folder(path: str | None, model_types: tuple[str, ...]) -> Path:
-    """The folder as a Path. Raises ValueError if it is not given, not there, or holds another architecture."""
+def stored_type(path: str | Path | None) -> str | None:
+    """The model_type of a folder. Raises ValueError if it is not given or not there."""
     if path is None:
-        raise ValueError(f"backbone.path is not set; give the folder of the downloaded {model_types[0]} weights")
-    folder = Path(path)
-    config = folder / "config.json"
+        raise ValueError("backbone.path is not set; give the folder of the downloaded weights")
+    config = Path(path) / "config.json"
     if not config.is_file():
         raise ValueError(f"backbone.path={path} has no config.json; give the folder of the downloaded weights")
-    found = read_json(config, "download it again").get("model_type")
-    if found not in model_types:
+    found: str | None = read_json(config, "download it again").get("model_type")
+    return found
+
+
+def check_folder(path: str | None, model_types: tuple[str, ...]) -> Path:
+    """The folder as a Path. Raises ValueError if it is not given, not there, or holds another architecture."""
+    if (found := stored_type(path)) not in model_types:
         wanted = " or ".join(repr(name) for name in model_types)
         raise ValueError(f"backbone.path={path} holds model_type {found!r}, not {wanted}; choose another backbone=")
-    return folder
+    return Path(str(path))
 
 
 def load_hf(model_class: Any, folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:

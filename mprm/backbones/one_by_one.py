@@ -1,9 +1,10 @@
-"""backbone.exact=false: transformers' own forward pass of the language model, one solution after the other, with its
-own attention, windows and dropout. Slow, and right whatever its layers are.
+"""backbone.exact=false: transformers' own forward pass, one solution after the other, with its own attention, windows
+and dropout. Slow, and right whatever the layers are.
 
 Shape suffixes: T tokens of the row, L tokens of a solution, M marks, N image tokens, D hidden size.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,35 +13,33 @@ from mprm.batching.collate import Batch
 
 
 def one_by_one(
-    language_model: Any, embeds_1TD: torch.Tensor, deepstack: dict[str, Any], batch: Batch, mark_M: torch.Tensor
+    batch: Batch, mark_M: torch.Tensor, forward: Callable[[torch.Tensor, int], torch.Tensor]
 ) -> torch.Tensor:
-    """Last hidden states at places of the batch's row, (M, D). deepstack: as ChatModel.embed() gives it."""
+    """Last hidden states at places of the batch's row, (M, D). forward: those of one solution, (L, D), by the places of
+    its tokens and the number of its group."""
     segments, wanted_T = batch.segments, torch.zeros_like(batch.input_ids_T, dtype=torch.bool)
     wanted_T[mark_M] = True
     key = torch.arange(len(wanted_T), device=mark_M.device) if segments.key is None else segments.key
     # A segment's keys are a solution up to the segment's end. What solutions share comes with the longest of them.
     solutions = sorted(key.split(segments.key_border.diff().tolist()), key=len, reverse=True)
+    groups = sorted({int(place_L[0]) for place_L in solutions})
     number_T = torch.empty_like(batch.input_ids_T)
     found: list[torch.Tensor] = []
     n_found = 0
     for place_L in solutions:
-        own = place_L[wanted_T[place_L]]
+        own_L = wanted_T[place_L]
+        own = place_L[own_L]
         if not len(own):
             continue
         wanted_T[own] = False
-        h_1LD = language_model(
-            inputs_embeds=embeds_1TD[:, place_L],
-            position_ids=batch.position_ids.unsqueeze(-2)[..., place_L],
-            use_cache=False,
-            **_of_solution(deepstack, place_L),
-        ).last_hidden_state
-        found.append(h_1LD[0, torch.isin(place_L, own)])
+        found.append(forward(place_L, groups.index(int(place_L[0])))[own_L])
         number_T[own] = torch.arange(n_found, n_found + len(own), device=own.device)
         n_found += len(own)
     return torch.cat(found)[number_T[mark_M]]
 
 
-def _of_solution(deepstack: dict[str, Any], place_L: torch.Tensor) -> dict[str, Any]:
+def deepstack_of(deepstack: dict[str, Any], place_L: torch.Tensor) -> dict[str, Any]:
+    """What ChatModel.embed() gives for deepstack, for the tokens at these places."""
     if not deepstack:
         return {}
     (is_image_T,) = deepstack["visual_pos_masks"]

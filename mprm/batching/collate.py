@@ -125,6 +125,7 @@ class Batch:
     position_ids: torch.Tensor
     segments: Segments
     vision: dict[str, torch.Tensor]
+    n_vision: list[dict[str, int]]  # how much of each belongs to each group, in the order of the row
     mark_M: torch.Tensor  # places in the row
     mc_M: torch.Tensor
     n_M: torch.Tensor
@@ -172,6 +173,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         position_ids=torch.cat([e.position_ids[..., start:end] for e, start, end, _ in pieces], dim=-1),
         segments=from_keys(lengths, keys, causal=True) if len(pieces) > len(groups) else rows(lengths, causal=True),
         vision={name: torch.cat([tensors[name] for tensors in vision]) for name in vision[0]},
+        n_vision=[{name: len(tensor) for name, tensor in tensors.items()} for tensors in vision],
         mark_M=torch.cat([place[number][example.marks] for number, example in enumerate(examples)]),
         mc_M=torch.cat(mc),
         n_M=torch.cat(n),

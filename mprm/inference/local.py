@@ -175,7 +175,7 @@ class LocalPolicy(SamplingSettings):
             images = {name: getattr(self, name) for name in family.prompt_fields if hasattr(self, name)}
             processor, model = family(path=self.path, dtype=self.dtype, **images).load()
         except ValueError as error:  # a backbone names its own group, whose options are the policy's here
-            raise ValueError(str(error).replace("backbone", "policy")) from None
+            raise ValueError(str(error).replace("backbone.", "policy.")) from None
         settings = {field.name: getattr(self, field.name) for field in fields(Sampler) if hasattr(self, field.name)}
         return Sampler(processor=processor, model=model.to(self.device).eval(), **settings)
 

@@ -1,4 +1,4 @@
-"""Tiny random models of the real architectures, one entry a family: test_families.py holds every one to the same bar."""
+"""Tiny random models of the real architectures, one entry each: test_families.py holds all to the same bar."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
