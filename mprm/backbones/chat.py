@@ -29,7 +29,7 @@ from mprm.backbones.loading import (
     single_token,
 )
 from mprm.backbones.marks_only import MarksOnly
-from mprm.backbones.one_by_one import deepstack_of, one_by_one
+from mprm.backbones.one_by_one import by_language_model
 from mprm.batching.collate import Batch, Example
 from mprm.batching.examples import neutralise, render
 
@@ -109,22 +109,10 @@ class ChatModel(StepModel):
         """Last hidden states at the batch's marks, or at other places of its row, (M, D); `cache`: as in hidden()."""
         marks = batch.mark_M if marks is None else marks
         if not self.exact:
-            return self.marked_one_by_one(batch, marks)
+            embeds_1TD, deepstack = self.embed(batch.input_ids_T[None], batch.vision)
+            return by_language_model(self.language_model, embeds_1TD, deepstack, batch, marks)
         row = batch.input_ids_T[None], batch.position_ids.unsqueeze(-2), batch.vision
         return self.hidden(*row, segments=batch.segments, marks=marks, **cache)[0]
-
-    def marked_one_by_one(self, batch: Batch, mark_M: torch.Tensor) -> torch.Tensor:
-        """As marked(), by the language model's own forward pass for every solution."""
-        embeds_1TD, deepstack = self.embed(batch.input_ids_T[None], batch.vision)
-        position_ids = batch.position_ids.unsqueeze(-2)
-
-        def forward(place_L: torch.Tensor, group: int) -> torch.Tensor:
-            own: dict[str, Any] = {"inputs_embeds": embeds_1TD[:, place_L], "position_ids": position_ids[..., place_L]}
-            own |= deepstack_of(deepstack, place_L)
-            h_LD: torch.Tensor = self.language_model(use_cache=False, **own).last_hidden_state[0]
-            return h_LD
-
-        return one_by_one(batch, mark_M, forward)
 
     def embed(self, ids_BL: torch.Tensor, vision: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
         """Embeddings of text, marks and images, (B, L, D); with deepstack also where images stand, (B, L), and what the

@@ -38,8 +38,24 @@ def one_by_one(
     return torch.cat(found)[number_T[mark_M]]
 
 
-def deepstack_of(deepstack: dict[str, Any], place_L: torch.Tensor) -> dict[str, Any]:
-    """What ChatModel.embed() gives for deepstack, for the tokens at these places."""
+def by_language_model(
+    language_model: Any, embeds_1TD: torch.Tensor, deepstack: dict[str, Any], batch: Batch, mark_M: torch.Tensor
+) -> torch.Tensor:
+    """one_by_one() over a language model that is given what ChatModel.embed() makes of the row."""
+    position_ids = batch.position_ids.unsqueeze(-2)
+
+    def forward(place_L: torch.Tensor, group: int) -> torch.Tensor:
+        own = {"inputs_embeds": embeds_1TD[:, place_L], "position_ids": position_ids[..., place_L]}
+        h_1LD: torch.Tensor = language_model(
+            use_cache=False, **own, **_deepstack_of(deepstack, place_L)
+        ).last_hidden_state
+        return h_1LD[0]
+
+    return one_by_one(batch, mark_M, forward)
+
+
+def _deepstack_of(deepstack: dict[str, Any], place_L: torch.Tensor) -> dict[str, Any]:
+    """Of the tokens at these places."""
     if not deepstack:
         return {}
     (is_image_T,) = deepstack["visual_pos_masks"]

@@ -144,7 +144,8 @@ class OtherModel(ChatModel):
         parts = (self.vision_tower(), self.language_model)
         return nn.ModuleList(child for child in self.hf.model.children() if child not in parts)
 
-    def marked_one_by_one(self, batch: Batch, mark_M: torch.Tensor) -> torch.Tensor:
+    def marked(self, batch: Batch, marks: torch.Tensor | None = None, **cache: Any) -> torch.Tensor:
+        """By the whole model's own forward pass for every solution."""
         dtype = next(self.vision_tower().parameters()).dtype
         flat = {
             name: tensor.split([of_group.get(name, 0) for of_group in batch.n_vision])
@@ -164,4 +165,4 @@ class OtherModel(ChatModel):
             ).last_hidden_state[0]
             return h_LD
 
-        return one_by_one(batch, mark_M, forward)
+        return one_by_one(batch, batch.mark_M if marks is None else marks, forward)

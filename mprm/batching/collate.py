@@ -167,12 +167,13 @@ def collate(examples: Sequence[Example]) -> Batch:
     mc = [e.mc if e.mc is not None else torch.full((len(e.marks),), float("nan")) for e in examples]
     n = [e.n if e.n is not None else torch.zeros(len(e.marks), dtype=torch.int64) for e in examples]
     vision = [examples[members[0]].vision for members in groups]
+    names = dict.fromkeys(name for tensors in vision for name in tensors)  # a group may have no image
     keys = [piece.key_K for piece in pieces]
     return Batch(
         input_ids_T=torch.cat([e.input_ids[start:end] for e, start, end, _ in pieces]),
         position_ids=torch.cat([e.position_ids[..., start:end] for e, start, end, _ in pieces], dim=-1),
         segments=from_keys(lengths, keys, causal=True) if len(pieces) > len(groups) else rows(lengths, causal=True),
-        vision={name: torch.cat([tensors[name] for tensors in vision]) for name in vision[0]},
+        vision={name: torch.cat([tensors[name] for tensors in vision if name in tensors]) for name in names},
         n_vision=[{name: len(tensor) for name, tensor in tensors.items()} for tensors in vision],
         mark_M=torch.cat([place[number][example.marks] for number, example in enumerate(examples)]),
         mc_M=torch.cat(mc),

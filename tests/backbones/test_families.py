@@ -55,7 +55,7 @@ def texts(processor: ChatProcessor) -> list[Example]:
     """Solutions of two questions without images."""
     asked = [("What is 2 plus 3?", ["red is 4.", "So 5."]), ("What is 2 plus 3?", ["red is 4."]), ("Which?", ["blue."])]
     layouts = [processor.layout([], question, steps) for question, steps in asked]
-    return [replace(one, group=number, id=str(number)) for number, one in zip((0, 0, 1), layouts, strict=True)]
+    return [replace(one, group=number) for number, one in zip((100, 100, 101), layouts, strict=True)]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -84,14 +84,16 @@ def test_scores_and_gradients_are_those_of_plain_transformers(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_text_alone_is_scored(name: str, backbone: Any, stock: Any) -> None:
+def test_text_is_scored_alone_and_beside_images(name: str, backbone: Any, stock: Any, picture: Picture) -> None:
     component = backbone(name)
     processor, model = component.load()
     examples = texts(processor)
     with torch.inference_mode():
-        found = model.eval()(collate(examples)).logits_M2
-        expected = stock(model, component).logits(examples)
-    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-5, rtol=0)
+        expected = stock(model, component).logits(examples).softmax(-1)
+        alone = model.eval()(collate(examples)).logits_M2.softmax(-1)
+        beside = model(collate([*examples, *encoded(processor, picture)])).logits_M2.softmax(-1)
+    torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(beside[: len(expected)], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", EXACT)

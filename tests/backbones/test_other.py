@@ -146,7 +146,7 @@ def test_the_prompt_is_the_folders_own_template_with_the_published_layout(folder
     assert text.endswith("\nQuestion: Which?\nProcess: red.<prm>\n\nblue.<prm><stop>\n")
     assert example.input_ids[example.marks].eq(processor.mark_id).all()
     asked = processor.tokenizer.decode(processor.ask([], "Which?", "Be short.").input_ids)
-    assert asked == f"{begun}\nWhich?\nBe short.<stop>\n<start>assistant\n"
+    assert asked == f"{begun}Which?\nBe short.<stop>\n<start>assistant\n"
 
 
 def test_an_exported_folder_is_the_same_model_again(folder: Path, picture: Picture, tmp_path: Path) -> None:
