@@ -16,6 +16,9 @@ from mprm.backbones.loading import ChatBackbone, Options, stored_prompt, stored_
 FAMILIES = {
     "internvl": "internvl.InternVL",
     "internvl_chat": "internvl.InternVL",
+    "llava_onevision": "llava_onevision.LlavaOneVision",
+    "smolvlm": "smolvlm.SmolVLM",
+    "idefics3": "smolvlm.SmolVLM",
     "qwen2_vl": "qwen2_vl.Qwen2VL",
     "qwen2_5_vl": "qwen2_5_vl.Qwen2_5_VL",
     "qwen3_vl": "qwen3_vl.Qwen3VL",
@@ -57,7 +60,8 @@ class Auto(Options):
     system: str | None = None  # system message, none when empty
     no: str | None = None  # the verdicts, one token each
     yes: str | None = None
-    max_tiles: int | None = None  # InternVL: tiles per solution besides the thumbnail of each image
+    max_tiles: int | None = None  # InternVL: tiles per solution; LLaVA-OneVision: of an image; besides the whole image
+    longest_edge: int | None = None  # SmolVLM: pixels to which the longer side of an image is scaled
     min_pixels: int | None = None  # Qwen: the area to which an image is scaled lies between them
     max_pixels: int | None = None
 

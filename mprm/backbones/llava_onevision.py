@@ -26,6 +26,7 @@ class LlavaOneVision(ChatBackbone):
 
     model_types: ClassVar[tuple[str, ...]] = ("llava_onevision",)
     prompt_fields: ClassVar[tuple[str, ...]] = (*ChatBackbone.prompt_fields, "max_tiles")
+    own_system: ClassVar[str] = "You are a helpful assistant."
 
     max_tiles: int = 4  # of an image besides itself as a whole; of several images each is seen as a whole only
 

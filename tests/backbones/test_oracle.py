@@ -24,7 +24,7 @@ CONFIG = yaml.safe_load((Path(__file__).parents[2] / "conf" / "backbone" / "inte
 def published() -> tuple[ChatModel, list[Example]]:
     """The published recipe's backbone with the oracle's weights, and its rollouts encoded."""
     options = {key: value for key, value in CONFIG["backbone"].items() if key != "_target_"}
-    processor, model = InternVL(**(options | {"path": str(ORACLE / "checkpoint")})).load()
+    processor, model = InternVL(**(options | {"path": str(ORACLE / "checkpoint"), "max_length": 2048})).load()
     examples = []
     for case in CASES:
         record = case["record"]

@@ -127,7 +127,7 @@ def test_what_can_not_be_written_has_no_share(
 def test_a_judge_trains_what_writes_and_nothing_that_scores_steps(language_model: str, tmp_path: Path) -> None:
     """The LM head with the language model, also where it is a table of its own; what is saved is found again."""
     torch.manual_seed(0)
-    backbone = InternVL(path=str(ORIGINAL), max_tiles=1, language_model=language_model)
+    backbone = InternVL(path=str(ORIGINAL), max_length=2048, max_tiles=1, language_model=language_model)
     processor, model = backbone.load()
     model.set_kappa(True)
     model.train_generation()

@@ -38,7 +38,7 @@ QUESTION, STEPS = "What is red plus blue?", ["red is 4.", "blue is 7.", "The ans
 BACKBONES: dict[str, Callable[[], ChatBackbone]] = {
     "internvl": lambda: InternVL(path=str(WEIGHTS / "internvl")),
     "internvl lora": lambda: InternVL(path=str(WEIGHTS / "internvl"), language_model="lora", vision="lora"),
-    "original": lambda: InternVL(path=str(ORIGINAL)),
+    "original": lambda: InternVL(path=str(ORIGINAL), max_length=2048),
     "qwen2_5_vl": lambda: Qwen2_5_VL(path=str(WEIGHTS / "qwen2_5_vl")),
     "qwen2_5_vl lora": lambda: Qwen2_5_VL(path=str(WEIGHTS / "qwen2_5_vl"), language_model="lora"),
 }
@@ -135,7 +135,7 @@ def test_an_exported_folder_is_a_backbone_again(name: str, tmp_path: Path) -> No
 
 def test_the_original_format_gives_the_same_scores(tmp_path: Path) -> None:
     for language_model in ("trained", "lora"):
-        component = InternVL(path=str(ORIGINAL), language_model=language_model)
+        component = InternVL(path=str(ORIGINAL), max_length=2048, language_model=language_model)
         processor, model, expected = trained(component)
         export(model, processor, component, tmp_path / language_model, "original")
         again = InternVL(path=str(tmp_path / language_model)).load()
@@ -170,7 +170,7 @@ def test_a_kappa_head_goes_with_the_folder(name: str, layout: str, tmp_path: Pat
 
 
 def test_an_untrained_original_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    component = InternVL(path=str(ORIGINAL), dtype="stored")
+    component = InternVL(path=str(ORIGINAL), max_length=2048, dtype="stored")
     processor, model = component.load()
     export(model, processor, component, tmp_path / "out", "original")
     written = {path.name for path in (tmp_path / "out").iterdir()}
