@@ -10,6 +10,7 @@ import pytest
 from program import REPOSITORY, RUN, run_program
 
 from mprm.tasks import TASKS
+from tests.backbones.test_own_family import write_llava_next
 
 PAGE = (REPOSITORY / "docs" / "add_your_own.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", PAGE, re.MULTILINE))
@@ -38,6 +39,7 @@ SEEN = {  # section -> the file that shows the component at work, and its words 
     "An order": ("runs/*/config.yaml", "mine.crowded.Crowded"),
     "Preferences": ("runs/*/results.json", '"graded"'),
     "A backbone": ("runs/*-hard-tiny-seed0-*/report.html", "AUC"),
+    "A family of chat models": ("runs/*-hard-llava_next-seed0-*/report.html", "AUC"),
     "A logger": ("log.txt", "results in "),
 }
 OWN_SIZE = ("dataset", "benchmark", "questions", "preferences", "reward_benchmark")  # of a component of one's own
@@ -60,8 +62,8 @@ def small(words: list[str]) -> list[str]:
 
 def test_every_group_has_a_section() -> None:
     assert list(SECTIONS) == [
-        *("A selector", "A dataset", "A benchmark", "An objective", "An order", "A backbone", "A policy"),
-        *("Preferences", "A logger"),
+        *("A selector", "A dataset", "A benchmark", "An objective", "An order", "A backbone"),
+        *("A family of chat models", "A policy", "Preferences", "A logger"),
     ]
 
 
@@ -77,6 +79,8 @@ def test_a_component_of_ones_own(title: str, tmp_path: Path) -> None:
     commands = [line for block in blocks(SECTIONS[title], "bash") for line in block.replace("\\\n", " ").splitlines()]
     assert files
     assert commands
+    if "backbone.path=DIR" in commands[0]:
+        write_llava_next(tmp_path / "DIR")
     for command in commands:
         words = shlex.split(command.split("  #")[0])
         assert words[:3] == ["PYTHONPATH=.", "python", "run.py"], command

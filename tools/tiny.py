@@ -24,6 +24,11 @@ IMAGE_TOKENS = {
     "internvl": ["<img>", "<IMG_CONTEXT>", "</img>"],
     "qwen2_5_vl": ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"],
     "qwen2": [],  # it sees none
+    "llava_onevision": ["<image>"],
+    "smolvlm": [
+        *("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"),
+        *("<row_1_col_1>", "<row_1_col_2>", "<row_2_col_1>", "<row_2_col_2>"),
+    ],
 }
 
 

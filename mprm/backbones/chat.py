@@ -27,6 +27,7 @@ from mprm.backbones.loading import (
     merge_adapters,
     set_trained,
     single_token,
+    unread_parts,
 )
 from mprm.backbones.marks_only import MarksOnly
 from mprm.backbones.one_by_one import by_language_model
@@ -61,7 +62,10 @@ class ChatModel(StepModel):
         self.projector().register_forward_pre_hook(_in_own_type)
         parts = {"vision": self.vision_tower(), "language_model": self.language_model}
         adapted = {m for name, part in parts.items() if getattr(options, name) == LORA for m in part.modules()}
-        layers: set[nn.Module] = {m for m in adapted - set(self.projector().modules()) if isinstance(m, nn.Linear)}
+        unread = unread_parts(hf.config, self.vision_tower())
+        unread.requires_grad_(False)
+        adapted -= {*self.projector().modules(), *unread.modules()}
+        layers: set[nn.Module] = {module for module in adapted if isinstance(module, nn.Linear)}
         if layers:
             add_adapters(self, layers, options.lora_rank, options.lora_alpha)
         self.exact = options.exact
