@@ -16,9 +16,6 @@ from mprm.backbones.loading import ChatBackbone, Options, stored_prompt, stored_
 FAMILIES = {
     "internvl": "internvl.InternVL",
     "internvl_chat": "internvl.InternVL",
-    "llava_onevision": "llava_onevision.LlavaOneVision",
-    "smolvlm": "smolvlm.SmolVLM",
-    "idefics3": "smolvlm.SmolVLM",
     "qwen2_vl": "qwen2_vl.Qwen2VL",
     "qwen2_5_vl": "qwen2_5_vl.Qwen2_5_VL",
     "qwen3_vl": "qwen3_vl.Qwen3VL",

@@ -24,10 +24,10 @@ from mprm.backbones.loading import (
     add_adapters,
     add_mark,
     check_language_model,
+    freeze_unread,
     merge_adapters,
     set_trained,
     single_token,
-    unread_parts,
 )
 from mprm.backbones.marks_only import MarksOnly
 from mprm.backbones.one_by_one import by_language_model
@@ -62,8 +62,7 @@ class ChatModel(StepModel):
         self.projector().register_forward_pre_hook(_in_own_type)
         parts = {"vision": self.vision_tower(), "language_model": self.language_model}
         adapted = {m for name, part in parts.items() if getattr(options, name) == LORA for m in part.modules()}
-        unread = unread_parts(hf.config, self.vision_tower())
-        unread.requires_grad_(False)
+        unread = freeze_unread(hf.config, self.vision_tower())
         adapted -= {*self.projector().modules(), *unread.modules()}
         layers: set[nn.Module] = {module for module in adapted if isinstance(module, nn.Linear)}
         if layers:

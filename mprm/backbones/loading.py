@@ -220,15 +220,16 @@ def set_trained(parameters: Iterable[nn.Parameter], choice: str) -> None:
         parameter.requires_grad_(choice == TRAINED)
 
 
-def unread_parts(config: Any, tower: nn.Module) -> nn.ModuleList:
-    """Parts of a vision tower whose output nothing reads, which so get no gradient: those behind the layer that
-    transformers reads, where its configuration names one."""
+def freeze_unread(config: Any, tower: nn.Module) -> nn.ModuleList:
+    """The frozen parts of a vision tower whose output nothing reads, which so would get no gradient: those behind the
+    layer that transformers reads, where its configuration names one."""
     named = getattr(config, "vision_feature_layer", None)
     if named is None:
         return nn.ModuleList()
     layers = next(module for module in tower.modules() if isinstance(module, nn.ModuleList))
     last = max(place % (len(layers) + 1) for place in (named if isinstance(named, list) else [named]))
-    return nn.ModuleList([*layers[last:], *(m for name, m in tower.named_children() if name == "post_layernorm")])
+    norms = (part for name, part in tower.named_children() if name == "post_layernorm")
+    return nn.ModuleList([*layers[last:], *norms]).requires_grad_(False)
 
 
 def add_adapters(model: nn.Module, layers: set[nn.Module], rank: int, alpha: int) -> None:

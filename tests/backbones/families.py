@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    Idefics3Config,
     InternVLConfig,
     LlavaOnevisionConfig,
     PreTrainedConfig,
@@ -120,7 +119,7 @@ def _tiles() -> LlavaOnevisionImageProcessorPil:
 
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-QWEN3 = {"model_type": "qwen3", "head_dim": 16}
+QWEN3 = {"model_type": "qwen3", "head_dim": 16, "num_hidden_layers": 2}
 MOE = {"model_type": "qwen3_moe"}
 GEMMA = {"model_type": "gemma3_text", "head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 16}
 GLM = {"model_type": "glm4", "head_dim": 16}
@@ -128,12 +127,10 @@ TILES = (("max_tiles", 2),)
 EDGE = (("longest_edge", 112),)
 FAMILIES = {
     "internvl": Family(_internvl, "internvl", {}, options=TILES),
-    "internvl with llama": Family(_internvl, "internvl", {"model_type": "llama"}, tied=True, options=TILES),
-    "internvl with qwen3": Family(_internvl, "internvl", QWEN3, tied=True, options=TILES),
+    "internvl with qwen3": Family(_internvl, "internvl", QWEN3, options=TILES),
     "internvl with qwen3_moe": Family(_internvl, "internvl", {**QWEN3, **EXPERTS, **MOE}, options=TILES),
     "llava_onevision": Family(_llava_onevision, "llava_onevision", {}, images=_tiles),
     "smolvlm": Family(partial(_smolvlm, SmolVLMConfig), "smolvlm", {}, options=EDGE),
-    "idefics3": Family(partial(_smolvlm, Idefics3Config), "smolvlm", {}, tied=True, options=EDGE),
     "qwen2_vl": Family(_qwen2, "qwen2_5_vl", {}, tied=True),
     "qwen2_5_vl": Family(_qwen2_5, "qwen2_5_vl", {}),
     "qwen3_vl": Family(_qwen3, "qwen2_5_vl", {}, tied=True),

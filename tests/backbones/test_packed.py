@@ -79,6 +79,10 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
     assert (logits_M2.softmax(-1) - expected_M2.softmax(-1)).abs().max() < tolerance
     for name, gradient in ours.items():
         largest = theirs[name].abs().max()
+        if "vision" in name and name.endswith("k_proj.bias"):
+            # Without rotation it adds the same to all logits of a query: its gradient is rounding.
+            assert max(largest, gradient.abs().max()) < 1e-5, name
+            continue
         assert largest > 1e-6, name
         # What sums to nearly nothing keeps the rounding of what was summed.
         assert (gradient - theirs[name]).abs().max() <= tolerance * max(largest, 0.01), name
