@@ -57,6 +57,7 @@ Sizes = list[tuple[int, int]]  # width, height
 OpenImages = Callable[[Sequence[str]], list[Image.Image]]
 Scored = Iterator[tuple[str, StepScores | NotScored]]
 Score = Callable[[Sequence[ScoreRequest]], Scored]
+ScoredBy = Callable[[Sequence[ScoreRequest], OpenImages], Scored]
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Scoring:
                 example = encode(sizes, request)
                 length = len(example.input_ids)
                 if length > self.max_length:
-                    reason = f"{length} tokens, more than backbone.max_length={self.max_length}"
+                    reason = f"{length} tokens, more than max_length={self.max_length}"
                     yield request.id, NotScored("too_long", reason)
                     continue
                 held.append(replace(example, vision=vision, id=request.id, group=question_hash(question, images)))
