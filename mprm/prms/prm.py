@@ -1,7 +1,4 @@
-"""What an existing process reward model is: a folder that others have trained, and how it is asked.
-
-Shape suffixes: M marks, 2 logits (wrong, right).
-"""
+"""What an existing process reward model is: a folder that others have trained, and how it is asked."""
 
 from __future__ import annotations
 
@@ -29,6 +26,9 @@ class PRM(Protocol):
         ValueError if the folder is missing or holds another architecture."""
 
 
+WRONG, RIGHT = "-", "+"  # how most of them answer
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepwisePRM:
     """What the PRMs share that say how right every step is at a place of their own prompt."""
@@ -36,10 +36,17 @@ class StepwisePRM:
     path: str | None = None  # folder of the downloaded weights
     max_length: int = 8192  # tokens; a longer solution is left out and counted
     dtype: str = "stored"  # of the weights; stored: as in the folder, or float32, bfloat16
+    exact: bool = True  # false: one solution after the other, for layers that rows of many cannot be computed with
 
     def load(self) -> tuple[Processor, StepModel]:
         """The processor that lays out the PRM's own prompt, and the model with the PRM's own head."""
         raise NotImplementedError
+
+    @property
+    def loaded_as(self) -> dict[str, Any]:
+        """What the backbone is told that loads the folder."""
+        options = {name: getattr(self, name) for name in ("path", "max_length", "dtype", "exact")}
+        return options | {"no": WRONG, "yes": RIGHT}
 
     def scorer(self, max_tokens: int, device: str) -> ScoredBy:
         try:
@@ -50,11 +57,11 @@ class StepwisePRM:
 
 
 def set_verdicts(model: ChatModel, tokenizer: PreTrainedTokenizerBase, wrong: str, right: str) -> None:
-    """Have the model's head compare two tokens of its own vocabulary. Raises ValueError if it has no such tokens."""
+    """Have the model's head compare two entries of its own vocabulary. Raises ValueError if it has no such tokens."""
     ids = tokenizer.convert_tokens_to_ids([wrong, right])
     if None in ids or tokenizer.unk_token_id in ids:
         raise ValueError(
-            f"model.path={model.hf.config.name_or_path}: its tokenizer has no tokens {wrong!r} and {right!r}, by which "
-            "such a model answers; choose another model="
+            f"backbone.path={model.hf.config.name_or_path}: its tokenizer has no tokens {wrong!r} and {right!r}, by "
+            "which such a model answers; choose another backbone="
         )
     model.head = StepHead(model.hf.get_output_embeddings().get_parameter("weight").detach()[ids])

@@ -19,24 +19,20 @@ from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import Example
-from mprm.prms.prm import StepwisePRM, set_verdicts
+from mprm.prms.prm import RIGHT, WRONG, StepwisePRM, set_verdicts
 
-WRONG, RIGHT = "-", "+"
 QUESTION = "### Question:\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisualPRM(StepwisePRM):
-    """OpenGVLab's VisualPRM-8B (arXiv 2503.10291): an InternVL2.5-8B in the original format."""
+    """OpenGVLab's VisualPRM-8B and -8B-v1.1 (arXiv 2503.10291): an InternVL in the original format."""
 
     system: str = ""  # system message, none when empty
     max_tiles: int = 12  # tiles of every image, besides its thumbnail
 
     def load(self) -> tuple[TurnsProcessor, ChatModel]:
-        backbone = InternVL(
-            path=self.path, system=self.system, max_tiles=self.max_tiles, max_length=self.max_length, dtype=self.dtype
-        )
-        processor, model = backbone.load()
+        processor, model = InternVL(**self.loaded_as, max_tiles=self.max_tiles).load()
         set_verdicts(model, processor.tokenizer, WRONG, RIGHT)
         return TurnsProcessor(processor, self.system, images_first=False), model
 
@@ -50,14 +46,7 @@ class QwenVLPRM(StepwisePRM):
     max_pixels: int = 1_003_520
 
     def load(self) -> tuple[TurnsProcessor, ChatModel]:
-        backbone = Qwen2_5_VL(
-            path=self.path,
-            system=self.system,
-            min_pixels=self.min_pixels,
-            max_pixels=self.max_pixels,
-            max_length=self.max_length,
-            dtype=self.dtype,
-        )
+        backbone = Qwen2_5_VL(**self.loaded_as, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         processor, model = backbone.load()
         set_verdicts(model, processor.tokenizer, WRONG, RIGHT)
         return TurnsProcessor(processor, self.system, images_first=True), model
@@ -91,9 +80,9 @@ class TurnsProcessor:
         grids = [self.images.image_grid(size, 1) for size in sizes]
         ids = [*self.opening_ids, self.begin_id, *begin_ids]
         marks: list[int] = []
-        for number, (rows, columns) in enumerate(grids):
+        for number, grid in enumerate(grids):
             ids += self.newline_ids if number and not self.images_first else []
-            ids += [self.images.start_id, *[self.images.image_id] * (rows * columns), self.images.end_id]
+            ids += self.images.image_token_ids(grid)
         for turn_ids in turns_ids:
             ids += ([*self.answered_ids, self.begin_id] if marks else []) + turn_ids + self.ask_ids
             marks.append(len(ids) - 1)

@@ -98,7 +98,8 @@ def test_visualprm_is_asked_as_published(folder: Callable[[str], Path], scores: 
 def test_visualprm_in_the_original_format(scores: Scores) -> None:
     tokenizer = AutoTokenizer.from_pretrained(ORIGINAL)
     hf = load_original(ORIGINAL, tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"), None)
-    found = scores(VisualPRM(path=str(ORIGINAL), system=SYSTEM, max_tiles=2), SOLUTIONS)
+    prm = VisualPRM(path=str(ORIGINAL), system=SYSTEM, max_tiles=2, max_length=2048)
+    found = scores(prm, SOLUTIONS)
     for solution, ours in zip(SOLUTIONS, found, strict=True):
         assert ours == pytest.approx(visualprm(hf, tokenizer, solution, 2), abs=1e-5)
 
