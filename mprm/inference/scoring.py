@@ -118,7 +118,7 @@ class Scoring:
             if n_tokens > HELD * self.max_tokens:
                 yield from self._evaluated(held, evaluate)
                 held, n_tokens = [], 0
-            seen = _seen(images, open_images, self.processor)
+            seen = look_at(images, open_images, self.processor)
             for request in members:
                 if isinstance(seen, NotScored):
                     yield request.id, seen
@@ -142,9 +142,10 @@ class Scoring:
             yield from zip(batch.ids, evaluate(batch), strict=True)
 
 
-def _seen(
+def look_at(
     names: Sequence[str], open_images: OpenImages, processor: Processor
 ) -> tuple[Sizes, dict[str, torch.Tensor]] | NotScored:
+    """Sizes and tensors of the images of a solution, or why it cannot be used."""
     if not names:
         return [], {}
     try:
