@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mprm.config import Config, validate
-from mprm.metrics.predictions import StepScores
+from mprm.metrics.predictions import Prediction, StepScores, write_predictions
 from mprm.runs.artifacts import read_json, write_text
 from mprm.stages import scoring, standalone, step_scorer
 from mprm.stages.models import short_names
@@ -129,11 +129,15 @@ def test_the_prm_of_somebody_else_beside_a_run_of_ours(
     assert (about["name"], about["run"], about["options"]["max_tiles"]) == ("VisualPRM-8B", None, 1)
     step_scorer.evaluate(load("task=evaluate", *prm, *benchmark, f"output={theirs}"))
     assert "was written by this very command" in capsys.readouterr().out
-    step_scorer.evaluate(load("task=evaluate", f"run={run('plain')}", *benchmark, f"output={ours}"))
+    held_out = [Prediction(str(n), "x", (1, -1, 1), (0.5, 0.2 + n / 5, 0.9)) for n in range(3)]
+    write_predictions(run("plain") / "validation_predictions.jsonl", held_out)
+    step_scorer.evaluate(load("task=evaluate", f"run={tmp_path / 'runs' / 'plain'}", *benchmark, f"output={ours}"))
     standalone.report(load("task=report"))
     table = (tmp_path / "runs" / "comparison.md").read_text()
-    rows = {row.split("|")[1].strip(): row for row in table.splitlines() if row.startswith("|")}
-    assert {"VisualPRM-8B", "plain"} <= rows.keys()
+    rows = {(row := line.split(" | "))[0].strip("| "): row for line in table.splitlines() if line.startswith("|")}
+    f1 = rows["setting"].index("F1")
+    assert rows["VisualPRM-8B"][f1] == "-"
+    assert float(rows["plain"][f1].split()[0]) > 0
     assert "has no fitted threshold" in table
 
     files = (f"input={candidates}", f"output={tmp_path / 'best'}")
@@ -150,9 +154,7 @@ def test_a_run_and_a_prm_are_two_models(load: Load, tmp_path: Path) -> None:
     raw = load("task=evaluate", "model=visualprm_8b", "output=o").raw
     with pytest.raises(ValueError, match=r"^backbone=x does nothing beside model=, which has its own; leave it out$"):
         validate(raw, {}, ["model=visualprm_8b", "backbone=x"])
-    with pytest.raises(
-        ValueError, match=r"^task=train does not use model \(it belongs to task=evaluate, score, rerank\)"
-    ):
+    with pytest.raises(ValueError, match=r"^task=train does not use model \(it belongs to task=eval"):
         validate(load("task=train", "model=visualprm_8b").raw, {}, ["model=visualprm_8b"])
     with pytest.raises(ValueError, match=r"^task=evaluate with model= needs output=DIR"):
         step_scorer.evaluate(load("task=evaluate", "model=visualprm_8b", "model.path=x"))
