@@ -63,6 +63,8 @@ class TurnsProcessor:
         self.tokenizer, self.images, self.images_first = tokenizer, images, images_first
         self.begin_id, end_id, plus_id = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", RIGHT])
         system_ids, self.newline_ids, ask_ids = encode_text(tokenizer, [f"system\n{system}", "\n", "assistant\n"])
+        if encode_text(tokenizer, [f"assistant\n{RIGHT}"])[0] != [*ask_ids, plus_id]:
+            raise ValueError(f"the tokenizer joins {RIGHT!r} with the line break before it; choose another backbone=")
         system_turn = [self.begin_id, *system_ids, end_id, *self.newline_ids] if system else []
         self.opening_ids = tokenizer("")["input_ids"] + system_turn  # InternLM2's begins every text with a token
         self.ask_ids = [end_id, *self.newline_ids, self.begin_id, *ask_ids]

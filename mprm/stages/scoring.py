@@ -141,7 +141,7 @@ def score_benchmark(
     """
     from mprm.inference.scoring import ScoreRequest, score_kept
     from mprm.metrics.evaluate import evaluate
-    from mprm.metrics.predictions import with_labels
+    from mprm.metrics.predictions import NotScored, with_labels
     from mprm.metrics.results import write_results
     from mprm.reporting.run_record import write_examples
 
@@ -154,6 +154,11 @@ def score_benchmark(
     with journal(folder / "predictions.jsonl", settings) as kept:
         found = score_kept(kept, requests, score)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
+        if not predictions:
+            why = next(one.message for one in found.values() if isinstance(one, NotScored))
+            raise ValueError(
+                f"none of {len(solutions)} benchmark solutions is scored ({listed(skipped)}), the first: {why}"
+            )
         results = replace(
             evaluate(predictions, held_out, cfg.benchmark.error_rate),
             skipped=dict(Counter(skipped) + Counter(dropped)),

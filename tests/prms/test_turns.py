@@ -1,11 +1,15 @@
 """VisualPRM and Qwen-VL-PRM beside plain transformers, asked as the published code asks: the conversation up to a step
 is written as one string, and the logits behind it are read; one step and one solution at a time."""
 
+import io
+import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece as spm
 import torch
 from transformers import (
     AutoTokenizer,
@@ -16,8 +20,10 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from mprm.backbones.internvl import InternVLProcessor
 from mprm.backbones.internvl_original import load_original
-from mprm.prms.turns import QwenVLPRM, VisualPRM
+from mprm.backbones.sentencepiece import load_tokenizer
+from mprm.prms.turns import QwenVLPRM, TurnsProcessor, VisualPRM
 from tests.prms.conftest import Solution, picture
 
 ORIGINAL = Path(__file__).resolve().parents[1] / "oracle_data" / "internvl" / "checkpoint"
@@ -143,3 +149,53 @@ def test_the_wrong_folder_is_one_line(folder: Callable[[str], Path]) -> None:
         VisualPRM().scorer(4096, "cpu")
     with pytest.raises(ValueError, match=r"^model\.path=.* holds model_type 'qwen2_5_vl', .*; choose another model=$"):
         VisualPRM(path=str(folder("qwen2_5_vl"))).scorer(4096, "cpu")
+
+
+def internlm2(folder: Path, prefix: bool, sentences: list[str]) -> tuple[InternVLProcessor, Callable[[str], list[int]]]:
+    """A sentencepiece tokenizer as VisualPRM-8B's, and what its class makes of a text: sentencepiece between
+    the added tokens."""
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences * 20),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=330,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=prefix,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    original = spm.SentencePieceProcessor(model_proto=model.getvalue())
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    names = ["<|im_start|>", "<|im_end|>", "<img>", "<IMG_CONTEXT>", "</img>"]
+    added = {token: original.vocab_size() + number for number, token in enumerate(names)}
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": names}))
+    named = {"add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+
+    def encode(text: str) -> list[int]:
+        parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
+        ids = [[added[part]] if part in added else original.encode(part) for part in parts]
+        return [original.bos_id(), *(token for part in ids for token in part)]
+
+    return InternVLProcessor(load_tokenizer(folder), 0, 56, 4, "", 1), encode
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_the_whole_conversation_in_internlm2_s_tokens(prefix: bool, tmp_path: Path) -> None:
+    """Which begin with one of their own."""
+    sentences = ["user\n### Question:\nWhat is 1 + 2 - 3?", "### Solution Process:\nassistant\n", "+-"]
+    images, encode = internlm2(tmp_path, prefix, sentences)
+    example = TurnsProcessor(images, SYSTEM, images_first=False).layout([(56, 56)], "What is 1 + 2?", ["It is 3.", "-"])
+    first = f"### Question:\n<img>{'<IMG_CONTEXT>' * 4}</img>\nWhat is 1 + 2?\n\n### Solution Process:\n"
+    assert example.input_ids.tolist() == encode(turns(first, ["It is 3.", "-"])[-1])
+
+
+def test_an_answer_that_is_no_token_of_its_own_is_refused(tmp_path: Path) -> None:
+    images, encode = internlm2(tmp_path, False, ["user assistant\n+", "-", "system"])
+    assert len(encode("assistant\n+")) == len(encode("assistant\n"))
+    with pytest.raises(ValueError, match=r"joins '\+' with the line break before it"):
+        TurnsProcessor(images, SYSTEM, images_first=False)

@@ -148,6 +148,16 @@ def test_the_prm_of_somebody_else_beside_a_run_of_ours(
     assert len(lines(tmp_path / "o")[0]["step_scores"]) == 3
 
 
+def test_a_benchmark_of_which_nothing_can_be_scored_says_why(load: Load, tmp_path: Path) -> None:
+    tiny.build("internvl", tmp_path / "chat")
+    prm = ("model=judge_prompt", f"model.path={tmp_path / 'chat'}", "model.max_length=5")
+    benchmark = ("benchmark.size=2", f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}")
+    with pytest.raises(
+        ValueError, match=r"^none of 2 benchmark solutions is scored \(2 too_long\), the first: \d+ tokens"
+    ):
+        step_scorer.evaluate(load("task=evaluate", *prm, *benchmark, f"output={tmp_path / 'o'}"))
+
+
 def test_a_run_and_a_prm_are_two_models(load: Load, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^run=runs/x and model= name two models; leave one of them out$"):
         load("task=evaluate", "model=visualprm_8b", "run=runs/x", "output=o")
