@@ -20,7 +20,7 @@ from omegaconf.errors import (
 
 from mprm.runs.artifacts import STAGES, reading
 from mprm.runs.run_folder import CHECKOUT, SHIPPED, read_record, run_name
-from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, OF_A_RUN, STEP_STAGES, TASKS
+from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, MODEL, OF_A_RUN, STEP_STAGES, TASKS
 from mprm.terminal import PRETRAINING, did_you_mean, type_name, unknown_key
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.judge.grpo import GRPO
     from mprm.judge.judge import Judge
     from mprm.judge.sft import SFT
+    from mprm.prms.prm import PRM
     from mprm.reporting.tracking import Logger
     from mprm.selection.selectors import Selector
     from mprm.training.objectives import Objective
@@ -147,6 +148,7 @@ class Config(RunConfig):
     trainer: "ClassVar[Component[Machine]]" = Component("training.recipe.Machine")
     benchmark: "ClassVar[Component[Benchmark]]" = Component("data.records.Benchmark")
     logger: "ClassVar[Component[Logger]]" = Component("reporting.tracking.Logger")
+    model: "ClassVar[Component[PRM]]" = Component("prms.prm.PRM")
     questions: "ClassVar[Component[Questions]]" = Component("data.questions.Questions")
     policy: "ClassVar[Component[Policy]]" = Component("inference.policy.Policy")
     preferences: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
@@ -154,6 +156,11 @@ class Config(RunConfig):
     judge: "ClassVar[Component[Judge]]" = Component("judge.judge.Judge")
     sft: "ClassVar[Component[SFT]]" = Component("judge.sft.SFT")
     grpo: "ClassVar[Component[GRPO]]" = Component("judge.grpo.GRPO")
+
+    @property
+    def has_model(self) -> bool:
+        """Is it somebody else's PRM that is to be used?"""
+        return MODEL in self.raw
 
 
 def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence[str] = ()) -> Config:
@@ -171,13 +178,14 @@ def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence
         run = replace(run, run=str(latest_run(Path(run.runs))))
     raw = raw.copy()
     raw.name = run.name or run_name(raw, choices)
-    _refuse_unused(run, typed)
+    _refuse_unused(run, typed, MODEL in raw)
     task = TASKS[run.task]
     if any(getattr(run, need.partition("=")[0]) is None for need in task.needs):
         raise ValueError(f"task={run.task} needs {' and '.join(task.needs)}")
     config = Config(**{**vars(run), "name": raw.name}, raw=raw)
     for group in task.groups if task.bound is None else task.bound:
-        getattr(config, group)
+        if group != MODEL or config.has_model:
+            getattr(config, group)
     return config
 
 
@@ -238,12 +246,15 @@ def component(target: Any, group: str) -> type:
     )
 
 
-def _refuse_unused(run: RunConfig, typed: Sequence[str]) -> None:
+def _refuse_unused(run: RunConfig, typed: Sequence[str], has_model: bool) -> None:
     used = {*ALWAYS, *TASKS[run.task].groups, *TASKS[run.task].keys}
+    if run.run is not None and has_model:
+        raise ValueError(f"run={run.run} and model= name two models; leave one of them out")
+    other = "model=" if has_model else None if run.run is None else f"run={run.run}"
     for override in typed:
         key = re.split(r"[.=@/:]", override.lstrip("+~"))[0]
-        if run.run is not None and "run" in used and key in OF_A_RUN:
-            raise ValueError(f"{override} does nothing beside run={run.run}, which has its own; leave it out")
+        if other and "run" in used and key in OF_A_RUN:
+            raise ValueError(f"{override} does nothing beside {other}, which has its own; leave it out")
         if key not in used:
             others = [name for name, task in TASKS.items() if key in (*task.groups, *task.keys)]
             raise ValueError(

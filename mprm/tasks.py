@@ -10,15 +10,16 @@ JUDGE_GROUPS = (
     *("preferences", "reward_benchmark", "judge", "sft", "grpo"),
     *("selector", "order", "backbone", "trainer", "logger"),
 )
-GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, "questions", "policy", *JUDGE_GROUPS]))
+MODEL = "model"  # the one group that has no choice until one is typed: somebody else's PRM
+GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, MODEL, "questions", "policy", *JUDGE_GROUPS]))
 
 ALWAYS = ("task", "debug", "experiment", "hydra")
 JUDGE_KEYS = ("seed", "name", "runs", "cache", "overwrite", "redo")
 RUN_KEYS = (*JUDGE_KEYS, "held_out")
 OUTPUT = ("output", "overwrite", "cache")
-MODEL = ("backbone", "trainer")
+SCORER = (MODEL, "backbone", "trainer")
 
-# What the folder of run= answers already.
+# What the folder of run= answers already, and model= too.
 OF_A_RUN = (
     *(group for group in RUN_GROUPS if group not in ("trainer", "benchmark", "logger")),
     *("name", "held_out", "redo"),
@@ -100,9 +101,9 @@ TASKS = {
         leaves="weights.safetensors",
     ),
     "evaluate": Task(
-        does="score a benchmark with a trained run; run=RUN output=DIR: with any run or exported folder",
+        does="score a benchmark with a trained run; run=RUN or model=PRM, output=DIR: with any run or folder, or a PRM",
         function="step_scorer.evaluate",
-        groups=RUN_GROUPS,
+        groups=(*RUN_GROUPS, MODEL),
         keys=(*RUN_KEYS, "run", "output"),
         stages=STEP_STAGES,
         leaves="results.json",
@@ -111,14 +112,14 @@ TASKS = {
     "score": Task(
         does="step scores for your own solutions: run=RUN input=FILE output=FILE",
         function="scoring.score",
-        groups=MODEL,
+        groups=SCORER,
         keys=("seed", "run", "input", *OUTPUT),
         needs=("input=FILE.jsonl (image, question, steps)", "output=FILE.jsonl"),
     ),
     "rerank": Task(
         does="best-of-N among candidate solutions: run=RUN input=FILE output=DIR",
         function="scoring.rerank",
-        groups=MODEL,
+        groups=SCORER,
         keys=("seed", "run", "input", "aggregate", *OUTPUT),
         needs=("input=FILE.jsonl (candidates)", "output=DIR"),
     ),
@@ -164,7 +165,7 @@ NOT_IN_HASH = (
     # where the run lies and what is done with it; task=train continues the run that task=select began
     *("task", "name", "runs", "cache", "overwrite", "redo", "check", "debug", "logger"),
     # of tasks that open no run, and of files beside the run folder
-    *("questions", "policy", "run", "checkpoint", "format", "input", "predictions", "threshold"),
+    *(MODEL, "questions", "policy", "run", "checkpoint", "format", "input", "predictions", "threshold"),
     *("solutions", "continuations", "aggregate", "export", "output"),
     # the gradient does not depend on how a global batch is cut: a run resumes on other devices
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_tokens"),

@@ -91,7 +91,7 @@ SHORT = (  # of a judge's training
 
 def used(task: str, override: str, words: list[str]) -> bool:
     key = re.split(r"[.=]", override)[0]
-    of_a_run = any(word.startswith("run=") for word in words) and key in OF_A_RUN
+    of_a_run = any(word.startswith(("run=", "model=")) for word in words) and key in OF_A_RUN
     return key in (*TASKS[task].groups, *TASKS[task].keys) and not of_a_run
 
 
@@ -200,7 +200,7 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
     small = [word for word in SMALL if on_chartworld and word.split("=")[0] not in typed and used(task, word, words)]
     if "bis_grid" in words:
         small += [word for word in NARROW if not any(typed.startswith(word.split("=")[0]) for typed in words)]
-    if task == "evaluate" and not any(word.startswith("run=") for word in words):
+    if task == "evaluate" and not any(word.startswith(("run=", "model=")) for word in words):
         execute(place, *("task=train" if word == "task=evaluate" else word for word in words), *small)
     execute(place, *words, *small)
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "training": {"data", "batching", "backbones", "runs", "terminal"},
     "inference": {"data", "batching", "backbones", "metrics", "runs"},
     "metrics": {"data", "runs"},
+    "prms": {"data", "batching", "backbones", "inference", "metrics", "runs"},
     "judge": {"data", "batching", "backbones", "inference", "training", "metrics", "runs"},
     "reporting": {"metrics", "runs", "tasks"},
     "chartworld": {"data", "runs", "terminal"},

@@ -129,7 +129,7 @@ def test_what_can_not_be_scored_is_one_line(exported: Path, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"^steps of solution 0 are 'red is 4'; give a list"):
         scorer.score(picture(56, 56), "Why?", "red is 4")
     scorer.max_length = 60
-    with pytest.raises(ValueError, match=r"^solution 1 cannot be scored: \d+ tokens, more than backbone.max_length=60"):
+    with pytest.raises(ValueError, match=r"^solution 1 cannot be scored: \d+ tokens, more than max_length=60"):
         scorer.score_batch([(picture(28, 28), "?", ["a"]), (picture(56, 56), "Why?", ["a " * 40])])
 
 

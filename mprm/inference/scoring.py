@@ -57,6 +57,7 @@ Sizes = list[tuple[int, int]]  # width, height
 OpenImages = Callable[[Sequence[str]], list[Image.Image]]
 Scored = Iterator[tuple[str, StepScores | NotScored]]
 Score = Callable[[Sequence[ScoreRequest]], Scored]
+ScoredBy = Callable[[Sequence[ScoreRequest], OpenImages], Scored]
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Scoring:
             if n_tokens > HELD * self.max_tokens:
                 yield from self._evaluated(held, evaluate)
                 held, n_tokens = [], 0
-            seen = _seen(images, open_images, self.processor)
+            seen = look_at(images, open_images, self.processor)
             for request in members:
                 if isinstance(seen, NotScored):
                     yield request.id, seen
@@ -126,7 +127,7 @@ class Scoring:
                 example = encode(sizes, request)
                 length = len(example.input_ids)
                 if length > self.max_length:
-                    reason = f"{length} tokens, more than backbone.max_length={self.max_length}"
+                    reason = f"{length} tokens, more than max_length={self.max_length}"
                     yield request.id, NotScored("too_long", reason)
                     continue
                 held.append(replace(example, vision=vision, id=request.id, group=question_hash(question, images)))
@@ -141,9 +142,10 @@ class Scoring:
             yield from zip(batch.ids, evaluate(batch), strict=True)
 
 
-def _seen(
+def look_at(
     names: Sequence[str], open_images: OpenImages, processor: Processor
 ) -> tuple[Sizes, dict[str, torch.Tensor]] | NotScored:
+    """Sizes and tensors of the images of a solution, or why it cannot be used."""
     if not names:
         return [], {}
     try:

@@ -46,7 +46,7 @@ class StepScores:
 class NotScored:
     """Why a solution has no scores."""
 
-    reason: str  # no_image, too_long, refused_image (the processor cannot take it), or one of image_fault()
+    reason: str  # too_long, refused_image (the processor cannot take it), no_verdict, or one of image_fault()
     message: str
 
 

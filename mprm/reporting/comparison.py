@@ -161,7 +161,8 @@ def settings_table(group: Group) -> Table:
         cells = [measure.text(setting.numbers.get(measure.key)) for measure in measures]
         if published:
             cells.append(f"{100 * published[setting]:.2f}" if setting in published else "-")
-        rows.append((setting.label, f"{setting.kept:,.0f}", str(len(setting.runs)), *cells))
+        kept = f"{setting.kept:,.0f}" if setting.selection.eligible else "-"
+        rows.append((setting.label, kept, str(len(setting.runs)), *cells))
     columns = ("setting", group.kind.kept, "seeds", *(measure.name for measure in measures))
     columns += ("published F1",) if published else ()
     of_references: dict[str, list[str]] = {}
@@ -175,6 +176,8 @@ def settings_table(group: Group) -> Table:
         f"a bootstrap over the benchmark's {group.kind.items}, added in squares), of one seed for this training (the "
         "bootstrap alone). Round ones: the values of two seeds."
     )
+    if any(measure.key not in setting.numbers for measure in measures for setting in group.settings):
+        note += f" {group.kind.lacking}" if group.kind.lacking else ""
     best = group.ranked(group.measures[0])[0].label if group.measures else ""
     return Table("Settings", columns, tuple(rows), note + (PUBLISHED if published else ""), best, "settings")
 
@@ -185,8 +188,9 @@ def runs_table(group: Group) -> Table:
     for setting in group.settings:
         for run in setting.runs:
             record = read_json_object(run.trained / STAGES)
-            runs.append((setting.label, run, record["stages"] if record else {}))
-    names = {run.trained.name: f"{label}, seed {run.seed}" for label, run, _ in runs}
+            label = f"{setting.label}, seed {run.seed}" if run.config else setting.label
+            runs.append((label, run, record["stages"] if record else {}))
+    names = {run.trained.name: label for label, run, _ in runs}
     stages = list(dict.fromkeys(name for *_, of_run in runs for name, one in of_run.items() if "seconds" in one))
     rows, total = [], 0.0
     for label, run, of_run in runs:
@@ -196,9 +200,9 @@ def runs_table(group: Group) -> Table:
         shared = [one["shared_with"] for one in of_run.values() if "shared_with" in one]
         rows.append(
             (
-                f"{label}, seed {run.seed}",
+                label,
                 *(measure.text(run.numbers.get(measure.key)) for measure in group.measures),
-                f"{run.selection.kept:,}",
+                f"{run.selection.kept:,}" if run.selection.eligible else "-",
                 f"{sum(steps):,}" if steps else "-",
                 *("-" if part is None else f"{part:,.1f}" for part in seconds),
                 names.get(shared[0], shared[0]) if shared else "-",

@@ -49,6 +49,7 @@ class Kind:
     curves: tuple[Curve, ...]
     curves_from: str  # what the curves were measured on
     note: str  # what the measures are
+    lacking: str = ""  # what a setting without one of the measures has instead
 
 
 def _shares(axis: str, **names: str) -> tuple[Measure, ...]:
@@ -88,6 +89,8 @@ KINDS = {
         "fitted to held-out rollouts with right and wrong steps weighted equally, so that it does not matter how many "
         "of them are wrong. Optimistic: at the best threshold on the benchmark itself, as published. AP: average "
         "precision. First errors at the fitted threshold.",
+        lacking="A model without held-out rollouts has no fitted threshold, and so neither F1 nor first errors found "
+        "(-): compare its F1 at 0.5, and its optimistic F1 with the optimistic ones.",
     ),
     "judge": Kind(
         title="Judges",
@@ -138,14 +141,14 @@ class Measured:
     references: dict[str, dict[str, float]] = field(default_factory=dict)  # by measure: what to compare with
 
 
-def measured(folder: Path, results: Results, model: str) -> Measured:
-    """What lies in the folder; of best-of-N results that of one model.
+def measured(folder: Path, results: Results, model: str, trained: Path) -> Measured:
+    """What lies in the folder; of best-of-N results that of one model. trained: the folder of the run that made it.
 
     Raises ValueError when the file of the single items is not there or damaged.
     """
     match results:
         case StepResults():
-            held_out = folder / "validation_predictions.jsonl"
+            held_out = trained / "validation_predictions.jsonl"
             of_steps = step_measures(
                 read_predictions(folder / "predictions.jsonl"),
                 read_predictions(held_out) if held_out.exists() else None,
@@ -157,10 +160,13 @@ def measured(folder: Path, results: Results, model: str) -> Measured:
                 "majority class": majority.overall_step_weighted_macro_f1.value,
                 "position only": by_position.overall_step_weighted_macro_f1.value,
             }
+            references = {"f1": f1} | ({"auc": {"position only": by_position.auc.value}} if by_position.auc else {})
+            if "fitted" not in results.thresholds:  # the baselines, too, have seen nothing but the benchmark itself
+                references = {"f1_optimistic": f1}
             return Measured(
                 content={"benchmark": results.benchmark_hash or "unknown"},
                 numbers=found | ({} if results.ece is None else {"ece": Estimate(results.ece)}),
-                references={"f1": f1} | ({"auc": {"position only": by_position.auc.value}} if by_position.auc else {}),
+                references=references,
             )
         case JudgeResults():
             by_stage = {stage: _verdicts(folder / f"judged_{stage}.jsonl") for stage in results.judges}

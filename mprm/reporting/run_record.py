@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from mprm.metrics.predictions import Prediction, read_predictions
 from mprm.metrics.results import StepResults, read_results
 from mprm.runs import manifest as manifests
-from mprm.runs.artifacts import STAGES, read_json, reading, redo_remedy, write_json
+from mprm.runs.artifacts import MODEL_FILE, STAGES, read_json, reading, redo_remedy, write_json
 from mprm.runs.manifest import Manifest
 from mprm.runs.run_folder import read_record
 
@@ -62,6 +62,11 @@ class RunRecord:
     results: StepResults | None
     predictions: list[Prediction] | None  # of the benchmark
     examples: list[Example]
+
+    @property
+    def model(self) -> dict[str, Any] | None:
+        """Whose model it is, of an evaluation that no training belongs to."""
+        return read_json_object(self.folder / MODEL_FILE)
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -18,7 +18,8 @@ from mprm.metrics.estimate import Estimate, OverSeeds, Resampled, over_seeds, pe
 from mprm.metrics.results import BestOfNResults, Curation, JudgeResults, Results, StepResults, read_results
 from mprm.reporting.kinds import KINDS, Kind, Measured, measured, others, setting_of
 from mprm.reporting.plots import Measure
-from mprm.reporting.run_record import check_whole, read_config, read_manifest
+from mprm.reporting.run_record import check_whole, read_config, read_json_object, read_manifest
+from mprm.runs.artifacts import MODEL_FILE
 from mprm.runs.journal import SweepJob
 from mprm.runs.manifest import Chosen
 
@@ -45,7 +46,8 @@ class Run:
     folder: Path  # of results.json
     name: str  # of the run's folder, or of the model
     trained: Path  # the run's folder, or that of the run which made the model
-    config: dict[str, Any]  # {} for a model that no run made
+    config: dict[str, Any]  # {} for a model that no run made, which may have options
+    options: dict[str, Any] = field(default_factory=dict)
     results: Results
     measured: Measured
     selection: Selection
@@ -57,7 +59,7 @@ class Run:
     @cached_property
     def setting(self) -> dict[str, Any]:
         """Leaves of the config that make the run what it is, without its seed."""
-        return setting_of(self.config) or {"model": self.name}
+        return setting_of(self.config) or {"model": self.name} | {f"model.{k}": v for k, v in self.options.items()}
 
     @cached_property
     def numbers(self) -> dict[str, Estimate]:
@@ -176,11 +178,12 @@ class Comparison:
 
 
 def run_folders(directory: Path) -> list[Path]:
-    """The folders of runs, and of what task=rerank wrote, directly under `directory`, by name.
+    """The folders of runs, and of what task=evaluate and task=rerank wrote, directly under `directory`, by name.
 
     Raises ValueError when there is none.
     """
-    found = {path.parent for name in ("config.yaml", "choices.jsonl") for path in directory.glob(f"*/{name}")}
+    marks = ("config.yaml", MODEL_FILE, "choices.jsonl")
+    found = {path.parent for name in marks for path in directory.glob(f"*/{name}")}
     if not found:
         raise ValueError(f"{directory} holds no run folder; give the folder of your runs, e.g. runs=runs")
     return sorted(found)
@@ -194,7 +197,7 @@ def compare(folders: Sequence[Path], jobs: tuple[SweepJob, ...] = ()) -> Compari
     """
     explained = {job.name for job in jobs if job.state != "done"}
     left_out: dict[str, str] = {}
-    groups: dict[str, dict[str, dict[int, Run]]] = {}
+    groups: dict[tuple[str, str, str], dict[str, dict[int, Run]]] = {}
     for folder in folders:
         try:
             runs = read_runs(folder)
@@ -204,7 +207,7 @@ def compare(folders: Sequence[Path], jobs: tuple[SweepJob, ...] = ()) -> Compari
         if not runs and folder.name not in explained:
             left_out[folder.name] = "not finished: no results.json yet"
         for run in runs:
-            group = json.dumps([run.results.kind, run.measured.content, run.selection.data_hash])
+            group = run.results.kind, json.dumps(run.measured.content), run.selection.data_hash
             seeds = groups.setdefault(group, {}).setdefault(json.dumps(run.setting, sort_keys=True), {})
             name = folder.name if run.name == folder.name else f"{folder.name}/{run.name}"
             if run.seed in seeds:
@@ -215,6 +218,11 @@ def compare(folders: Sequence[Path], jobs: tuple[SweepJob, ...] = ()) -> Compari
                 )
             else:
                 seeds[run.seed] = run
+    for key, others_models in list(groups.items()):  # of no annotations: they are compared with all that were trained
+        if hosts := [one for one in groups if one[:2] == key[:2] and one[2] and not key[2]]:
+            del groups[key]
+            for host in hosts:
+                groups[host] |= others_models
     found = [_group([tuple(seeds[seed] for seed in sorted(seeds)) for seeds in of.values()]) for of in groups.values()]
     found.sort(key=lambda group: -group.n_runs)
     if len(found) == 1:
@@ -243,7 +251,8 @@ def read_runs(folder: Path) -> list[Run]:
     if not (folder / "results.json").exists():
         return []
     results = read_results(folder / "results.json")
-    trained: dict[str, str | None] = results.runs if isinstance(results, BestOfNResults) else {folder.name: str(folder)}
+    model = read_json_object(folder / MODEL_FILE) or {"name": folder.name, "run": str(folder), "options": {}}
+    trained = results.runs if isinstance(results, BestOfNResults) else {model["name"]: model["run"]}
     runs = []
     for name, path in trained.items():
         made_by = folder if path is None else Path(path)
@@ -256,7 +265,8 @@ def read_runs(folder: Path) -> list[Run]:
                 trained=made_by,
                 config=read_config(made_by) or {},
                 results=results,
-                measured=measured(folder, results, name),
+                options=model["options"],
+                measured=measured(folder, results, name, made_by),
                 selection=_selection(name, made_by, results),
             )
         )

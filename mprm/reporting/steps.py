@@ -97,6 +97,7 @@ def step_report(record: RunRecord) -> Report:
         *selection_sections(record),
         code("Command that repeats this run in another folder", record.config and repeat_command(record.folder)),
         code("Configuration", record.config),
+        code("Model", record.model),
         code("Versions", record.versions),
     ]
     return Report(f"mprm run {record.folder.name}", headline(record), sections)
@@ -121,7 +122,8 @@ def headline(record: RunRecord) -> str:
         return f"{text}. There are no results yet: task=evaluate writes them."
     untrained = ((record.config or {}).get("recipe") or {}).get("epochs") == 0
     subject = "the untrained backbone" if untrained else "this training" if record.manifest else "the reward model"
-    text = f"{text}{subject}" if record.manifest else subject.capitalize()
+    named = record.model["name"] if record.model else subject.capitalize()
+    text = f"{text}{subject}" if record.manifest else named
     at = next(name for name, part in results.thresholds.items() if part is results.main)
     auc = f"an AUC of {results.auc.fraction()} and " if results.auc else ""
     text += f" reaches {auc}an overall macro-F1 of {results.main.overall_step_weighted_macro_f1.points()} {WHERE[at]}"

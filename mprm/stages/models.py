@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from mprm.backbones.base import Processor, StepModel
     from mprm.batching.examples import Examples
-    from mprm.inference.scoring import OpenImages, Score
-    from mprm.scorer import StepScorer
+    from mprm.inference.scoring import OpenImages, Score, ScoredBy
     from mprm.training.lengths import HasImages, Measured
 
 ENTROPY_VERSION = 1  # enters the key of the cache: raise it when entropies change their meaning
@@ -74,18 +73,21 @@ def load_backbone(cfg: Config) -> tuple[Any, Any]:
     return processor, model
 
 
-def load_scorer(cfg: Config, run: str | None) -> StepScorer:
-    """The model of a run or an exported folder; without one, the backbone as it lies in its folder."""
+def load_scorer(cfg: Config, run: str | None) -> ScoredBy:
+    """What scores solutions: the model of a run or an exported folder; without one model=, or the backbone as it lies
+    in its folder."""
     from mprm.scorer import StepScorer
 
     if run is not None:
-        return StepScorer.from_pretrained(run, device(cfg), max_tokens=max_tokens(cfg))
-    return StepScorer(*load_backbone(cfg), cfg.backbone.max_length, max_tokens(cfg), device(cfg))
+        return StepScorer.from_pretrained(run, device(cfg), max_tokens=max_tokens(cfg)).scored
+    if cfg.has_model:
+        return cfg.model.scorer(max_tokens(cfg), device(cfg))
+    return StepScorer(*load_backbone(cfg), cfg.backbone.max_length, max_tokens(cfg), device(cfg)).scored
 
 
-def scoring(scorer: StepScorer, open_images: OpenImages, doing: str) -> Score:
+def scoring(scored_by: ScoredBy, open_images: OpenImages, doing: str) -> Score:
     """Scores solutions as they come, with a progress bar."""
-    return lambda solutions: tracked(scorer.scored(solutions, open_images), len(solutions), doing)
+    return lambda solutions: tracked(scored_by(solutions, open_images), len(solutions), doing)
 
 
 def open_by(image_path: Callable[[str], Path]) -> OpenImages:
@@ -96,16 +98,19 @@ def open_by(image_path: Callable[[str], Path]) -> OpenImages:
 
 
 def identity(cfg: Config, run: str | None) -> dict[str, Any]:
-    """What the scores depend on: the model's folder, when its weights were written, and the options of the backbone."""
-    folder = Path(run or str(cfg.backbone.path)).resolve()
-    backbone = None if run else asdict(cfg.backbone)
-    return {"folder": str(folder), "written": weights_written(folder), "backbone": backbone}
+    """What the scores depend on: the model's folder, when its weights were written, and its options."""
+    own = cfg.model if cfg.has_model else cfg.backbone
+    folder = Path(run or str(own.path)).resolve()
+    options = {} if run else asdict(own)
+    kind = {"prm": type(own).__name__} if cfg.has_model else {}
+    return kind | {"folder": str(folder), "written": weights_written(folder), "backbone": options or None}
 
 
 def models_of(cfg: Config) -> dict[str, str | None]:
-    """The models by name: the one that run= names, or all trained runs in that folder; without run= the backbone."""
+    """The models by name: the one that run= names, or all trained runs in that folder; without run= that of model=, or
+    the backbone."""
     if cfg.run is None:
-        return {Path(str(cfg.backbone.path)).name: None}
+        return {Path(str((cfg.model if cfg.has_model else cfg.backbone).path)).name: None}
     folder = Path(cfg.run)
     if (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
         return {folder.resolve().name: cfg.run}

@@ -13,27 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
 from mprm.data.records import usable_records
-from mprm.runs.artifacts import file_hash, write_json_lines
+from mprm.runs.artifacts import MODEL_FILE, file_hash, write_json, write_json_lines
 from mprm.runs.journal import journal
 from mprm.runs.run_folder import used_config
 from mprm.stages.models import check_devices, identity, load_scorer, models_of, open_by, scoring
 from mprm.stages.stage import Output, content
-from mprm.tasks import OF_A_RUN
+from mprm.tasks import MODEL, OF_A_RUN
 from mprm.terminal import console, listed, say, say_next
 
 if TYPE_CHECKING:
     from mprm.data.questions import CandidateSet
     from mprm.data.records import Solution
-    from mprm.inference.scoring import ScoreRequest
+    from mprm.inference.scoring import ScoredBy, ScoreRequest
     from mprm.metrics.predictions import NotScored, Prediction, StepScores
     from mprm.metrics.results import BestOfNResults, StepResults
-    from mprm.scorer import StepScorer
 
 Found = dict[str, "StepScores | NotScored"]
 
 
 def score(cfg: Config) -> int:
-    """Step scores for a file of solutions, by a run's model or by the backbone as it lies in its folder."""
+    """Step scores for a file of solutions, by a run's model, by model=, or by the backbone as it lies in its folder."""
     from mprm.inference.scoring import open_beside, score_file
 
     source = Path(str(cfg.input))
@@ -88,7 +87,8 @@ def rerank(cfg: Config) -> None:
 
 
 def evaluate_model(cfg: Config) -> None:
-    """The model of a run or of an exported folder on a benchmark: results into output=DIR, nothing is trained.
+    """The model of a run, of an exported folder or of somebody else on a benchmark: results into output=DIR, nothing is
+    trained.
 
     The threshold is fitted where the run has been evaluated before: to what it predicted of held-out rollouts.
     """
@@ -96,7 +96,8 @@ def evaluate_model(cfg: Config) -> None:
     from mprm.reporting.tracking import start
 
     if cfg.output is None:
-        raise ValueError("task=evaluate run=... needs output=DIR, where the results go")
+        given = f"run={cfg.run}" if cfg.run else "model="
+        raise ValueError(f"task=evaluate with {given} needs output=DIR, where the results go")
     check_devices(cfg)
     calibration = Path(str(cfg.run)) / "validation_predictions.jsonl"
     settings = [content_hash(cfg, read_benchmark(cfg)[0]), identity(cfg, cfg.run)]
@@ -108,17 +109,27 @@ def evaluate_model(cfg: Config) -> None:
     scorer = load_scorer(cfg, cfg.run)
     held_out = read_predictions(calibration) if calibration.is_file() else None
     score_benchmark(cfg, output.target, scorer, settings, held_out, {})
+    write_json(output.target / MODEL_FILE, measured_model(cfg))
     report(output.target)
     config = {key: value for key, value in used_config(cfg.raw).items() if key not in OF_A_RUN}
     start(cfg.logger, output.target, config, "").finish({}, output.target)
     output.remember()
-    say_next(*after_use(cfg.run))
+    say_next(*(["task=report", f"runs={output.target.parent}"] if cfg.has_model else after_use(cfg.run)))
+
+
+def measured_model(cfg: Config) -> dict[str, Any]:
+    """What a comparison says of the model of an evaluation: its name, the run that made it, or its options."""
+    (name,) = models_of(cfg)
+    made_by_run = cfg.run is not None and (Path(cfg.run) / "config.yaml").is_file()
+    options = used_config(cfg.raw)[MODEL] if cfg.has_model else {}
+    folder = str(Path(str(options.pop("path", cfg.run))).resolve())
+    return {"name": name, "folder": folder, "run": folder if made_by_run else None, "options": options}
 
 
 def score_benchmark(
     cfg: Config,
     folder: Path,
-    scorer: StepScorer,
+    scorer: ScoredBy,
     settings: Any,
     held_out: list[Prediction] | None,
     unscored: dict[str, int],
@@ -130,7 +141,7 @@ def score_benchmark(
     """
     from mprm.inference.scoring import ScoreRequest, score_kept
     from mprm.metrics.evaluate import evaluate
-    from mprm.metrics.predictions import with_labels
+    from mprm.metrics.predictions import NotScored, with_labels
     from mprm.metrics.results import write_results
     from mprm.reporting.run_record import write_examples
 
@@ -143,6 +154,11 @@ def score_benchmark(
     with journal(folder / "predictions.jsonl", settings) as kept:
         found = score_kept(kept, requests, score)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
+        if not predictions:
+            why = next(one.message for one in found.values() if isinstance(one, NotScored))
+            raise ValueError(
+                f"none of {len(solutions)} benchmark solutions is scored ({listed(skipped)}), the first: {why}"
+            )
         results = replace(
             evaluate(predictions, held_out, cfg.benchmark.error_rate),
             skipped=dict(Counter(skipped) + Counter(dropped)),

@@ -144,12 +144,12 @@ def train(cfg: Config) -> None:
 
 
 def evaluate(cfg: Config) -> None:
-    """Score the benchmark with a trained run's weights; run= names another run, or an exported folder."""
-    if cfg.run is not None:
+    """Score the benchmark with a trained run's weights; run= names another run, or a folder, model= somebody's PRM."""
+    if cfg.run is not None or cfg.has_model:
         evaluate_model(cfg)
         return
     if cfg.output is not None:
-        raise ValueError(f"output={cfg.output} goes with run=; without it task=evaluate writes into its own run folder")
+        raise ValueError(f"output={cfg.output} goes with run= or model=; else task=evaluate has its own run folder")
     with opened(StepWork, cfg, LINE) as work:
         if not work.run.finished("train", costly=True):
             raise ValueError(f"{work.run.path} has no finished training; run task=train with the same settings first")

@@ -264,7 +264,7 @@ def test_what_can_not_be_measured_is_told(loaded: Any) -> None:
     found = entropies(loaded, [thread, missing, *SOLUTIONS], max_length=400)
     told = {name: one.reason for name, one in found.items() if isinstance(one, NotScored)}
     assert told == {"missing": "missing_image_file", "long": "too_long"}
-    assert found["long"].message.endswith("more than backbone.max_length=400")  # type: ignore[union-attr]
+    assert found["long"].message.endswith("more than max_length=400")  # type: ignore[union-attr]
     assert {name: found[name] for name in ("odd", "right")} == pytest.approx(
         {one.id: entropies(loaded, [one])[one.id] for one in SOLUTIONS if one.id in ("odd", "right")}, abs=1e-6
     )

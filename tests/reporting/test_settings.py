@@ -1,6 +1,7 @@
 """Runs become settings, settings become groups: settings.py, named by kinds.py."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from mprm.reporting.comparison import runs_table, settings_table
 from mprm.reporting.kinds import others, setting_of
 from mprm.reporting.settings import Comparison, compare, run_folders
 from mprm.runs.journal import SweepJob
@@ -116,6 +118,59 @@ def test_two_seeds_are_the_two_values_and_never_an_interval(tmp_path: Path, make
     assert list(number.by_seed.values()) == [run.numbers["f1"].value for run in setting.runs]
     assert "(" in number.points()
     assert "[" not in number.points()
+
+
+def evaluation(folder: Path, run: Path, name: str, **options: Any) -> None:
+    """What task=evaluate model=... leaves of the predictions of a run: no training, and no fitted threshold."""
+    folder.mkdir()
+    shutil.copy(run / "predictions.jsonl", folder)
+    results = json.loads((run / "results.json").read_text())
+    del results["thresholds"]["fitted"]
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "model.json").write_text(json.dumps({"name": name, "folder": "/x", "run": None, "options": options}))
+
+
+def test_the_model_of_somebody_else_stands_beside_what_was_trained(tmp_path: Path, make_run: MakeRun) -> None:
+    """Whatever it was trained on itself; it has no fitted threshold, and its baselines are not those of our runs."""
+    ours = make_run(tmp_path / "runs" / "bis-0", selector=BIS, n=100)
+    other = make_run(tmp_path / "other", selector=BIS, n=100, seed=1, benchmark="c" * 64)
+    evaluation(tmp_path / "runs" / "eval-1", ours, "VisualPRM-8B", _target_="mprm.x.VisualPRM", max_tiles=12)
+    evaluation(tmp_path / "runs" / "eval-2", ours, "VisualPRM-8B", _target_="mprm.x.VisualPRM", max_tiles=6)
+    evaluation(tmp_path / "runs" / "elsewhere", other, "VisualPRM-8B")
+    comparison = compare(run_folders(tmp_path / "runs"))
+    assert comparison.left_out == {}
+    group, elsewhere = comparison.groups
+    assert [one.label for one in group.settings] == [
+        "BIS (alpha 0.2), 10 %",
+        "VisualPRM-8B, model.max_tiles=12",
+        "VisualPRM-8B, model.max_tiles=6",
+    ]
+    assert [one.label for one in elsewhere.settings] == ["VisualPRM-8B"]
+    theirs = group.settings[1].numbers
+    assert "f1" not in theirs
+    assert {"auc", "f1_fixed", "f1_optimistic"} <= theirs.keys()
+    assert group.references(group.measures[1]) == pytest.approx({"majority class": 0.4123, "position only": 0.5512})
+    table = settings_table(group)
+    assert table.note.count("A model without held-out rollouts has no fitted threshold") == 1
+    row = dict(zip(table.columns, table.rows[1], strict=True))
+    assert (row["rollouts"], row["F1"], row["first errors found (%)"]) == ("-", "-", "-")
+    assert row["F1 at 0.5"] != "-"
+    assert [row[0] for row in runs_table(group).rows][:2] == [
+        "BIS (alpha 0.2), 10 %, seed 0",
+        "VisualPRM-8B, model.max_tiles=12",
+    ]
+
+
+def test_a_run_on_another_benchmark_keeps_its_name_and_its_threshold(tmp_path: Path, make_run: MakeRun) -> None:
+    made = make_run(tmp_path / "runs" / "bis-0", selector=BIS, n=100)
+    evaluation(tmp_path / "runs" / "eval", make_run(tmp_path / "other", n=100, benchmark="c" * 64), "bis-0")
+    about = {"name": "bis-0", "folder": str(made), "run": str(made), "options": {}}
+    (tmp_path / "runs" / "eval" / "model.json").write_text(json.dumps(about))
+    results = json.loads((tmp_path / "other" / "results.json").read_text())
+    (tmp_path / "runs" / "eval" / "results.json").write_text(json.dumps(results))
+    ours, elsewhere = compare(run_folders(tmp_path / "runs")).groups
+    assert ours.settings[0].label == elsewhere.settings[0].label == "BIS (alpha 0.2), 10 %"
+    assert "f1" in elsewhere.settings[0].numbers
 
 
 def test_the_seed_of_a_selector_follows_the_run_and_that_of_a_dataset_does_not(

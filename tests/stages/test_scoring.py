@@ -10,12 +10,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mprm.config import Config
-from mprm.metrics.predictions import StepScores
+from mprm.config import Config, validate
+from mprm.metrics.predictions import Prediction, StepScores, write_predictions
 from mprm.runs.artifacts import read_json, write_text
 from mprm.stages import scoring, standalone, step_scorer
 from mprm.stages.models import short_names
 from mprm.training.checkpoint import save_weights
+from tools import tiny
 
 Load = Callable[..., Config]
 RIGHT, WRONG = ["red is 4.", "blue is 3.", "The answer is 7."], ["red is 4.", "blue is 2.", "The answer is 6."]
@@ -108,6 +109,65 @@ def test_a_run_is_evaluated_on_another_benchmark_without_training(
         step_scorer.evaluate(load("task=evaluate", f"run={trained}"))
     with pytest.raises(ValueError, match=f"output={folder} goes with run="):
         step_scorer.evaluate(load("task=evaluate", f"output={folder}"))
+
+
+def test_the_prm_of_somebody_else_beside_a_run_of_ours(
+    load: Load, run: Callable[..., Path], candidates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Evaluated, compared, and used for candidates."""
+    weights = tmp_path / "VisualPRM-8B"
+    torch.manual_seed(0)
+    tiny.build("internvl", weights)
+    prm = ("model=visualprm_8b", f"model.path={weights}", "model.max_tiles=1", "model.max_length=1024")
+    benchmark = ("benchmark.size=6", f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}")
+    theirs, ours = tmp_path / "runs" / "theirs", tmp_path / "runs" / "ours"
+    step_scorer.evaluate(load("task=evaluate", *prm, *benchmark, f"output={theirs}"))
+    said = capsys.readouterr().out
+    assert "VisualPRM-8B reaches" in said
+    assert f"task=report runs={tmp_path / 'runs'}" in said
+    about = read_json(theirs / "model.json")
+    assert (about["name"], about["run"], about["options"]["max_tiles"]) == ("VisualPRM-8B", None, 1)
+    step_scorer.evaluate(load("task=evaluate", *prm, *benchmark, f"output={theirs}"))
+    assert "was written by this very command" in capsys.readouterr().out
+    held_out = [Prediction(str(n), "x", (1, -1, 1), (0.5, 0.2 + n / 5, 0.9)) for n in range(3)]
+    write_predictions(run("plain") / "validation_predictions.jsonl", held_out)
+    step_scorer.evaluate(load("task=evaluate", f"run={tmp_path / 'runs' / 'plain'}", *benchmark, f"output={ours}"))
+    standalone.report(load("task=report"))
+    table = (tmp_path / "runs" / "comparison.md").read_text()
+    rows = {(row := line.split(" | "))[0].strip("| "): row for line in table.splitlines() if line.startswith("|")}
+    f1 = rows["setting"].index("F1")
+    assert rows["VisualPRM-8B"][f1] == "-"
+    assert float(rows["plain"][f1].split()[0]) > 0
+    assert "has no fitted threshold" in table
+
+    files = (f"input={candidates}", f"output={tmp_path / 'best'}")
+    scoring.rerank(load("task=rerank", *prm, *files))
+    assert list(read_json(tmp_path / "best" / "results.json")["runs"]) == ["VisualPRM-8B"]
+    (tmp_path / "in.jsonl").write_text(json.dumps({"image": "chart.png", "question": "How many?", "steps": RIGHT}))
+    assert scoring.score(load("task=score", *prm, f"input={tmp_path / 'in.jsonl'}", f"output={tmp_path / 'o'}")) == 0
+    assert len(lines(tmp_path / "o")[0]["step_scores"]) == 3
+
+
+def test_a_benchmark_of_which_nothing_can_be_scored_says_why(load: Load, tmp_path: Path) -> None:
+    tiny.build("internvl", tmp_path / "chat")
+    prm = ("model=judge_prompt", f"model.path={tmp_path / 'chat'}", "model.max_length=5")
+    benchmark = ("benchmark.size=2", f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}")
+    with pytest.raises(
+        ValueError, match=r"^none of 2 benchmark solutions is scored \(2 too_long\), the first: \d+ tokens"
+    ):
+        step_scorer.evaluate(load("task=evaluate", *prm, *benchmark, f"output={tmp_path / 'o'}"))
+
+
+def test_a_run_and_a_prm_are_two_models(load: Load, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^run=runs/x and model= name two models; leave one of them out$"):
+        load("task=evaluate", "model=visualprm_8b", "run=runs/x", "output=o")
+    raw = load("task=evaluate", "model=visualprm_8b", "output=o").raw
+    with pytest.raises(ValueError, match=r"^backbone=x does nothing beside model=, which has its own; leave it out$"):
+        validate(raw, {}, ["model=visualprm_8b", "backbone=x"])
+    with pytest.raises(ValueError, match=r"^task=train does not use model \(it belongs to task=eval"):
+        validate(load("task=train", "model=visualprm_8b").raw, {}, ["model=visualprm_8b"])
+    with pytest.raises(ValueError, match=r"^task=evaluate with model= needs output=DIR"):
+        step_scorer.evaluate(load("task=evaluate", "model=visualprm_8b", "model.path=x"))
 
 
 def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidates: Path, tmp_path: Path) -> None:
