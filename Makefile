@@ -8,6 +8,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Where torch keeps what it compiles for this environment, and the program that it compiles with.
+export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.venv/torch_extensions
+NINJA := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .PHONY: demo test
 
@@ -19,12 +22,14 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@said=$$(mktemp); $(BIN)/mypy >$$said 2>&1 & types=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal --durations=15; failed=$$?; \
+	OMP_NUM_THREADS=1 $(NINJA) $(BIN)/pytest -q -n 2 --dist worksteal --durations=15; failed=$$?; \
 	wait $$types || failed=$$?; cat $$said; rm $$said; exit $$failed
 
-# Renewed when the pins change. torch goes first: deepspeed is built from source and looks at the torch it finds.
+# Renewed when the pins change. torch goes first: deepspeed is built from source and looks at the torch it finds. Its C++
+# for trainer.offload_optimizer=true takes a minute and a half: here, or where that fails at its first use.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	-$(NINJA) $(BIN)/python -c "from deepspeed.ops.op_builder.cpu import CPUAdamBuilder; CPUAdamBuilder().load(verbose=False)"
 	touch $@

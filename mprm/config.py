@@ -3,7 +3,9 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from importlib import import_module
 from inspect import getattr_static, isfunction, signature
 from pathlib import Path
@@ -172,12 +174,12 @@ def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence
 
     Raises ValueError if a key is unknown or not used, or a value has the wrong type or is out of range.
     """
-    _resolved(raw, "")
-    run = _fill(RunConfig, {str(key): raw[key] for key in raw if key not in GROUPS}, "")
+    values = _resolved(raw, "")
+    run = _fill(RunConfig, {key: value for key, value in values.items() if key not in GROUPS}, "")
     if run.run == "latest":
         run = replace(run, run=str(latest_run(Path(run.runs))))
     raw = raw.copy()
-    raw.name = run.name or run_name(raw, choices)
+    raw.name = run.name or run_name(values, choices)
     _refuse_unused(run, typed, MODEL in raw)
     task = TASKS[run.task]
     if any(getattr(run, need.partition("=")[0]) is None for need in task.needs):
@@ -262,13 +264,24 @@ def _refuse_unused(run: RunConfig, typed: Sequence[str], has_model: bool) -> Non
             )
 
 
+@cache
+def _unfilled(cls: type) -> DictConfig:
+    """The fields of the dataclass with their types and defaults, to be copied and filled."""
+    unfilled: DictConfig = OmegaConf.structured(cls)
+    OmegaConf.set_readonly(unfilled, False)  # until the frozen instance is made of it
+    return unfilled
+
+
 def _fill(cls: type, values: Mapping[str, Any], group: str) -> Any:
     """An instance of the dataclass `cls`, every key and type checked; `group` is named in the messages."""
-    prefix, filled = f"{group}." if group else "", OmegaConf.structured(cls)
-    OmegaConf.set_readonly(filled, False)  # until the frozen instance is made of it
+    prefix, filled = f"{group}." if group else "", deepcopy(_unfilled(cls))
     try:
+        try:
+            filled.merge_with(values)  # all at once, in half the time
+        except OmegaConfBaseException:
+            for key, value in values.items():  # which one it was
+                filled.merge_with({key: value})
         for key, value in values.items():
-            filled.merge_with({key: value})
             if value == "" and key not in MAY_BE_EMPTY:
                 raise ValueError(f"{prefix}{key}= is empty; give a value, or leave it out")
         made = OmegaConf.to_object(filled)

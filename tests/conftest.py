@@ -2,22 +2,27 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from hypothesis import settings
 from omegaconf import open_dict
-from program import SERVER, server
+from program import SERVER, hurry, server
 
 from mprm.config import Config, validate
+from mprm.main import open_loader
+from mprm.stages.sweep import Composer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # On a loaded machine an example takes longer than 200 ms.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+hurry()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,14 +49,21 @@ def own_environment() -> Iterator[None]:
         yield
 
 
+@cache
+def composer() -> Composer:
+    """Gives the configs that Hydra gives (tests/stages/test_sweep_plan.py), and reads the files once for all tests."""
+    loader = open_loader(REPOSITORY / "conf", None)
+    GlobalHydra.instance().clear()
+    return Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+
+
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[..., Config]:
     """load("selector=bis", "seed=1"): what run.py makes of these overrides, its folders in the test's temporary one."""
 
     def load(*overrides: str) -> Config:
         folders = [f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]
-        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-            raw = compose("config", [*folders, *overrides], return_hydra_config=True)
+        raw = composer().compose([*folders, *overrides])
         choices = dict(raw.hydra.runtime.choices)
         with open_dict(raw):
             del raw["hydra"]

@@ -184,6 +184,13 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return received
 
 
+def hurry() -> None:
+    """No file of a test has to survive the end of the machine's power; and a configuration is so many small objects
+    that to look for unused ones after every 700 is a sixth of its time."""
+    os.fsync = lambda _: None
+    gc.set_threshold(20_000)
+
+
 def _import_all() -> None:
     """What a run imports. Nothing that starts threads, and nothing that looks at the environment for good."""
     import importlib
@@ -264,6 +271,7 @@ def _become(request: dict[str, Any]) -> None:
 
 
 def _main() -> None:
+    hurry()
     _import_all()
     gc.collect()
     gc.freeze()

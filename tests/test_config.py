@@ -170,9 +170,9 @@ def test_a_bad_value_is_one_line_for_the_user(load: Callable[..., Config], overr
         ("seed=1,2", "--multirun"),
     ],
 )
-def test_a_bad_override_is_one_line_for_the_user(load: Callable[..., Config], override: str, message: str) -> None:
-    with pytest.raises(HydraException) as caught:
-        load(override)
+def test_a_bad_override_is_one_line_for_the_user(override: str, message: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(HydraException) as caught:
+        compose("config", [override])
     line, exit_code = explain(caught.value) or ("", 0)
     assert message in line
     assert "\n" not in line

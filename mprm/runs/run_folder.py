@@ -234,7 +234,7 @@ def _stored_config(path: Path) -> DictConfig | None:
     return stored if isinstance(stored, DictConfig) else None
 
 
-def config_hash(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
+def config_hash(cfg: DictConfig | dict[str, Any], leave_out: tuple[str, ...] = ()) -> str:
     """SHA-256, in hex, of the resolved config without NOT_IN_HASH and `leave_out`, and of FORMAT_VERSION.
 
     The order of keys does not matter, nor how a path is spelled. One inside the checkout counts from there, so that a
@@ -250,9 +250,9 @@ def used_config(cfg: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in GROUPS or key in TASKS[cfg.task].groups}
 
 
-def run_name(raw: DictConfig, choices: Mapping[str, str | None]) -> str:
+def run_name(raw: dict[str, Any], choices: Mapping[str, str | None]) -> str:
     """A folder name that no other config has, e.g. bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0-3fa9c1d2; data
-    and benchmark follow the backbone where they are not chartworld."""
+    and benchmark follow the backbone where they are not chartworld. raw: resolved."""
     numbers = [
         f"{key}{value:.12g}"
         for key, value in (raw.get("selector") or {}).items()
@@ -276,13 +276,13 @@ def differences(before: DictConfig, now: DictConfig) -> str:
     return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
-def _hashed_values(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+def _hashed_values(cfg: DictConfig | dict[str, Any], leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The leaves that enter the hash, by dotted key."""
     of_others = OF_STEP_SCORERS if cfg.get("task") in JUDGE_TASKS else OF_JUDGES
     left_out = (*NOT_IN_HASH, *of_others, *leave_out)
     return {
         key: value
-        for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True), "")
+        for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg, "")
         if not any(key == name or key.startswith(name + ".") for name in left_out)
     }
 

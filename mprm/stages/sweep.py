@@ -6,9 +6,9 @@ What is known of a job lies in RUNS/sweep (mprm/runs/journal.py), whatever proce
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
@@ -19,7 +19,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mprm.config import Config, bind, validate
 from mprm.runs.artifacts import read_json
@@ -89,13 +89,14 @@ class Composer:
         self.loader, self.master = loader, master
         self.parse = OverridesParser.create(config_loader=loader).parse_overrides
         self.is_group = cache(lambda key: bool(loader.get_group_options(key)))
-        self._chosen = cache(lambda choices: loader.load_sweep_config(master, list(choices)))
+        # Pickled: OmegaConf is slow at copying.
+        self._chosen = cache(lambda choices: pickle.dumps(loader.load_sweep_config(master, list(choices))))
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The config of a job. Raises as Hydra's loader does."""
         parsed = self.parse(list(overrides))
         values = [one for one in parsed if not self.is_group(one.key_or_group)]
-        config = deepcopy(self._chosen(tuple(one.input_line for one in parsed if one not in values)))
+        config: DictConfig = pickle.loads(self._chosen(tuple(o.input_line for o in parsed if o not in values)))
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         config.hydra.overrides.task = list(overrides)
         return config
@@ -158,14 +159,15 @@ def plan(composer: Composer) -> dict[SweepJob, Config | None]:
         job, config = SweepJob(overrides=overrides, label=label, name=None), None
         try:
             composed = composer.compose(overrides)
-            choices = dict(composed.hydra.runtime.choices)
-            raw = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-            config = validate(raw, choices, typed)
+            choices, launcher = dict(composed.hydra.runtime.choices), composed.hydra.launcher
+            with open_dict(composed):
+                del composed["hydra"]
+            config = validate(composed, choices, typed)
             if Path(config.runs) != runs:
                 raise ValueError(f"runs={config.runs} differs from the sweep's runs={runs}; it is not swept")
             if config.check:
                 raise ValueError("check=true looks at one run; give it to the command of one job, without -m or -cn")
-            check_launcher(config, str(choices["hydra/launcher"]), composed.hydra.launcher)
+            check_launcher(config, str(choices["hydra/launcher"]), launcher)
             if TASKS[config.task].leaves is not None and config.run is None:
                 state: State = "done" if finished(config) else "waiting"
                 job = replace(job, name=config.name, work=config.selector.ratio or 1.0, state=state)

@@ -5,7 +5,6 @@ Shape suffixes: P pairs, B bars.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,8 @@ from mprm.chartworld.questions import (
 from mprm.chartworld.world import KINDS, NAMES, Problems, draw, question_text, sample_part, true_items
 from mprm.data.questions import Pair
 from mprm.judge.judge import Judge
-from mprm.runs import artifacts
 
 SIZE = 400
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_fsync() -> Iterator[None]:
-    """Hundreds of files, which no crash has to survive."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(artifacts, "_fsync", lambda _: None)
-        yield
 
 
 def component(folder: Path, **settings: Any) -> ChartWorldPairs:

@@ -21,7 +21,6 @@ from mprm.data.questions import Pair
 from mprm.inference.local import Sampler
 from mprm.judge.judge import Judge, PresentedPair
 from mprm.judge.sft import SFT, Imitation, Traces, faithful_traces
-from mprm.runs import artifacts
 from mprm.training.checkpoint import load_weights
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
@@ -42,9 +41,7 @@ def judge() -> Judge:
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[PresentedPair]:
     """24 pairs, all with a short trace; every eighth has a long answer."""
     world = ChartWorldPairs(path=str(tmp_path_factory.mktemp("world") / "pairs" / "pairs.jsonl"), size=24)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(artifacts, "_fsync", lambda _: None)
-        read = [pair for pair in world.records() if isinstance(pair, Pair)]
+    read = [pair for pair in world.records() if isinstance(pair, Pair)]
     traced = [replace(pair, trace=f"The {pair.label.upper()}.") for pair in read]
     for number in (0, 8, 16):
         traced[number] = replace(traced[number], answer_b="I look at the chart.\n" * 6 + traced[number].answer_b)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ import mprm.selection.scan
 from mprm.data.rollouts import question_hash
 from mprm.data.visualprm400k import VisualPRM400K
 from mprm.selection.selectors import Full
-from mprm.selection.signals import build_signals, inputs_of
+from mprm.selection.signals import balanced, build_signals, inputs_of, one_of_each, shuffled
 from mprm.selection.subset import remarks
 
 ORACLE = Path(__file__).parents[1] / "oracle_data" / "selection"
@@ -233,3 +234,20 @@ print({{"pandas", "datasets", "torch"}} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_one_of_each_question_before_the_second_of_any() -> None:
+    assert one_of_each(np.array([4, 0, 2, 1, 3]), np.array([7, 8, 8, 7, 7])).tolist() == [4, 2, 0, 1, 3]
+
+
+def test_every_fifth_gives_the_same_share() -> None:
+    lengths = np.arange(100)
+    order = balanced(np.arange(100), lengths)  # the short ones are the best
+    assert order[:10].tolist() == [0, 20, 40, 60, 80, 1, 21, 41, 61, 81]
+    assert sorted(order.tolist()) == list(range(100))
+    assert balanced(np.array([2, 0, 1]), np.full(3, 5)).tolist() == [2, 0, 1]  # one length, one stratum
+
+
+def test_shuffled_rows_change_places_with_each_other() -> None:
+    draws = np.array([0.5, 0.1, 0.9, 0.3])
+    assert shuffled(np.array([2, 3, 0, 1]), np.array([0, 2, 3]), draws).tolist() == [1, 3, 0, 2]
