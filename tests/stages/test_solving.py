@@ -73,10 +73,10 @@ def test_the_policy_sees_whose_a_height_is(few: Load, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_annotation_goes_on_without_a_lost_or_doubled_record(few: Load, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    annotate(few("task=annotate", f"output={whole}"))
-    command = [RUN, "task=annotate", f"output={killed}", "questions.size=24"]
-    command += [f"questions.path={tmp_path / 'questions' / 'questions.jsonl'}", "solutions=3", "continuations=4"]
-    command.append("policy.temperature=1.2")
+    twice_eight = ("questions.size=16", "solutions=2", "continuations=2")  # eight questions are kept together
+    annotate(few("task=annotate", f"output={whole}", *twice_eight))
+    command = [RUN, "task=annotate", f"output={killed}", *twice_eight, "policy.temperature=1.2"]
+    command.append(f"questions.path={tmp_path / 'questions' / 'questions.jsonl'}")
     journal = killed.with_name("killed.jsonl.journal")
     process = start_program(*command)
     deadline = time.monotonic() + 120
@@ -87,19 +87,19 @@ def test_a_killed_annotation_goes_on_without_a_lost_or_doubled_record(few: Load,
     process.kill()
     kept = journal.read_bytes()
     assert not killed.exists()
-    annotate(few("task=annotate", f"output={killed}"))
-    assert kept.count(b"\n") < 25
+    annotate(few("task=annotate", f"output={killed}", *twice_eight))
+    assert kept.count(b"\n") < 17
     assert killed.read_bytes() == whole.read_bytes()
     assert not journal.exists()
     lines = whole.read_text().splitlines()
-    assert 48 < len(lines) <= 72
+    assert 21 < len(lines) <= 32
 
 
 @pytest.mark.slow
 def test_the_circle_closes(few: Load, tmp_path: Path) -> None:
     """Annotated solutions are selected, trained on, and the model chooses among candidates of the same policy."""
     annotations = tmp_path / "annotations"
-    annotate(few("task=annotate", f"output={annotations / 'charts.jsonl'}"))
+    annotate(few("task=annotate", f"output={annotations / 'charts.jsonl'}", "solutions=2", "continuations=2"))
     reader = VisualPRM400K(annotations=str(annotations), images=str(tmp_path / "questions"))
     for line in (annotations / "charts.jsonl").read_bytes().splitlines():
         assert read_rollout(reader, line, "charts").fault is None
