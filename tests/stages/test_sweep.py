@@ -25,8 +25,8 @@ ANNOTATIONS = REPOSITORY / "tests" / "oracle_data" / "selection" / "annotations"
 SELECT = ("task=select", "dataset=visualprm400k", f"dataset.annotations={ANNOTATIONS}", "held_out=0")
 PREDICTION = '{"id": "1", "source": "s", "labels": [1, -1], "scores": [0.9, 0.45]}\n'
 SMALL = (
-    *("dataset.root=world", "dataset.rollouts=64", "held_out=8", "benchmark.size=12", "benchmark.path=b/test.jsonl"),
-    *("recipe.epochs=2", "recipe.global_batch_size=16", "trainer.checkpoint_every=1", "selector=full"),
+    *("dataset.root=world", "dataset.rollouts=32", "held_out=8", "benchmark.size=6", "benchmark.path=b/test.jsonl"),
+    *("recipe.epochs=2", "recipe.global_batch_size=8", "trainer.checkpoint_every=1", "selector=full"),
     f"backbone.path={REPOSITORY / 'mprm' / 'chartworld' / 'weights' / 'internvl'}",
 )
 
