@@ -10,7 +10,6 @@ import pytest
 import torch
 from datasets import Dataset
 from pytorch_lightning.strategies import DDPStrategy, Strategy
-from transformers import InternVLForConditionalGeneration
 
 from mprm.backbones.internvl import InternVL
 from mprm.batching.examples import Examples
@@ -32,14 +31,9 @@ from tools import tiny
 
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> InternVL:
-    """The tiny one with half of its layers: what is asked here does not depend on how deep it is."""
     folder = tmp_path_factory.mktemp("internvl")
     torch.manual_seed(0)
-    tokenizer = tiny.build_tokenizer("internvl")
-    config = tiny.build_model("internvl", tokenizer).config
-    config.text_config.num_hidden_layers = 3
-    for part in (InternVLForConditionalGeneration(config), tokenizer):
-        part.save_pretrained(folder)
+    tiny.build("internvl", folder)
     return InternVL(path=str(folder), max_tiles=1, max_length=512)
 
 

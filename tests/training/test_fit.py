@@ -207,7 +207,7 @@ def test_only_what_is_trained_is_written(train: Any, whole: Lines, whole_folder:
     train(tmp_path / "lora", options={"language_model": "lora", "projector": "frozen"})
     names = load_file(tmp_path / "lora" / "weights.safetensors").keys()
     assert {name for name in names if "lora_" not in name} == {"head.weight", "mark_D"}
-    assert len(names) == 2 + 2 * 7 * 3  # two matrices beside seven linear layers in each of three layers
+    assert len(names) == 2 + 2 * 7 * 6  # two matrices beside seven linear layers in each of six layers
 
 
 def test_an_untrained_backbone_is_written_as_it_is(train: Any, backbone: Any, tmp_path: Path) -> None:
