@@ -29,7 +29,7 @@ from mprm.backbones.loading import (
     set_trained,
     single_token,
 )
-from mprm.backbones.marks_only import MarksOnly
+from mprm.backbones.marks_only import marks_only
 from mprm.backbones.one_by_one import by_language_model
 from mprm.batching.collate import Batch, Example
 from mprm.batching.examples import neutralise, render
@@ -72,7 +72,7 @@ class ChatModel(StepModel):
             check_language_model(self.language_model, options.path, options.max_length)
             self.language_model.set_attn_implementation(SEGMENTED)
             last = self.language_model.layers[-1]
-            last.__class__ = type(f"MarksOnly{type(last).__name__}", (MarksOnly, type(last)), {})
+            last.__class__ = marks_only(type(last))
         if options.gradient_checkpointing:
             hf.gradient_checkpointing_enable({"use_reentrant": False})
 

@@ -23,3 +23,17 @@ class MarksOnly(nn.Module):
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **attention)
         h = hidden_states + attended if marks is None else hidden_states[:, marks] + attended[:, marks]
         return h + self.mlp(self.post_attention_layernorm(h))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Ranks that are spawned get the layer pickled, and its class has no name in a module."""
+        return _unpickled, (type(self).__mro__[2],), self.__dict__
+
+
+def marks_only(layer: Any) -> Any:
+    """A decoder layer's class that computes the marks alone behind its attention."""
+    return type(f"MarksOnly{layer.__name__}", (MarksOnly, layer), {})
+
+
+def _unpickled(layer: Any) -> Any:
+    made = marks_only(layer)
+    return made.__new__(made)
