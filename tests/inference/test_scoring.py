@@ -425,7 +425,8 @@ def test_the_original_folder_gives_the_published_scores(tmp_path: Path) -> None:
     (tmp_path / "images").symlink_to(ORACLE / "images")
     write(tmp_path / "rollouts.jsonl", records)
     paths = [f"backbone.path={ORACLE / 'checkpoint'}", "input=rollouts.jsonl", "output=scores.jsonl"]
-    done = run_program(RUN, "task=score", "backbone=internvl2_5_8b", *paths, cwd=tmp_path)
+    given = ("backbone=internvl2_5_8b", "backbone.max_length=2048")  # as long as its positions are known for
+    done = run_program(RUN, "task=score", *given, *paths, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.match(r"scored 6 solutions in \d+\.\d s; wrote scores\.jsonl\n", done.stdout), done.stdout
     for case, line in zip(cases, lines(tmp_path / "scores.jsonl"), strict=True):
