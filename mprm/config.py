@@ -18,7 +18,8 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mprm.runs.artifacts import STAGES, reading
+from mprm.runs.artifacts import STAGES, latest_run, reading
+from mprm.runs.hub import PINNED, local, pin
 from mprm.runs.run_folder import CHECKOUT, SHIPPED, read_record, run_name
 from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, MODEL, OF_A_RUN, STEP_STAGES, TASKS
 from mprm.terminal import PRETRAINING, did_you_mean, type_name, unknown_key
@@ -66,6 +67,7 @@ class RunConfig:
     predictions: str | None = None
     threshold: str = "0.5"
     output: str | None = None
+    push_to: str | None = None
     solutions: int = 16
     continuations: int = 16
     aggregate: str = "mean"
@@ -163,44 +165,40 @@ class Config(RunConfig):
         return MODEL in self.raw
 
 
-def validate(raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence[str] = ()) -> Config:
+def validate(
+    raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence[str] = (), bound: Sequence[str] | None = None
+) -> Config:
     """Check a composed config and bind what its task needs.
 
-    raw: the composed config; it is not changed, the result's `raw` has `name` filled in; choices: the option chosen
-    for each group (HydraConfig's runtime.choices), which names the run folder; typed: the overrides that the user
-    typed, of which the task must use every one.
+    raw: the composed config; it is not changed, the result's `raw` has `name` filled in, and the commits of hub ids;
+    choices: the option chosen for each group (HydraConfig's runtime.choices), which names the run folder; typed: the
+    overrides that the user typed, of which the task must use every one; bound: the groups to bind instead of the
+    task's.
 
-    Raises ValueError if a key is unknown or not used, or a value has the wrong type or is out of range.
+    Raises ValueError if a key is unknown or not used, or a value has the wrong type or is out of range; and as
+    hub.explained() if a hub id cannot be used.
     """
     values = _resolved(raw, "")
     run = _fill(RunConfig, {key: value for key, value in values.items() if key not in GROUPS}, "")
     if run.run == "latest":
         run = replace(run, run=str(latest_run(Path(run.runs))))
-    raw = raw.copy()
-    raw.name = run.name or run_name(values, choices)
+    raw, task = raw.copy(), TASKS[run.task]
     _refuse_unused(run, typed, MODEL in raw)
-    task = TASKS[run.task]
     if any(getattr(run, need.partition("=")[0]) is None for need in task.needs):
         raise ValueError(f"task={run.task} needs {' and '.join(task.needs)}")
+    pin(raw, values, task.groups, Path(run.runs))
+    raw.name = run.name or run_name(values, choices)
     config = Config(**{**vars(run), "name": raw.name}, raw=raw)
-    for group in task.groups if task.bound is None else task.bound:
+    bound = task.bound if bound is None else bound
+    for group in task.groups if bound is None else bound:
         if group != MODEL or config.has_model:
             getattr(config, group)
     return config
 
 
-def latest_run(runs: Path) -> Path:
-    """The trained run below a folder whose stages changed last. Raises ValueError if there is none."""
-    weights = [*runs.glob("*/weights.safetensors"), *runs.glob("*/*/weights.safetensors")]
-    folders = {runs / path.relative_to(runs).parts[0] / STAGES for path in weights}
-    trained = sorted(filter(Path.exists, folders), key=lambda path: path.stat().st_mtime_ns)
-    if trained:
-        return trained[-1].parent
-    raise ValueError(f"run=latest: no run below runs={runs} is trained; give its folder, run=runs/NAME, or runs=DIR")
-
-
 def config_of_run(folder: Path) -> Config:
-    """The configuration that a run was made with. Raises ValueError if the folder is no run."""
+    """The configuration that a run was made with; of its components the backbone alone is bound, and so downloaded, at
+    once. Raises ValueError if the folder is no run."""
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"run={folder} has no config.yaml; give the folder of a run, runs/NAME")
     if (folder / STAGES).is_file():
@@ -209,7 +207,7 @@ def config_of_run(folder: Path) -> Config:
         raw = OmegaConf.load(folder / "config.yaml")
         if not isinstance(raw, DictConfig):
             raise TypeError("not a mapping")
-    return validate(raw, {})
+    return validate(raw, {}, bound=("backbone",))
 
 
 def bind(node: DictConfig) -> Any:
@@ -224,6 +222,8 @@ def bind(node: DictConfig) -> Any:
     for key, value in values.items():
         if isinstance(value, str) and value.startswith(SHIPPED):
             values[key] = str(CHECKOUT / value)  # weights that ship with the project, whichever folder it is run from
+        elif isinstance(value, str) and PINNED.fullmatch(value):
+            values[key] = local(f"{group}.{key}", value, has_pictures=values.get("images") is not None)
     made = _fill(component(target, group), values, group)
     asked = vars(Config).get(group)
     if isinstance(asked, Component) and (lacking := asked.lacks(made)):

@@ -21,6 +21,7 @@ from mprm.inference.scoring import SEPARATOR, OpenImages, Scored, ScoreRequest, 
 from mprm.metrics.best_of_n import AGGREGATORS, check_aggregate
 from mprm.metrics.predictions import NotScored, StepScores
 from mprm.runs.artifacts import read_json
+from mprm.runs.hub import local
 from mprm.training.checkpoint import load_weights
 
 MAX_TOKENS = 16_384  # of one forward pass
@@ -54,13 +55,13 @@ class StepScorer:
     def from_pretrained(
         cls, path: str | Path, device: str | None = None, dtype: str | None = None, max_tokens: int = MAX_TOKENS
     ) -> StepScorer:
-        """The model of a folder that task=export wrote, or of a run, runs/NAME.
+        """The model of a folder that task=export wrote, on this disk or on the hub (ORG/NAME), or of a run, runs/NAME.
 
         device: as torch names it, by default CUDA where there is one; dtype: of the weights, float32 or bfloat16, by
         default as they are stored, or as the run's backbone.dtype says.
-        Raises ValueError if the folder is neither, or its weights are missing.
+        Raises ValueError if the folder is neither, or its weights are missing, and as mprm.runs.hub.explained().
         """
-        folder = Path(path)
+        folder = Path(local("path", str(path)))
         if (folder / "config.yaml").is_file():
             backbone: Backbone = config_of_run(folder).backbone
         elif (folder / PROMPT).is_file():

@@ -138,9 +138,9 @@ TASKS = {
         needs=("output=FILE.jsonl",),
     ),
     "export": Task(
-        does="a trained run as a folder for transformers: run=RUN output=DIR",
+        does="a trained run as a folder for transformers: run=RUN output=DIR; push_to=ORG/NAME: and on the hub",
         function="standalone.export",
-        keys=("run", "checkpoint", "format", *OUTPUT),
+        keys=("run", "checkpoint", "format", "push_to", *OUTPUT),
         needs=("run=runs/NAME", "output=DIR"),
     ),
     "measure": Task(
@@ -166,7 +166,7 @@ NOT_IN_HASH = (
     *("task", "name", "runs", "cache", "overwrite", "redo", "check", "debug", "logger"),
     # of tasks that open no run, and of files beside the run folder
     *(MODEL, "questions", "policy", "run", "checkpoint", "format", "input", "predictions", "threshold"),
-    *("solutions", "continuations", "aggregate", "export", "output"),
+    *("solutions", "continuations", "aggregate", "export", "output", "push_to"),
     # the gradient does not depend on how a global batch is cut: a run resumes on other devices
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_tokens"),
     *("trainer.offload_optimizer", "trainer.num_workers", "backbone.gradient_checkpointing"),

@@ -42,6 +42,12 @@ class InternVL(ChatBackbone):
         "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"  # noqa: RUF001
     )
 
+    plain: ClassVar[tuple[str, str, str] | None] = (
+        "GotOcr2ImageProcessorPil",
+        '"<img>" + "<IMG_CONTEXT>" * (model.config.image_seq_length * len(vision["pixel_values"])) + "</img>"',
+        'pixel_values=vision["pixel_values"]',
+    )
+
     max_tiles: int = 6  # tiles per solution besides the thumbnail of each image
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ class LanguageModel(ChatBackbone):
     """A folder in transformers' format. Its layers are those that loading.check_language_model() knows."""
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen2", "qwen3", "llama", "mistral")
+    picture: ClassVar[str] = "[]"
 
     def load(self) -> tuple["TextProcessor", "LanguageStepModel"]:
         folder = self.folder()

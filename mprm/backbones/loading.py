@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from mprm.backbones.usage import usage
 from mprm.batching.examples import MARK
 from mprm.runs.artifacts import read_json
 
@@ -72,6 +73,10 @@ class ChatBackbone(Options):
     model_types: ClassVar[tuple[str, ...]] = ()  # of the folder's config.json
     prompt_fields: ClassVar[tuple[str, ...]] = ("system", "no", "yes")  # what a trained model depends on
     own_system: ClassVar[str] = ""  # the system message that the published chat template begins with
+    # For the model card, as code: what is given as a picture; and in plain transformers the class of its processor, the
+    # text that stands for it, and what the model takes besides the ids. None: the card shows mprm alone.
+    picture: ClassVar[str] = '"chart.png"'
+    plain: ClassVar[tuple[str, str, str] | None] = None
 
     system: str = ""  # system message, none when empty
     no: str = "No"  # the verdicts, one token each
@@ -94,6 +99,9 @@ class ChatBackbone(Options):
     def prompt(self) -> dict[str, Any]:
         # What had to be trained one by one cannot be used otherwise.
         return {name: getattr(self, name) for name in (*self.prompt_fields, *([] if self.exact else ["exact"]))}
+
+    def usage(self) -> str:
+        return usage(self.plain, self.picture, self.system, self.no, self.yes)
 
     def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
         """Write a folder that transformers reads by itself; the weights have the type of the language model's."""
@@ -119,7 +127,7 @@ def incomplete(folder: Path, what: str) -> ValueError:
 def stored_type(path: str | Path | None) -> str | None:
     """The model_type of a folder. Raises ValueError if it is not given or not there."""
     if path is None:
-        raise ValueError("backbone.path is not set; give the folder of the downloaded weights")
+        raise ValueError("backbone.path is not set; give the folder of the weights, or ORG/NAME on the hub")
     config = Path(path) / "config.json"
     if not config.is_file():
         raise ValueError(f"backbone.path={path} has no config.json; give the folder of the downloaded weights")

@@ -30,6 +30,11 @@ class QwenVL(ChatBackbone):
 
     prompt_fields: ClassVar[tuple[str, ...]] = (*ChatBackbone.prompt_fields, "min_pixels", "max_pixels")
     own_system: ClassVar[str] = "You are a helpful assistant."
+    plain: ClassVar[tuple[str, str, str] | None] = (
+        "Qwen2VLImageProcessorPil",
+        '"<|vision_start|>" + "<|image_pad|>" * (int(vision["image_grid_thw"].prod()) // 4) + "<|vision_end|>"',
+        "mm_token_type_ids=(ids == model.config.image_token_id).int(), **vision",
+    )
     hf_class: ClassVar[Any]
     step_model: ClassVar[Callable[..., "QwenStepModel"]]
     colours: ClassVar[tuple[list[float], list[float]]] = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)  # mean and deviation

@@ -161,7 +161,7 @@ class LocalPolicy(SamplingSettings):
 
     def identity(self) -> dict[str, Any]:
         if self.path is None:
-            raise ValueError("policy.path is not set; give the folder of the downloaded weights")
+            raise ValueError("policy.path is not set; give the folder of the weights, or ORG/NAME on the hub")
         settings = {name: value for name, value in asdict(self).items() if name not in ("max_tokens", "device")}
         return settings | {"written": weights_written(self.path)}
 

@@ -181,6 +181,16 @@ def left_by(path: Path) -> tuple[str, FileState] | None:
     return None
 
 
+def latest_run(runs: Path) -> Path:
+    """The trained run below a folder whose stages changed last. Raises ValueError if there is none."""
+    weights = [*runs.glob("*/weights.safetensors"), *runs.glob("*/*/weights.safetensors")]
+    folders = {runs / path.relative_to(runs).parts[0] / STAGES for path in weights}
+    trained = sorted(filter(Path.exists, folders), key=lambda path: path.stat().st_mtime_ns)
+    if trained:
+        return trained[-1].parent
+    raise ValueError(f"run=latest: no run below runs={runs} is trained; give its folder, run=runs/NAME, or runs=DIR")
+
+
 def weights_written(folder: str | Path) -> int:
     """When the newest weights in a folder were written, in ns; 0 without any.
 

@@ -28,6 +28,7 @@ from mprm.runs.artifacts import (
     write_json,
     write_text,
 )
+from mprm.runs.hub import PINNED
 from mprm.tasks import GROUPS, JUDGE_TASKS, NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS, TASKS
 
 # Enters every config hash. Raise it when a file of the run folder changes its meaning: older runs are then refused.
@@ -36,7 +37,6 @@ FORMAT_VERSION = 3
 PATHS = ("root", "annotations", "images", "path", "exclude")  # last parts of the keys that hold paths
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHIPPED = "mprm/chartworld/weights/"  # is in the checkout, from wherever a command is run
-
 START_AGAIN = "restore it, or give overwrite=true to empty the folder and start again"
 NEW = {".lock", "config.yaml", STAGES, "versions.json"}  # what opening a run makes
 PACKAGES = ("mprm", "torch", "transformers", "pytorch-lightning", "torchmetrics", "deepspeed", "datasets", "numpy")
@@ -291,7 +291,7 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict):
         for name, child in node.items():
             yield from _leaves(child, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, str) and key.rpartition(".")[2] in PATHS:
+    elif isinstance(node, str) and key.rpartition(".")[2] in PATHS and not PINNED.fullmatch(node):
         path = (CHECKOUT / node if node.startswith(SHIPPED) else Path(node)).resolve()
         yield key, str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
     elif isinstance(node, int) and not isinstance(node, bool):

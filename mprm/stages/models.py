@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from mprm.config import Config
 from mprm.runs.artifacts import is_rank_zero, reading, redo_remedy, weights_written, write_json_lines
 from mprm.runs.journal import Journal, journal
 from mprm.stages.stage import LEFT_OUT, Stage, W
-from mprm.tasks import JUDGE_TASKS
+from mprm.tasks import JUDGE_TASKS, MODEL
 from mprm.terminal import listed, say, tracked
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def models_of(cfg: Config) -> dict[str, str | None]:
     """The models by name: the one that run= names, or all trained runs in that folder; without run= that of model=, or
     the backbone."""
     if cfg.run is None:
-        return {Path(str((cfg.model if cfg.has_model else cfg.backbone).path)).name: None}
+        given = str(cfg.raw[MODEL if cfg.has_model else "backbone"].path)
+        return {Path(re.sub("@[0-9a-f]{40}$", "", given)).name: None}  # of a hub id its NAME
     folder = Path(cfg.run)
     if (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
         return {folder.resolve().name: cfg.run}

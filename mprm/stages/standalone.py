@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, fields
@@ -14,45 +15,55 @@ from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import Config, component, config_of_run
 from mprm.runs.journal import journal, read_jobs
-from mprm.runs.run_folder import CHECKOUT
+from mprm.runs.run_folder import CHECKOUT, used_config
 from mprm.stages.models import load_backbone
 from mprm.stages.stage import Output, content
 from mprm.tasks import GROUPS, JUDGE_TASKS
-from mprm.terminal import bar, console, listed, say, say_next
+from mprm.terminal import bar, command, console, listed, retyped, say, say_next
 
 if TYPE_CHECKING:
     from mprm.inference.policy import Annotation, Sampling
 
 
 def export(cfg: Config) -> None:
-    """A trained run as a folder that other software loads."""
-    from mprm.backbones.loading import PROMPT
+    """A trained run as a folder that other software loads; with push_to=ORG/NAME also on the hub."""
+    from mprm.backbones.auto import Auto
+    from mprm.backbones.loading import PROMPT, ChatBackbone
+    from mprm.reporting.card import model_card
+    from mprm.runs.hub import push
     from mprm.training.checkpoint import export as write
     from mprm.training.checkpoint import load_checkpoint, load_weights
 
     folder = Path(str(cfg.run))
     trained = config_of_run(folder)
+    judge, source = trained.task in JUDGE_TASKS, trained.backbone.folder()
+    use = trained.backbone.usage() if not judge and isinstance(trained.backbone, Auto | ChatBackbone) else ""
+    prompt, finished = trained.backbone.prompt(), cfg.checkpoint is None
+    card = model_card(folder, used_config(trained.raw), source, prompt, use, finished)
     weights = sorted(folder.glob("**/weights.safetensors"))
-    settings = [*map(content, weights), cfg.checkpoint, content(cfg.checkpoint), cfg.format]
-    output = Output(cfg, "output", settings, [cfg.run, cfg.checkpoint, trained.backbone.folder()], mark=PROMPT)
-    if output.is_made():
-        return
-    started = monotonic()
-    processor, model = load_backbone(trained)
-    if trained.task in JUDGE_TASKS:
-        folder /= "rl" if (folder / "rl" / "weights.safetensors").is_file() else "sft"
-    if cfg.checkpoint is None:
-        load_weights(model, folder / "weights.safetensors")
-    else:
-        load_checkpoint(model, Path(cfg.checkpoint))
-    write(model, processor, trained.backbone, output.target, cfg.format)
-    output.remember()
-    say(f"wrote {cfg.output} in {monotonic() - started:.1f} s")
-    if trained.task in JUDGE_TASKS:
-        say_next("task=report", f"runs={folder.parent.parent}")
+    settings = [*map(content, weights), cfg.checkpoint, content(cfg.checkpoint), cfg.format, card]
+    output = Output(cfg, "output", settings, [cfg.run, cfg.checkpoint, source], mark=PROMPT)
+    if not output.is_made():
+        started = monotonic()
+        processor, model = load_backbone(trained)
+        if judge:
+            folder /= "rl" if (folder / "rl" / "weights.safetensors").is_file() else "sft"
+        if cfg.checkpoint is None:
+            load_weights(model, folder / "weights.safetensors")
+        else:
+            load_checkpoint(model, Path(cfg.checkpoint))
+        write(model, processor, trained.backbone, output.target, cfg.format, card)
+        output.remember()
+        say(f"wrote {cfg.output} in {monotonic() - started:.1f} s")
+    if cfg.push_to is not None:
+        again = f"{command()} {shlex.join(retyped('export'))}"
+        say(f"uploaded {cfg.output} to {push(output.target, cfg.push_to, again)}; a new repository is private")
+    if judge:
+        say_next("task=report", f"runs={Path(str(cfg.run)).parent}")
     else:
         run = cfg.output if (output.target / "config.json").is_file() else cfg.run  # of a backbone of one's own
-        say_next("task=score", f"run={run}", f"input={trained.benchmark.path}", f"output={cfg.output}_scores.jsonl")
+        given = f"input={trained.raw.benchmark.path}"
+        say_next("task=score", f"run={run}", given, f"output={cfg.output}_scores.jsonl")
 
 
 def choices(cfg: Config) -> None:

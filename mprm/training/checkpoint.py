@@ -19,7 +19,7 @@ from torch import nn
 
 from mprm.backbones.base import KAPPA, Backbone, StepModel
 from mprm.backbones.loading import PROMPT
-from mprm.runs.artifacts import atomic_file, atomic_folder, is_rank_zero, reading, remove, write_json
+from mprm.runs.artifacts import atomic_file, atomic_folder, is_rank_zero, reading, remove, write_json, write_text
 from mprm.training.recipe import Machine
 from mprm.training.strategies import INTERRUPTED, SIGNALS_TO_END, disconnect_ranks, in_main_thread
 
@@ -202,7 +202,9 @@ def _put_back(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) ->
             parameters[name].copy_(tensor)
 
 
-def export(model: StepModel, processor: Any, backbone: Backbone, folder: Path, layout: str) -> None:
+def export(
+    model: StepModel, processor: Any, backbone: Backbone, folder: Path, layout: str, card: str | None = None
+) -> None:
     """Write the model into `folder`, in place of what is there; the model is not a step model any more.
 
     layout: hf, for transformers' AutoModelForImageTextToText, or original, OpenGVLab's, which the backbone's own folder
@@ -214,3 +216,5 @@ def export(model: StepModel, processor: Any, backbone: Backbone, folder: Path, l
         if model.kappa is not None:
             save_file(model.kappa.state_dict(), temporary / KAPPA)
         write_json(temporary / PROMPT, backbone.prompt())
+        if card is not None:  # not the backbone's own, which the original layout brings
+            write_text(temporary / "README.md", card)

@@ -229,7 +229,9 @@ def test_a_verdict_of_several_tokens_is_one_line(internvl_folder: Path) -> None:
 
 def test_folders_are_checked_in_one_line(tmp_path: Path, internvl_folder: Path) -> None:
     assert check_folder(str(internvl_folder), ("internvl",)) == internvl_folder
-    with pytest.raises(ValueError, match=r"^backbone\.path is not set; give the folder of the downloaded weights$"):
+    with pytest.raises(
+        ValueError, match=r"^backbone\.path is not set; give the folder of the weights, or ORG/NAME on the hub$"
+    ):
         check_folder(None, ("internvl",))
     with pytest.raises(ValueError, match=rf"^backbone\.path={tmp_path} has no config\.json; give the folder"):
         check_folder(str(tmp_path), ("internvl",))

@@ -23,8 +23,10 @@ from mprm.metrics.results import (
     WrongLabels,
     write_results,
 )
+from mprm.reporting.card import model_card
 from mprm.reporting.judge import entropy_figure, headline, judge_report, print_judge, sentences, write_judge
 from mprm.reporting.report import Table
+from mprm.runs.artifacts import write_json
 
 EDGES = {"untrained": (0.2, 1.0, 2.0), "sft": (0.01, 0.05, 0.3), "rl": (0.01, 0.02, 0.2)}
 
@@ -287,3 +289,13 @@ def test_the_terminal_has_a_row_per_stage(results: JudgeResults, monkeypatch: py
     assert max(map(len, shown)) <= 100
     assert any(re.match(r"after RL +84\.0 \[82\.0, 86\.0\] +\+4\.0 \[2\.0, 6\.0\] +83\.0 ", line) for line in shown)
     assert "After RL it is right in 84.0 [82.0, 86.0] %, better than before: +4.0 [2.0, 6.0] points." in shown
+
+
+def test_the_card_of_an_exported_judge_has_every_stage(results: JudgeResults, tmp_path: Path) -> None:
+    write_results(tmp_path / "results.json", results)
+    write_json(tmp_path / "stages.json", {"stages": {"sft": {"optimizer_steps": 300}, "curate": {}}})
+    card = model_card(tmp_path, {"backbone": {"path": "weights"}, "judge": {}, "preferences": {}}, None, {}, "", True)
+    assert "- llm-as-a-judge\n" in card
+    assert "| training (sft) | 300 optimizer steps |\n" in card
+    for stage, one in results.judges.items():
+        assert f"| accuracy (%), {stage} | {one.accuracy.points()} |" in card

@@ -1,6 +1,7 @@
 """A trained model leaves the project and scores as it did: in plain transformers, and in OpenGVLab's format."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,6 +95,24 @@ def test_plain_transformers_gives_the_same_scores(name: str, tmp_path: Path) -> 
     processor, model, expected = trained(component)
     export(model, processor, component, tmp_path / "out", "hf")
     torch.testing.assert_close(plain_scores(tmp_path / "out"), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["internvl", "qwen2_5_vl"])
+def test_the_code_on_the_card_gives_the_same_scores(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both pieces of it, as they stand there, in the exported folder."""
+    component = replace(BACKBONES[name](), system="You 'judge'\nevery \"step\".")
+    processor, model = component.load()
+    question, steps = "What is blue plus purple?", ["blue is 3.", "purple is 7.", "The answer is 10."]
+    with torch.inference_mode():
+        expected = model.eval()(collate([encode(processor, [PICTURE], question, steps)])).logits_M2.softmax(-1)[:, 1]
+    export(model, processor, component, tmp_path / "out", "hf", f"# A card\n\n{component.usage()}")
+    monkeypatch.chdir(tmp_path / "out")
+    PICTURE.save("chart.png")
+    ours, plain = re.findall(r"^```python\n(.*?)^```", Path("README.md").read_text(), re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(ours.replace("\nscorer.score(", "\nours = scorer.score(") + plain, found)
+    torch.testing.assert_close(torch.tensor(found["scores"]), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(found["ours"]).float(), expected, atol=1e-5, rtol=0)
 
 
 class WithoutVideos(InternVLProcessor):
