@@ -57,7 +57,6 @@ Sizes = list[tuple[int, int]]  # width, height
 OpenImages = Callable[[Sequence[str]], list[Image.Image]]
 Scored = Iterator[tuple[str, StepScores | NotScored]]
 Score = Callable[[Sequence[ScoreRequest]], Scored]
-ScoredBy = Callable[[Sequence[ScoreRequest], OpenImages], Scored]
 
 
 @dataclass(frozen=True)

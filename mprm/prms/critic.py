@@ -15,8 +15,9 @@ from mprm.data.rollouts import question_hash
 from mprm.inference.decoding import SharedPrefix
 from mprm.inference.local import Sampler
 from mprm.inference.policy import Prompt
-from mprm.inference.scoring import OpenImages, Scored, ScoredBy, ScoreRequest, look_at
+from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, look_at
 from mprm.metrics.predictions import NotScored, StepScores
+from mprm.prms.prm import ScoredBy
 
 SURE = 1000.0  # log odds whose probability is 1 in float64, and 0 those below
 AT_ONCE = 16  # solutions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -9,7 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from mprm.backbones.base import Processor, StepHead, StepModel
 from mprm.backbones.chat import ChatModel
-from mprm.inference.scoring import ScoredBy, Scoring
+from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, Scoring
+
+ScoredBy = Callable[[Sequence[ScoreRequest], OpenImages], Scored]
 
 
 class PRM(Protocol):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from mprm.backbones.base import Processor, StepModel
     from mprm.batching.examples import Examples
-    from mprm.inference.scoring import OpenImages, Score, ScoredBy
+    from mprm.inference.scoring import OpenImages, Score
+    from mprm.prms.prm import ScoredBy
     from mprm.training.lengths import HasImages, Measured
 
 ENTROPY_VERSION = 1  # enters the key of the cache: raise it when entropies change their meaning

@@ -24,9 +24,10 @@ from mprm.terminal import console, listed, say, say_next
 if TYPE_CHECKING:
     from mprm.data.questions import CandidateSet
     from mprm.data.records import Solution
-    from mprm.inference.scoring import ScoredBy, ScoreRequest
+    from mprm.inference.scoring import ScoreRequest
     from mprm.metrics.predictions import NotScored, Prediction, StepScores
     from mprm.metrics.results import BestOfNResults, StepResults
+    from mprm.prms.prm import ScoredBy
 
 Found = dict[str, "StepScores | NotScored"]
 
