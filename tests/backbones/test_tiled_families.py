@@ -78,7 +78,7 @@ def test_the_tokens_of_llava_onevision_are_as_many_as_transformers_counts(
 
 
 def test_an_unpadded_grid_by_hand(onevision: Any) -> None:
-    """100 x 50 pixels fill 1 x 2 tiles of 4 x 4 tokens; 100 x 30 fill 2.4 of the 4 rows, one is left out on each side."""
+    """100 x 50 pixels fill 1 x 2 tiles of 4 x 4 tokens; 100 x 30 fill 2.4 of 4 rows, one is left out on each side."""
     processor, _ = onevision
     assert processor.image_grid((100, 50), 1) == (1, 16 + 4 * (8 + 1))
     assert processor.image_grid((100, 30), 1) == (1, 16 + 2 * (8 + 1))
