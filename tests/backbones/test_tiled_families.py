@@ -105,6 +105,36 @@ def test_fewer_tiles_are_what_transformers_does_with_the_exported_folder(
     assert found.image_grid_pinpoints == processor.config.image_grid_pinpoints == [[56, 56], [56, 112], [112, 56]]
 
 
+class WithoutVideos(LlavaOnevisionProcessor):
+    """What AutoProcessor makes of the folder, but for the videos' part, which takes torchvision."""
+
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        num_image_tokens: int,
+        vision_feature_select_strategy: str,
+        vision_aspect_ratio: str,
+        chat_template: str | None = None,
+    ) -> None:
+        counted = num_image_tokens, vision_feature_select_strategy, chat_template
+        super().__init__(image_processor, tokenizer, None, *counted, vision_aspect_ratio=vision_aspect_ratio)
+
+
+def test_transformers_processor_reads_the_exported_folder(folder: Any, picture: Picture, tmp_path: Path) -> None:
+    source = shutil.copytree(folder("llava_onevision"), tmp_path / "source")
+    (source / "chat_template.json").write_text('{"chat_template": "{{ messages }}"}')
+    component = LlavaOneVision(path=str(source))
+    processor, model = component.load()
+    export(model, processor, component, tmp_path / "out", "hf")
+    text = "<|im_start|>user\n<image>\nWhich?<|im_end|>\n<|im_start|>assistant\n"
+    theirs = WithoutVideos.from_pretrained(tmp_path / "out")
+    assert theirs.chat_template == "{{ messages }}"
+    found = theirs(images=[[picture(120, 30)]], text=[text], return_tensors="pt")
+    assert found["input_ids"][0].equal(processor.ask([(120, 30)], "Which?").input_ids)
+    assert found["pixel_values"][0].equal(processor.vision([picture(120, 30)])["pixel_values"])
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_an_image_of_smolvlm_is_written_as_transformers_writes_it(
     smolvlm: Any, picture: Picture, size: tuple[int, int]
