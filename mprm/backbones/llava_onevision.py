@@ -6,6 +6,7 @@ Shape suffixes: T tiles, I images, Q questions.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf, load_images
+from mprm.runs.artifacts import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,14 @@ class LlavaOneVisionProcessor(ChatProcessor):
             "image_sizes": torch.tensor(found["image_sizes"]),
             "batch_num_images": torch.tensor(found["batch_num_images"]),
         }
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        vision, aspect = self.config.vision_config, self.config.vision_aspect_ratio
+        counted = {"num_image_tokens": (vision.image_size // vision.patch_size) ** 2, "vision_aspect_ratio": aspect}
+        counted |= {"vision_feature_select_strategy": self.config.vision_feature_select_strategy}
+        # Not by transformers' own processor: to make one takes torchvision, for the videos.
+        write_json(folder / "processor_config.json", {"processor_class": "LlavaOnevisionProcessor", **counted})
 
 
 def unpadded(size: tuple[int, int], grids: list[list[int]], tile: int, side: int) -> tuple[int, int]:

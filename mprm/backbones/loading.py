@@ -6,6 +6,7 @@ Shape suffixes: V vocabulary, D hidden size.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,9 @@ class ChatBackbone(Options):
         logging.getLogger("DeepSpeed").disabled = True  # loaded by transformers, it tells that there is no GPU
         model.fold().save_pretrained(folder)
         processor.save(folder)
+        for template in Path(str(self.path)).glob("chat_template.*"):  # of the processor; a tokenizer writes its own
+            if not (folder / template.name).exists():
+                shutil.copyfile(template, folder / template.name)
 
 
 def stored_prompt(folder: Path) -> dict[str, Any]:

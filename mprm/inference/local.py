@@ -145,7 +145,8 @@ class LocalPolicy(SamplingSettings):
 
     path: str | None = None
     system: str = ""  # system message, none when empty
-    max_tiles: int = 6  # InternVL: tiles per question besides the thumbnail of each image
+    max_tiles: int = 6  # InternVL: tiles per question; LLaVA-OneVision: of an image; besides the whole image
+    longest_edge: int = 1536  # SmolVLM: pixels to which the longer side of an image is scaled
     min_pixels: int = 784  # Qwen: area to which an image is scaled
     max_pixels: int = 200_704
     dtype: str = "stored"  # of the weights; stored: as in the folder
