@@ -58,10 +58,10 @@ class LanguageStepModel(ChatModel):
 
 
 class TextProcessor(ChatProcessor):
-    """Refuses images: a solution is used whole or not at all."""
+    """Refuses a solution with images: it is used whole or not at all."""
 
     def image_grid(self, size: tuple[int, int], n_images: int) -> tuple[int, int]:
         raise ValueError("a language model sees no images; choose a vision-language backbone=")
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        raise ValueError("a language model sees no images; choose a vision-language backbone=")
+        return {}

@@ -81,7 +81,15 @@ class Annotations:
         question = _text(fields.get("question_orig", fields.get("question"))) if published else question_text(fields)
         if self.final_step == "drop":
             steps, scores, correct, total = steps[:-1], scores[:-1], correct[:-1], total[:-1]
-        return Rollout(image_names(fields.get("image")), question, steps, scores, correct, total, published)
+        return Rollout(self._images(fields), question, steps, scores, correct, total, published)
+
+    def _images(self, fields: dict[str, Any]) -> tuple[str, ...]:
+        try:
+            return image_names(fields.get("image"))
+        except Unusable:
+            if self.cleaning == "strict":
+                raise
+            return ()  # it is ranked, and dropped afterwards
 
     def _with_unsampled(
         self, scores: tuple[float | None, ...], total: tuple[int | None, ...]

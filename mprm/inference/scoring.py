@@ -63,8 +63,8 @@ ScoredBy = Callable[[Sequence[ScoreRequest], OpenImages], Scored]
 @dataclass(frozen=True)
 class Scoring:
     """A model that reads solutions, those of one question together: images are opened once, and images and prompt are
-    computed once in a forward pass. What is found depends on neither max_tokens nor company. A solution without a
-    readable image or with more than max_length tokens is not scored, never shortened or replaced."""
+    computed once in a forward pass. What is found depends on neither max_tokens nor company. A solution with an
+    unreadable image or more than max_length tokens is not scored, never shortened or replaced."""
 
     model: StepModel
     processor: Processor
@@ -124,7 +124,11 @@ class Scoring:
                     yield request.id, seen
                     continue
                 sizes, vision = seen
-                example = encode(sizes, request)
+                try:
+                    example = encode(sizes, request)
+                except ValueError as error:
+                    yield request.id, NotScored("refused_image", " ".join(str(error).split()))
+                    continue
                 length = len(example.input_ids)
                 if length > self.max_length:
                     reason = f"{length} tokens, more than max_length={self.max_length}"
@@ -275,8 +279,6 @@ def _request(number: str, record: dict[str, Any]) -> ScoreRequest:
     elif "steps" not in record and isinstance(raw, list):
         texts = [step.get("step") if isinstance(step, dict) else None for step in raw]
         question, steps = question_text(record), [text.strip() if isinstance(text, str) else text for text in texts]
-    if not images:
-        raise Unusable("no_image")
     if not isinstance(question, str) or not question.strip():
         raise Unusable("no_question")
     if not isinstance(steps, list) or not steps:

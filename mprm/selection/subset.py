@@ -265,8 +265,8 @@ def write_held_out(path: str | Path, signals: pa.Table, count: int) -> int:
 
 
 def remarks(dataset: Dataset, signals: pa.Table) -> list[str]:
-    """Lines about what is not there: files without a record, records to be excluded, and images, by source, with the
-    places tried for one."""
+    """Lines about what is not there: files without a record, records to be excluded, images in the records, and image
+    files, by source, with the places tried for one."""
     found = set(signals["source"].unique().to_pylist())
     empty = [file.name for file in dataset.files() if file.stem not in found]
     said = [f"no record in {', '.join(empty)}"] if empty else []
@@ -274,6 +274,9 @@ def remarks(dataset: Dataset, signals: pa.Table) -> list[str]:
     excluded = pc.sum(pc.equal(signals["drop_reason"].cast(pa.string()), "excluded")).as_py() or 0
     if excluded < listed:
         said.append(f"dataset.exclude={dataset.exclude}: {listed - excluded:,} of {listed:,} lines match no record")
+    images = signals["image_hashes"].filter(signals["drop_reason"].is_null())
+    if text_only := pc.sum(pc.equal(pc.list_value_length(images), 0)).as_py():
+        said.append(f"{text_only:,} of {len(images):,} usable rollouts name no image: they are text")
     return said + _missing_images(dataset, signals)
 
 

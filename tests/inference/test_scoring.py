@@ -303,7 +303,7 @@ def test_records_come_back_in_order_with_scores(tmp_path: Path) -> None:
         {"image": "a.png", "question": " ", "steps": ["abc"]},
         {"image": "a.png", "question": "Why?", "steps": []},
         {"image": "a.png", "question": "Why?", "steps": ["abc", 3]},
-        {"question": "Why?", "steps": ["abc"]},
+        {"image": 3, "question": "Why?", "steps": ["abc"]},
     ]
     write(tmp_path / "in.jsonl", [good, "", "{broken", *unscored, good])
     target = tmp_path / "out.jsonl"
@@ -318,7 +318,7 @@ def test_records_come_back_in_order_with_scores(tmp_path: Path) -> None:
 
 def test_a_file_with_other_keys_is_one_line_that_names_them_and_those_wanted(tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", ["", {"picture": "a.png", "prompt": "Why?", "answer": "abc"}, {"image": "a.png"}])
-    keys = r"has no usable record \(no_image, no_question\): line 2 of .* has the keys picture, prompt, answer; "
+    keys = r"has no usable record \(no_question\): line 2 of .* has the keys picture, prompt, answer; "
     with pytest.raises(ValueError, match=f"{keys}give JSON lines with image, question and steps, or records of"):
         score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", by_length, SETTINGS)
     assert not (tmp_path / "out.jsonl").exists()
