@@ -128,7 +128,10 @@ class ChatModel(StepModel):
             return embeds_BLD, {}
         image_ND, *deeper = self.image_embeddings(vision).to(embeds_BLD.dtype).split(embeds_BLD.shape[-1], dim=-1)
         is_image_BL = ids_BL == self.hf.config.image_token_id
-        deepstack = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deeper} if deeper else {}
+        deepstack = {}
+        if deeper:  # nothing of a blank image, which has no tokens
+            deeper = [added_ND[: int(is_image_BL.sum())] for added_ND in deeper]
+            deepstack = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deeper}
         return embeds_BLD.masked_scatter(is_image_BL[..., None], image_ND), deepstack
 
     def mark_embedding(self, table: nn.Module) -> torch.Tensor:

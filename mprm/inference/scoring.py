@@ -23,7 +23,7 @@ from PIL import Image
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Batch, Example, collate, common_prefix, group_members
-from mprm.batching.examples import image_fault, neutralise, open_images
+from mprm.batching.examples import image_fault, image_tensors, neutralise, open_images
 from mprm.batching.order import Lengths, pack, rows_needed
 from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
@@ -150,14 +150,12 @@ def look_at(
     names: Sequence[str], open_images: OpenImages, processor: Processor
 ) -> tuple[Sizes, dict[str, torch.Tensor]] | NotScored:
     """Sizes and tensors of the images of a solution, or why it cannot be used."""
-    if not names:
-        return [], {}
     try:
         images = open_images(names)
     except ValueError as error:
         return NotScored(image_fault(error), " ".join(str(error).split()))
     try:
-        return [image.size for image in images], processor.vision(images)
+        return [image.size for image in images], image_tensors(images, processor)
     except ValueError as error:
         return NotScored("refused_image", " ".join(str(error).split()))
 

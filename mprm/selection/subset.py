@@ -274,9 +274,8 @@ def remarks(dataset: Dataset, signals: pa.Table) -> list[str]:
     excluded = pc.sum(pc.equal(signals["drop_reason"].cast(pa.string()), "excluded")).as_py() or 0
     if excluded < listed:
         said.append(f"dataset.exclude={dataset.exclude}: {listed - excluded:,} of {listed:,} lines match no record")
-    images = signals["image_hashes"].filter(signals["drop_reason"].is_null())
-    if text_only := pc.sum(pc.equal(pc.list_value_length(images), 0)).as_py():
-        said.append(f"{text_only:,} of {len(images):,} usable rollouts name no image: they are text")
+    if without := pc.sum(pc.equal(pc.list_value_length(signals["image_hashes"]), 0)).as_py():
+        said.append(f"{without:,} rollouts name no image")
     return said + _missing_images(dataset, signals)
 
 
@@ -296,7 +295,6 @@ def _missing_images(dataset: Dataset, signals: pa.Table) -> list[str]:
     file = next(file for file in dataset.files() if file.stem == first["source"])
     with open(file, "rb") as stream:
         stream.seek(first["offset"])
-        images = dataset.read(stream.read(first["length"])).images
-    tried = dataset.image_folder.tried(images, first["source"])
+        tried = dataset.image_folder.tried(dataset.read(stream.read(first["length"])).images, first["source"])
     by_source = ", ".join(f"{count:,} of {source}" for source, count in counts)
     return [f"rollouts without an image file: {by_source}; {tried}"]
