@@ -251,7 +251,7 @@ def usable(work: W, stage: Stage[W], *parts: HasImages) -> list[Measured]:
         if not len(found[0].usable):
             raise ValueError(
                 f"none of {len(found[0].lengths)} rollouts can be trained on ({counts}); {file} tells what is "
-                "wrong with each: restore the images, or raise backbone.max_length"
+                "wrong with each: restore the images, raise backbone.max_length, or choose another backbone="
             )
     return found
 

@@ -98,17 +98,18 @@ def test_a_language_model_goes_from_rollouts_to_a_report(
 
 @pytest.mark.slow
 def test_a_mixed_corpus_trains_a_vision_language_model(load: Load, corpus: Any) -> None:
-    """Whole rows without a picture among rows with some."""
-    config = load(*corpus(pictures=6), "backbone=chartworld_internvl", "selector=full", "trainer.max_tokens=512")
+    config = load(*corpus(pictures=6), "backbone=chartworld_internvl", "selector=full", "recipe.steps=3")
     run = Path(config.runs) / str(config.name)
     step_scorer.experiment(config)
     train = read_json(run / "stages.json")["stages"]["train"]
-    assert (train["optimizer_steps"], train["rollouts"]) == (2, 24 - train["held_out_rollouts"])
+    assert (train["optimizer_steps"], train["held_out_rollouts"], train["left_out"]) == (3, 4, {})
     assert lines(run / "left_out.jsonl") == []
-    assert read_json(run / "results.json")["n_solutions"] == 8
-    assert (run / "report.html").read_text().count("<img") == 4
-    again = read_json(run / "results.json")
-    assert again["skipped"] == again["skipped_held_out"] == {}
+    results = read_json(run / "results.json")
+    assert results["n_solutions"] == 8
+    assert results["skipped"] == results["skipped_held_out"] == {}
+    shown = [len(example["pictures"]) for example in read_json(run / "examples.json")]
+    assert set(shown) == {0, 1}
+    assert (run / "report.html").read_text().count("<img") == sum(shown)
 
 
 @pytest.mark.slow
