@@ -61,7 +61,7 @@ class QuestionFile(RecordFile):
 
 def question_of(record: dict[str, Any], stem: str, number: int, answer: str | None) -> Question:
     """The question of a record in line `number` of the file `stem`; or Unusable, also where `answer` is None."""
-    images, question = images_and_question(record.get("image"), record.get("question"))
+    images, question = images_and_question(image_field(record), record.get("question"))
     if answer is None:
         raise Unusable("no_answer")
     source = record.get("source", record.get("data_source", stem))

@@ -1,4 +1,4 @@
-"""Records about images in a file of their own: benchmarks, questions and preferences."""
+"""Records about images, or text alone, in a file of their own: benchmarks, questions and preferences."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -172,7 +172,7 @@ class VisualProcessBench(BenchmarkFile):
     wanted = "the test.jsonl of VisualProcessBench"
 
     def read(self, record: dict[str, Any], stem: str, number: int) -> Solution:
-        images, question = images_and_question(record.get("image"), record.get("question"))
+        images, question = images_and_question(image_field(record), record.get("question"))
         name, source = id_and_source(f"{stem}:{number}", record.get("data_source"))
         response = found if isinstance(found := record.get("response"), dict) else {}
         steps, labels = response.get("steps"), response.get("process_correctness")

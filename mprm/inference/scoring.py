@@ -27,7 +27,7 @@ from mprm.batching.examples import image_fault, image_tensors, neutralise, open_
 from mprm.batching.order import Lengths, pack, rows_needed
 from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
-from mprm.data.records import image_names
+from mprm.data.records import image_field, image_names
 from mprm.data.rollouts import question_hash
 from mprm.data.visualprm400k import question_text
 from mprm.inference.decoding import token_entropy
@@ -269,7 +269,7 @@ def _scores(found: StepScores | NotScored) -> dict[str, Any]:
 
 
 def _request(number: str, record: dict[str, Any]) -> ScoreRequest:
-    images = image_names(record.get("image"))
+    images = image_names(image_field(record))
     question, steps = record.get("question"), record.get("steps")
     response, raw = record.get("response"), record.get("steps_with_score")
     if "steps" not in record and isinstance(response, dict):  # VisualProcessBench

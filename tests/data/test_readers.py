@@ -109,8 +109,8 @@ def read(folder: Path, group: str, *records: object) -> list[Any]:
 @EACH
 def test_a_record_without_an_image_field_is_text(folder: Path, group: str) -> None:
     bare = {key: value for key, value in WHOLE[group].items() if key not in ("image", "id")}
-    found = read(folder, group, bare, bare | {"image": None}, bare | {"image": []})
-    assert [one.images for one in found] == [()] * 3
+    found = read(folder, group, bare, bare | {"image": None}, bare | {"image": []}, bare | {"images": ["1.png"]})
+    assert [one.images for one in found] == [(), (), (), ("1.png",)]
 
 
 def test_a_solution_keeps_its_texts_as_they_stand(folder: Path) -> None:

@@ -40,8 +40,9 @@ def test_a_record_becomes_a_rollout() -> None:
     assert isinstance(rollout.steps[1].score, float)
 
 
-def test_images_may_be_a_list() -> None:
-    rollout = read(record(image=["a.png", "b.png"]))
+@pytest.mark.parametrize("fields", [{"image": ["a.png", "b.png"]}, {"image": None, "images": ["a.png", "b.png"]}])
+def test_images_may_be_a_list(fields: dict[str, Any]) -> None:
+    rollout = read(record(**fields))
     assert isinstance(rollout, Read)
     assert rollout.images == ("a.png", "b.png")
 
