@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,7 +178,11 @@ def image_tensors(images: Sequence[Image.Image], processor: Processor) -> dict[s
 def in_every_row(vision: list[dict[str, torch.Tensor]], processor: Processor) -> list[dict[str, torch.Tensor]]:
     """The image tensors of the solutions of a row that is trained on. Where none of them has an image, the first gets a
     blank one, which no token stands for: what sees images has a gradient, of zero, and all processes compute alike."""
-    return vision if any(vision) else [processor.vision([BLANK]), *vision[1:]]
+    if any(vision):
+        return vision
+    with suppress(ValueError):  # a language model refuses images, and has no part that would see one
+        vision = [processor.vision([BLANK]), *vision[1:]]
+    return vision
 
 
 class Examples:

@@ -124,11 +124,7 @@ class Scoring:
                     yield request.id, seen
                     continue
                 sizes, vision = seen
-                try:
-                    example = encode(sizes, request)
-                except ValueError as error:
-                    yield request.id, NotScored("refused_image", " ".join(str(error).split()))
-                    continue
+                example = encode(sizes, request)
                 length = len(example.input_ids)
                 if length > self.max_length:
                     reason = f"{length} tokens, more than max_length={self.max_length}"

@@ -99,6 +99,10 @@ def test_a_row_without_images_has_a_blank_one_that_no_token_stands_for(tmp_path:
     shown, beside = bare.__getitems__([(0, 1.0), (1, 1.0)])
     assert shown.vision["widths"].tolist() == [9]
     assert beside.vision == {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mprm.batching.examples.BLANK", Image.new("RGB", (9, 101)))  # a language model refuses any
+        (unseen,) = bare.__getitems__([(1, 1.0)])
+    assert unseen.vision == {}
 
 
 def test_a_layout_reads_no_pixels(tmp_path: Path) -> None:
