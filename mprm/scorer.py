@@ -81,7 +81,8 @@ class StepScorer:
     def score(self, image: Pictures, question: str, steps: Sequence[str]) -> np.ndarray:
         """Scores of the steps of one solution, (n_steps,).
 
-        image: a path or a picture, or several. Raises ValueError if one cannot be read, or the solution is too long.
+        image: a path or a picture, or several, or None. Raises ValueError if one cannot be read, or the solution is too
+        long.
         """
         return self.score_batch([(image, question, steps)])[0]
 
@@ -106,7 +107,7 @@ class StepScorer:
         self,
         prompts: Sequence[str | Messages],
         completions: Sequence[str | Messages],
-        images: Sequence[Pictures | None] | None = None,
+        images: Sequence[Pictures] | None = None,
         question: Sequence[str] | None = None,
         aggregate: str = "mean",
         separator: str = SEPARATOR,
@@ -140,7 +141,7 @@ class StepScorer:
         self,
         prompts: Sequence[str | Messages],
         completions: Sequence[str | Messages],
-        images: Sequence[Pictures | None] | None = None,
+        images: Sequence[Pictures] | None = None,
         question: Sequence[str] | None = None,
         separator: str = SEPARATOR,
     ) -> list[StepRewards | NotScored]:
@@ -160,7 +161,7 @@ class StepScorer:
         pictures: dict[str, Picture] = {}
         requests = []
         for number, (image, question, steps) in enumerate(solutions):
-            shown = [image] if isinstance(image, str | Path | Image.Image) else list(image)
+            shown = [image] if isinstance(image, str | Path | Image.Image) else list(image or ())
             # one name for one picture, so that its solutions share it
             names = [f"picture {id(one)}" if isinstance(one, Image.Image) else str(one) for one in shown]
             pictures |= zip(names, shown, strict=True)

@@ -137,7 +137,8 @@ def judge(content: bytes) -> Reading | None:
         return None
     if not isinstance(record, dict) or twice:
         return None
-    named = record.get("image") if isinstance(record.get("image"), list) else [record.get("image")]
+    image = record.get("image")
+    named = image if isinstance(image, list) else [] if image is None else [image]  # without one it is text
     images = [judged_image(name) for name in named]
     question = record.get("question_orig")
     if question is None or (isinstance(question, str) and not question.strip()):
@@ -145,7 +146,7 @@ def judge(content: bytes) -> Reading | None:
         question = re.sub(r"^(<image>\s*)+", "", question.strip()) if isinstance(question, str) else ""
     question = question if isinstance(question, str) else ""
     steps = record.get("steps_with_score")
-    if not images or None in images or not question.strip() or not isinstance(steps, list) or not steps:
+    if None in images or not question.strip() or not isinstance(steps, list) or not steps:
         return None
     read, dead = [], False
     for raw in steps:

@@ -109,6 +109,16 @@ def test_how_sure_the_model_is(exported: Path) -> None:
     np.testing.assert_allclose(found.sigmas, np.sqrt(mu * (1 - mu) / (np.array(found.kappa) + 1)))
 
 
+def test_a_question_may_have_no_picture(exported: Path) -> None:
+    """Alone, and in a row with one that has."""
+    scorer = StepScorer.from_pretrained(exported, device="cpu")
+    alone = scorer.score(None, "Why?", ["a", "b"])
+    assert alone.shape == (2,)
+    shown, *bare = scorer.score_batch([(one, "Why?", ["a", "b"]) for one in (picture(56, 56), [], None)])
+    np.testing.assert_allclose(bare, [alone, alone], atol=1e-6)
+    assert abs(shown - alone).max() > 1e-4
+
+
 def test_a_type_can_be_asked_for(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
     transformers.utils.logging.enable_progress_bar()
     scorer = StepScorer.from_pretrained(exported, device="cpu", dtype="bfloat16")
@@ -122,8 +132,6 @@ def test_what_can_not_be_scored_is_one_line(exported: Path, tmp_path: Path) -> N
     scorer = StepScorer.from_pretrained(exported, device="cpu")
     with pytest.raises(ValueError, match=r"^solution 0 cannot be scored: image .*none\.png cannot be read"):
         scorer.score(tmp_path / "none.png", "Why?", ["a"])
-    with pytest.raises(ValueError, match=r"^solution 0 cannot be scored: there is no image"):
-        scorer.score([], "Why?", ["a"])
     with pytest.raises(ValueError, match=r"^steps of solution 0 are \[\]; give a list"):
         scorer.score(picture(56, 56), "Why?", [])
     with pytest.raises(ValueError, match=r"^steps of solution 0 are 'red is 4'; give a list"):

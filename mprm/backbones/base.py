@@ -50,7 +50,7 @@ class Processor(Protocol):
         take."""
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """Image tensors of one solution, which are concatenated over the questions of a batch."""
+        """Image tensors of one solution that has images, which are concatenated over the questions of a batch."""
 
 
 class Backbone(Protocol):

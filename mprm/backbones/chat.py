@@ -128,6 +128,7 @@ class ChatModel(StepModel):
             return embeds_BLD, {}
         image_ND, *deeper = self.image_embeddings(vision).to(embeds_BLD.dtype).split(embeds_BLD.shape[-1], dim=-1)
         is_image_BL = ids_BL == self.hf.config.image_token_id
+        deeper = [added_ND[: int(is_image_BL.sum())] for added_ND in deeper]  # a blank image has no tokens
         deepstack = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deeper} if deeper else {}
         return embeds_BLD.masked_scatter(is_image_BL[..., None], image_ND), deepstack
 
@@ -194,8 +195,7 @@ class ChatModel(StepModel):
 
 def _in_own_type(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """A frozen tower keeps the type it is stored in, a trained projector has float32."""
-    dtype = next(module.parameters()).dtype
-    return tuple(x.to(dtype) for x in inputs)
+    return tuple(x.to(next(module.parameters()).dtype) for x in inputs)
 
 
 class Turns(NamedTuple):

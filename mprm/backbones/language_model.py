@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mprm.backbones.chat import CHATML, ChatModel, ChatProcessor, Turns
 from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
 
+SEES_NONE = "a language model sees no images; choose a vision-language backbone="
 # The token that begins a turn -> how turns are written.
 TURNS = {
     "<|im_start|>": CHATML,
@@ -59,10 +60,10 @@ class LanguageStepModel(ChatModel):
 
 
 class TextProcessor(ChatProcessor):
-    """Refuses images: a solution is used whole or not at all."""
+    """Refuses a solution with images: it is used whole or not at all."""
 
     def image_grid(self, size: tuple[int, int], n_images: int) -> tuple[int, int]:
-        raise ValueError("a language model sees no images; choose a vision-language backbone=")
+        raise ValueError(SEES_NONE)
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        raise ValueError("a language model sees no images; choose a vision-language backbone=")
+        raise ValueError(SEES_NONE)

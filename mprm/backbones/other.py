@@ -152,17 +152,25 @@ class OtherModel(ChatModel):
             for name, tensor in batch.vision.items()
         }
 
-        def forward(place_L: torch.Tensor, group: int) -> torch.Tensor:
-            ids_L = batch.input_ids_T[place_L]
-            types = dict.fromkeys(self.token_types, (ids_L == self.hf.config.image_token_id).long()[None])
+        def vision_of(group: int) -> dict[str, torch.Tensor]:
             vision = {}
             for name in batch.n_vision[group]:
                 if not name.startswith(SHAPE):
                     tensor = flat[name][group].view(*flat[f"{SHAPE}{name}"][group][0].tolist())
                     vision[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            return vision
+
+        def forward(place_L: torch.Tensor, group: int) -> torch.Tensor:
+            ids_L = batch.input_ids_T[place_L]
+            is_image_L = ids_L == self.hf.config.image_token_id
+            types = dict.fromkeys(self.token_types, is_image_L.long()[None])
+            vision = vision_of(group) if is_image_L.any() else {}
             h_LD: torch.Tensor = self.hf.model(
                 input_ids=ids_L[None], use_cache=False, **types, **vision
             ).last_hidden_state[0]
             return h_LD
 
-        return one_by_one(batch, batch.mark_M if marks is None else marks, forward)
+        h_MD = one_by_one(batch, batch.mark_M if marks is None else marks, forward)
+        if batch.vision and not (batch.input_ids_T == self.hf.config.image_token_id).any():
+            h_MD = h_MD + 0 * self.image_embeddings(vision_of(0)).sum()  # a blank image, for a gradient of zero
+        return h_MD

@@ -109,7 +109,7 @@ class Example:
     input_ids: torch.Tensor  # (L,) int64
     marks: torch.Tensor  # (n_steps,) int64, places of the marks
     position_ids: torch.Tensor  # (L,), or (3, L) for M-RoPE
-    vision: dict[str, torch.Tensor]  # the backbone's image tensors, to be concatenated over the batch
+    vision: dict[str, torch.Tensor]  # image tensors, to be concatenated over the batch; {} without images
     mc: torch.Tensor | None = None  # (n_steps,) float32 MC scores, NaN where a step was never sampled
     n: torch.Tensor | None = None  # (n_steps,) int64 continuations of each step, 0 where they were not counted
     weight: float = 1.0  # factor of every step in the loss

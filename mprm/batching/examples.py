@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +167,23 @@ def on_white(image: Image.Image) -> Image.Image:
 
 # ---- both
 
+BLANK = Image.new("RGB", (28, 28), "white")
+
+
+def image_tensors(images: Sequence[Image.Image], processor: Processor) -> dict[str, torch.Tensor]:
+    """Image tensors of one solution, {} of one without images."""
+    return processor.vision(images) if images else {}
+
+
+def in_every_row(vision: list[dict[str, torch.Tensor]], processor: Processor) -> list[dict[str, torch.Tensor]]:
+    """The image tensors of the solutions of a row that is trained on. Where none of them has an image, the first gets a
+    blank one, which no token stands for: what sees images has a gradient, of zero, and all processes compute alike."""
+    if any(vision):
+        return vision
+    with suppress(ValueError):  # a language model refuses images, and has no part that would see one
+        vision = [processor.vision([BLANK]), *vision[1:]]
+    return vision
+
 
 class Examples:
     """Map-style view of a subset's memory-mapped rollouts.
@@ -213,16 +230,17 @@ class Examples:
         """The rollouts of one row, given by position and weight of their steps in the loss; those of one question share
         their images."""
         vision: dict[int, dict[str, torch.Tensor]] = {}
-        examples = []
-        for position, weight in keys:
-            record = self.records[position]
-            question = record["question_hash"]
-            if question not in vision:
+        records = [self.records[position] for position, _ in keys]
+        for record in records:
+            if record["question_hash"] not in vision:
                 images = open_images([self.image_path(name) for name in record["images"]])
                 with _refused(record):
-                    vision[question] = self.processor.vision(images)
-            examples.append(replace(self._layout(record), vision=vision[question], weight=weight))
-        return examples
+                    vision[record["question_hash"]] = image_tensors(images, self.processor)
+        vision = dict(zip(vision, in_every_row([*vision.values()], self.processor), strict=True))
+        return [
+            replace(self._layout(record), vision=vision[record["question_hash"]], weight=weight)
+            for record, (_, weight) in zip(records, keys, strict=True)
+        ]
 
     def _layout(self, record: dict[str, Any]) -> Example:
         sizes = [image_size(self.image_path(name)) for name in record["images"]]

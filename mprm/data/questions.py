@@ -5,11 +5,11 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from mprm.data.answers import final_answer, same_answer
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
-from mprm.data.records import RecordFile, Records, id_and_source, images_and_question
+from mprm.data.records import RecordFile, Records, id_and_source, image_field, images_and_question
 
 FIELDS = "image, question, answer and candidates"
 
@@ -61,7 +61,7 @@ class QuestionFile(RecordFile):
 
 def question_of(record: dict[str, Any], stem: str, number: int, answer: str | None) -> Question:
     """The question of a record in line `number` of the file `stem`; or Unusable, also where `answer` is None."""
-    images, question = images_and_question(record.get("image"), record.get("question"))
+    images, question = images_and_question(image_field(record), record.get("question"))
     if answer is None:
         raise Unusable("no_answer")
     source = record.get("source", record.get("data_source", stem))
@@ -158,6 +158,7 @@ class PairFile(RecordFile):
 
     group = "preferences"
     wanted = "JSON lines with image, prompt, answer_a, answer_b and label, or chosen and rejected"
+    all_have_images: ClassVar[bool] = False  # in a published benchmark: a pair without one has lost it
 
     def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         """The record in the layout above; a published benchmark has its own."""
@@ -165,9 +166,9 @@ class PairFile(RecordFile):
 
     def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
         record = self.layout(record, number)
-        images, prompt = images_and_question(
-            record.get("image") or record.get("images"), record.get("prompt", record.get("question"))
-        )
+        images, prompt = images_and_question(image_field(record), record.get("prompt", record.get("question")))
+        if not images and self.all_have_images:
+            raise Unusable("no_image")
         trace, flipped = record.get("trace"), record.get("flipped")
         label, answers = record.get("label"), (record.get("answer_a"), record.get("answer_b"))
         if "chosen" in record and answers == (None, None):

@@ -1,4 +1,4 @@
-"""Records about images in a file of their own: benchmarks, questions and preferences."""
+"""Records about images, or text alone, in a file of their own: benchmarks, questions and preferences."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -98,10 +98,8 @@ def usable_records(reader: Records[Record], group: str) -> tuple[list[Record], d
 
 
 def images_and_question(images: object, question: object) -> tuple[tuple[str, ...], str]:
-    """Both as a record has them; Unusable when one is missing or of the wrong type."""
+    """Both as a record has them; Unusable when there is no question or one is of the wrong type."""
     names = image_names(images)
-    if not names:
-        raise Unusable("no_image")
     if not isinstance(question, str) or not question.strip():
         raise Unusable("no_question")
     return names, question
@@ -117,12 +115,18 @@ def id_and_source(name: object, source: object) -> tuple[str, str]:
 
 
 def image_names(value: object) -> tuple[str, ...]:
-    """Image paths of a record, given as a string or a list of strings; () when there is none or one is not a path."""
-    if isinstance(value, str):
-        return (value,) if value.strip() else ()
-    if isinstance(value, list) and all(isinstance(name, str) and name.strip() for name in value):
-        return tuple(value)
-    return ()
+    """Image paths of a record, given as a string or a list of strings; () for None and []: there is nothing but text.
+    Unusable when one is not a path."""
+    names = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise Unusable("no_image")
+    return tuple(names)
+
+
+def image_field(record: dict[str, Any]) -> object:
+    """What a record says in `image`, or where that is empty in `images`."""
+    image = record.get("image")
+    return record.get("images") if image in (None, []) else image
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,7 @@ class VisualProcessBench(BenchmarkFile):
     wanted = "the test.jsonl of VisualProcessBench"
 
     def read(self, record: dict[str, Any], stem: str, number: int) -> Solution:
-        images, question = images_and_question(record.get("image"), record.get("question"))
+        images, question = images_and_question(image_field(record), record.get("question"))
         name, source = id_and_source(f"{stem}:{number}", record.get("data_source"))
         response = found if isinstance(found := record.get("response"), dict) else {}
         steps, labels = response.get("steps"), response.get("process_correctness")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Unusable
 from mprm.data.questions import Pair, PairFile
-from mprm.data.records import image_names
+from mprm.data.records import image_field, image_names
 from mprm.runs.artifacts import atomic_file
 
 COLUMNS = ("id", "query", "response", "human_ranking")  # of VL-RewardBench's parquet files
@@ -52,6 +52,7 @@ class VLRewardBench(RewardBenchmark):
     """
 
     wanted = "the test parquet file of VL-RewardBench"
+    all_have_images = True
 
     def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         name = str(record.get("id"))
@@ -146,6 +147,7 @@ class MultimodalRewardBench(RewardBenchmark):
     """
 
     wanted = "the all_data.json of Multimodal RewardBench"
+    all_have_images = True
 
     def items(self) -> Iterable[tuple[int, Any]]:
         content = self.file().read_bytes()
@@ -186,9 +188,10 @@ class MMRLHFRewardBench(RewardBenchmark):
     """
 
     wanted = "the mm_reward_bench.jsonl of MM-RLHF-RewardBench"
+    all_have_images = True
 
     def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
-        images = image_names(record.get("image") or record.get("images"))
+        images = image_names(image_field(record))
         folders = {folder for image in images for folder in PurePosixPath(image).parts[:-1]}
         group = next((group for group in ("mcq", "long", "short", "safety") if group in folders), None)
         return _chosen_first(record, number, group)
@@ -202,7 +205,7 @@ def _chosen_first(record: dict[str, Any], number: int, source: str | None) -> di
     return {
         "id": _numbered(record.get("id"), number),
         "source": source,
-        "image": record.get("image") or record.get("images"),
+        "image": image_field(record),
         "prompt": record.get("prompt"),
         "answer_a": record.get("chosen"),
         "answer_b": record.get("rejected"),

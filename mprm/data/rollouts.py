@@ -27,7 +27,7 @@ PLACES = {"root", "path", "annotations", "images", "exclude", "sources", "exclud
 class Rollout(NamedTuple):
     """One annotated solution as it stands in its record: one step text, score and pair of counts per step."""
 
-    images: Sequence[str]  # paths that start from the folder of images
+    images: Sequence[str]  # paths that start from the folder of images; empty: there is nothing but text
     question: str
     steps: Sequence[str]
     scores: Sequence[float | None]  # P(correct) in [0, 1]; None: never measured, no evidence for either label
@@ -83,7 +83,7 @@ def read_rollout(dataset: Dataset, line: bytes, source: str) -> CheckedRollout:
 
 
 def _fault(rollout: Rollout) -> str | None:
-    if not rollout.images:
+    if not rollout.images and rollout.published:
         return "no_image"
     if not rollout.question and not rollout.published:
         return "no_question"

@@ -19,7 +19,7 @@ from typing import Any
 
 from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import LAST_KEY, UNIQUE_KEYS, Unusable, check_json_lines, json_object, source_files
-from mprm.data.records import image_names
+from mprm.data.records import image_field, image_names
 from mprm.data.rollouts import Rollout, measurement, published_measurement
 
 LEADING_IMAGES = re.compile(r"\A(<image>\s*)+")
@@ -81,7 +81,15 @@ class Annotations:
         question = _text(fields.get("question_orig", fields.get("question"))) if published else question_text(fields)
         if self.final_step == "drop":
             steps, scores, correct, total = steps[:-1], scores[:-1], correct[:-1], total[:-1]
-        return Rollout(image_names(fields.get("image")), question, steps, scores, correct, total, published)
+        return Rollout(self._images(fields), question, steps, scores, correct, total, published)
+
+    def _images(self, fields: dict[str, Any]) -> tuple[str, ...]:
+        try:
+            return image_names(image_field(fields))
+        except Unusable:
+            if self.cleaning == "strict":
+                raise
+            return ()  # it is ranked, and dropped afterwards
 
     def _with_unsampled(
         self, scores: tuple[float | None, ...], total: tuple[int | None, ...]
@@ -230,7 +238,7 @@ def _from_conversation(record: dict[str, Any]) -> dict[str, Any]:
             raise Unusable("bad_label")
         pairs = zip([found[2], *texts[1:]], answers, strict=True)
         steps = [{"step": text, "score": SCORES[answer]} for text, answer in pairs]
-    return {"image": record.get("image"), "question": found[1], "steps_with_score": steps}
+    return {"image": image_field(record), "question": found[1], "steps_with_score": steps}
 
 
 def _marked_steps(texts: list[str], labels: list[Any], counts: Any) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import torch
 from mprm.backbones.auto import family_of
 from mprm.backbones.base import SEGMENTED
 from mprm.backbones.chat import ChatModel, ChatProcessor
-from mprm.batching.examples import open_images
+from mprm.batching.examples import image_tensors, open_images
 from mprm.inference.decoding import Prefilled, SharedPrefix, choose, decode, prefill, uniforms
 from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, image_refusal
 from mprm.inference.scoring import answered, step_ids
@@ -108,7 +108,7 @@ class Sampler(SamplingSettings):
         for group, ((paths, question), members) in enumerate(questions.items()):
             images = open_images(paths)
             asked = self.processor.ask([image.size for image in images], question, self.instruction)
-            asked = replace(asked, vision=self.processor.vision(images) if images else {}, group=group)
+            asked = replace(asked, vision=image_tensors(images, self.processor), group=group)
             n_question = len(asked.input_ids)
             ids = {number: step_ids(self.processor, prompts[number].steps, self.separator) for number in members}
             # Sorted, what begins with a sequence comes right behind it.

@@ -15,7 +15,7 @@ from mprm.inference.scoring import SEPARATOR
 from mprm.metrics.predictions import StepScores
 
 Picture = str | Path | Image.Image
-Pictures = Picture | Sequence[Picture]  # of one question
+Pictures = Picture | Sequence[Picture] | None  # of one question
 Messages = Sequence[Mapping[str, Any]]  # of a chat: role, and content: a text, or parts that are texts and images
 Span = tuple[int, int]  # number of the first character, and of the one behind the last
 
@@ -44,7 +44,7 @@ class Asked:
 def read_completions(
     prompts: Sequence[str | Messages],
     completions: Sequence[str | Messages],
-    images: Sequence[Pictures | None] | None = None,
+    images: Sequence[Pictures] | None = None,
     question: Sequence[str] | None = None,
     separator: str = SEPARATOR,
 ) -> list[Asked]:

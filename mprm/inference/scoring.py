@@ -23,11 +23,11 @@ from PIL import Image
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Batch, Example, collate, common_prefix, group_members
-from mprm.batching.examples import image_fault, neutralise, open_images
+from mprm.batching.examples import image_fault, image_tensors, neutralise, open_images
 from mprm.batching.order import Lengths, pack, rows_needed
 from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
-from mprm.data.records import image_names
+from mprm.data.records import image_field, image_names
 from mprm.data.rollouts import question_hash
 from mprm.data.visualprm400k import question_text
 from mprm.inference.decoding import token_entropy
@@ -62,8 +62,8 @@ Score = Callable[[Sequence[ScoreRequest]], Scored]
 @dataclass(frozen=True)
 class Scoring:
     """A model that reads solutions, those of one question together: images are opened once, and images and prompt are
-    computed once in a forward pass. What is found depends on neither max_tokens nor company. A solution without a
-    readable image or with more than max_length tokens is not scored, never shortened or replaced."""
+    computed once in a forward pass. What is found depends on neither max_tokens nor company. A solution with an
+    unreadable image or more than max_length tokens is not scored, never shortened or replaced."""
 
     model: StepModel
     processor: Processor
@@ -145,14 +145,12 @@ def look_at(
     names: Sequence[str], open_images: OpenImages, processor: Processor
 ) -> tuple[Sizes, dict[str, torch.Tensor]] | NotScored:
     """Sizes and tensors of the images of a solution, or why it cannot be used."""
-    if not names:
-        return [], {}
     try:
         images = open_images(names)
     except ValueError as error:
         return NotScored(image_fault(error), " ".join(str(error).split()))
     try:
-        return [image.size for image in images], processor.vision(images)
+        return [image.size for image in images], image_tensors(images, processor)
     except ValueError as error:
         return NotScored("refused_image", " ".join(str(error).split()))
 
@@ -266,7 +264,7 @@ def _scores(found: StepScores | NotScored) -> dict[str, Any]:
 
 
 def _request(number: str, record: dict[str, Any]) -> ScoreRequest:
-    images = image_names(record.get("image"))
+    images = image_names(image_field(record))
     question, steps = record.get("question"), record.get("steps")
     response, raw = record.get("response"), record.get("steps_with_score")
     if "steps" not in record and isinstance(response, dict):  # VisualProcessBench
@@ -274,8 +272,6 @@ def _request(number: str, record: dict[str, Any]) -> ScoreRequest:
     elif "steps" not in record and isinstance(raw, list):
         texts = [step.get("step") if isinstance(step, dict) else None for step in raw]
         question, steps = question_text(record), [text.strip() if isinstance(text, str) else text for text in texts]
-    if not images:
-        raise Unusable("no_image")
     if not isinstance(question, str) or not question.strip():
         raise Unusable("no_question")
     if not isinstance(steps, list) or not steps:

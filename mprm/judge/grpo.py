@@ -19,7 +19,7 @@ from torchmetrics import MeanMetric, SumMetric
 
 from mprm.backbones.chat import ChatModel, encode_text
 from mprm.batching.collate import Example
-from mprm.batching.examples import open_images
+from mprm.batching.examples import image_tensors, in_every_row, open_images
 from mprm.batching.order import Lengths
 from mprm.inference.local import Generation
 from mprm.inference.scoring import answered
@@ -164,9 +164,10 @@ class Reinforcement(TrainingModule):
         judge, processor = self.prompts.judge, self.prompts.processor
         examples: list[Example] = []
         advantage: list[torch.Tensor] = []
+        vision = in_every_row([image_tensors(open_images(one.images), processor) for one in pairs], processor)
         for number, (one, group, advantage_G) in enumerate(zip(pairs, groups, advantages_G, strict=True)):
-            vision = processor.vision(open_images(one.images))
-            asked = replace(judge.layout(one, processor), vision=vision, group=number)  # they share their prompt
+            # Responses share their prompt.
+            asked = replace(judge.layout(one, processor), vision=vision[number], group=number)
             for generation, advantage_of_response in zip(group, advantage_G, strict=True):
                 example = answered(asked, generation.tokens)
                 n_tokens = len(example.marks)

@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric
 
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Batch, Example, collate
-from mprm.batching.examples import neutralise, open_images
+from mprm.batching.examples import image_tensors, in_every_row, neutralise, open_images
 from mprm.data.questions import Pair
 from mprm.inference.scoring import answered
 from mprm.judge.judge import Judge, PresentedPair, present
@@ -143,7 +143,8 @@ class Traces(Prompts):
 
     def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Example]:
         """The examples of one row, given by position and weight."""
-        vision = [self.processor.vision(open_images(self.pairs[position].images)) for position, _ in keys]
+        images = [open_images(self.pairs[position].images) for position, _ in keys]
+        vision = in_every_row([image_tensors(shown, self.processor) for shown in images], self.processor)
         return [
             replace(self.layout(position), vision=pixels, weight=weight)
             for (position, weight), pixels in zip(keys, vision, strict=True)

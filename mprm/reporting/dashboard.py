@@ -125,7 +125,7 @@ def predicted(folder: Path, results: StepResults, rows: int) -> dict[str, Any]:
         text = "\n".join(f"{LABELS[label]} {score:.3f} {step}" for step, label, score in steps)
         found = first(label != 0 and score < threshold for label, score in zip(one.labels, one.scores, strict=True))
         true = first(label == -1 for label in one.labels)
-        shown = picture(solution["images"][0])
+        shown = picture(solution["images"][0]) if solution["images"] else None
         data.append([one.id, one.source, shown, solution["question"], text, true, found, mistake(one)])
     return {"columns": SHOWN, "data": data}
 

@@ -52,7 +52,7 @@ P = ParamSpec("P")
 Found = TypeVar("Found")
 
 # Enters the key of the cache: raise it when a column or the cleaning of records changes its meaning.
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 
 STRATA = 5  # of balanced()
 

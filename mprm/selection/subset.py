@@ -265,8 +265,8 @@ def write_held_out(path: str | Path, signals: pa.Table, count: int) -> int:
 
 
 def remarks(dataset: Dataset, signals: pa.Table) -> list[str]:
-    """Lines about what is not there: files without a record, records to be excluded, and images, by source, with the
-    places tried for one."""
+    """Lines about what is not there: files without a record, records to be excluded, images in the records, and image
+    files, by source, with the places tried for one."""
     found = set(signals["source"].unique().to_pylist())
     empty = [file.name for file in dataset.files() if file.stem not in found]
     said = [f"no record in {', '.join(empty)}"] if empty else []
@@ -274,6 +274,8 @@ def remarks(dataset: Dataset, signals: pa.Table) -> list[str]:
     excluded = pc.sum(pc.equal(signals["drop_reason"].cast(pa.string()), "excluded")).as_py() or 0
     if excluded < listed:
         said.append(f"dataset.exclude={dataset.exclude}: {listed - excluded:,} of {listed:,} lines match no record")
+    if without := pc.sum(pc.equal(pc.list_value_length(signals["image_hashes"]), 0)).as_py():
+        said.append(f"{without:,} rollouts name no image")
     return said + _missing_images(dataset, signals)
 
 
@@ -293,7 +295,6 @@ def _missing_images(dataset: Dataset, signals: pa.Table) -> list[str]:
     file = next(file for file in dataset.files() if file.stem == first["source"])
     with open(file, "rb") as stream:
         stream.seek(first["offset"])
-        images = dataset.read(stream.read(first["length"])).images
-    tried = dataset.image_folder.tried(images, first["source"])
+        tried = dataset.image_folder.tried(dataset.read(stream.read(first["length"])).images, first["source"])
     by_source = ", ".join(f"{count:,} of {source}" for source, count in counts)
     return [f"rollouts without an image file: {by_source}; {tried}"]

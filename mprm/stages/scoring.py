@@ -180,7 +180,9 @@ def score_benchmark(
     for what, reasons in (("benchmark solutions", results.skipped), ("held-out rollouts", unscored)):
         if reasons:
             say(f"{what} not scored: {listed(reasons)}")
-    say(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
+    without = sum(s.id in scored and not s.images for s in solutions)
+    text = f", {without:,} of them without an image," if without else ""
+    say(f"evaluated {len(predictions):,} solutions{text} in {monotonic() - started:,.0f} s")
     return results
 
 

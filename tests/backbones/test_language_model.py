@@ -90,11 +90,15 @@ def test_other_kinds_give_what_transformers_gives(kind: str, tmp_path: Path) -> 
 
 
 def test_images_are_refused(loaded: Any, picture: Any) -> None:
-    processor, _ = loaded
+    """Of a file of solutions only those that have some are not scored."""
+    processor, model = loaded
     with pytest.raises(ValueError, match=r"^a language model sees no images; choose a vision-language backbone=$"):
         processor.layout([(56, 56)], QUESTION, STEPS)
-    with pytest.raises(ValueError, match=r"^a language model sees no images"):
-        processor.vision([picture(56, 56)])
+    requests = [ScoreRequest(name, images, QUESTION, STEPS) for name, images in (("shown", ["a.png"]), ("text", []))]
+    open_images = {(): [], ("a.png",): [picture(56, 56)]}
+    scores = Scoring(model, processor, 999, 999, "cpu").scores(requests, lambda names: open_images[tuple(names)])
+    found: Any = dict(scores)
+    assert (found["shown"].reason, len(found["text"].scores)) == ("refused_image", 3)
 
 
 def test_a_tokenizer_without_turns_is_one_line(component: Any, tmp_path: Path) -> None:

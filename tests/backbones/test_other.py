@@ -5,6 +5,7 @@ Shape suffixes: L tokens of a solution, M marks, 2 logits (no, yes).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 from mprm.backbones.auto import Auto
 from mprm.backbones.other import OtherModel, OtherProcessor
 from mprm.batching.collate import Example, collate
+from mprm.batching.examples import BLANK
 from mprm.scorer import StepScorer
 from mprm.training.checkpoint import export
 from tests.backbones.families import TEXT
@@ -135,6 +137,17 @@ def test_scores_and_gradients_are_those_of_plain_transformers(
         assert_same(found, (expected_M2.detach(), theirs.gradients()))
     torch.testing.assert_close(found[0], expected_M2.detach(), atol=1e-5, rtol=0)
     assert found[1].keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_a_row_of_text_has_a_gradient_of_zero_for_what_sees_images(folder: Path) -> None:
+    processor, model = Auto(path=str(folder), exact=False).load()
+    example = processor.layout([], "Which?", ["red.", "blue."])
+    blank = replace(example, vision=processor.vision([BLANK]))
+    logits_M2, alone = gradients(model.train(), lambda: model(collate([example])).logits_M2)
+    again_M2, beside = gradients(model, lambda: model(collate([blank])).logits_M2)
+    assert again_M2.equal(logits_M2)
+    assert beside.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not any(beside[name].any() for name in beside.keys() - alone.keys())
 
 
 def test_the_prompt_is_the_folders_own_template_with_the_published_layout(folder: Path) -> None:

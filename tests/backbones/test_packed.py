@@ -17,6 +17,7 @@ from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.language_model import TextProcessor
 from mprm.backbones.loading import ChatBackbone
 from mprm.batching.collate import Batch, Example, collate
+from mprm.batching.examples import BLANK
 from tests.encoding import encode
 
 QUESTIONS = [
@@ -126,6 +127,37 @@ def test_scores_and_gradients_are_those_of_separate_solutions(
     one_by_one = gradients(model, lambda: torch.cat([model(collate([example])).logits_M2 for example in alone]))
     assert_same(one_by_one, expected)
     assert_same(together, one_by_one)
+
+
+@pytest.fixture(params=["internvl", "qwen2_5_vl"])
+def sighted(request: pytest.FixtureRequest, component: Any) -> tuple[ChatProcessor, ChatModel, ChatBackbone]:
+    loaded: ChatBackbone = component(request.param)
+    return *loaded.load(), loaded
+
+
+def test_questions_without_images_among_others(sighted: Any, stock: Any, picture: Any) -> None:
+    processor, model, loaded = sighted
+    bare = [
+        replace(encode(processor, [], "What is 2 + 3?", steps), group=9) for steps in (["5."], ["2 + 3 = 6.", "6."])
+    ]
+    examples = [bare[0], *encoded(processor, picture)[:4], bare[1]]
+    found = gradients(model.train(), lambda: model(collate(examples)).logits_M2)
+    theirs = stock(model, loaded)
+    expected_M2 = torch.cat([theirs.logits([replace(example, group=None)]) for example in examples])
+    loss(expected_M2).backward()
+    assert_same(found, (expected_M2.detach(), theirs.gradients()))
+
+
+def test_a_blank_image_is_seen_by_nobody_and_gives_no_gradient(sighted: Any) -> None:
+    processor, model, _ = sighted
+    example = encode(processor, [], "What is 2 + 3?", ["5.", "The answer is 5."])
+    blank = replace(example, vision=processor.vision([BLANK]))
+    logits_M2, alone = gradients(model.train(), lambda: model(collate([example])).logits_M2)
+    again_M2, beside = gradients(model, lambda: model(collate([blank])).logits_M2)
+    assert again_M2.equal(logits_M2)
+    seeing = beside.keys() - alone.keys()
+    assert seeing == {name for name, p in model.named_parameters() if p.requires_grad} - alone.keys() != set()
+    assert all(not beside[name].any() for name in seeing)
 
 
 def test_order_and_company_do_not_matter(family: str, component: Any, picture: Any) -> None:

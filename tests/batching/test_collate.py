@@ -1,5 +1,7 @@
 """Examples to one row: what stands where, and that every solution finds its own tokens, positions and images again."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -43,6 +45,13 @@ def up_to(batch: Batch, mark: int) -> list[int]:
     segment = int((batch.segments.query_border <= mark).nonzero()[-1])
     places = seen(batch)[segment]
     return places[: places.index(mark) + 1]
+
+
+def test_some_or_all_solutions_may_have_no_image() -> None:
+    bare, shown = replace(example([10], [0]), vision={}), example([11], [0], image=3.0)
+    for row in ([bare, shown], [shown, bare]):
+        assert collate(row).vision["pixel_values"].tolist() == [[3.0, 3.0]]
+    assert collate([bare, bare]).vision == {}
 
 
 def test_solutions_that_share_nothing_stand_one_behind_the_other() -> None:

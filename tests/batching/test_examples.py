@@ -89,6 +89,22 @@ def test_rollouts_of_a_question_share_their_images(tmp_path: Path) -> None:
     assert other.processor.seen == [1, 1]  # type: ignore[attr-defined]
 
 
+def test_a_row_without_images_has_a_blank_one_that_no_token_stands_for(tmp_path: Path) -> None:
+    """Whatever sees images then has a gradient on every rank. A row with images has none of it."""
+    save(tmp_path / "a.png")
+    bare = examples(tmp_path, images=[], question_hash=12)
+    (alone,) = bare.__getitems__([(1, 1.0)])
+    assert alone.vision["widths"].tolist() == [28]
+    assert alone.input_ids.tolist() == list(map(ord, "How?One.Two."))
+    shown, beside = bare.__getitems__([(0, 1.0), (1, 1.0)])
+    assert shown.vision["widths"].tolist() == [9]
+    assert beside.vision == {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mprm.batching.examples.BLANK", Image.new("RGB", (9, 101)))  # a language model refuses any
+        (unseen,) = bare.__getitems__([(1, 1.0)])
+    assert unseen.vision == {}
+
+
 def test_a_layout_reads_no_pixels(tmp_path: Path) -> None:
     data = save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])

@@ -71,7 +71,7 @@ def test_no_answer_is_needed_where_every_candidate_says_whether_it_is_correct(tm
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (record(image=None), "no_image"),
+        (record(image=" "), "no_image"),
         (record(question=""), "no_question"),
         (record(candidates=[]), "no_candidates"),
         (record(candidates={}), "no_candidates"),
@@ -101,6 +101,6 @@ def test_files_that_can_not_be_used_are_one_line(tmp_path: Path) -> None:
         ValueError,
         match=r"has no usable record \(no_image 2, not_an_object 1\): line 1 of .* has the keys .*; give JSON",
     ):
-        read(tmp_path, record(image=None), record(image=None), [])
+        read(tmp_path, record(image=3), record(image=[3]), [])
     with pytest.raises(ValueError, match=r"has no usable record \(it is empty\)"):
         read(tmp_path)

@@ -71,7 +71,7 @@ def test_the_training_format(labels: list[float], counts: Any, steps: list[tuple
         (turns(MARKED, [1.0, 1.0]), {"prm_counts": {"k": [16, 0], "n": [16, 16]}}, "score_contradicts_counts"),
         (turns(MARKED, [1.0, 0.0]), {"prm_counts": {"k": [16, 16], "n": [16, 16]}}, "score_contradicts_counts"),
         (turns(MARKED, [1.0, 1.5]), {}, "bad_score"),
-        (turns(MARKED, [1.0, 1.0]), {"image": None}, "no_image"),
+        (turns(MARKED, [1.0, 1.0]), {"image": 7}, "no_image"),
     ],
 )
 def test_reasons(conversations: Any, fields: dict[str, Any], reason: str) -> None:

@@ -40,7 +40,7 @@ WHOLE: dict[str, dict[str, Any]] = {
 }
 REASONS: dict[str, list[tuple[dict[str, Any], str]]] = {
     "benchmark": [
-        ({"image": None}, "no_image"),
+        ({"image": " "}, "no_image"),
         ({"image": ["0.png", "2.png"]}, "missing_image_file"),
         ({"image": "../0.png"}, "image_outside"),
         ({"question": 4}, "no_question"),
@@ -56,8 +56,8 @@ REASONS: dict[str, list[tuple[dict[str, Any], str]]] = {
         ),
     ],
     "questions": [
-        ({"image": None}, "no_image"),
-        ({"image": []}, "no_image"),
+        ({"image": " "}, "no_image"),
+        ({"image": ["0.png", 3]}, "no_image"),
         ({"image": ["0.png", "2.png"]}, "missing_image_file"),
         ({"question": " "}, "no_question"),
         *(({"answer": answer}, "no_answer") for answer in (None, " ", True, float("nan"), ["10"])),
@@ -67,8 +67,8 @@ REASONS: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"source": 3}, "no_source"),
     ],
     "preferences": [
-        ({"image": None}, "no_image"),
-        ({"image": []}, "no_image"),
+        ({"image": " "}, "no_image"),
+        ({"image": ["0.png", 3]}, "no_image"),
         ({"image": ["0.png", "2.png"]}, "missing_image_file"),
         ({"prompt": " "}, "no_question"),
         ({"prompt": None, "question": "How?"}, "no_question"),
@@ -104,6 +104,13 @@ def read(folder: Path, group: str, *records: object) -> list[Any]:
     lines = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
     (folder / "mine.jsonl").write_bytes(b"\n\n".join(lines))
     return list(READERS[group](path=str(folder / "mine.jsonl")).records())
+
+
+@EACH
+def test_a_record_without_an_image_field_is_text(folder: Path, group: str) -> None:
+    bare = {key: value for key, value in WHOLE[group].items() if key not in ("image", "id")}
+    found = read(folder, group, bare, bare | {"image": None}, bare | {"image": []}, bare | {"images": ["1.png"]})
+    assert [one.images for one in found] == [(), (), (), ("1.png",)]
 
 
 def test_a_solution_keeps_its_texts_as_they_stand(folder: Path) -> None:

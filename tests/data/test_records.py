@@ -85,7 +85,7 @@ def test_a_line_that_begins_with_more_blanks_than_are_held_is_not_blank() -> Non
     [
         (b"", r"\(no line\): .*/x\.jsonl is empty"),
         (b"\n[]\n", r"\(not_an_object 1\): line 2 of .*/x\.jsonl is unusable \(not_an_object\)"),
-        (LINE, r"\(no_image 1\): line 1 of .*/x\.jsonl has the keys question, answer"),
+        (b'{"image": 3, "answer": 1}', r"\(no_image 1\): line 1 of .*/x\.jsonl has the keys image, answer"),
     ],
 )
 def test_what_is_said_when_nothing_is_left(content: bytes, why: str, tmp_path: Path) -> None:

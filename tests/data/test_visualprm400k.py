@@ -40,18 +40,27 @@ def test_a_record_becomes_a_rollout() -> None:
     assert isinstance(rollout.steps[1].score, float)
 
 
-def test_images_may_be_a_list() -> None:
-    rollout = read(record(image=["a.png", "b.png"]))
+@pytest.mark.parametrize("fields", [{"image": ["a.png", "b.png"]}, {"image": None, "images": ["a.png", "b.png"]}])
+def test_images_may_be_a_list(fields: dict[str, Any]) -> None:
+    rollout = read(record(**fields))
     assert isinstance(rollout, Read)
     assert rollout.images == ("a.png", "b.png")
+
+
+@pytest.mark.parametrize("image", [{}, {"image": None}, {"image": []}], ids=["absent", "null", "empty"])
+def test_a_record_without_an_image_field_is_text(image: dict[str, Any], tmp_path: Path) -> None:
+    fields = {key: value for key, value in record().items() if key != "image"} | image
+    for folder in ({}, {"images": str(tmp_path)}):
+        assert read(fields, **folder) == Read((), "How many?", (Step("Read the bars.", 0.5, 8, 16),))
+        assert read(fields, cleaning="published", **folder) == "no_image", "as the published subset builder does"
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"image": None}, "no_image"),
         ({"image": " "}, "no_image"),
-        ({"image": []}, "no_image"),
+        ({"image": 3}, "no_image"),
+        ({"image": [""]}, "no_image"),
         ({"image": ["a.png", 3]}, "no_image"),
         ({"question": None, "question_orig": None}, "no_question"),
         ({"question": "<image>\n", "question_orig": ""}, "no_question"),
@@ -207,6 +216,7 @@ def test_published_cleaning_ranks_before_it_drops() -> None:
     dataset = VisualPRM400K(annotations="unused", cleaning="published")
     for changes, reason in (
         ({"image": ""}, "no_image"),
+        ({"image": None}, "no_image"),
         ({"steps_with_score": [STEP, STEP | {"step": " "}]}, "empty_step"),
         ({"steps_with_score": [STEP, STEP | {"score": "n/a"}]}, "bad_score"),
     ):
@@ -325,7 +335,7 @@ def test_any_line_is_a_rollout_or_a_counted_drop(line: bytes, cleaning: str, uns
     if isinstance(read, str):
         assert read in REASONS
     else:
-        assert read.images
+        assert read.images or cleaning == "strict"
         assert all(step.text.strip() for step in read.steps)
         assert any(step.score is not None for step in read.steps)
         assert all(step.score is None or 0 <= step.score <= 1 for step in read.steps)

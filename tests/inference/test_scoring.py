@@ -281,7 +281,7 @@ SETTINGS = {"backbone": "by length"}
 def by_length(solutions: Sequence[ScoreRequest]) -> Scored:
     """A judge that looks at the number of letters, from the last solution to the first, and has no picture of b.png."""
     for solution in reversed(solutions):
-        if solution.images[0] == "b.png":
+        if "b.png" in solution.images:
             yield solution.id, NotScored("missing_image_file", "image b.png is not there")
         else:
             yield solution.id, StepScores(tuple(float(len(step)) for step in solution.steps))
@@ -303,7 +303,7 @@ def test_records_come_back_in_order_with_scores(tmp_path: Path) -> None:
         {"image": "a.png", "question": " ", "steps": ["abc"]},
         {"image": "a.png", "question": "Why?", "steps": []},
         {"image": "a.png", "question": "Why?", "steps": ["abc", 3]},
-        {"question": "Why?", "steps": ["abc"]},
+        {"image": 3, "question": "Why?", "steps": ["abc"]},
     ]
     write(tmp_path / "in.jsonl", [good, "", "{broken", *unscored, good])
     target = tmp_path / "out.jsonl"
@@ -316,9 +316,15 @@ def test_records_come_back_in_order_with_scores(tmp_path: Path) -> None:
     assert lines(target) == [expected, *without, expected]
 
 
+@pytest.mark.parametrize("image", [{}, {"image": None}, {"image": []}], ids=["absent", "null", "empty"])
+def test_a_record_without_an_image_field_is_scored(image: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", [image | {"question": "Why?", "steps": ["abc"]}])
+    assert score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", by_length, SETTINGS) == (1, {})
+
+
 def test_a_file_with_other_keys_is_one_line_that_names_them_and_those_wanted(tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", ["", {"picture": "a.png", "prompt": "Why?", "answer": "abc"}, {"image": "a.png"}])
-    keys = r"has no usable record \(no_image, no_question\): line 2 of .* has the keys picture, prompt, answer; "
+    keys = r"has no usable record \(no_question\): line 2 of .* has the keys picture, prompt, answer; "
     with pytest.raises(ValueError, match=f"{keys}give JSON lines with image, question and steps, or records of"):
         score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", by_length, SETTINGS)
     assert not (tmp_path / "out.jsonl").exists()

@@ -68,6 +68,21 @@ def test_a_trace_stands_behind_the_question_and_every_token_of_it_is_predicted(
     assert with_pixels.vision["pixel_values"].shape == (1, 3, 56, 56)
 
 
+def test_a_pair_may_have_no_images(pairs: list[PresentedPair], loaded: Any, judge: Judge) -> None:
+    """A row of such pairs has a blank image, which no token stands for."""
+    processor, model = loaded
+    bare = replace(pairs[1], images=())
+    (example,) = Traces([bare, pairs[2]], processor, judge).__getitems__([(0, 1.0)])
+    assert example.vision["pixel_values"].shape == (1, 3, 56, 56)
+    assert processor.tokenizer.decode(example.input_ids).startswith(f"<|im_start|>user\n{bare.text}")
+    with torch.inference_mode():
+        found_M = log_likelihood(model, collate_responses([example]))
+        without_M = log_likelihood(model, collate_responses([replace(example, vision={})]))
+    assert found_M.equal(without_M)
+    first, second = Traces([bare, pairs[2]], processor, judge).__getitems__([(0, 1.0), (1, 1.0)])
+    assert (first.vision, len(second.vision["pixel_values"])) == ({}, 1)
+
+
 def test_the_loss_falls(taught: Any) -> None:
     assert taught.counted == {"optimizer_steps": 24, "resumed_from": 0, "skipped_steps": 0}
     assert [line["step"] for line in taught.lines] == [*range(1, 25)]

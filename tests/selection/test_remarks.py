@@ -44,6 +44,12 @@ def test_missing_images_and_empty_files_are_told(corpus: VisualPRM400K, tmp_path
     assert remarks(complete, build_signals(complete, tmp_path / "cache")) == []
 
 
+def test_rollouts_that_name_no_image_are_told(corpus: VisualPRM400K, tmp_path: Path) -> None:
+    """A key that is spelled otherwise would make a text of every one."""
+    (tmp_path / "annotations" / "a.jsonl").write_text(json.dumps(record([0.5], image=None)) + "\n")
+    assert remarks(corpus, build_signals(corpus, tmp_path / "cache")) == ["1 rollouts name no image"]
+
+
 def test_nothing_left(corpus: VisualPRM400K, tmp_path: Path) -> None:
     write(corpus, "a", "a/1.png", "../1.png")
     signals = build_signals(corpus, tmp_path / "cache")

@@ -176,7 +176,7 @@ def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidate
     scoring.rerank(load("task=rerank", f"run={run('sure', True)}", *files, "aggregate=min"))
     results = read_json(folder / "results.json")
     assert (results["questions"], results["n_max"], results["aggregate"]) == (5, 4, "min")
-    assert results["unusable"] == {"no_image": 1}
+    assert results["unusable"] == {"no_question": 1}
     assert results["unscored"] == {"sure": {"missing_image_file": 3}}
     assert results["adaptive"].keys() == {"sure"}
     assert results["benchmarks"]["all"]["policy"]["pass@1"]["accuracy"][0]["value"] == 0.25

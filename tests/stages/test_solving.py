@@ -123,9 +123,9 @@ def test_the_circle_closes(few: Load, tmp_path: Path) -> None:
 
 
 def test_no_question_is_one_line(load: Load, tmp_path: Path) -> None:
-    (tmp_path / "none.jsonl").write_text('{"question": "Why?", "answer": "So."}\n')
+    (tmp_path / "none.jsonl").write_text('{"question": "Why?"}\n')
     path = f"questions.path={tmp_path / 'none.jsonl'}"
-    with pytest.raises(ValueError, match=r"^questions.path=.* holds no usable record \(no_image 1\)"):
+    with pytest.raises(ValueError, match=r"^questions.path=.* holds no usable record \(no_answer 1\)"):
         sample(load("task=sample", "questions=jsonl", path, f"output={tmp_path / 'out.jsonl'}"))
     with pytest.raises(ValueError, match=r"^task=annotate needs output=FILE.jsonl"):
         annotate(load("task=annotate"))

@@ -104,6 +104,19 @@ def test_ranks_equal_one(
     assert_same_weights(tmp_path / "ranks", whole_folder)
 
 
+@pytest.mark.slow
+def test_a_rank_whose_rollouts_have_no_images_computes_alike(train: Any, tmp_path: Path) -> None:
+    """A forward pass holds one rollout here, or a few of one question: often one rank has images and the other none."""
+
+    def every_other_question(record: dict[str, Any], number: int) -> dict[str, Any]:
+        return {"images": [] if record["question_hash"] % 2 else record["images"]}
+
+    one = train(tmp_path / "one", relabel=every_other_question)
+    ranks = {"devices": 2, "strategy": "ddp_cpu", "max_tokens": 109}
+    assert_same_curve(train(tmp_path / "ranks", relabel=every_other_question, **ranks), one)
+    assert_same_weights(tmp_path / "ranks", tmp_path / "one")
+
+
 @pytest.mark.parametrize("stop_at", [1, 3, 4])
 def test_resumed_equals_uninterrupted_bit_for_bit(
     train: Any, whole: Lines, whole_folder: Path, tmp_path: Path, stop_at: int
