@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mprm.data.records import Solution
 from mprm.data.rollouts import Dataset
@@ -24,7 +25,7 @@ from mprm.selection.likeness import NEAR, NUMBERS, OTHER, Questions
 
 FINDINGS = ("copy", "numbers", "picture", "question")
 OF_QUESTIONS = ("same", "near", "numbers", "other")
-OF_PICTURES = ("bytes", "pixels", "near", "none", "other")
+OF_PICTURES = ("bytes", "pixels", "near", "none", "other")  # none: one of the two questions has no picture
 NONE, OTHERS = OF_PICTURES.index("none"), OF_PICTURES.index("other")
 
 MATCH = (
@@ -77,6 +78,7 @@ def check_settings(similarity: float, excluded: Collection[str]) -> None:
 
 
 def asked_by(solutions: Iterable[Solution]) -> Benchmark:
+    """The questions of a benchmark's solutions."""
     numbers: dict[tuple[str, tuple[str, ...]], int] = {}
     found = Benchmark()
     for solution in solutions:
@@ -91,7 +93,7 @@ def asked_by(solutions: Iterable[Solution]) -> Benchmark:
 
 
 def asked_in(dataset: Dataset, signals: pa.Table, benchmark: Benchmark, similarity: float) -> Training:
-    """The questions of the rollouts that can be trained on."""
+    """The questions of the rollouts that can be trained on, read from the annotations, and what they are like."""
     usable = np.flatnonzero(signals["drop_reason"].is_null().to_numpy())
     _, first = np.unique(signals["question_hash"].take(pa.array(usable)).to_numpy(), return_index=True)
     found = Training(rows=usable[np.sort(first)])
@@ -155,13 +157,11 @@ def excluded_records(
         for number, (finding, _) in found.items()
         if FINDINGS[finding.kind] in kinds
     }
-    ranked, before = signals["ranked"].to_pylist(), signals["drop_reason"].to_pylist()
-    places = zip(signals["source"].to_pylist(), signals["line"].to_pylist(), strict=True)
-    for (source, line), is_ranked, reason, question in zip(places, ranked, before, hashes.tolist(), strict=True):
-        if is_ranked and question in reasons:
-            yield {"source": source, "line": line, "reason": reasons[question]}
-        elif reason == "excluded":
-            yield {"source": source, "line": line, "reason": reason}
+    listed = np.isin(hashes, list(reasons)) & signals["ranked"].to_numpy()
+    listed |= pc.equal(signals["drop_reason"].cast(pa.string()), "excluded").fill_null(False).to_numpy()
+    places = signals.select(["source", "line"]).filter(pa.array(listed)).to_pylist()
+    for place, question in zip(places, hashes[listed].tolist(), strict=True):
+        yield place | {"reason": reasons.get(question, "excluded")}
 
 
 def matches(

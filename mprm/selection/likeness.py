@@ -35,7 +35,7 @@ PICTURE = np.dtype([("content", "<u8"), ("pixels", "<u8"), ("waves", "<u8", 4), 
 UNREADABLE = bytes(PICTURE.itemsize)
 SIDE, WAVES = 64, 16
 COSINES = np.cos(np.pi / SIDE * np.outer(np.arange(WAVES), np.arange(SIDE) + 0.5)) * math.sqrt(2 / SIDE)
-WEAK = 8  # amplitude that recompression can give a wave that is not there; the half of a photograph's are larger
+WEAK = 8  # an amplitude above that of the noise which recompression adds to a flat picture
 COLOUR = 24  # levels of 255 by which a sixteenth may differ: copies of charts by 19, other charts by 36 or more
 BLOCK = 256  # pictures compared at a time
 
