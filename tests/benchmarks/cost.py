@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ("dataset.rollouts=96", "held_out=8", "benchmark.size=20")
 TASKS = {  # command -> what it works on
     "task=select": "32,000 rollouts",
+    "task=contamination output=shared": "32,000 rollouts, 8,000 pictures, 1,500 solutions",
     "task=train": "3,200 rollouts, 1 epoch",
     "task=evaluate": "1,500 solutions",
     "task=score run=latest input=solutions.jsonl output=scores.jsonl": "1,500 solutions",
@@ -50,6 +51,8 @@ def main() -> None:
             words = command.split()
             if small and words[0] in ("task=select", "task=train", "task=evaluate"):
                 words += SMALL
+            if small and words[0] == "task=contamination":
+                words += [SMALL[0], SMALL[2]]
             if small and "experiment=egt" in words:
                 words += ["preferences.size=48", "preferences.traced=0.7", "reward_benchmark.size=6"]
             started = time.monotonic()
