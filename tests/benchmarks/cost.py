@@ -19,13 +19,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ("dataset.rollouts=96", "held_out=8", "benchmark.size=20")
 TASKS = {  # command -> what it works on
     "task=select": "32,000 rollouts",
-    "task=contamination output=shared": "32,000 rollouts, 8,000 pictures, 1,500 solutions",
     "task=train": "3,200 rollouts, 1 epoch",
     "task=evaluate": "1,500 solutions",
     "task=score run=latest input=solutions.jsonl output=scores.jsonl": "1,500 solutions",
     "task=export run=latest output=exported": "InternVL, 1.7 million parameters",
     "task=measure predictions=predictions.jsonl output=metrics.json": "1,500 solutions",
     "task=report": "one run",
+    "task=contamination output=shared": "32,000 rollouts, 8,000 pictures, 1,500 solutions",
     "task=sample solutions=16 questions.size=100 output=candidates.jsonl": "100 questions, 16 solutions each",
     "task=rerank run=latest input=candidates.jsonl output=best_of_16": "100 questions, 16 candidates each",
     "task=annotate questions.size=100 solutions=2 questions.path=q/q.jsonl output=annotated.jsonl": (
