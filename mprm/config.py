@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import import_module
 from inspect import getattr_static, isfunction, signature
 from pathlib import Path
@@ -71,6 +71,9 @@ class RunConfig:
     solutions: int = 16
     continuations: int = 16
     aggregate: str = "mean"
+    similarity: float = 0.7
+    distance: int = 16
+    excluded: list[str] = field(default_factory=lambda: ["copy"])
 
     def __post_init__(self) -> None:
         if self.task == "pretrain":

@@ -139,7 +139,7 @@ def help_text(*folders: Path) -> str:
         for path in folder.glob("*/*.yaml"):
             choices.setdefault(path.parent.name, set()).add(path.stem)
     groups = "".join(f"{group}: {', '.join(sorted(choices[group]))}\n" for group in sorted(choices))
-    tasks = "\n".join(f"    {name:10}  {task.does}" for name, task in TASKS.items())
+    tasks = "\n".join(f"    {name:13}  {task.does}" for name, task in TASKS.items())
     text = Template((PACKAGE / "help.txt").read_text(encoding="utf-8"))
     return text.substitute(command=command(), tasks=tasks, groups=groups)
 

@@ -137,6 +137,13 @@ TASKS = {
         keys=("seed", "solutions", "continuations", *OUTPUT),
         needs=("output=FILE.jsonl",),
     ),
+    "contamination": Task(
+        does="what training data and a benchmark share, and a list to exclude it: output=DIR",
+        function="contamination.contamination",
+        groups=("dataset", "benchmark"),
+        keys=("similarity", "distance", "excluded", *OUTPUT),
+        needs=("output=DIR",),
+    ),
     "export": Task(
         does="a trained run as a folder for transformers: run=RUN output=DIR; push_to=ORG/NAME: and on the hub",
         function="standalone.export",
@@ -167,6 +174,7 @@ NOT_IN_HASH = (
     # of tasks that open no run, and of files beside the run folder
     *(MODEL, "questions", "policy", "run", "checkpoint", "format", "input", "predictions", "threshold"),
     *("solutions", "continuations", "aggregate", "export", "output", "push_to"),
+    *("similarity", "distance", "excluded"),
     # the gradient does not depend on how a global batch is cut: a run resumes on other devices
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_tokens"),
     *("trainer.offload_optimizer", "trainer.num_workers", "backbone.gradient_checkpointing"),

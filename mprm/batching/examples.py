@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from PIL.Image import DecompressionBombError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mprm.batching.collate import Example
+from mprm.data.records import PLACEHOLDER
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,16 +38,13 @@ if TYPE_CHECKING:
 
 MARK = "<prm>"
 
-# "<image>", "<image1>", "<image 1>" and the unclosed "<image7" of VisualProcessBench.
-_PLACEHOLDER = re.compile(r"<\s*image(?:\s*(\d+))?(?:\s*>)?", re.IGNORECASE)
-
 
 def neutralise(text: str) -> str:
     """The user's text without anything that reads as a mark or an image placeholder.
 
     "<image1>" and its variants become "[image 1]", "<image>" becomes "[image]" and "<prm>" becomes "[prm]".
     """
-    text = _PLACEHOLDER.sub(lambda match: f"[image {match[1]}]" if match[1] else "[image]", text)
+    text = PLACEHOLDER.sub(lambda match: f"[image {match[1]}]" if match[1] else "[image]", text)
     return text.replace(MARK, "[prm]")
 
 

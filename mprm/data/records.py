@@ -1,5 +1,6 @@
 """Records about images, or text alone, in a file of their own: benchmarks, questions and preferences."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +10,9 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, json_object, lines_of, read_each
+
+# "<image>", "<image1>", "<image 1>" and the unclosed "<image7" of VisualProcessBench.
+PLACEHOLDER = re.compile(r"<\s*image(?:\s*(\d+))?(?:\s*>)?", re.IGNORECASE)
 
 Record = TypeVar("Record")
 Given = TypeVar("Given", covariant=True)

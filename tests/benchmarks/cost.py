@@ -25,6 +25,7 @@ TASKS = {  # command -> what it works on
     "task=export run=latest output=exported": "InternVL, 1.7 million parameters",
     "task=measure predictions=predictions.jsonl output=metrics.json": "1,500 solutions",
     "task=report": "one run",
+    "task=contamination output=shared": "32,000 rollouts, 8,000 pictures, 1,500 solutions",
     "task=sample solutions=16 questions.size=100 output=candidates.jsonl": "100 questions, 16 solutions each",
     "task=rerank run=latest input=candidates.jsonl output=best_of_16": "100 questions, 16 candidates each",
     "task=annotate questions.size=100 solutions=2 questions.path=q/q.jsonl output=annotated.jsonl": (
@@ -50,6 +51,8 @@ def main() -> None:
             words = command.split()
             if small and words[0] in ("task=select", "task=train", "task=evaluate"):
                 words += SMALL
+            if small and words[0] == "task=contamination":
+                words += [SMALL[0], SMALL[2]]
             if small and "experiment=egt" in words:
                 words += ["preferences.size=48", "preferences.traced=0.7", "reward_benchmark.size=6"]
             started = time.monotonic()
