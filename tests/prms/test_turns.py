@@ -145,7 +145,9 @@ def test_special_tokens_in_the_text_are_text(style: Any, family: str, folder: Ca
 
 
 def test_the_wrong_folder_is_one_line(folder: Callable[[str], Path]) -> None:
-    with pytest.raises(ValueError, match=r"^model\.path is not set; give the folder of the downloaded weights$"):
+    with pytest.raises(
+        ValueError, match=r"^model\.path is not set; give the folder of the weights, or ORG/NAME on the hub$"
+    ):
         VisualPRM().scorer(4096, "cpu")
     with pytest.raises(ValueError, match=r"^model\.path=.* holds model_type 'qwen2_5_vl', .*; choose another model=$"):
         VisualPRM(path=str(folder("qwen2_5_vl"))).scorer(4096, "cpu")
