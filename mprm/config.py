@@ -173,13 +173,11 @@ def validate(
 ) -> Config:
     """Check a composed config and bind what its task needs.
 
-    raw: the composed config; it is not changed, the result's `raw` has `name` filled in, and the commits of hub ids;
-    choices: the option chosen for each group (HydraConfig's runtime.choices), which names the run folder; typed: the
-    overrides that the user typed, of which the task must use every one; bound: the groups to bind instead of the
-    task's.
+    raw: the composed config; it is not changed, the result's `raw` has `name` and the commits of hub ids; choices: the
+    option chosen for each group (HydraConfig's runtime.choices), which names the run folder; typed: the overrides that
+    the user typed, of which the task must use every one; bound: the groups to bind instead of the task's.
 
-    Raises ValueError if a key is unknown or not used, or a value has the wrong type or is out of range; and as
-    hub.explained() if a hub id cannot be used.
+    Raises ValueError if a key is unknown or unused, or a value is of a wrong type or out of range; hub.explained().
     """
     values = _resolved(raw, "")
     run = _fill(RunConfig, {key: value for key, value in values.items() if key not in GROUPS}, "")
@@ -200,8 +198,7 @@ def validate(
 
 
 def config_of_run(folder: Path) -> Config:
-    """The configuration that a run was made with; of its components the backbone alone is bound, and so downloaded, at
-    once. Raises ValueError if the folder is no run."""
+    """The configuration of a run, of which the backbone alone is bound at once. ValueError if the folder is no run."""
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"run={folder} has no config.yaml; give the folder of a run, runs/NAME")
     if (folder / STAGES).is_file():
