@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import import_module
 from inspect import getattr_static, isfunction, signature
@@ -91,15 +92,11 @@ class RunConfig:
         if self.format not in ("hf", "original"):
             raise ValueError(f"format={self.format} is unknown; choose hf or original")
         if self.name is not None and (self.name in (".", "..") or "/" in self.name):
-            raise ValueError(
-                f"name={self.name} is not the name of a folder; give one without '/', and its place as runs="
-            )
-        try:
-            known = self.threshold == "searched" or math.isfinite(float(self.threshold))
-        except ValueError:
-            known = False
-        if not known:
-            raise ValueError(f"threshold={self.threshold} is neither a number nor 'searched'; give e.g. threshold=0.5")
+            raise ValueError(f"name={self.name} is not the name of a folder; give one without '/', its place as runs=")
+        with suppress(ValueError):
+            if self.threshold == "searched" or math.isfinite(float(self.threshold)):
+                return
+        raise ValueError(f"threshold={self.threshold} is neither a number nor 'searched'; give e.g. threshold=0.5")
 
 
 class Component(Generic[Bound]):

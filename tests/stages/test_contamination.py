@@ -131,3 +131,12 @@ def test_a_killed_command_goes_on_and_a_finished_one_is_done(
 def test_an_input_is_not_replaced(given: Given, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"output=.* is an input of this command, or holds one"):
         stage.contamination(given("task=contamination", f"output={tmp_path / 'benchmark'}", "overwrite=true"))
+
+
+def test_a_question_without_a_picture_is_compared_by_its_text(given: Given, tmp_path: Path) -> None:
+    for path in (tmp_path / "data" / "mine.jsonl", tmp_path / "benchmark" / "test.jsonl"):
+        records = [{key: value for key, value in json.loads(line).items() if key != "image"} for line in path.open()]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    shared(given, tmp_path)
+    copies = [(line, "copy") for line, (question, _) in enumerate(ROLLOUTS) if "2" in question]
+    assert listed(tmp_path / "shared" / "exclude.jsonl") == copies
