@@ -69,6 +69,16 @@ def json_object(line: bytes | str, decoder: json.JSONDecoder = UNIQUE_KEYS) -> d
     return record
 
 
+def value_at(record: Any, key: str) -> Any:
+    """What an object holds under a key, which may be keys of objects in each other with dots between; None where there
+    is nothing."""
+    if isinstance(record, dict) and key in record:
+        return record[key]
+    for part in key.split("."):
+        record = record.get(part) if isinstance(record, dict) else None
+    return record
+
+
 def check_text(*texts: str) -> None:
     """Raise Unusable for text that UTF-8 cannot hold: JSON may spell half a surrogate pair."""
     text = "".join(texts)

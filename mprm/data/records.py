@@ -55,15 +55,15 @@ class RecordFile:
 
     def records(self) -> Iterator[Any]:
         stem = self.file().stem
+        return read_each(stem, self.items(), lambda number, item: self.whole(item, stem, number))
 
-        def whole(number: int, item: Any) -> Any:
-            fields = json_object(item) if isinstance(item, bytes) else item
-            if not isinstance(fields, dict):
-                raise Unusable("not_an_object")
-            record = self.read(fields, stem, number)
-            return replace(record, images=self.image_folder.names(record.images))
-
-        return read_each(stem, self.items(), whole)
+    def whole(self, item: Any, stem: str, number: int) -> Any:
+        """The record of one item with the files of its images; or Unusable."""
+        fields = json_object(item) if isinstance(item, bytes) else item
+        if not isinstance(fields, dict):
+            raise Unusable("not_an_object")
+        record = self.read(fields, stem, number)
+        return replace(record, images=self.image_folder.names(record.images))
 
     def items(self) -> Iterable[tuple[int, Any]]:
         """Number and content of every record: a line, or what was read of another container."""
@@ -95,7 +95,8 @@ def usable_records(reader: Records[Record], group: str) -> tuple[list[Record], d
             records.append(record)
     if not records:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "no line"
-        first = f"{first_keys(Path(reader.path))}; " if reader.path is not None else ""
+        read = None if reader.path is None else Path(reader.path)
+        first = f"{first_keys(read)}; " if read is not None and read.is_file() else ""
         why = reader.image_folder.tried([missing]) if missing else f"{first}give {reader.wanted}"
         raise ValueError(f"{group}.path={reader.path} holds no usable record ({reasons}): {why}")
     return records, dict(dropped)
@@ -186,13 +187,13 @@ class VisualProcessBench(BenchmarkFile):
             raise Unusable("bad_step")
         if not isinstance(labels, list) or len(labels) != len(steps):
             raise Unusable("length_mismatch")
-        numbers = tuple(map(_label, labels))
+        numbers = tuple(map(step_label, labels))
         check_text(source, question, *images, *steps)
         return Solution(name, source, images, question, tuple(steps), numbers)
 
 
-def _label(value: object) -> int:
-    """1, -1 or 0, which may be written as 1.0 or "1"."""
+def step_label(value: object) -> int:
+    """1, -1 or 0, which may be written as 1.0 or "1"; or Unusable."""
     try:
         label = float(value) if type(value) in (int, float, str) else None  # type: ignore[arg-type]
     except (ValueError, OverflowError):

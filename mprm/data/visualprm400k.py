@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from mprm.data.image_folder import ImageFolder
-from mprm.data.lines import LAST_KEY, UNIQUE_KEYS, Unusable, check_json_lines, json_object, source_files
+from mprm.data.lines import LAST_KEY, UNIQUE_KEYS, Unusable, json_object, source_files, value_at
 from mprm.data.records import image_field, image_names
+from mprm.data.rollout_files import RolloutFiles
 from mprm.data.rollouts import Rollout, measurement, published_measurement
 
 LEADING_IMAGES = re.compile(r"\A(<image>\s*)+")
@@ -156,52 +157,31 @@ class Fields:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JsonLines(Annotations):
+class JsonLines(RolloutFiles, Annotations):
     """Rollouts of a file or a folder of *.jsonl, cleaned as VisualPRM400K's."""
 
-    path: str | None = None  # image paths start from its folder where `images` is not set
     fields: Fields = field(default_factory=Fields)
 
     @property
-    def wanted(self) -> str:
+    def wanted(self) -> str:  # type: ignore[override]
         named = [f"{key} ({part})" if key != part else key for part, key in asdict(self.fields).items()]
         return f"{', '.join(named[:3])}, with {', '.join(named[3:])} of every step (dataset.fields)"
 
-    def files(self) -> list[Path]:
-        path = self._path()
-        if not path.exists():
-            raise ValueError(f"dataset.path={path} is not there; give JSON lines with {self.wanted}")
-        if self.images is not None and not Path(self.images).is_dir():
-            raise ValueError(f"dataset.images={self.images} is not a folder; give the one that image paths start from")
-        if path.is_dir():
-            return source_files(path, "dataset.path", self.sources, self.exclude_sources)
-        if self.sources is not None or self.exclude_sources is not None:
-            raise ValueError(
-                f"dataset.path={path} is one source; leave dataset.sources and dataset.exclude_sources out"
-            )
-        return [check_json_lines(path, "dataset.path")]
-
-    @cached_property
-    def image_folder(self) -> ImageFolder:
-        path = self._path()
-        return ImageFolder(self.images or (path if path.is_dir() else path.parent), "restore it, or select again")
-
-    def _path(self) -> Path:
-        if self.path is None:
-            raise ValueError(f"dataset.path is not set; give JSON lines with {self.wanted}")
-        return Path(self.path)
-
     def layout(self, record: dict[str, Any]) -> dict[str, Any]:
-        names, steps = self.fields, _at(record, self.fields.steps)
+        names, steps = self.fields, value_at(record, self.fields.steps)
         measured = (names.score, names.n_correct, names.n_total)
         if isinstance(steps, list) and any(isinstance(step, str) for step in steps):
-            steps = _rows(steps, [_at(record, key) for key in measured])
+            steps = _rows(steps, [value_at(record, key) for key in measured])
         elif isinstance(steps, list):
             steps = [
-                _raw(*(_at(step, key) for key in (names.step, *measured))) if isinstance(step, dict) else step
+                _raw(*(value_at(step, key) for key in (names.step, *measured))) if isinstance(step, dict) else step
                 for step in steps
             ]
-        return {"image": _at(record, names.image), "question": _at(record, names.question), "steps_with_score": steps}
+        return {
+            "image": value_at(record, names.image),
+            "question": value_at(record, names.question),
+            "steps_with_score": steps,
+        }
 
 
 def question_text(record: dict[str, Any]) -> str:
@@ -258,14 +238,6 @@ def _is_hard_label(label: object, k: object, n: object) -> bool:
     if type(k) is not int or type(n) is not int:
         return False
     return k > 0 if label == 1 else label == 0 and (k < n or n == 0)
-
-
-def _at(record: Any, key: str) -> Any:
-    if isinstance(record, dict) and key in record:
-        return record[key]
-    for part in key.split("."):
-        record = record.get(part) if isinstance(record, dict) else None
-    return record
 
 
 def _rows(texts: list[Any], columns: list[Any]) -> list[dict[str, Any]]:
