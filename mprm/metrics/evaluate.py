@@ -11,6 +11,7 @@ import numpy as np
 
 from mprm.metrics import step_metrics as metrics
 from mprm.metrics.estimate import HELD_OUT, RESAMPLES, Estimate, Floats, Ints, Resampled, percentile, resample_weights
+from mprm.metrics.first_errors import f1_of, first_error_results, first_error_shares, mean_f1
 from mprm.metrics.predictions import Prediction
 from mprm.metrics.results import SourceResults, StepResults, ThresholdResults
 from mprm.metrics.step_metrics import LabelledSteps, fitted, labelled_steps, searched
@@ -79,14 +80,19 @@ def step_measures(
     left out.
 
     auc, average_precision; f1, f1_fixed and f1_optimistic: overall macro-F1 at the fitted, the fixed and the optimistic
-    threshold; first_error_accuracy and "source/NAME", the macro-F1 of a source: both at the fitted threshold.
+    threshold; first_error_accuracy and "source/NAME", the macro-F1 of a source: both at the fitted threshold;
+    first_error_f1 (fitted) and first_error_f1_fixed, where solutions are judged up to their first wrong step.
     """
     steps = labelled_steps(predictions)
     weights_BS = resample_weights(len(steps.source_S), resamples=resamples)
     values = dict(zip(("auc", "average_precision"), metrics.rankings(steps, weights_BS), strict=True))
     for name, at in _thresholds(steps, _both_kinds(held_out), error_rate, resamples).items():
         counts_BG4 = metrics.confusion(steps, at.values_B, weights_BS)
-        values["f1" if name == "fitted" else f"f1_{name}"] = metrics.step_weighted_macro_f1(counts_BG4)
+        suffix = "" if name == "fitted" else f"_{name}"
+        values[f"f1{suffix}"] = metrics.step_weighted_macro_f1(counts_BG4)
+        if steps.to_first_error and name != "optimistic":
+            shares_BG2 = first_error_shares(steps, at.values_B, weights_BS)
+            values[f"first_error_f1{suffix}"] = mean_f1(f1_of(shares_BG2))
         if name == "fitted":
             values["first_error_accuracy"] = _first_errors(steps, at, weights_BS)
             of_sources = zip(steps.sources, _by_source(counts_BG4).T, strict=True)
@@ -165,6 +171,7 @@ def _at_threshold(steps: LabelledSteps, at: At, auc: Estimate | None, weights_BS
         classical_micro_f1=(tp + tn) / total,
         first_error_accuracy=percentile(_first_errors(steps, at, weights_BS)),
         first_error_f1=_number(metrics.first_error_f1((low_S < threshold) & (threshold <= high_S), low_S > -np.inf)),
+        first_errors=first_error_results(steps, at.values_B, weights_BS) if steps.to_first_error else None,
         confusion={"tp": tp, "fp": fp, "fn": fn, "tn": tn},
         total_steps=total,
         per_source={name: _source(counts_G4[g], macro_BG[:, g]) for g, name in enumerate(steps.sources)},

@@ -1,5 +1,4 @@
-"""What a task has measured, as it lies in results.json. A number with an interval is an Estimate, in JSON {"value",
-"low", "high"}; one without is a number, and what is undefined is null."""
+"""Results as they lie in results.json. With an interval: {"value", "low", "high"}, an Estimate; undefined: null."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
 from mprm.metrics.estimate import Estimate as Estimate
+from mprm.metrics.first_errors import FirstErrors
 from mprm.runs.artifacts import reading, write_json
 
 VERSION = 3  # of the layout of results.json
@@ -40,6 +40,7 @@ class ThresholdResults:
     classical_micro_f1: float  # which is the step accuracy
     first_error_accuracy: Estimate
     first_error_f1: float | None  # None when all solutions have a wrong step, or none has
+    first_errors: FirstErrors | None = None  # where solutions are judged up to their first wrong step
     confusion: dict[str, int]  # tp: right steps accepted, fp: wrong ones accepted, fn: right ones rejected, tn
     total_steps: int
     per_source: dict[str, SourceResults]
@@ -68,8 +69,7 @@ class StepResults:
     brier: float | None
     resamples: int  # of the solutions, and of the held-out ones: intervals are 95 % percentiles of a bootstrap
     error_rate: float | None  # share of wrong steps that the benchmark declares
-    # fitted: Platt's fit to held-out solutions, not there without any; fixed: given in advance, 0.5 unless asked for
-    # otherwise; optimistic: searched on the labels of the benchmark itself, as published
+    # fitted: to held-out solutions, if any; fixed: in advance, by default 0.5; optimistic: searched on the benchmark
     thresholds: dict[str, ThresholdResults]
     baselines: dict[str, ThresholdResults]  # majority and position_only, neither of which reads a step
     skipped: dict[str, int] = field(default_factory=dict)  # benchmark solutions without scores, by reason

@@ -36,6 +36,8 @@ class LabelledSteps:
     solution_N: Ints  # index of the solution, ascending
     right_N: Bools  # label 1 (not -1)
     scores_N: Floats
+    # No solution is judged behind its first wrong step, as in ProcessBench, and some have one.
+    to_first_error: bool = False
 
 
 def labelled_steps(predictions: Sequence[Prediction]) -> LabelledSteps:
@@ -49,7 +51,11 @@ def labelled_steps(predictions: Sequence[Prediction]) -> LabelledSteps:
     scores = np.array([score for prediction in kept for score in prediction.scores], dtype=np.float64)
     solution = np.repeat(np.arange(len(kept)), [len(prediction.labels) for prediction in kept])
     counted = labels != 0
-    return LabelledSteps(tuple(sources.tolist()), source_S, solution[counted], labels[counted] == 1, scores[counted])
+    names, right = tuple(sources.tolist()), labels[counted] == 1
+    to_first = not right.all() and not any(
+        -1 in one.labels and any(one.labels[one.labels.index(-1) + 1 :]) for one in kept
+    )
+    return LabelledSteps(names, source_S, solution[counted], right, scores[counted], to_first)
 
 
 # ---- confusion counts and F1

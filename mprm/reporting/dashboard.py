@@ -87,6 +87,8 @@ def numbers(record: RunRecord, stages: dict[str, dict[str, Any]]) -> dict[str, A
             behind = "" if name == "fitted" else f"_{name}"
             found[f"benchmark/threshold{behind}"] = part.threshold
             measured[f"benchmark/f1{behind}"] = part.overall_step_weighted_macro_f1
+            if part.first_errors:
+                measured[f"benchmark/first_error_f1{behind}"] = part.first_errors.f1
         for name, part in results.baselines.items():
             measured |= {f"baseline/{name}_f1": part.overall_step_weighted_macro_f1, f"baseline/{name}_auc": part.auc}
         for name, number in measured.items():

@@ -80,6 +80,8 @@ KINDS = {
         extra=(
             Measure(key="average_precision", name="AP of wrong steps", title="", axis="", scale=1, form=".3f"),
             Measure(key="first_error_accuracy", name="first errors found (%)", title="", axis=""),
+            Measure(key="first_error_f1", name="ProcessBench F1", title="", axis=""),
+            Measure(key="first_error_f1_fixed", name="ProcessBench F1 at 0.5", title="", axis=""),
             Measure(key="ece", name="ECE", title="", axis="", scale=1, form=".3f"),
         ),
         sources=f"{F1}, fitted threshold",
@@ -88,7 +90,8 @@ KINDS = {
         note="F1: mean of the sources' macro-F1, weighted by labelled steps, in points, at the threshold that is "
         "fitted to held-out rollouts with right and wrong steps weighted equally, so that it does not matter how many "
         "of them are wrong. Optimistic: at the best threshold on the benchmark itself, as published. AP: average "
-        "precision. First errors at the fitted threshold.",
+        "precision. First errors at the fitted threshold. ProcessBench F1: of the shares of wrong solutions whose "
+        "first error is found and of right ones in which nothing is rejected, mean over the sources.",
         lacking="A model without held-out rollouts has no fitted threshold, and so neither F1 nor first errors found "
         "(-): compare its F1 at 0.5, and its optimistic F1 with the optimistic ones.",
     ),

@@ -13,6 +13,7 @@ from rich.console import Console
 from mprm.metrics.estimate import Floats
 from mprm.metrics.results import StepResults, ThresholdResults
 from mprm.metrics.step_metrics import LabelledSteps, f1_at, labelled_steps
+from mprm.reporting.first_errors import first_errors_table
 from mprm.reporting.plots import training_curves
 from mprm.reporting.report import (
     Card,
@@ -75,6 +76,7 @@ def print_run(record: RunRecord, console: Console | None = None) -> None:
     tables = [composition_table(record.manifest)] if record.manifest else []
     if results := record.results:
         tables += [benchmark_table(results), sources_table(results)]
+        tables += [table for table in [first_errors_table(results)] if table]
     short = [replace(table, note="") for table in tables]
     print_report(Report(record.folder.name, headline(record), short), console)
 
@@ -83,7 +85,7 @@ def step_report(record: RunRecord) -> Report:
     """The page of one run."""
     sections: list[Section | None] = []
     if results := record.results:
-        sections += [benchmark_table(results), sources_table(results)]
+        sections += [benchmark_table(results), sources_table(results), first_errors_table(results)]
         if record.predictions and results.ece is not None:
             steps = labelled_steps(record.predictions)
             of_run = {"this training": [Scored(steps, results.thresholds)]}

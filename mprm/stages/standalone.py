@@ -120,10 +120,12 @@ def measure(cfg: Config) -> None:
     write_results(output.target, results)
     output.remember()
     (at,) = results.thresholds.values()
+    f1 = at.first_errors and at.first_errors.f1
+    process_f1 = f", ProcessBench F1 {f1.value:.4f}" if f1 else ""
     say(
         f"{results.n_solutions} solutions at threshold {at.threshold:.6g}: overall_step_weighted_macro_f1 "
         f"{at.overall_step_weighted_macro_f1.value:.4f}, pooled_macro_f1 {at.pooled_macro_f1.value:.4f}, "
-        f"auc {at.auc_words()}; wrote {cfg.output}"
+        f"auc {at.auc_words()}{process_f1}; wrote {cfg.output}"
     )
 
 

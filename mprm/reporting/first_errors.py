@@ -1,0 +1,48 @@
+"""First errors, as ProcessBench counts them: of benchmarks that judge solutions up to their first wrong step."""
+
+from __future__ import annotations
+
+from mprm.metrics.estimate import Estimate
+from mprm.metrics.results import StepResults, ThresholdResults
+from mprm.reporting.report import Table
+
+AT = {"fitted": "at the fitted threshold", "fixed": "at 0.5", "optimistic": "at the optimistic threshold"}
+NOTE = (
+    "F1: harmonic mean of the share of the solutions with a wrong step in which it is the first that is rejected, and "
+    "of the share of the others in which none is; then the mean over the sources, as published."
+)
+
+
+def first_errors_table(results: StepResults) -> Table | None:
+    """The mean F1 at every threshold and of the baselines, then every source at the main threshold; None for another
+    kind of benchmark."""
+    main = results.main.first_errors
+    if main is None:
+        return None
+    rows = [_mean(f"mean of the sources, {words}", results.thresholds.get(name)) for name, words in AT.items()]
+    rows += [_mean(f"{name.replace('_', ' ')}, mean of the sources", part) for name, part in results.baselines.items()]
+    for name, part in main.per_source.items():
+        solutions = (f"{part.n_wrong:,}", f"{part.n_right:,}")
+        rows.append(
+            (name, f"{results.main.threshold:.3f}", *map(_points, (part.f1, part.found, part.accepted)), *solutions)
+        )
+    columns = (
+        "",
+        "threshold",
+        "F1",
+        "first errors found (%)",
+        "right solutions accepted (%)",
+        "with errors",
+        "without",
+    )
+    return Table("First errors (ProcessBench)", columns, tuple(row for row in rows if row), NOTE)
+
+
+def _mean(words: str, part: ThresholdResults | None) -> tuple[str, ...]:
+    if part is None or part.first_errors is None:
+        return ()
+    return (words, f"{part.threshold:.3f}", _points(part.first_errors.f1), *["-"] * 4)
+
+
+def _points(estimate: Estimate | None) -> str:
+    return estimate.points() if estimate else "-"
