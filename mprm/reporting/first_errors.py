@@ -6,10 +6,11 @@ from mprm.metrics.estimate import Estimate
 from mprm.metrics.results import StepResults, ThresholdResults
 from mprm.reporting.report import Table
 
-AT = {"fitted": "at the fitted threshold", "fixed": "at 0.5", "optimistic": "at the optimistic threshold"}
+AT = {"fitted": "mean, fitted threshold", "fixed": "mean, at 0.5", "optimistic": "mean, optimistic threshold"}
+BASELINES = {"majority": "mean, majority class", "position_only": "mean, position only"}
 NOTE = (
     "F1: harmonic mean of the share of the solutions with a wrong step in which it is the first that is rejected, and "
-    "of the share of the others in which none is; then the mean over the sources, as published."
+    "of the share of the others in which none is; mean: over the sources, as published. Wrong and right: solutions."
 )
 
 
@@ -19,22 +20,12 @@ def first_errors_table(results: StepResults) -> Table | None:
     main = results.main.first_errors
     if main is None:
         return None
-    rows = [_mean(f"mean of the sources, {words}", results.thresholds.get(name)) for name, words in AT.items()]
-    rows += [_mean(f"{name.replace('_', ' ')}, mean of the sources", part) for name, part in results.baselines.items()]
+    rows = [_mean(words, results.thresholds.get(name)) for name, words in AT.items()]
+    rows += [_mean(words, results.baselines[name]) for name, words in BASELINES.items()]
     for name, part in main.per_source.items():
-        solutions = (f"{part.n_wrong:,}", f"{part.n_right:,}")
-        rows.append(
-            (name, f"{results.main.threshold:.3f}", *map(_points, (part.f1, part.found, part.accepted)), *solutions)
-        )
-    columns = (
-        "",
-        "threshold",
-        "F1",
-        "first errors found (%)",
-        "right solutions accepted (%)",
-        "with errors",
-        "without",
-    )
+        shares, solutions = map(_points, (part.f1, part.found, part.accepted)), (part.n_wrong, part.n_right)
+        rows.append((name, f"{results.main.threshold:.3f}", *shares, *(f"{n:,}" for n in solutions)))
+    columns = ("", "threshold", "F1", "errors found (%)", "right accepted (%)", "wrong", "right")
     return Table("First errors (ProcessBench)", columns, tuple(row for row in rows if row), NOTE)
 
 

@@ -133,7 +133,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
             JsonSolutions(fields=SolutionFields(**fields))
     with pytest.raises(ValueError, match=r"benchmark.path=.* holds no \*\.jsonl or \*\.json file; give JSON with id"):
         list(JsonSolutions(path=str(tmp_path)).records())
-    with pytest.raises(ValueError, match="benchmark.path is not set; give JSON with"):
+    with pytest.raises(ValueError, match=r"benchmark\.path is not set; give JSON with"):
         list(JsonSolutions().records())
     (tmp_path / "cut.json").write_text("[{")
     with pytest.raises(ValueError, match=r"cut.json is no JSON list \(.*\); download it again"):
