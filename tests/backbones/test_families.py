@@ -158,9 +158,11 @@ def scores(model: ChatModel, examples: list[Example]) -> torch.Tensor:
         return model.eval()(collate(examples)).logits_M2.softmax(-1)[:, 1]
 
 
-def plain_scores(folder: Path, processor: ChatProcessor, examples: list[Example]) -> torch.Tensor:
+def plain_scores(
+    folder: Path, processor: ChatProcessor, examples: list[Example], stock: Any = AutoModelForImageTextToText
+) -> torch.Tensor:
     """By transformers' model of the folder, head included, one solution after the other."""
-    hf = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    hf = stock.from_pretrained(folder).eval()
     verdicts, found = processor.tokenizer.convert_tokens_to_ids(["No", "Yes"]), []
     for example in examples:
         ids_1L, vision = example.input_ids[None], example.vision
