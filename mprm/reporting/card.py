@@ -87,7 +87,8 @@ def made_of(run: Path) -> dict[str, str]:
         rows["selector"] = manifest.selector.label
         rows["kept"] = f"{kept.rollouts:,} of {eligible.rollouts:,} rollouts ({share}), {kept.steps:,} steps"
         rows["content of the annotations"] = f"SHA-256 {manifest.data_hash}"
-    for stage, done in read_json(run / "stages.json")["stages"].items():
+    stages = read_json(run / "stages.json")["stages"] if (run / "stages.json").is_file() else {}
+    for stage, done in stages.items():
         if "optimizer_steps" in done:
             objective = f", objective {done['objective']}" if "objective" in done else ""
             rows[f"training ({stage})"] = f"{done['optimizer_steps']:,} optimizer steps{objective}"
