@@ -51,7 +51,7 @@ def test_an_installed_command_selects_with_a_selector_of_ones_own(tmp_path: Path
         *("-cd", "conf", "selector=everything", "task=select", "dataset=visualprm400k"),
         *("dataset.annotations=annotations", "held_out=0"),
     )
-    assert "selected 427 of 427 rollouts" in said
+    assert "selected 432 of 432 rollouts" in said
     assert said.splitlines()[-1].startswith("next: mprm -cd conf selector=everything task=train ")
     assert sorted(path.name for path in work.iterdir()) == ["annotations", "cache", "conf", "mine.py", "runs"]
     assert "everything" in run("-cd", "conf", "--help")

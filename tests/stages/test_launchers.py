@@ -91,8 +91,8 @@ def test_every_job_runs_and_a_failure_is_its_own(
     )
     missing = "dataset.annotations: absent is not a folder; give the one that holds the annotations as *.jsonl"
     assert sorted(ended) == [
-        ("a", "0.1", "done", "42 rollouts kept"),
-        ("a", "0.2", "done", "85 rollouts kept"),
+        ("a", "0.1", "done", "43 rollouts kept"),
+        ("a", "0.2", "done", "86 rollouts kept"),
         ("absent", "0.1", "failed", missing),
         ("absent", "0.2", "failed", missing),
     ]

@@ -130,7 +130,7 @@ def test_transformers_processor_reads_the_folder(name: str, tmp_path: Path) -> N
     component = BACKBONES[name]()
     processor, model = component.load()
     export(model, processor, component, tmp_path / "out", "hf")
-    again, _ = InternVL(path=str(tmp_path / "out")).load()
+    again, _ = InternVL(path=str(tmp_path / "out"), max_length=512).load()
     again.save(tmp_path / "again")
     assert len(list((tmp_path / "again").iterdir())) == 4
     for path in (tmp_path / "again").iterdir():
@@ -148,7 +148,7 @@ def test_an_exported_folder_is_a_backbone_again(name: str, tmp_path: Path) -> No
     component = BACKBONES[name]()
     processor, model, expected = trained(component)
     export(model, processor, component, tmp_path / "out", "hf")
-    again = type(component)(path=str(tmp_path / "out")).load()
+    again = type(component)(path=str(tmp_path / "out"), max_length=component.max_length).load()
     torch.testing.assert_close(scores(*again), expected, atol=1e-5, rtol=0)
 
 
@@ -157,7 +157,7 @@ def test_the_original_format_gives_the_same_scores(tmp_path: Path) -> None:
         component = InternVL(path=str(ORIGINAL), max_length=2048, language_model=language_model)
         processor, model, expected = trained(component)
         export(model, processor, component, tmp_path / language_model, "original")
-        again = InternVL(path=str(tmp_path / language_model)).load()
+        again = InternVL(path=str(tmp_path / language_model), max_length=2048).load()
         torch.testing.assert_close(scores(*again), expected, atol=1e-5, rtol=0)
 
 
@@ -175,7 +175,7 @@ def test_a_kappa_head_goes_with_the_folder(name: str, layout: str, tmp_path: Pat
     export(model, processor, component, tmp_path / "out", layout)
     assert (tmp_path / "out" / KAPPA).stat().st_mode == (tmp_path / "out" / "config.json").stat().st_mode
     torch.manual_seed(5)
-    again, folder_model = type(component)(path=str(tmp_path / "out")).load()
+    again, folder_model = type(component)(path=str(tmp_path / "out"), max_length=component.max_length).load()
     torch.testing.assert_close(scores(again, folder_model), expected, atol=1e-5, rtol=0)
     with torch.inference_mode():
         torch.testing.assert_close(folder_model(batch).kappa_M, expected_kappa, atol=1e-4, rtol=0)
@@ -184,7 +184,13 @@ def test_a_kappa_head_goes_with_the_folder(name: str, layout: str, tmp_path: Pat
     folder_model.set_kappa(True)
     assert folder_model.kappa.weight.equal(model.kappa.weight), "trained on from where it was"
     folder_model.set_kappa(False)
-    export(folder_model, again, type(component)(path=str(tmp_path / "out")), tmp_path / "dropped", layout)
+    export(
+        folder_model,
+        again,
+        type(component)(path=str(tmp_path / "out"), max_length=component.max_length),
+        tmp_path / "dropped",
+        layout,
+    )
     assert not (tmp_path / "dropped" / KAPPA).exists()
 
 
@@ -212,11 +218,11 @@ def test_a_new_mark_is_named_in_every_file_that_lists_added_tokens(tmp_path: Pat
         else:
             content[key] = {number: token for number, token in content[key].items() if token["content"] != "<prm>"}
         (source / name).write_text(json.dumps(content))
-    component = InternVL(path=str(source))
+    component = InternVL(path=str(source), max_length=2048)
     processor, model, expected = trained(component)
     assert model.mark_id == 409
     export(model, processor, component, tmp_path / "out", "original")
-    again, step_model = InternVL(path=str(tmp_path / "out")).load()
+    again, step_model = InternVL(path=str(tmp_path / "out"), max_length=2048).load()
     assert step_model.mark_id == 409
     torch.testing.assert_close(scores(again, step_model), expected, atol=1e-5, rtol=0)
     assert json.loads((tmp_path / "out" / "added_tokens.json").read_text()) == {"<img>": 400, "<prm>": 409}
