@@ -265,5 +265,7 @@ def test_an_option_of_a_reward_is_not_misspelt_in_silence(exported: Path) -> Non
         ValueError, match=r"^agregate='min' is no option of reward\(\); there are aggregate and separator"
     ):
         scorer.reward(**given, agregate="min")
+    with pytest.raises(ValueError, match=r"^separator='' parts no steps; give a text such as"):
+        scorer.reward(**given, separator="")
     with pytest.raises(ValueError, match=r"^aggregate=median is unknown; choose one of mean, min, "):
         scorer.reward(**given, aggregate="median")

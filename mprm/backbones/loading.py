@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DECODER_LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 PROMPT = "mprm.json"  # in an exported folder: the options of the prompt it was trained with
+REMEDY = {"exact": "backbone.exact=false"}  # the same for every backbone=
 DTYPES = {"stored": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 FROZEN, TRAINED, LORA = "frozen", "trained", "lora"
 CHOICES = {
@@ -92,8 +93,8 @@ class ChatBackbone(Options):
         for name, trained in stored_prompt(folder).items():  # with other options it would score wrongly
             if (given := getattr(self, name, None)) != trained:
                 raise ValueError(
-                    f"backbone.{name}={given!r}, but backbone.path={folder} was trained with {trained!r}; give the "
-                    f"backbone= it was trained with, or delete its {PROMPT} to train it anew"
+                    f"backbone.{name}={given!r}, but backbone.path={folder} was trained with {trained!r}; give "
+                    f"{REMEDY.get(name, 'the backbone= it was trained with')}, or delete its {PROMPT} to train it anew"
                 )
         return folder
 

@@ -54,6 +54,8 @@ def read_completions(
     those share is computed once only if it is seen to be shared.
     Raises ValueError if the sequences differ in length, or a prompt or a completion is not of the described form.
     """
+    if not separator:
+        raise ValueError("separator='' parts no steps; give a text such as '\\n', or leave it out for a blank line")
     given = {"completions": completions, "images": images, "question": question}
     for name, values in given.items():
         if values is not None and len(values) != len(prompts):

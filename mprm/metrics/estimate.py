@@ -24,6 +24,7 @@ NORMAL_QUANTILE = 1.96
 RESAMPLES = 1000
 BENCHMARK, HELD_OUT = range(2)  # what is drawn from; each has draws of its own, the same for all that is compared
 SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)  # the ranges of a measure, and of one measure minus another
+ROUNDING = 1e-9  # sums of the same numbers in another order differ by less
 FEWEST = 3  # trainings with an interval for others: of two Student's t is 12.7, which says nothing
 
 
@@ -62,11 +63,11 @@ class Estimate:
     def above(self, other: Estimate | float) -> bool:
         """Does the whole interval lie above a number, or above the whole interval of another estimate?"""
         end = other.high if isinstance(other, Estimate) else other
-        return self.low is not None and end is not None and self.low > end
+        return self.low is not None and end is not None and self.low > end + ROUNDING
 
     def below(self, other: Estimate | float) -> bool:
         end = other.low if isinstance(other, Estimate) else other
-        return self.high is not None and end is not None and self.high < end
+        return self.high is not None and end is not None and self.high < end - ROUNDING
 
     def relation(self, better: str = "better than", worse: str = "worse than") -> str:
         """What a difference says: nothing where its interval holds 0."""
@@ -203,7 +204,7 @@ def check_items(runs: Sequence[Resampled]) -> None:
             apart = sorted({name for name, _ in set(run.items) ^ set(runs[0].items)})
             raise ValueError(
                 f"what the two were measured on, or its labels, differ ({len(apart)}, e.g. {apart[0]!r}); evaluate "
-                "both settings on the same benchmark"
+                "both on the same benchmark, and see under Not scored in their reports what one of them left out"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,6 @@ def best_of_n_report(folder: Path, results: BestOfNResults) -> Report:
     """The page of the choices that lie in the folder."""
     sources = [name for name in results.benchmarks if name != ALL]  # one alone is the same as all
     by_source = [methods_table(results, name) for name in sources] if len(sources) > 1 else []
-    left_out = {"questions": results.unusable}
-    left_out |= {f"candidates for {model}": reasons for model, reasons in results.unscored.items()}
     note = "Questions were left out; candidates without a score stay in: they rank last and do not vote."
     sections = [
         Text("Verdicts", sentences(results), "list"),
@@ -66,9 +65,15 @@ def best_of_n_report(folder: Path, results: BestOfNResults) -> Report:
         adaptive_figure(results) if results.adaptive else None,
         methods_table(results),
         *by_source,
-        counts_table("Not used or not scored", left_out, note),
+        counts_table("Not used or not scored", left_out(results), note),
     ]
     return Report(f"mprm best-of-N {folder.resolve().name}", headline(results), sections, wide=True)
+
+
+def left_out(results: BestOfNResults) -> dict[str, Mapping[str, int]]:
+    """By reason: questions, and of every model the candidates without a score."""
+    unscored = {f"candidates for {model}": reasons for model, reasons in results.unscored.items()}
+    return {"questions": results.unusable, **unscored}
 
 
 # ---- in words

@@ -248,7 +248,8 @@ def _follows(key: str, shown: str, settings: Sequence[Mapping[str, Any]]) -> boo
     """Does what is shown already say the value of the key? Of two values alone, any other two would follow."""
     values: dict[str, set[str]] = {}
     for setting in settings:
-        values.setdefault(json.dumps(setting.get(shown)), set()).add(json.dumps(setting.get(key)))
+        if shown in setting or key in setting:  # a model that no run made has neither
+            values.setdefault(json.dumps(setting.get(shown)), set()).add(json.dumps(setting.get(key)))
     if any(len(of_one) > 1 for of_one in values.values()):
         return False
     of_backbone = shown.startswith("backbone.") and key.startswith("recipe.")  # a backbone brings its recipe

@@ -47,6 +47,9 @@ class Journal:
     def finish(self, records: Iterable[dict[str, Any]]) -> None:
         """Write `target` as JSON lines, whole or not at all, and remove the journal."""
         write_json_lines(self.target, records)
+        self.remove()
+
+    def remove(self) -> None:
         os.unlink(self.file.name)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mprm.backbones.base import Processor, StepModel
     from mprm.batching.examples import Examples
     from mprm.inference.scoring import OpenImages, Score
+    from mprm.metrics.predictions import NotScored, StepScores
     from mprm.prms.prm import ScoredBy
     from mprm.training.lengths import HasImages, Measured
 
@@ -90,6 +91,17 @@ def load_scorer(cfg: Config, run: str | None) -> ScoredBy:
 def scoring(scored_by: ScoredBy, open_images: OpenImages, doing: str) -> Score:
     """Scores solutions as they come, with a progress bar."""
     return lambda solutions: tracked(scored_by(solutions, open_images), len(solutions), doing)
+
+
+def check_scored(found: Mapping[str, StepScores | NotScored], what: str, kept: Journal) -> None:
+    """Raises ValueError if none is scored; what was kept then does not stand in the way of other options."""
+    from mprm.metrics.predictions import NotScored
+
+    unscored = [one for one in found.values() if isinstance(one, NotScored)]
+    if unscored and len(unscored) == len(found):
+        kept.remove()
+        reasons = listed(Counter(one.reason for one in unscored))
+        raise ValueError(f"none of {len(found)} {what} is scored ({reasons}), the first: {unscored[0].message}")
 
 
 def open_by(image_path: Callable[[str], Path]) -> OpenImages:

@@ -16,7 +16,7 @@ from mprm.data.records import usable_records
 from mprm.runs.artifacts import MODEL_FILE, file_hash, write_json, write_json_lines
 from mprm.runs.journal import journal
 from mprm.runs.run_folder import used_config
-from mprm.stages.models import check_devices, identity, load_scorer, models_of, open_by, scoring
+from mprm.stages.models import check_devices, check_scored, identity, load_scorer, models_of, open_by, scoring
 from mprm.stages.stage import Output, content
 from mprm.tasks import MODEL, OF_A_RUN
 from mprm.terminal import console, listed, say, say_next
@@ -58,7 +58,7 @@ def rerank(cfg: Config) -> None:
     from mprm.inference.scoring import open_beside, score_kept
     from mprm.metrics.best_of_n import check_aggregate
     from mprm.metrics.results import write_results
-    from mprm.reporting.best_of_n import print_best_of_n, write_best_of_n
+    from mprm.reporting.best_of_n import left_out, print_best_of_n, write_best_of_n
 
     check_aggregate(cfg.aggregate)
     check_devices(cfg)
@@ -77,11 +77,15 @@ def rerank(cfg: Config) -> None:
         for name, run in models.items():
             by_model = scoring(load_scorer(cfg, run), open_images, f"scoring candidates by {name}")
             found |= score_kept(kept, requests(name, sets), by_model)
+        check_scored(found, "candidates", kept)
         results = replace(best_of_n(cfg, folder, models, sets, found), unusable=dict(unusable))
         write_results(folder / "results.json", results)
         page = write_best_of_n(folder)
         kept.finish({"candidate": key, **result} for key, result in kept.done.items())
     output.remember()
+    for what, counts in left_out(results).items():
+        if counts:
+            say(f"{what} not used or not scored: {listed(counts)}")
     print_best_of_n(results, console())
     say(f"wrote {page} in {monotonic() - started:.1f} s")
     say_next(*after_use(cfg.run))
@@ -142,7 +146,7 @@ def score_benchmark(
     """
     from mprm.inference.scoring import ScoreRequest, score_kept
     from mprm.metrics.evaluate import evaluate
-    from mprm.metrics.predictions import NotScored, with_labels
+    from mprm.metrics.predictions import with_labels
     from mprm.metrics.results import write_results
     from mprm.reporting.run_record import write_examples
 
@@ -154,12 +158,8 @@ def score_benchmark(
     score = scoring(scorer, open_images, "scoring the benchmark")
     with journal(folder / "predictions.jsonl", settings) as kept:
         found = score_kept(kept, requests, score)
+        check_scored(found, "benchmark solutions", kept)
         predictions, skipped = with_labels(found, {s.id: (s.source, s.labels) for s in solutions})
-        if not predictions:
-            why = next(one.message for one in found.values() if isinstance(one, NotScored))
-            raise ValueError(
-                f"none of {len(solutions)} benchmark solutions is scored ({listed(skipped)}), the first: {why}"
-            )
         results = replace(
             evaluate(predictions, held_out, cfg.benchmark.error_rate),
             skipped=dict(Counter(skipped) + Counter(dropped)),
@@ -259,13 +259,13 @@ def best_of_n(
     for model in models:
         of_model = [[found.get(key(model, q, c)) for c in range(len(one.candidates))] for q, one in enumerate(sets)]
         scores[model] = [[one if isinstance(one, StepScores) else None for one in row] for row in of_model]
-    chosen = ({"model": model, **choice} for model in models for choice in choices(sets, scores[model], cfg.aggregate))
-    write_json_lines(folder / "choices.jsonl", chosen)
-    sure = [m for m in models if all(one is None or one.kappa is not None for row in scores[m] for one in row)]
     reasons = {m: Counter[str]() for m in models}
     for name, one in found.items():
         if isinstance(one, NotScored):
             reasons[name.rsplit("/", 2)[0]][one.reason] += 1
+    chosen = ({"model": model, **choice} for model in models for choice in choices(sets, scores[model], cfg.aggregate))
+    write_json_lines(folder / "choices.jsonl", chosen)
+    sure = [m for m in models if all(one is None or one.kappa is not None for row in scores[m] for one in row)]
     return replace(
         rerank(sets, scores, cfg.aggregate, cfg.seed),
         candidates_file=str(cfg.input),

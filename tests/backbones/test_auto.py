@@ -59,7 +59,10 @@ def test_what_was_trained_one_by_one_is_used_so(tmp_path: Path) -> None:
     assert "exact" not in Auto(path=str(tmp_path)).prompt()
     folder(tmp_path, "qwen3_vl", **component.prompt())
     assert component.folder() == tmp_path
-    with pytest.raises(ValueError, match=r"^backbone\.exact=True, but backbone\.path=\S+ was trained with False; give"):
+    with pytest.raises(
+        ValueError,
+        match=r"^backbone\.exact=True, but backbone\.path=\S+ was trained with False; give backbone\.exact=false,",
+    ):
         Auto(path=str(tmp_path)).folder()
 
 

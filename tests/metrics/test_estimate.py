@@ -43,6 +43,9 @@ def test_a_difference_is_one_only_where_its_interval_leaves_out_nothing() -> Non
     better, worse, even = Estimate(0.03, 0.01, 0.05), Estimate(-0.03, -0.05, -0.01), Estimate(0.02, -0.01, 0.05)
     assert [one.relation() for one in (better, worse)] == ["better than", "worse than"]
     assert even.relation("more", "fewer") == Estimate(0.02).relation() == "not distinguishable from"
+    rounded = mean(np.full(6, 1 / 3) - np.array([1 / 3 - 5e-16] * 6))  # votes summed in another order
+    assert rounded.low > 0
+    assert rounded.relation() == rounded.negative().relation() == "not distinguishable from"
     assert better.negative() == Estimate(-0.03, -0.05, -0.01)
     assert better.above(worse)
     assert worse.below(better)

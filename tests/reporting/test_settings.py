@@ -57,6 +57,13 @@ def test_another_class_is_named_without_its_fields_and_fields_within_a_class_are
     ]
 
 
+def test_the_model_of_somebody_else_hides_nothing_that_sets_runs_apart() -> None:
+    a, b = ({"backbone.exact": exact, "backbone.path": path} for exact, path in ((False, "a"), (True, "b")))
+    told = ["backbone.exact=False, backbone.path=a", "backbone.exact=True, backbone.path=b"]
+    assert others([a, b], ["", ""]) == told
+    assert others([a, b, {"model": "theirs"}], ["", "", "theirs"]) == [*told, ""]
+
+
 def test_what_the_label_of_a_selector_says_is_not_repeated() -> None:
     mild, strong = ({"selector": BIS | {"alpha": alpha}} for alpha in (0.05, 0.2))
     rest = {"selector": {"_target_": "mprm.x.Random", "ratio": 0.2, "count": None}}

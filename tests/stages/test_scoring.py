@@ -156,6 +156,18 @@ def test_a_benchmark_of_which_nothing_can_be_scored_says_why(load: Load, tmp_pat
         ValueError, match=r"^none of 2 benchmark solutions is scored \(2 too_long\), the first: \d+ tokens"
     ):
         step_scorer.evaluate(load("task=evaluate", *prm, *benchmark, f"output={tmp_path / 'o'}"))
+    sees = ("model=visualprm_8b", f"model.path={tmp_path / 'chat'}")  # the same output is free for other options
+    step_scorer.evaluate(load("task=evaluate", *sees, *benchmark, f"output={tmp_path / 'o'}"))
+    assert read_json(tmp_path / "o" / "results.json")["n_solutions"] == 2
+
+
+def test_candidates_of_which_none_can_be_scored_say_why(load: Load, candidates: Path, tmp_path: Path) -> None:
+    tiny.build("internvl", tmp_path / "chat")
+    prm = ("task=rerank", "model=visualprm_8b", f"model.path={tmp_path / 'chat'}", f"output={tmp_path / 'best'}")
+    with pytest.raises(ValueError, match=r"^none of 15 candidates is scored \(.*12 too_long.*\), the first: "):
+        scoring.rerank(load(*prm, f"input={candidates}", "model.max_length=5"))
+    scoring.rerank(load(*prm, f"input={candidates}"))
+    assert read_json(tmp_path / "best" / "results.json")["unscored"] == {"chat": {"missing_image_file": 3}}
 
 
 def test_a_run_and_a_prm_are_two_models(load: Load, tmp_path: Path) -> None:
@@ -170,7 +182,9 @@ def test_a_run_and_a_prm_are_two_models(load: Load, tmp_path: Path) -> None:
         step_scorer.evaluate(load("task=evaluate", "model=visualprm_8b", "model.path=x"))
 
 
-def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidates: Path, tmp_path: Path) -> None:
+def test_one_choice_per_question(
+    load: Load, run: Callable[..., Path], candidates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "best"
     files = (f"input={candidates}", f"output={folder}")
     scoring.rerank(load("task=rerank", f"run={run('sure', True)}", *files, "aggregate=min"))
@@ -178,6 +192,9 @@ def test_one_choice_per_question(load: Load, run: Callable[..., Path], candidate
     assert (results["questions"], results["n_max"], results["aggregate"]) == (5, 4, "min")
     assert results["unusable"] == {"no_question": 1}
     assert results["unscored"] == {"sure": {"missing_image_file": 3}}
+    said = capsys.readouterr().out
+    assert "questions not used or not scored: 1 no_question\n" in said
+    assert "candidates for sure not used or not scored: 3 missing_image_file\n" in said
     assert results["adaptive"].keys() == {"sure"}
     assert results["benchmarks"]["all"]["policy"]["pass@1"]["accuracy"][0]["value"] == 0.25
     chosen = lines(folder / "choices.jsonl")
