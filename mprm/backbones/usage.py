@@ -4,7 +4,7 @@ from string import Template
 
 WITH_MPRM = """## Use
 
-With mprm, which computes the question once for many solutions of it:
+With mprm:
 
 ```python
 from mprm import StepScorer
