@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     InternVLConfig,
     LlavaOnevisionConfig,
     PreTrainedConfig,
@@ -141,6 +143,8 @@ FAMILIES = {
     "internvl with glm4": Family(_internvl, "internvl", GLM, exact=False, options=TILES),
     "qwen3_vl one by one": Family(_qwen3, "qwen2_5_vl", {}, exact=False),
 }
+# Options of language models on their own.
+LANGUAGE_MODELS: dict[str, dict[str, Any]] = {"qwen2": {"model_type": "qwen2"}, "qwen3": QWEN3}
 
 
 def write(family: Family, folder: Path) -> None:
@@ -159,3 +163,12 @@ def write(family: Family, folder: Path) -> None:
     weights = folder / "model.safetensors"
     tensors = {name: 3 * value if value.ndim > 1 else value for name, value in load_file(weights).items()}
     save_file(tensors, weights, metadata={"format": "pt"})
+
+
+def write_language_model(text: dict[str, Any], folder: Path) -> None:
+    """A folder of a language model on its own."""
+    tokenizer = tiny.build_tokenizer("qwen2")
+    options = {**TEXT, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **text}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**options)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mprm.backbones.auto import Auto
 from mprm.batching.collate import collate
@@ -15,10 +15,9 @@ from mprm.config import bind
 from mprm.runs.run_folder import CHECKOUT
 from mprm.training.checkpoint import export
 from mprm.training.objectives import step_losses
-from tests.backbones.families import FAMILIES, QWEN3, TEXT, Family, _internvl, write
+from tests.backbones.families import FAMILIES, LANGUAGE_MODELS, Family, _internvl, write, write_language_model
 from tests.backbones.test_families import plain_scores, scores, texts
 from tests.backbones.test_packed import encoded
-from tools import tiny
 
 INTERNLM2 = Family(_internvl, "internvl", {"model_type": "llama"})  # what transformers' format has in its place
 ARCHITECTURES = {
@@ -30,10 +29,10 @@ ARCHITECTURES = {
     "internvl3_2b": FAMILIES["internvl"],
     "internvl3_8b": FAMILIES["internvl"],
     "llava_onevision_7b": FAMILIES["llava_onevision"],
-    "qwen2_5_math_7b": {"model_type": "qwen2"},
+    "qwen2_5_math_7b": LANGUAGE_MODELS["qwen2"],
     "qwen2_5_vl_3b": FAMILIES["qwen2_5_vl"],
     "qwen2_5_vl_7b": FAMILIES["qwen2_5_vl"],
-    "qwen3_4b": QWEN3,
+    "qwen3_4b": LANGUAGE_MODELS["qwen3"],
     "qwen3_vl_2b": FAMILIES["qwen3_vl"],
     "qwen3_vl_4b": FAMILIES["qwen3_vl"],
     "qwen3_vl_8b": FAMILIES["qwen3_vl"],
@@ -44,14 +43,6 @@ FOLDER = CHECKOUT / "mprm" / "conf" / "backbone"
 
 def test_no_yaml_is_forgotten() -> None:
     assert set(ARCHITECTURES) == {path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("chartworld")}
-
-
-def write_language_model(text: dict[str, Any], folder: Path) -> None:
-    tokenizer = tiny.build_tokenizer("qwen2")
-    options = {**TEXT, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **text}
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.for_model(**options)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

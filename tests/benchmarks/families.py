@@ -22,14 +22,14 @@ from typing import Any
 
 import torch
 from score_candidates import charts
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mprm.backbones.auto import Auto
 from mprm.backbones.chat import ChatModel
 from mprm.batching.collate import Example, collate
 from mprm.inference.scoring import rows
 from mprm.training.objectives import step_losses
-from tests.backbones.families import FAMILIES, Family, write
+from tests.backbones.families import FAMILIES, LANGUAGE_MODELS, write, write_language_model
 
 LARGER = {"num_hidden_layers": 8, "intermediate_size": 384}  # of the language model, most of the work of a real one
 SIDE = 224  # pixels of an image
@@ -55,12 +55,12 @@ def step_logits(model: ChatModel) -> Logits:
     return lambda examples: torch.cat([model(collate(row)).logits_M2 for row in rows(examples, MAX_TOKENS)])
 
 
-def arms_of(folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, tuple[torch.nn.Module, Logits]]]:
+def arms_of(folder: Path, options: dict[str, Any], stock: Any) -> tuple[Any, dict[str, tuple[torch.nn.Module, Logits]]]:
     """The processor, and of every arm its model and how it computes logits."""
     component = Auto(path=str(folder), **options)
     processor, ours = component.load()
     _, alone = replace(component, exact=False).load()
-    hf = AutoModelForImageTextToText.from_pretrained(folder)
+    hf = stock.from_pretrained(folder)
     hf.resize_token_embeddings(ours.mark_id + 1, mean_resizing=False)
     frozen = {name for name, parameter in ours.hf.named_parameters() if not parameter.requires_grad}
     for name, parameter in hf.named_parameters():
@@ -89,11 +89,16 @@ def measure(arms: dict[str, tuple[torch.nn.Module, Logits]], examples: list[Exam
     print("".join(f"{name:>12} {rate:7.1f}/s ({rate / found['stock']:5.2f})" for name, rate in found.items()))
 
 
-def run(name: str, family: Family, given: argparse.Namespace) -> None:
+def run(name: str, given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        write(replace(family, text={**family.text, **LARGER}), Path(folder))
-        processor, arms = arms_of(Path(folder), dict(family.options))
-    questions = charts(processor, given.candidates, given.questions, SIDE)
+        if name in FAMILIES:
+            family = FAMILIES[name]
+            write(replace(family, text={**family.text, **LARGER}), Path(folder))
+            processor, arms = arms_of(Path(folder), dict(family.options), AutoModelForImageTextToText)
+        else:
+            write_language_model({**LANGUAGE_MODELS[name], **LARGER}, Path(folder))
+            processor, arms = arms_of(Path(folder), {}, AutoModelForCausalLM)
+    questions = charts(processor, given.candidates, given.questions, SIDE if name in FAMILIES else 0)
     examples = [replace(one, group=number) for number, question in enumerate(questions) for one in question]
     lengths = [len(example.input_ids) for example in examples]
     packed = sum(len(collate(row).input_ids_T) for row in rows(examples, MAX_TOKENS))
@@ -104,14 +109,14 @@ def run(name: str, family: Family, given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    exact = [name for name, family in FAMILIES.items() if family.exact]
+    exact = [*(name for name, family in FAMILIES.items() if family.exact), *LANGUAGE_MODELS]
     parser.add_argument("--family", choices=exact, nargs="*", default=exact)
     parser.add_argument("--candidates", type=int, default=8, help="rollouts of a question")
     parser.add_argument("--questions", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     for name in given.family:
-        run(name, FAMILIES[name], given)
+        run(name, given)
 
 
 if __name__ == "__main__":

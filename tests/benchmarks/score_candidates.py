@@ -137,7 +137,7 @@ def show(arms: list[Arm], scores: dict[str, np.ndarray], questions: list[list[Ex
 
 
 def charts(processor: ChatProcessor, n: int, questions: int, side: int | None = None) -> list[list[Example]]:
-    """Candidates of the benchmark's solver for questions about charts, drawn `side` pixels wide where given."""
+    """Candidates of the benchmark's solver for questions about charts, drawn `side` pixels wide where given; 0: not."""
     rng = np.random.default_rng(0)
     problems = sample_problems(rng, questions)
     pictures = [Image.fromarray(pixels) for pixels in draw(problems)]
@@ -145,7 +145,7 @@ def charts(processor: ChatProcessor, n: int, questions: int, side: int | None = 
     for number, picture in enumerate(pictures):
         same = problems.take(np.full(n, number))
         trace, _ = Solver(same, BENCHMARK_SKILL, rng).run()
-        images = [picture if side is None else picture.resize((side, side))]
+        images = [] if side == 0 else [picture if side is None else picture.resize((side, side))]
         encoded = [
             encode(processor, images, question_text(same, row), step_texts(same, trace, row)) for row in range(n)
         ]
