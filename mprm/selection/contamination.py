@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from mprm.data.records import Solution
 from mprm.data.rollouts import Dataset
 from mprm.selection.examples import read_examples
-from mprm.selection.likeness import NEAR, NUMBERS, OTHER, Questions
+from mprm.selection.likeness import NEAR, NUMBERS, OTHER, WAVES, Questions
 
 FINDINGS = ("copy", "numbers", "picture", "question")
 OF_QUESTIONS = ("same", "near", "numbers", "other")
@@ -69,10 +69,14 @@ class Training(Asked):
     like: list[dict[int, tuple[int, float]]] = field(default_factory=list)  # by number of the benchmark's text
 
 
-def check_settings(similarity: float, excluded: Collection[str]) -> None:
+def check_settings(similarity: float, distance: int, excluded: Collection[str]) -> None:
     """Raises ValueError if one cannot be used."""
     if not 0 < similarity <= 1:
         raise ValueError(f"similarity={similarity} is not in 0 to 1, without 0; give e.g. 0.7")
+    if distance >= WAVES**2:
+        raise ValueError(
+            f"distance={distance}: hashes of pictures have {WAVES**2} bits, so any two are near; give e.g. 16"
+        )
     if unknown := sorted(set(excluded).difference(FINDINGS)):
         raise ValueError(f"excluded={unknown[0]} is no finding; give some of {', '.join(FINDINGS)}, as in [copy]")
 

@@ -36,7 +36,7 @@ def contamination(cfg: Config) -> None:
     from mprm.selection.likeness import alike
     from mprm.selection.signals import build_signals
 
-    shared.check_settings(cfg.similarity, cfg.excluded)
+    shared.check_settings(cfg.similarity, cfg.distance, cfg.excluded)
     started = monotonic()
     signals = build_signals(cfg.dataset, cfg.cache)
     solutions, dropped = usable_records(cfg.benchmark, "benchmark")

@@ -91,16 +91,17 @@ def test_what_matters_most_is_what_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("similarity", "excluded", "said"),
+    ("similarity", "distance", "excluded", "said"),
     [
-        (0, ["copy"], "similarity=0 is not in 0 to 1"),
-        (1.5, ["copy"], "similarity=1.5 is not in 0 to 1"),
-        (0.7, ["copy", "copies"], "excluded=copies is no finding; give some of copy, numbers, picture, question"),
+        (0, 16, ["copy"], "similarity=0 is not in 0 to 1"),
+        (1.5, 16, ["copy"], "similarity=1.5 is not in 0 to 1"),
+        (0.7, 256, ["copy"], "distance=256: hashes of pictures have 256 bits, so any two are near"),
+        (0.7, 16, ["copy", "copies"], "excluded=copies is no finding; give some of copy, numbers, picture, question"),
     ],
 )
-def test_settings_that_cannot_be_used(similarity: float, excluded: list[str], said: str) -> None:
+def test_settings_that_cannot_be_used(similarity: float, distance: int, excluded: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        check_settings(similarity, excluded)
+        check_settings(similarity, distance, excluded)
 
 
 def test_counts_and_excluded_rollouts(signals_of: Callable[..., Any], tmp_path: Path) -> None:
