@@ -77,16 +77,24 @@ def test_many_candidates_are_scored_as_each_alone(exported: Path, max_tokens: in
     np.testing.assert_allclose(scorer.score(images, QUESTION, CANDIDATES[2]), alone[2], atol=1e-5)
 
 
-def test_the_images_of_a_question_are_computed_once(exported: Path) -> None:
-    scorer = StepScorer.from_pretrained(exported, device="cpu")
+def counted_pixels(scorer: StepScorer) -> list[int]:
+    """Grows by the pictures' size whenever the model embeds some."""
     pixels: list[int] = []
-    embeddings = scorer.model.image_embeddings
+    model: Any = scorer.model
+    embeddings = model.image_embeddings
 
     def counted(vision: dict[str, torch.Tensor]) -> torch.Tensor:
         pixels.append(len(vision["pixel_values"]))
-        return embeddings(vision)
+        found: torch.Tensor = embeddings(vision)
+        return found
 
-    scorer.model.image_embeddings = counted  # type: ignore[method-assign]
+    model.image_embeddings = counted
+    return pixels
+
+
+def test_the_images_of_a_question_are_computed_once(exported: Path) -> None:
+    scorer = StepScorer.from_pretrained(exported, device="cpu")
+    pixels = counted_pixels(scorer)
     scorer.score(picture(56, 56), QUESTION, CANDIDATES[0])
     scorer.score_candidates(picture(56, 56), QUESTION, CANDIDATES)
     assert pixels == [pixels[0]] * 2
@@ -229,14 +237,7 @@ def test_prompts_and_images_have_several_forms(exported: Path) -> None:
 
 def test_completions_of_a_prompt_share_its_images(exported: Path) -> None:
     scorer = StepScorer.from_pretrained(exported, device="cpu")
-    pixels: list[int] = []
-    embeddings = scorer.model.image_embeddings
-
-    def counted(vision: dict[str, torch.Tensor]) -> torch.Tensor:
-        pixels.append(len(vision["pixel_values"]))
-        return embeddings(vision)
-
-    scorer.model.image_embeddings = counted  # type: ignore[method-assign]
+    pixels = counted_pixels(scorer)
     scorer.reward(**handed_over([picture(56, 56)], ["a", "b", "c"]))
     scorer.score(picture(56, 56), QUESTION, ["a"])
     assert pixels == [pixels[0]] * 2

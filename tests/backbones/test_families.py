@@ -23,7 +23,7 @@ from mprm.inference.policy import Prompt
 from mprm.training.checkpoint import export
 from mprm.training.objectives import step_losses
 from tests.backbones.families import FAMILIES, write
-from tests.backbones.test_packed import assert_same, encoded, gradients, loss
+from tests.backbones.test_packed import assert_same, encoded, gradients, loss, stir_adapters
 
 Picture = Callable[[int, int], Image.Image]
 LORA = {"language_model": "lora", "vision": "lora", "lora_rank": 3, "gradient_checkpointing": True}
@@ -65,10 +65,7 @@ def test_scores_and_gradients_are_those_of_plain_transformers(
     component = backbone(name, **TRAINED[kind])
     torch.manual_seed(1)
     processor, model = component.load()
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            if "lora_B" in parameter_name:
-                parameter.normal_(std=0.1)  # they start at zero, and so would the gradient of lora_A
+    stir_adapters(model)
     model.train()
     examples = encoded(processor, picture)
     alone = [replace(example, group=None) for example in examples]
@@ -78,9 +75,9 @@ def test_scores_and_gradients_are_those_of_plain_transformers(
     loss(expected_M2).backward()
     together = gradients(model, lambda: model(collate(examples)).logits_M2)
     assert together[1].keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert_same(together, (expected_M2.detach(), theirs.gradients()))
+    assert_same(together, (expected_M2.detach(), theirs.gradients()), floor=0.01)
     one_by_one = gradients(model, lambda: torch.cat([model(collate([one])).logits_M2 for one in alone]))
-    assert_same(together, one_by_one)
+    assert_same(together, one_by_one, floor=0.01)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -136,13 +133,8 @@ def test_what_was_trained_is_the_same_in_plain_transformers_and_loaded_again(
     torch.manual_seed(0)
     processor, model = component.load()
     examples = encoded(processor, picture)
-    batch = collate(examples)
     before = scores(model, examples)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-    for _ in range(2):
-        step_losses(model.train()(batch).logits_M2, torch.linspace(0, 1, len(batch.mark_M))).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    train_two_steps(model, examples)
     expected = scores(model, examples)
     assert (expected - before).abs().max() > 0.02
     export(model, processor, component, tmp_path / "out", "hf")
@@ -151,6 +143,15 @@ def test_what_was_trained_is_the_same_in_plain_transformers_and_loaded_again(
     assert again.prompt() == component.prompt()
     processor, model = again.load()
     torch.testing.assert_close(scores(model, encoded(processor, picture)), expected, atol=1e-5, rtol=0)
+
+
+def train_two_steps(model: ChatModel, examples: list[Example]) -> None:
+    batch = collate(examples)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(2):
+        step_losses(model.train()(batch).logits_M2, torch.linspace(0, 1, len(batch.mark_M))).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def scores(model: ChatModel, examples: list[Example]) -> torch.Tensor:

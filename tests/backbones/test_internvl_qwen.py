@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, InternVLForConditionalGeneration, Qwen2Config, Qwen3Config
 
@@ -16,6 +16,7 @@ from mprm.backbones.internvl_original import INDEX, load_original, original_conf
 from mprm.backbones.sentencepiece import load_tokenizer
 from mprm.batching.collate import collate
 from mprm.training.checkpoint import export
+from tests.backbones.test_internvl_original import save
 from tests.encoding import encode
 from tools.tiny import sample_texts
 
@@ -101,18 +102,7 @@ def original(tokenizer: Tokenizer, tmp_path: Path) -> Original:
             for name, parameter in built.named_parameters():
                 parameter.normal_(std=0.3) if "norm" not in name else parameter.normal_(1, 0.2)
         tensors = dict(to_original(built.state_dict(), built.config))
-        if shards == 1:
-            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-            return folder
-        files = [f"model-{number + 1:05}-of-{shards:05}.safetensors" for number in range(shards)]
-        weight_map = {name: files[number % shards] for number, name in enumerate(sorted(tensors))}
-        for file in files:
-            part = {name: tensor for name, tensor in tensors.items() if weight_map[name] == file}
-            save_file(part, folder / file, metadata={"format": "pt"})
-        total = sum(tensor.nbytes for tensor in tensors.values())
-        (folder / INDEX).write_text(
-            json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"
-        )
+        save(tensors, folder, shards)
         return folder
 
     return original

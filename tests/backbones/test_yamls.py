@@ -10,13 +10,11 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mprm.backbones.auto import Auto
-from mprm.batching.collate import collate
 from mprm.config import bind
 from mprm.runs.run_folder import CHECKOUT
 from mprm.training.checkpoint import export
-from mprm.training.objectives import step_losses
 from tests.backbones.families import FAMILIES, LANGUAGE_MODELS, Family, _internvl, write, write_language_model
-from tests.backbones.test_families import plain_scores, scores, texts
+from tests.backbones.test_families import plain_scores, scores, texts, train_two_steps
 from tests.backbones.test_packed import encoded
 
 INTERNLM2 = Family(_internvl, "internvl", {"model_type": "llama"})  # what transformers' format has in its place
@@ -60,13 +58,8 @@ def test_it_is_trained_used_and_exported(name: str, picture: Any, tmp_path: Path
     torch.manual_seed(0)
     processor, model = component.load()
     examples = texts(processor) if is_text else encoded(processor, picture)
-    batch = collate(examples)
     before = scores(model, examples)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-    for _ in range(2):
-        step_losses(model.train()(batch).logits_M2, torch.linspace(0, 1, len(batch.mark_M))).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    train_two_steps(model, examples)
     expected = scores(model, examples)
     assert (expected - before).abs().max() > 0.01
     export(model, processor, component, out, "hf")
