@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
-from mprm.data.quantities import INNER_TEXT, is_quantity, same_quantity
+from mprm.data.quantities import INNER_TEXT, Reading, is_quantity, read
 
 SEARCHED = 20_000  # characters at the end of a solution
 COMPARED = 1000  # characters; longer answers are compared as they stand
@@ -78,7 +79,8 @@ QUOTED = re.compile(r"\"(?P<quoted>[^\"]+)\"\s*[,}].*", re.DOTALL)  # the value 
 LATEX_SPACE = re.compile(r"\\[ ,;:!]|\\quad\b|~")
 ARTICLE = re.compile(r"\b(?:a|an|the)\s+(?=[a-z]{2})")
 PUNCTUATION = re.compile(r"(?<![.,;:!?])[.,;:!?]+(?=\s|$)|[\"`*]")
-YES_OR_NO = re.compile(r"(yes|no|true|false)\b(?:\s*[.,;:!-].*)?", re.DOTALL)
+YES_OR_NO = re.compile(r"(yes|no|true|false)\b(?:\s*[.,;:!-](?!\s*\d).*)?", re.DOTALL)
+OPTIONS = re.compile(r"\(?[A-J]\)?(?:\s*(?:,|&|\band\b|,\s*and\b)\s*\(?[A-J]\)?)+")
 
 
 def final_answer(steps: Sequence[str]) -> str | None:
@@ -100,44 +102,77 @@ def final_answer(steps: Sequence[str]) -> str | None:
     return first if _option(first) == (first.strip("()"), "") else None
 
 
-def same_answer(given: str, reference: str) -> bool:
+def answer_key(answer: str) -> Hashable:
+    """What an answer says, in one form: two answers are the same when their keys are equal.
+
+    An option is its letter, yes or no that word. A number is exact and a percent sign a hundredth: 1/2 = 0.5 = 50 %, not
+    50. A quantity has the base of its unit: 10 cm = 0.1 m, not 10. x = 5 is 5. Expressions are equal in value; ranges,
+    ratios, dates and times are no arithmetic; a list without brackets has no order. Anything else is a text, without
+    case, articles, white space, quotes and punctuation at the end of a word.
+    """
+    return _reading(_bare(answer)).key
+
+
+def is_right(given: str, reference: str) -> bool:
     """Whether an answer is right.
 
-    A reference that is a single letter is an option: "B", "(B)", "B: 12 cm", "option b", "B, because ..." choose it;
-    where both are an option with its text, the letters count. Otherwise two texts are the same but for case, articles,
-    white space, quotes and punctuation at the end of a word; two numbers or expressions when they are equal: 1/2 = 0.5
-    = 50 %, 50 % = 50, 1.2e3 = 1,200. A unit counts where both answers have one. A comparison of expressions that takes
-    more than a few seconds is given up: they are not the same.
+    It is when it has the key of the reference. What one of the two leaves out does not count against it: a unit or a
+    percent sign (50 and 0.5 are right for 50 %, and 50 % for either), the text of an option or its letter. So answers
+    that are right for one reference may differ from each other.
     """
     given, reference = _bare(given), _bare(reference)
-    if max(len(given), len(reference)) > COMPARED:
-        return given.casefold().split() == reference.casefold().split()
-    letter, text = _option(given)
-    right_letter, right_text = _option(reference)
+    (letter, text), (right_letter, right_text) = _option(given), _option(reference)
     if right_letter and (letter or not right_text):
         return letter == right_letter
-    if _words(given) == _words(reference):
-        return bool(given)
     if right_text or text:
-        return same_answer(text or given, right_text or reference)
-    if (right := YES_OR_NO.fullmatch(_words(reference))) and (said := YES_OR_NO.fullmatch(given.casefold())):
-        return said[1] == right[1]
-    return same_quantity(given, reference)
+        return is_right(text or given, right_text or reference)
+    said, right = _reading(given), _reading(reference)
+    if said.key == right.key:
+        return bool(given)
+    return said.key == right.plain if said.plain is None else right.plain is None and said.plain == right.key
 
 
 def answer_classes(answers: Sequence[str | None]) -> list[int]:
-    """A number per answer, 0, 1, ... in order of appearance, the same for equal answers; -1 for None.
+    """A number per answer, 0, 1, ... in order of appearance, the same for the same answers; -1 for None.
 
-    An answer joins the first class whose first member it equals, whichever of the two is taken as the reference.
+    What leaves out a unit or the letter of an option joins the one answer among these that it may be short for: 10 joins
+    10 cm, unless there is 10 m, too. So the classes do not depend on the order.
     """
-    classes: dict[str, int] = {}
-    members: list[str] = []  # the first one of every class
-    for answer in dict.fromkeys(answer for answer in answers if answer is not None):
-        equal = (n for n, first in enumerate(members) if same_answer(answer, first) or same_answer(first, answer))
-        classes[answer] = next(equal, len(members))
-        if classes[answer] == len(members):
-            members.append(answer)
-    return [-1 if answer is None else classes[answer] for answer in answers]
+    fuller: dict[Hashable, set[Hashable]] = {}  # keys, and those that they may be short for
+    for answer in {answer for answer in answers if answer is not None}:
+        for full, short in pairwise(_shortened(answer)):
+            fuller.setdefault(short, set()).add(full)
+
+    def fullest(key: Hashable) -> Hashable:
+        keys = {fullest(full) for full in fuller.get(key, ())}
+        return keys.pop() if len(keys) == 1 else key
+
+    classes: dict[Hashable, int] = {}
+    keys = [None if answer is None else fullest(answer_key(answer)) for answer in answers]
+    return [-1 if key is None else classes.setdefault(key, len(classes)) for key in keys]
+
+
+def _shortened(answer: str) -> list[Hashable]:
+    """The key of an answer, then those of what it may be shortened to: B, 12 cm and 12 for "(B) 12 cm"."""
+    bare = _bare(answer)
+    reading, (letter, text) = _reading(bare), _option(bare)
+    if letter and text and not _option(_bare(text))[0]:
+        return [reading.key, *_shortened(text)]
+    return [reading.key, reading.plain] if isinstance(reading.key, tuple) and reading.key[0] == "of" else [reading.key]
+
+
+@lru_cache(maxsize=100_000)
+def _reading(bare: str) -> Reading:
+    if len(bare) > COMPARED:
+        return Reading(("text", " ".join(bare.casefold().split())))
+    letter, _ = _option(bare)
+    if letter:
+        return Reading(("options", letter))
+    if OPTIONS.fullmatch(bare):
+        return Reading(("options", *sorted(set(re.findall("[A-Z]", bare.replace("and", ""))))))
+    if yes_or_no := YES_OR_NO.fullmatch(bare.casefold()):
+        return Reading(("text", yes_or_no[1]))
+    return read(bare) or Reading(("text", _words(bare)))
 
 
 def _stated(text: str, is_whole: bool) -> Iterator[str]:
@@ -198,8 +233,8 @@ def _bare(text: str) -> str:
         text = text.strip().rstrip(",;:。").strip("*").strip()
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1].rstrip()
-        for opening, closing in ("()", "{}", "[]"):
-            if text.endswith(closing) and opening not in text:
+        for opening, closing in ("([", ")"), ("{", "}"), ("[(", "]"):
+            if text.endswith(closing) and not any(bracket in text for bracket in opening):
                 text = text[:-1].rstrip()
         if match := (WRAPPERS.fullmatch(text) or QUOTED.fullmatch(text) or REASON.fullmatch(text)):
             inner = next(group for name, group in match.groupdict().items() if group is not None and name != "tag")
@@ -212,6 +247,8 @@ def _bare(text: str) -> str:
 @lru_cache(maxsize=10_000)
 def _option(text: str) -> tuple[str | None, str]:
     """The letter of the option that an answer chooses, None for none, and the text beside it, "" for none."""
+    if len(text) > COMPARED:
+        return None, ""
     text = " ".join(LATEX_SPACE.sub(" ", INNER_TEXT.sub(r" \1 ", text)).split())
     match = OPTION.fullmatch(text.upper() if len(text) <= OPTION_LENGTH else text)
     if match is None:

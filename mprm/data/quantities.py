@@ -1,199 +1,307 @@
-"""Answers that are numbers, with or without a unit, and expressions: brought into one form and compared.
-
-Expressions are compared by math_verify in a process of its own, whose program this file is, too. sympy works for
-minutes or for ever on some expressions, and fills the memory with others. A process can be stopped whatever it is
-doing, in any thread, without a signal in ours.
-"""
+"""What an answer says that is a number, a quantity with a unit, a time, a range, a set or an expression: its key, which
+equal answers have in common however they are written."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import re
-import subprocess
-import sys
-import threading
-from contextlib import suppress
+from collections.abc import Hashable
 from decimal import Decimal
-from functools import cache, lru_cache
-from typing import Any
+from fractions import Fraction
+from typing import NamedTuple
 
-LIMIT_S = 3.0  # seconds of processor time for a comparison, so that a busy machine says the same
-MEMORY = 4 << 30  # bytes
+from mprm.data.expressions import LONGEST, value
 
 NUMBER_WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 )
 NUMBER_WORD = re.compile(rf"(?:{'|'.join(NUMBER_WORDS)})\b(?![-\s]*\d)", re.IGNORECASE)
-DECIMAL = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)")
+NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"
+DECIMAL = re.compile(NUMBER, re.ASCII)
 TIMES_TEN = re.compile(
-    r"(?P<number>[-+]?(?:\d+(?:\.\d*)?|\.\d+))(?:[eE]|\s*(?:\\times|\\cdot|[x*·])\s*10\s*(?:\^|\*\*)\s*)"
-    r"\{?(?P<power>[-+]?\d{1,3})\}?"
+    rf"(?P<number>{NUMBER})(?:[eE]|\s*(?:\\times|\\cdot|[x*·])\s*10\s*(?:\^|\*\*)\s*)\{{?(?P<power>[-+]?\d{{1,3}})\}}?"
 )
 THOUSANDS = re.compile(r"(?<![\d.,(\[{])\d{1,3}(?:,\d{3})+(?![\d,])")
 SPACED_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
-QUANTITY = re.compile(
-    r"(?P<number>.*[\d}])(?:\s*(?P<short>mm|cm|dm|km|ft|kg|mg|ml|min)|\s+(?P<letter>[mgshL])"
-    r"|\s+(?P<power_word>(?:square|cubic)\s+)?(?P<word>[A-Za-z]{2,})|\s*(?P<han>[\u4e00-\u9fff]{1,4}))"
-    r"(?P<power>\s*\^?\{?[23]\}?)?"
+MIXED = re.compile(r"(?<![\w.}/^])(\d+)(?:\s+(\d+)/(\d+)|\s*\\frac\{(\d+)\}\{(\d+)\})(?![\w.])")
+MAGNITUDES = {
+    "hundred": 2,
+    "thousand": 3,
+    "million": 6,
+    "billion": 9,
+    "trillion": 12,
+    "百": 2,
+    "千": 3,
+    "万": 4,
+    "亿": 8,
+}
+MAGNITUDE = re.compile(rf"({NUMBER})\s*(?:({'|'.join(list(MAGNITUDES)[:5])})\b|(百|千(?![米克])|万|亿))", re.IGNORECASE)
+RANGE = re.compile(
+    rf"(?:from\s+)?(?P<low>{NUMBER})\s*(?:-|to)\s*(?P<high>{NUMBER})|between\s+(?P<least>{NUMBER})\s+and\s+(?P<most>{NUMBER})",
+    re.IGNORECASE,
 )
-NO_UNIT = {"and", "or", "pi", "dozen", "hundred", "thousand", "million", "billion", "trillion", "half", "halves"}
-NO_UNIT |= {"third", "thirds", "quarter", "quarters", "fourths", "fifth", "fifths", "tenth", "tenths", *NUMBER_WORDS}
-HAN_NUMBER = re.compile("[零一二三四五六七八九十百千万亿]")
-METRE = re.compile(r"(centi|milli|kilo|)met(?:er|re)s?")
-METRES = {"centi": "cm", "milli": "mm", "kilo": "km", "": "m"}
+RATIO = re.compile(rf"{NUMBER}(?:\s*:\s*{NUMBER})+")
+
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec)(?:uary|ruary|ch|il|e|y|ust|tember|ember|ober)?"
+DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+DATES = (
+    re.compile(r"(?P<year>\d{4})(?P<mark>[-/.])(?P<number>\d{1,2})(?P=mark)(?P<day>\d{1,2})"),
+    re.compile(r"(?P<year>\d{4})年(?P<number>\d{1,2})月(?P<day>\d{1,2})[日号]?"),
+    re.compile(rf"{MONTH}\s+{DAY}(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE),
+    re.compile(rf"{DAY}\s+(?:of\s+)?{MONTH}(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE),
+)
+NUMERIC_DATE = re.compile(r"\d{1,2}([-/.])\d{1,2}\1(?:\d{4}|\d{2})")  # of which country?
+TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?(?:\s*([ap])\.?m\.?)?", re.IGNORECASE)
+
+# The unit that a name stands for, and how many of it.
+UNITS = {"ft": ("ft", 1), "feet": ("ft", 1), "foot": ("ft", 1), "inche": ("inch", 1), "in": ("inch", 1)}
+PREFIXES = (
+    ("", "", "", 0),
+    ("k", "kilo", "千", 3),
+    ("d", "deci", "分", -1),
+    ("c", "centi", "厘", -2),
+    ("m", "milli", "毫", -3),
+)
+for base, words, han in (("m", ("meter", "metre"), "米"), ("g", ("gram",), "克"), ("l", ("liter", "litre"), "升")):
+    for short, word, sign, power in PREFIXES:
+        UNITS |= dict.fromkeys(
+            (short + base, *(word + name for name in words), sign + han), (base, Fraction(10) ** power)
+        )
+for names, unit, factor in (
+    *(("公里", "m", 1000), ("公斤", "g", 1000), ("s sec second 秒", "s", 1), ("min minute 分钟", "s", 60)),
+    *(
+        ("h hr hour 小时", "s", 3600),
+        ("$ dollar usd 美元", "$", 1),
+        ("€ euro eur 欧元", "€", 1),
+        ("£ gbp 英镑", "£", 1),
+    ),
+    *(
+        ("¥ yuan rmb cny 元", "¥", 1),
+        ("円 yen jpy 日元", "円", 1),
+        ("degree deg unit 度", "", 1),
+        ("% percent", "%", 1),
+    ),
+):
+    UNITS |= dict.fromkeys(names.split(), (unit, factor))
+UNIT = r"(?:(?<=\s)[A-Za-z]{2,}|(?<=\s)[mgshLl]|mm|cm|dm|km|ft|kg|mg|ml|min|[$€£¥%]|[\u4e00-\u9fff]{1,4})"
+QUANTITY = re.compile(
+    r"(?P<number>.*(?:[\d})!]|\\pi))\s*(?P<power_word>(?:square|sq\.?|cubic)\s+|平方|立方)?"
+    rf"(?P<unit>{UNIT})"
+    r"(?:\s*(?:/|\bper\b)\s*(?P<below>[A-Za-z]+))?\s*\^?\{?(?P<power>[23])?\}?"
+)
+NO_UNIT = {"and", "or", "to", "pi", "dozen", "half", "halves", "third", "thirds", "quarter", "quarters", "fourths"}
+NO_UNIT |= {"fifth", "fifths", "tenth", "tenths", *NUMBER_WORDS, *MAGNITUDES}
+HAN_NUMBER = re.compile("[零一二三四五六七八九十百万亿]")
 TEMPERATURE = re.compile(r"(?:°|\^?\{?\\circ\}?|degrees?)\s*(?P<scale>[CF])(?:elsius|ahrenheit)?\b", re.IGNORECASE)
+
 PLAIN_MATHS = {"−": "-", "–": "-", "π": r"\pi ", "×": r"\times ", "°": "", r"^\circ": "", "≈": "=", r"\approx": "="}  # noqa: RUF001
-PLAIN_MATHS |= {r"^{\circ}": "", r"\%": "%", r"\$": "", r"\,": "", r"\!": "", "{,}": ",", "dfrac": "frac"}
-PLAIN_MATHS["tfrac"] = "frac"
-PLAIN_MATHS |= {"½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", r"\left": "", r"\right": "", r"\;": " "}
+PLAIN_MATHS |= {r"^{\circ}": "", r"\%": "%", r"\$": "$", r"\,": "", r"\!": "", "{,}": ",", "dfrac": "frac"}
+PLAIN_MATHS |= {
+    "tfrac": "frac",
+    "½": r" \frac{1}{2}",
+    "¼": r" \frac{1}{4}",
+    "¾": r" \frac{3}{4}",
+    "**": "^",
+    "±": r"\pm ",
+}
+PLAIN_MATHS |= {r"\left": "", r"\right": "", r"\{": "{", r"\}": "}", r"\langle": "(", r"\rangle": ")", "∪": r"\cup "}
+PLAIN_MATHS |= {
+    "∞": r"\infty ",
+    r"\leq": "≤",
+    r"\geq": "≥",
+    r"\le": "≤",
+    r"\ge": "≥",
+    r"\lt": "<",
+    r"\gt": ">",
+    "<=": "≤",
+}
+PLAIN_MATHS |= {">=": "≥"}
+LATEX_SPACE = re.compile(r"(?<!\\)\\(?:[ ;:]|quad\b)|~")
 RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"
 SUPERSCRIPT = re.compile(rf"[{RAISED}]+")
 LOWERED = str.maketrans(RAISED, "0123456789-")
 ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s*(?:[({]([^(){}]*)[)}]|(\d+))")
-ABOUT = re.compile(r"(?:approximately|approx\.?|about|around|roughly|exactly|only|~|\\sim|=)\s*", re.IGNORECASE)
-CURRENCY = re.compile(r"(?P<sign>[-+]?)(?:US)?[$€£¥]\s*(?=[\d.])")
-
-_one_at_a_time = threading.Lock()
-LONGEST = 100  # characters of an expression
-LARGEST_POWER = 10**6
-EXPONENT = re.compile(r"\^(?:\w|\{[^{}^]{1,8}\}|\{-?\\frac\{\w{1,3}\}\{\w{1,3}\}\})")
-NUMERIC_EXPONENT = re.compile(r"\^\{?-?(?:\\frac\{)?(\d+)")
-ENDLESS = re.compile(r"!|\\(?:sum|prod|int|lim|binom)")
+ABOUT = re.compile(r"(?:approximately|approx\.?|about|around|roughly|exactly|only|\\sim|=)\s*", re.IGNORECASE)
+CURRENCY = re.compile(r"([-+]?)(?:US)?([$€£¥])\s*([-+]?[\d.].*)")
 INNER_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|rm|bf)\{([^{}]*)\}")
+SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
+
+NAME = re.compile(
+    r"\s*(?:[A-Za-z]|\\[A-Za-z]+|\\?[A-Z]{2,3}|(?:\\[a-z]+ )?[A-Za-z]{3,})(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?\s*"
+)
+MATRIX = re.compile(r"\\begin\{[bp]?matrix\}(.*)\\end\{[bp]?matrix\}", re.DOTALL)
+BRACKETS = {"(": ")]", "[": ")]", "{": "}"}
+FLIPPED = {">": "<", "≥": "≤"}
 
 
-def same_quantity(given: str, reference: str) -> bool:
-    """Whether two numbers or expressions are equal; a unit counts where both have one."""
-    (number, unit), (right_number, right_unit) = _quantity(given), _quantity(reference)
-    if unit and right_unit and unit != right_unit:
-        return False
-    decimal, right_decimal = _decimal(number), _decimal(right_number)
-    if decimal is not None and right_decimal is not None:
-        return decimal == right_decimal
-    return _is_expression(number) and _is_expression(right_number) and equal(number, right_number)
+class Reading(NamedTuple):
+    """key: what an answer says. plain: what it says without its unit, its percent sign or as a quotient, None where it
+    has none of them."""
+
+    key: Hashable
+    plain: Hashable = None
+
+
+def read(text: str) -> Reading | None:
+    """The reading of an answer; None for one that is a text."""
+    if DECIMAL.fullmatch(text):
+        return Reading(Fraction(text))
+    if len(text) > LONGEST:
+        return None
+    if calendar := _calendar(text):
+        return Reading(calendar)
+    number, unit, factor = _quantity(text)
+    key = _key(number)
+    if key is None:
+        return None
+    if unit == "%" and isinstance(key, Fraction):
+        return Reading(key / 100, key)
+    if unit:
+        return Reading(("of", unit, key * factor) if isinstance(key, Fraction) else ("of", unit, factor, key), key)
+    if isinstance(key, tuple) and key[0] == "ratio" and len(key) == 3:
+        return Reading(key, Fraction(key[1], key[2]) if key[2] else None)
+    return Reading(key)
 
 
 def is_quantity(text: str) -> bool:
     """Whether a text is a plain number, with a unit or without: "1,234.5 cm", "2e3", "50%"."""
-    return _decimal(_quantity(text)[0].removesuffix("%")) is not None
+    return len(text) <= LONGEST and isinstance(_decimal(_quantity(text)[0]), Fraction)
 
 
-@lru_cache(maxsize=10_000)
-def _quantity(text: str) -> tuple[str, str]:
-    """An answer as LaTeX without thousands separators, and its unit, "" for none: "1,000 centimeters" is 1000, cm."""
-    if len(text) > 2 * LONGEST:
-        return text, ""
+def _quantity(text: str) -> tuple[str, str, Fraction]:
+    """An answer as LaTeX without thousands separators, its unit, "" for none, and how many of it: "1,000 centimeters"
+    is 1000 m of 1/100."""
     text = INNER_TEXT.sub(r" \1 ", text)
     text = TEMPERATURE.sub(lambda match: f" degrees{match['scale'].upper()}", text)
     for plain, latex in PLAIN_MATHS.items():
         text = text.replace(plain, latex)
+    text = LATEX_SPACE.sub(" ", text)
     text = SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(LOWERED)}}}", text)
     text = ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text).strip()
+    text = SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = text[about.end() :] if (about := ABOUT.match(text)) else text
-    text = CURRENCY.sub(r"\g<sign>", text, count=1)
+    text = CURRENCY.sub(r"\1\3 \2", text) if CURRENCY.fullmatch(text) else text
     text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text).strip()
     if NUMBER_WORD.match(text):
         text = NUMBER_WORD.sub(lambda match: str(NUMBER_WORDS.index(match[0].lower())), text)
-    text = re.sub(r"\s*percent$", "%", re.sub(r"(?<=\w)\s\([A-Za-z ]+\)$", "", text))
+    text = MAGNITUDE.sub(_multiplied, re.sub(r"(?<=\w)\s\([A-Za-z ]+\)$", "", text))
     if SPACED_THOUSANDS.fullmatch(text):
         text = text.replace(" ", "")
+    text = MIXED.sub(lambda m: f"({m[1]}+{m[2] or m[4]}/{m[3] or m[5]})", text).strip()
     match = QUANTITY.fullmatch(text)
-    if match is None or (match["word"] or "").lower() in NO_UNIT or HAN_NUMBER.search(match["han"] or ""):
-        return text, ""
-    power = re.sub(r"\D", "", match["power"] or "") or {"s": "2", "c": "3"}.get((match["power_word"] or "-")[0], "")
-    return match["number"].strip(), _unit(match["short"] or match["letter"] or match["han"] or match["word"]) + power
+    if match is None or match["unit"].lower() in NO_UNIT or HAN_NUMBER.search(match["unit"]):
+        return text, "", Fraction(1)
+    unit, factor = _unit(match["unit"])
+    power = int(match["power"] or {"s": 2, "平": 2, "c": 3, "立": 3}.get((match["power_word"] or "-")[0], 1))
+    if below := match["below"]:
+        under, divisor = _unit(below)
+        return match["number"].strip(), f"{unit}/{under}^{power}", factor / divisor**power
+    return match["number"].strip(), unit + (f"^{power}" if unit and power > 1 else ""), factor**power
 
 
-def _unit(name: str) -> str:
-    name = name if len(name) == 1 else name.lower()
-    if metre := METRE.fullmatch(name):
-        return METRES[metre[1]]
-    return "" if name in ("degree", "degrees", "unit", "units") else name.removesuffix("s") if len(name) > 2 else name
+def _multiplied(match: re.Match[str]) -> str:
+    return format(Decimal(match[1]).scaleb(MAGNITUDES[(match[2] or match[3]).lower()]), "f") + " "
 
 
-def _decimal(number: str) -> Decimal | None:
+def _unit(name: str) -> tuple[str, Fraction]:
+    name = name.lower()
+    name = name.removesuffix("s") if len(name) > 2 else name
+    unit, factor = UNITS.get(name, (name, 1))
+    return unit, Fraction(factor)
+
+
+def _decimal(number: str) -> Fraction | None:
     """The value of 12, -.5, 1.2e3 and 1.2 x 10^3; None for anything else."""
     if match := TIMES_TEN.fullmatch(number):
-        return Decimal(f"{match['number']}e{match['power']}")
-    return Decimal(number) if DECIMAL.fullmatch(number) else None
+        return Fraction(match["number"]) * Fraction(10) ** int(match["power"])
+    return Fraction(number) if DECIMAL.fullmatch(number) else None
 
 
-def _is_expression(text: str) -> bool:
-    """Whether math_verify may read it: no words (it takes "deer" for d e e r, which is "reed"), and nothing endless."""
-    if len(text) > LONGEST or ENDLESS.search(text) or re.search(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", text)):
-        return False
-    powers = [int(power) for power in NUMERIC_EXPONENT.findall(text)]
-    return text.count("^") == len(EXPONENT.findall(text)) and math.prod(powers) <= LARGEST_POWER
+def _calendar(text: str) -> Hashable:
+    """The key of a date or of a time of day, None for anything else."""
+    for form in DATES:
+        if date := form.fullmatch(text):
+            fields = date.groupdict()
+            month = int(fields["number"]) if "number" in fields else 1 + MONTHS.index(fields["month"][:3].lower())
+            return "date", int(fields["year"] or 0), month, int(fields["day"])
+    if NUMERIC_DATE.fullmatch(text):
+        return "date", *map(int, re.findall(r"\d+", text))
+    if (time := TIME.fullmatch(text)) and (time[2] or time[4]):
+        hour = int(time[1]) % 12 + 12 * (time[4] in "pP") if time[4] else int(time[1])
+        return "time", hour, int(time[2] or 0), int(time[3] or 0)
+    return None
 
 
-@lru_cache(maxsize=100_000)
-def equal(given: str, right: str) -> bool:
-    """Whether math_verify calls two LaTeX expressions equal; False when it cannot tell within LIMIT_S."""
-    with _one_at_a_time:
-        worker = _worker(os.getpid())
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        try:
-            worker.stdin.write(json.dumps([given, right]) + "\n")
-            worker.stdin.flush()
-            said = worker.stdout.readline()
-        except BrokenPipeError:
-            said = ""
-        if not said:  # it was stopped
-            _worker.cache_clear()
-            with suppress(BrokenPipeError), worker:
-                pass
-    return said == "1\n"
+def _key(text: str) -> Hashable:
+    """The key of an answer without unit, None for what cannot be read."""
+    text = text.strip()
+    if (number := _decimal(text)) is not None:
+        return number
+    if match := RANGE.fullmatch(text):
+        return "range", *(Fraction(bound) for bound in match.groups() if bound)
+    if RATIO.fullmatch(text):
+        terms = [Fraction(term) for term in text.split(":")]
+        return "ratio", *(term / (next(filter(None, reversed(terms)), 1)) for term in terms)
+    if r"\pm" in text:
+        return _keys("set", [text.replace(r"\pm", "+"), text.replace(r"\pm", "-")])
+    if matrix := MATRIX.fullmatch(text):
+        return _keys("matrix", [f"({row.replace('&', ',')},0)" for row in matrix[1].strip().rstrip("\\").split(r"\\")])
+    for mark in (r"\\cup", r",|;|\band\b|\bor\b"):
+        if len(parts := _parts(text, mark)) > 1:
+            return _keys("set", parts)
+    if text[:1] in BRACKETS and text[-1] in BRACKETS[text[0]] and len(parts := _parts(text[1:-1], ",|;")) > 1:
+        return _keys("set" if text[0] == "{" else text[0] + text[-1], parts)
+    if re.search("[<>≤≥]", text):
+        return _interval(re.split("([<>≤≥])", text))
+    if "=" in text:
+        return _equation(text)
+    if (infinite := text.replace(" ", "")) in (r"\infty", r"+\infty", r"-\infty"):
+        return infinite.removeprefix("+")
+    return value(text)
 
 
-@cache
-def _worker(process: int) -> subprocess.Popen[str]:
-    """The worker of this process: a fork must not share the pipes of its parent."""
-    worker = subprocess.Popen(
-        [sys.executable, "-P", __file__, str(LIMIT_S)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert worker.stdout is not None
-    if worker.stdout.readline() != "ready\n":
-        raise ValueError("math_verify, which compares answers, does not start; try: python -c 'import math_verify'")
-    return worker
+def _keys(kind: str, parts: list[str]) -> Hashable:
+    """The key of what has parts, None where one of them cannot be read. The parts of a set have no order."""
+    keys = [("text", part.strip().lower()) if re.fullmatch("[A-Za-z ]{2,}", part) else _key(part) for part in parts]
+    if None in keys or (kind == "set" and all(isinstance(key, tuple) and key[0] == "text" for key in keys)):
+        return None
+    return (kind, frozenset(keys)) if kind == "set" else (kind, *keys)
 
 
-def _serve(limit: float) -> None:
-    import resource
-    import signal
-
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    normalisation = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="all")
-    latex = [LatexExtractionConfig(normalization_config=normalisation)]
-
-    @lru_cache(maxsize=1000)
-    def read(text: str) -> list[Any]:
-        percent = "%" if text.endswith("%") else ""
-        return parse(f"${text.removesuffix('%')}${percent}", latex, fallback_mode="no_fallback", parsing_timeout=None)
-
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, also within a long operation
-    print("ready", flush=True)
-    for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, limit)
-        try:
-            given, right = map(read, json.loads(line))
-            same = bool(given and right and verify(right, given, timeout_seconds=None))
-        except Exception:
-            same = False
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print(int(same), flush=True)
+def _parts(text: str, mark: str) -> list[str]:
+    """The parts of a text between marks that are in no brackets; the text alone where brackets close none."""
+    parts, depth = [""], 0
+    for token in re.split(rf"([()\[\]{{}}]|{mark})", text):
+        depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
+        if depth < 0:
+            return [text]
+        if depth == 0 and re.fullmatch(mark, token):
+            parts.append("")
+        else:
+            parts[-1] += token
+    return parts
 
 
-if __name__ == "__main__":
-    _serve(float(sys.argv[1]))
+def _interval(bounds: list[str]) -> Hashable:
+    """The key of x < 3 or 1 <= x < 3: that of (-oo, 3) and [1, 3)."""
+    if bounds[1] in FLIPPED:
+        bounds = [FLIPPED.get(bound, bound if bound not in "<≤" else "?") for bound in reversed(bounds)]
+    if NAME.fullmatch(bounds[0]):
+        bounds = [r"-\infty", "<", *bounds]
+    if NAME.fullmatch(bounds[-1]):
+        bounds = [*bounds, "<", r"\infty"]
+    if len(bounds) != 5 or not NAME.fullmatch(bounds[2]) or not {bounds[1], bounds[3]} <= {"<", "≤"}:
+        return None
+    return _keys("(["[bounds[1] == "≤"] + ")]"[bounds[3] == "≤"], [bounds[0], bounds[4]])
+
+
+def _equation(text: str) -> Hashable:
+    """The key of an equation: of 5 for x = 5 and 2 + 3 = 5; else one that both sides and a factor do not change."""
+    left, right = text.rsplit("=", 1)
+    if NAME.fullmatch(left) or (isinstance(value(left), Fraction) and isinstance(value(right), Fraction)):
+        return _key(right)
+    if NAME.fullmatch(right):
+        return _key(left)
+    difference = value(f"({left})-({right})", up_to_a_factor=True)
+    return None if difference is None else ("equation", difference)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from mprm.data.answers import final_answer, same_answer
+from mprm.data.answers import final_answer, is_right
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
 from mprm.data.records import RecordFile, Records, id_and_source, image_field, images_and_question
 
@@ -125,7 +125,7 @@ def _candidate(fields: object, answer: str | None) -> Candidate:
     if correct is None:
         if answer is None:
             raise Unusable("no_answer")
-        correct = bool(steps) and final is not None and same_answer(final, answer)
+        correct = bool(steps) and final is not None and is_right(final, answer)
     return Candidate(tuple(steps), final, correct, n_tokens)
 
 

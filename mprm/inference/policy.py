@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mprm.batching.examples import image_fault, open_images
-from mprm.data.answers import final_answer, same_answer
+from mprm.data.answers import final_answer, is_right
 from mprm.data.questions import Question
 from mprm.runs.journal import Journal
 
@@ -285,4 +285,4 @@ def answer_of(question: Question, steps: Sequence[str], completion: Completion) 
     """The final answer of a solution that `completion` ends, and whether it is right; None and False when it was cut
     off at the limit of tokens: half a number is no answer."""
     given = final_answer(steps) if completion.finished else None
-    return given, given is not None and same_answer(given, question.answer)
+    return given, given is not None and is_right(given, question.answer)

@@ -3,7 +3,7 @@
 
 import pytest
 
-from mprm.data.answers import final_answer, same_answer
+from mprm.data.answers import final_answer, is_right
 
 # What a solution says, and an answer that it gives.
 RIGHT = [
@@ -272,7 +272,7 @@ WRONG = [
 
 def gives(text: str, reference: str) -> bool:
     answer = final_answer(text.split("\n\n"))
-    return answer is not None and same_answer(answer, reference)
+    return answer is not None and is_right(answer, reference)
 
 
 @pytest.mark.parametrize(("text", "reference"), RIGHT)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mprm.data import quantities as algebra
-from mprm.data.answers import answer_classes, final_answer, same_answer
+from mprm.data.answers import answer_classes, final_answer, is_right
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_the_answer_that_a_solution_ends_with(steps: list[str], answer: str | No
         (r"\text{No}", "no"),
     ],
 )
-def test_the_same_answer(given: str, reference: str) -> None:
-    assert same_answer(given, reference)
+def test_a_right_answer(given: str, reference: str) -> None:
+    assert is_right(given, reference)
 
 
 @pytest.mark.parametrize(
@@ -126,17 +126,17 @@ def test_the_same_answer(given: str, reference: str) -> None:
     ],
 )
 def test_another_answer(given: str, reference: str) -> None:
-    assert not same_answer(given, reference)
+    assert not is_right(given, reference)
 
 
 def test_expressions_are_compared_in_any_thread_and_no_alarm_is_left_on() -> None:
     before = signal.getsignal(signal.SIGALRM)
     found: list[bool] = []
-    thread = threading.Thread(target=lambda: found.append(same_answer("y + 2", "2 + y")))
+    thread = threading.Thread(target=lambda: found.append(is_right("y + 2", "2 + y")))
     thread.start()
     thread.join()
     assert found == [True]
-    assert same_answer("z + 2", "2 + z")
+    assert is_right("z + 2", "2 + z")
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.alarm(0) == 0
 
@@ -173,8 +173,8 @@ def test_no_text_takes_long(parts: list[str], end: str, seed: int) -> None:
     start = time.process_time()
     final_answer([text, text])
     for length in (len(text), 1000):
-        same_answer(text[:length], "5")
-        same_answer("B", text[-length:])
+        is_right(text[:length], "5")
+        is_right("B", text[-length:])
     assert time.process_time() - start < 2
 
 
@@ -200,10 +200,10 @@ def test_a_worker_that_was_killed_is_replaced() -> None:
 
 
 def test_a_forked_process_compares_on_its_own() -> None:
-    assert same_answer("x + 11", "11 + x")
+    assert is_right("x + 11", "11 + x")
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply(same_answer, ("x + 12", "12 + x"))
-    assert same_answer("x + 13", "13 + x")
+        assert pool.apply(is_right, ("x + 12", "12 + x"))
+    assert is_right("x + 13", "13 + x")
 
 
 @pytest.mark.parametrize("code", ["__import__('os').mkdir('made')", "os.mkdir('made')", r"\write18{mkdir made}"])
@@ -211,7 +211,7 @@ def test_nothing_is_executed(code: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     algebra._worker.cache_clear()
     for text in (code, f"${code}$", rf"\boxed{{{code}}}"):
-        assert not same_answer(text, "1")
+        assert not is_right(text, "1")
         assert not algebra.equal(text, "1")
     assert list(tmp_path.iterdir()) == []
     algebra._worker.cache_clear()
@@ -219,8 +219,8 @@ def test_nothing_is_executed(code: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_texts_options_and_decimals_need_no_algebra() -> None:
     program = (
-        "import sys; from mprm.data.answers import same_answer\n"
-        "assert [same_answer(*pair) for pair in (('10', '11'), ('1,000.0', '1000'), ('(B)', 'B'), ('red', 'blue'))]"
+        "import sys; from mprm.data.answers import is_right\n"
+        "assert [is_right(*pair) for pair in (('10', '11'), ('1,000.0', '1000'), ('(B)', 'B'), ('red', 'blue'))]"
         " == [False, True, True, False]\n"
         "assert not {'math_verify', 'sympy'} & set(sys.modules)"
     )
@@ -246,11 +246,11 @@ def test_classes_are_numbered_by_appearance_and_hold_equal_answers(some: list[st
     assert numbers == list(range(len(numbers)))
     for number in numbers:
         first, *others = [a for a, of in zip(some, classes, strict=True) if of == number and a is not None]
-        assert all(same_answer(other, first) or same_answer(first, other) for other in others)
+        assert all(is_right(other, first) or is_right(first, other) for other in others)
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
 @settings(deadline=None)
 def test_any_text_is_compared(given: str, reference: str) -> None:
-    assert same_answer(given, reference) in (True, False)
+    assert is_right(given, reference) in (True, False)
     assert final_answer([given, reference]) is None or final_answer([given, reference])
