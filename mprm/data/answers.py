@@ -103,12 +103,12 @@ def final_answer(steps: Sequence[str]) -> str | None:
 
 
 def answer_key(answer: str) -> Hashable:
-    """What an answer says, in one form: two answers are the same when their keys are equal.
+    """What an answer says: two answers are the same when their keys are equal.
 
-    An option is its letter, yes or no that word. A number is exact and a percent sign a hundredth: 1/2 = 0.5 = 50 %, not
-    50. A quantity has the base of its unit: 10 cm = 0.1 m, not 10. x = 5 is 5. Expressions are equal in value; ranges,
-    ratios, dates and times are no arithmetic; a list without brackets has no order. Anything else is a text, without
-    case, articles, white space, quotes and punctuation at the end of a word.
+    An option is its letter. A number is exact, a percent sign a hundredth: 1/2 = 0.5 = 50 %, not 50. A quantity is so
+    many of a base unit: 10 cm = 0.1 m, not 10. Expressions are what they evaluate to, x = 5 is 5. Ranges, ratios, dates
+    and times are no arithmetic; a list without brackets has no order. Anything else is a text without case, articles,
+    white space, quotes and punctuation at the end of a word.
     """
     return _reading(_bare(answer)).key
 
@@ -135,8 +135,8 @@ def is_right(given: str, reference: str) -> bool:
 def answer_classes(answers: Sequence[str | None]) -> list[int]:
     """A number per answer, 0, 1, ... in order of appearance, the same for the same answers; -1 for None.
 
-    What leaves out a unit or the letter of an option joins the one answer among these that it may be short for: 10 joins
-    10 cm, unless there is 10 m, too. So the classes do not depend on the order.
+    An answer without a unit, or without the letter of its option, joins the one among these that it may be short for:
+    10 joins 10 cm, unless there is 10 m, too. The classes do not depend on the order.
     """
     fuller: dict[Hashable, set[Hashable]] = {}  # keys, and those that they may be short for
     for answer in {answer for answer in answers if answer is not None}:
@@ -172,7 +172,7 @@ def _reading(bare: str) -> Reading:
         return Reading(("options", *sorted(set(re.findall("[A-Z]", bare.replace("and", ""))))))
     if yes_or_no := YES_OR_NO.fullmatch(bare.casefold()):
         return Reading(("text", yes_or_no[1]))
-    return read(bare) or Reading(("text", _words(bare)))
+    return read(bare) or Reading(("text", _words(bare) or bare))
 
 
 def _stated(text: str, is_whole: bool) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Expressions, in LaTeX or plain: equal ones have equal values, however they are written.
 
-They are computed while they are read: exactly as long as all is rational, else with DIGITS digits, of which KEPT count.
-A symbol stands for fixed numbers that no expression of our length meets by chance (Schwartz 1980, Zippel 1979), so that
-no algebra is needed. Every number and every nesting is bounded: no text takes long.
+They are computed with DIGITS digits while they are read. A symbol stands for fixed numbers that no expression of our
+length meets by chance (Schwartz 1980, Zippel 1979), so that no algebra is needed. Length, nesting and numbers are
+bounded: no text takes long.
 """
 
 from __future__ import annotations
@@ -10,32 +10,29 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Sequence
 from fractions import Fraction
 from hashlib import sha256
 from typing import Any, TypeAlias
 
-# Of a constant, exact where it is rational, rounded to KEPT digits where not; of an expression, at every point.
+# Of a constant; of an expression with symbols at every point.
 Value: TypeAlias = Fraction | str | tuple[Fraction | str, ...]
 
 LONGEST = 200  # characters of an expression
 DEEPEST = 60  # brackets, powers and commands in it
+LARGEST = 4000  # bits of a power, of its inverse
 DIGITS, KEPT = 100, 60
-LARGEST = 4000  # bits of a number, of its inverse
-DENOMINATOR = 10**9  # a computed number that agrees with a fraction of at most this denominator in KEPT digits is it
+DENOMINATOR = 10**20  # a number that agrees in KEPT digits with a fraction of at most this denominator is that fraction
 POINTS = 3  # all symbols positive, all negative, some: |x| is neither x nor -x, |xy| not xy
 
 TOKEN = re.compile(
     r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|(?<![A-Za-z])[A-Za-z](?:_\{[A-Za-z0-9]+\}|_[A-Za-z0-9])|[A-Za-z]+|\S)"
 )
-LETTER = re.compile("[A-Za-zα-ω]")
-FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "ln", "log", "exp")
-ARCS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
-GREEK = "alpha beta gamma delta epsilon varepsilon theta lambda mu nu rho sigma tau phi varphi psi omega Delta Omega"
-SYMBOLS = {f"\\{name}" for name in GREEK.split()}
-NAMES = {*FUNCTIONS, "sqrt", "pi"}
+LETTER = re.compile("[A-Za-z\u03b1-\u03c9]")
+FUNCTIONS = {name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp")}
+FUNCTIONS |= {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
+SYMBOLS = {rf"\{name}" for name in ("alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "rho", "phi", "omega")}
 TIMES, OVER = {"*", r"\times", r"\cdot", "·"}, {"/", r"\div", "÷"}
-CLOSING = {"(": ")", "[": "]", "{": "}"}
+CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|"}
 
 _local = threading.local()
 
@@ -47,10 +44,8 @@ def value(text: str, up_to_a_factor: bool = False) -> Value | None:
     try:
         tokens = _tokens(text)
         numbers = [_Reader(tokens, point).whole() for point in range(POINTS)]
-        if up_to_a_factor:
-            numbers = [_apply("/", number, numbers[0]) for number in numbers]
-        values = tuple(map(_rounded, numbers))
-    except (ValueError, ArithmeticError, IndexError):
+        values = tuple(_rounded(number / numbers[0] if up_to_a_factor else number) for number in numbers)
+    except (ValueError, ArithmeticError):
         return None
     return values[0] if len(set(values)) == 1 else values
 
@@ -58,10 +53,10 @@ def value(text: str, up_to_a_factor: bool = False) -> Value | None:
 def _tokens(text: str) -> list[str]:
     tokens: list[str] = []
     for token in TOKEN.findall(text):
-        if token in NAMES:
+        if token in FUNCTIONS or token in ("sqrt", "pi"):
             tokens.append(f"\\{token}")
         elif token.isalpha() and len(token) > 1:
-            if len(token) > 3 or not any(map(str.isdigit, text)):
+            if len(token) > 3 or not re.search(r"\d", text):
                 raise ValueError("a word, not a product of symbols")
             tokens += token
         else:
@@ -81,43 +76,16 @@ def _mp() -> Any:
     return _local.mp
 
 
-def _real(number: Any) -> Any:
-    return _mp().mpf(number.numerator) / number.denominator if isinstance(number, Fraction) else number
-
-
-def _bounded(number: Any) -> Any:
-    if isinstance(number, Fraction):
-        size = max(number.numerator.bit_length(), number.denominator.bit_length())
-    else:
-        size = abs(_mp().mag(number)) if number else 0
-    if not size <= LARGEST:  # nor is a nan
-        raise OverflowError
-    return number
-
-
-def _apply(operation: str, one: Any, other: Any) -> Any:
-    if not (isinstance(one, Fraction) and isinstance(other, Fraction)):
-        one, other = _real(one), _real(other)
-    return _bounded(one + other if operation == "+" else one * other if operation == "*" else one / other)
-
-
 def _power(base: Any, power: Any) -> Any:
     mp = _mp()
-    if isinstance(base, Fraction) and isinstance(power, Fraction) and power.denominator == 1:
-        if abs(power) * max(base.numerator.bit_length(), base.denominator.bit_length()) > LARGEST:
-            raise OverflowError
-        return base ** int(power)
-    number = _real(base)
-    if number and abs(_real(power)) * (abs(mp.mag(number)) + 1) > LARGEST:
+    if base and abs(power) * (abs(mp.mag(base)) + 1) > LARGEST:
         raise OverflowError
-    if isinstance(power, Fraction) and power.denominator % 2 and not mp.im(number) and mp.re(number) < 0:
-        return _bounded((-number) ** _real(power) * (-1) ** power.numerator)  # the real root
-    return _bounded(number ** _real(power))
+    if not mp.im(base) and mp.re(base) < 0 and isinstance(ratio := _rounded(power), Fraction) and ratio.denominator % 2:
+        return (-base) ** power * (-1) ** ratio.numerator  # the real root
+    return base**power
 
 
 def _rounded(number: Any) -> Fraction | str:
-    if isinstance(number, Fraction):
-        return number
     mp = _mp()
     real, imaginary = (_part(part) for part in (mp.re(number), mp.im(number)))
     return real if imaginary == 0 else f"{real} + {imaginary} i"
@@ -125,10 +93,12 @@ def _rounded(number: Any) -> Fraction | str:
 
 def _part(number: Any) -> Fraction | str:
     mp = _mp()
+    if not mp.isfinite(number) or abs(number) > mp.mpf(2) ** LARGEST:
+        raise OverflowError
     if abs(number) < mp.mpf(10) ** (KEPT - DIGITS):
         return Fraction(0)
     sign, mantissa, exponent, _ = number._mpf_
-    exact = Fraction(-int(mantissa) if sign else int(mantissa)) * Fraction(2) ** int(exponent)
+    exact = int(mantissa) * Fraction(2) ** int(exponent) * (-1) ** sign
     near = exact.limit_denominator(DENOMINATOR)
     return near if abs(near - exact) < abs(exact) / 10**KEPT else str(mp.nstr(number, KEPT))
 
@@ -136,46 +106,44 @@ def _part(number: Any) -> Fraction | str:
 class _Reader:
     """Recursive descent over the tokens of an expression, with the symbols at one of the points."""
 
-    def __init__(self, tokens: Sequence[str], point: int) -> None:
-        self.tokens, self.point, self.at = [*tokens, ""], point, 0
+    def __init__(self, tokens: list[str], point: int) -> None:
+        self.tokens, self.point = [*reversed(tokens)], point
+
+    def next(self) -> str:
+        return self.tokens[-1] if self.tokens else ""
+
+    def found(self, *tokens: str) -> str:
+        """The next token, taken, where it is one of these; else ""."""
+        return self.tokens.pop() if self.next() in tokens and self.tokens else ""
 
     def whole(self) -> Any:
         number = self.sum()
-        self.expect("")
+        if self.tokens:
+            raise ValueError("more than an expression")
         return number
-
-    def next(self) -> str:
-        return self.tokens[self.at]
-
-    def take(self) -> str:
-        self.at += 1
-        return self.tokens[self.at - 1]
-
-    def expect(self, token: str) -> None:
-        if self.take() != token:
-            raise ValueError(f"no {token!r}")
-
-    def signed(self) -> Fraction:
-        sign = Fraction(1)
-        while self.next() in ("+", "-"):
-            sign *= -1 if self.take() == "-" else 1
-        return sign
 
     def sum(self) -> Any:
         total = self.product()
         while self.next() in ("+", "-"):
-            total = _apply("+", total, self.product())
+            total += self.product()
         return total
 
+    def signed(self) -> Any:
+        sign = 1
+        while found := self.found("+", "-"):
+            sign = -sign if found == "-" else sign
+        return sign * self.power()
+
     def product(self) -> Any:
-        total = _apply("*", self.signed(), self.power())
+        total = self.signed()
         while token := self.next():
-            if token in TIMES | OVER:
-                self.take()
-                total = _apply("/" if token in OVER else "*", total, _apply("*", self.signed(), self.power()))
-            elif LETTER.match(token) or token[0] == "\\" or token in CLOSING:
-                total = _apply("*", total, self.power())
-            elif token[0].isdigit() or token[0] == ".":
+            if self.found(*TIMES):
+                total *= self.signed()
+            elif self.found(*OVER):
+                total /= self.signed()
+            elif LETTER.match(token) or token[0] == "\\" or token in "([{":
+                total *= self.power()
+            elif token[0].isdigit():
                 raise ValueError("a number after a factor")  # H2O is no product
             else:
                 break
@@ -183,75 +151,58 @@ class _Reader:
 
     def power(self) -> Any:
         base = self.atom()
-        while self.next() in ("^", "!"):
-            base = _power(base, self.exponent()) if self.take() == "^" else self.factorial(base)
+        while found := self.found("^", "!"):
+            base = _power(base, self.exponent()) if found == "^" else self.factorial(base)
         return base
 
     def exponent(self) -> Any:
-        sign, base = self.signed(), self.atom()
-        if self.next() == "^":
-            self.take()
-            base = _power(base, self.exponent())
-        return _apply("*", sign, base)
+        sign = -1 if self.found("+", "-") == "-" else 1
+        base = self.atom()
+        return sign * (_power(base, self.exponent()) if self.found("^") else base)
 
     @staticmethod
-    def factorial(number: Any) -> Fraction:
-        if not isinstance(number, Fraction) or number.denominator > 1 or not 0 <= number <= 400:
+    def factorial(number: Any) -> Any:
+        exact = _rounded(number)
+        if not isinstance(exact, Fraction) or exact.denominator > 1 or not 0 <= exact <= 400:
             raise ValueError("not the factorial of a small number")
-        return _bounded(Fraction(math.factorial(int(number))))  # type: ignore[no-any-return]
+        return _mp().mpf(math.factorial(int(exact)))
 
     def atom(self) -> Any:
-        token, mp = self.take(), _mp()
+        token, mp = self.tokens.pop() if self.tokens else "?", _mp()
         if token[0].isdecimal() or token[0] == ".":
-            return _bounded(Fraction(token))
-        if token in CLOSING or token == "|":
+            return mp.mpf(token)
+        if token in CLOSING:
             inner = self.sum()
-            self.expect(CLOSING.get(token, token))
+            if not self.found(CLOSING[token]):
+                raise ValueError("an open bracket")
             return abs(inner) if token == "|" else inner
         if token == r"\frac":
             over = self.atom()
-            return _apply("/", over, self.atom())
+            return over / self.atom()
         if token == r"\sqrt":
-            return self.root()
+            degree = self.atom() if self.next() == "[" else 2
+            return _power(self.atom(), mp.mpf(1) / degree)
         if token[1:] in FUNCTIONS:
             return self.function(token[1:])
-        if token == r"\pi":
-            return +mp.pi
-        if token in ("e", "i"):
-            return +mp.e if token == "e" else mp.mpc(0, 1)
-        if not LETTER.match(token) and token not in SYMBOLS:
-            raise ValueError("not an expression")
-        return self.symbol(token)
-
-    def root(self) -> Any:
-        degree: Any = Fraction(2)
-        if self.next() == "[":
-            degree = self.atom()
-        if not isinstance(degree, Fraction):
-            raise ValueError("not a root")
-        return _power(self.atom(), 1 / degree)
+        if token in (r"\pi", "e", "i"):
+            return mp.mpc(0, 1) if token == "i" else +mp.pi if token == r"\pi" else +mp.e
+        if LETTER.match(token) or token in SYMBOLS:
+            return self.symbol(re.sub(r"[{}]", "", token.lower()))
+        raise ValueError("not an expression")
 
     def function(self, name: str) -> Any:
-        mp, power, base = _mp(), Fraction(1), Fraction(10)
-        if self.next() == "^":
-            self.take()
-            power = self.exponent()
-        if self.next() == "_":
-            self.take()
-            base = self.atom()
+        mp = _mp()
+        power = self.exponent() if self.found("^") else 1
+        base = self.atom() if self.found("_") else mp.mpf(10)
         number = self.power()
         while LETTER.match(self.next()) or self.next() == r"\pi":  # sin 2x
-            number = _apply("*", number, self.power())
-        number = _real(number)
+            number *= self.power()
         if power == -1:
             raise ValueError("an inverse, or a reciprocal")
-        if name == "log":
-            found = mp.log(number) / mp.log(_real(base))
-        else:
-            found = _power(+mp.e, number) if name == "exp" else getattr(mp, ARCS.get(name, name))(number)
-        return _power(_bounded(found), power)
+        if name == "exp":
+            return _power(_power(+mp.e, number), power)
+        return _power(mp.log(number) / mp.log(base) if name == "log" else getattr(mp, FUNCTIONS[name])(number), power)
 
     def symbol(self, name: str) -> Any:
-        name = re.sub(r"[{}]", "", name.lower())
         sign, size = (int.from_bytes(sha256(text.encode()).digest(), "big") for text in (name, f"{self.point} {name}"))
         return (_mp().mpf(size) / 2**256 + 1) * (1, -1, 1 - 2 * (sign & 1))[self.point]

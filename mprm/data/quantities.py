@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from mprm.data.expressions import LONGEST, value
+from mprm.data.units import base_unit, calendar_key
 
 NUMBER_WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -24,66 +25,17 @@ TIMES_TEN = re.compile(
 THOUSANDS = re.compile(r"(?<![\d.,(\[{])\d{1,3}(?:,\d{3})+(?![\d,])")
 SPACED_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 MIXED = re.compile(r"(?<![\w.}/^])(\d+)(?:\s+(\d+)/(\d+)|\s*\\frac\{(\d+)\}\{(\d+)\})(?![\w.])")
-MAGNITUDES = {
-    "hundred": 2,
-    "thousand": 3,
-    "million": 6,
-    "billion": 9,
-    "trillion": 12,
-    "百": 2,
-    "千": 3,
-    "万": 4,
-    "亿": 8,
-}
-MAGNITUDE = re.compile(rf"({NUMBER})\s*(?:({'|'.join(list(MAGNITUDES)[:5])})\b|(百|千(?![米克])|万|亿))", re.IGNORECASE)
-RANGE = re.compile(
-    rf"(?:from\s+)?(?P<low>{NUMBER})\s*(?:-|to)\s*(?P<high>{NUMBER})|between\s+(?P<least>{NUMBER})\s+and\s+(?P<most>{NUMBER})",
-    re.IGNORECASE,
+MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+MAGNITUDES |= {"百": 2, "千": 3, "万": 4, "亿": 8}
+MAGNITUDE = re.compile(
+    rf"({NUMBER})\s*(?:(hundred|thousand|million|billion|trillion)\b|(百|千(?![米克])|万|亿))", re.IGNORECASE
 )
+RANGE = re.compile(
+    rf"(?:from\s+)?{NUMBER}(?:\s*(?:-|\bto\b)\s*{NUMBER})+|between\s+{NUMBER}\s+and\s+{NUMBER}", re.IGNORECASE
+)
+TO = re.compile(r"(?<=[\d.])\s*(?:-|to|and)\s*", re.IGNORECASE)
 RATIO = re.compile(rf"{NUMBER}(?:\s*:\s*{NUMBER})+")
 
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-MONTH = r"(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec)(?:uary|ruary|ch|il|e|y|ust|tember|ember|ober)?"
-DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
-DATES = (
-    re.compile(r"(?P<year>\d{4})(?P<mark>[-/.])(?P<number>\d{1,2})(?P=mark)(?P<day>\d{1,2})"),
-    re.compile(r"(?P<year>\d{4})年(?P<number>\d{1,2})月(?P<day>\d{1,2})[日号]?"),
-    re.compile(rf"{MONTH}\s+{DAY}(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE),
-    re.compile(rf"{DAY}\s+(?:of\s+)?{MONTH}(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE),
-)
-NUMERIC_DATE = re.compile(r"\d{1,2}([-/.])\d{1,2}\1(?:\d{4}|\d{2})")  # of which country?
-TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?(?:\s*([ap])\.?m\.?)?", re.IGNORECASE)
-
-# The unit that a name stands for, and how many of it.
-UNITS = {"ft": ("ft", 1), "feet": ("ft", 1), "foot": ("ft", 1), "inche": ("inch", 1), "in": ("inch", 1)}
-PREFIXES = (
-    ("", "", "", 0),
-    ("k", "kilo", "千", 3),
-    ("d", "deci", "分", -1),
-    ("c", "centi", "厘", -2),
-    ("m", "milli", "毫", -3),
-)
-for base, words, han in (("m", ("meter", "metre"), "米"), ("g", ("gram",), "克"), ("l", ("liter", "litre"), "升")):
-    for short, word, sign, power in PREFIXES:
-        UNITS |= dict.fromkeys(
-            (short + base, *(word + name for name in words), sign + han), (base, Fraction(10) ** power)
-        )
-for names, unit, factor in (
-    *(("公里", "m", 1000), ("公斤", "g", 1000), ("s sec second 秒", "s", 1), ("min minute 分钟", "s", 60)),
-    *(
-        ("h hr hour 小时", "s", 3600),
-        ("$ dollar usd 美元", "$", 1),
-        ("€ euro eur 欧元", "€", 1),
-        ("£ gbp 英镑", "£", 1),
-    ),
-    *(
-        ("¥ yuan rmb cny 元", "¥", 1),
-        ("円 yen jpy 日元", "円", 1),
-        ("degree deg unit 度", "", 1),
-        ("% percent", "%", 1),
-    ),
-):
-    UNITS |= dict.fromkeys(names.split(), (unit, factor))
 UNIT = r"(?:(?<=\s)[A-Za-z]{2,}|(?<=\s)[mgshLl]|mm|cm|dm|km|ft|kg|mg|ml|min|[$€£¥%]|[\u4e00-\u9fff]{1,4})"
 QUANTITY = re.compile(
     r"(?P<number>.*(?:[\d})!]|\\pi))\s*(?P<power_word>(?:square|sq\.?|cubic)\s+|平方|立方)?"
@@ -95,28 +47,12 @@ NO_UNIT |= {"fifth", "fifths", "tenth", "tenths", *NUMBER_WORDS, *MAGNITUDES}
 HAN_NUMBER = re.compile("[零一二三四五六七八九十百万亿]")
 TEMPERATURE = re.compile(r"(?:°|\^?\{?\\circ\}?|degrees?)\s*(?P<scale>[CF])(?:elsius|ahrenheit)?\b", re.IGNORECASE)
 
-PLAIN_MATHS = {"−": "-", "–": "-", "π": r"\pi ", "×": r"\times ", "°": "", r"^\circ": "", "≈": "=", r"\approx": "="}  # noqa: RUF001
-PLAIN_MATHS |= {r"^{\circ}": "", r"\%": "%", r"\$": "$", r"\,": "", r"\!": "", "{,}": ",", "dfrac": "frac"}
-PLAIN_MATHS |= {
-    "tfrac": "frac",
-    "½": r" \frac{1}{2}",
-    "¼": r" \frac{1}{4}",
-    "¾": r" \frac{3}{4}",
-    "**": "^",
-    "±": r"\pm ",
-}
-PLAIN_MATHS |= {r"\left": "", r"\right": "", r"\{": "{", r"\}": "}", r"\langle": "(", r"\rangle": ")", "∪": r"\cup "}
-PLAIN_MATHS |= {
-    "∞": r"\infty ",
-    r"\leq": "≤",
-    r"\geq": "≥",
-    r"\le": "≤",
-    r"\ge": "≥",
-    r"\lt": "<",
-    r"\gt": ">",
-    "<=": "≤",
-}
-PLAIN_MATHS |= {">=": "≥"}
+PLAIN_MATHS = dict.fromkeys(("°", r"^\circ", r"^{\circ}", r"\,", r"\!", r"\left", r"\right"), "")
+PAIRS = r"""− - – - × \times π \pi ± \pm ∪ \cup ∞ \infty ≈ = \approx = ½ \frac{1}{2} ¼ \frac{1}{4} ¾ \frac{3}{4}
+dfrac frac tfrac frac {,} ,
+** ^ <= ≤ >= ≥ \leq ≤ \geq ≥ \le ≤ \ge ≥ \lt < \gt > \% % \$ $ \{ { \} } \langle ( \rangle )"""  # noqa: RUF001
+PLAIN_MATHS |= dict(zip(PAIRS.split()[::2], PAIRS.split()[1::2], strict=True))
+PLAIN_MATHS |= {plain: f"{latex} " for plain, latex in PLAIN_MATHS.items() if latex.startswith("\\")}
 LATEX_SPACE = re.compile(r"(?<!\\)\\(?:[ ;:]|quad\b)|~")
 RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"
 SUPERSCRIPT = re.compile(rf"[{RAISED}]+")
@@ -149,8 +85,8 @@ def read(text: str) -> Reading | None:
         return Reading(Fraction(text))
     if len(text) > LONGEST:
         return None
-    if calendar := _calendar(text):
-        return Reading(calendar)
+    if date := calendar_key(text):
+        return Reading(date)
     number, unit, factor = _quantity(text)
     key = _key(number)
     if key is None:
@@ -192,23 +128,16 @@ def _quantity(text: str) -> tuple[str, str, Fraction]:
     match = QUANTITY.fullmatch(text)
     if match is None or match["unit"].lower() in NO_UNIT or HAN_NUMBER.search(match["unit"]):
         return text, "", Fraction(1)
-    unit, factor = _unit(match["unit"])
+    unit, factor = base_unit(match["unit"])
     power = int(match["power"] or {"s": 2, "平": 2, "c": 3, "立": 3}.get((match["power_word"] or "-")[0], 1))
     if below := match["below"]:
-        under, divisor = _unit(below)
+        under, divisor = base_unit(below)
         return match["number"].strip(), f"{unit}/{under}^{power}", factor / divisor**power
     return match["number"].strip(), unit + (f"^{power}" if unit and power > 1 else ""), factor**power
 
 
 def _multiplied(match: re.Match[str]) -> str:
     return format(Decimal(match[1]).scaleb(MAGNITUDES[(match[2] or match[3]).lower()]), "f") + " "
-
-
-def _unit(name: str) -> tuple[str, Fraction]:
-    name = name.lower()
-    name = name.removesuffix("s") if len(name) > 2 else name
-    unit, factor = UNITS.get(name, (name, 1))
-    return unit, Fraction(factor)
 
 
 def _decimal(number: str) -> Fraction | None:
@@ -218,28 +147,13 @@ def _decimal(number: str) -> Fraction | None:
     return Fraction(number) if DECIMAL.fullmatch(number) else None
 
 
-def _calendar(text: str) -> Hashable:
-    """The key of a date or of a time of day, None for anything else."""
-    for form in DATES:
-        if date := form.fullmatch(text):
-            fields = date.groupdict()
-            month = int(fields["number"]) if "number" in fields else 1 + MONTHS.index(fields["month"][:3].lower())
-            return "date", int(fields["year"] or 0), month, int(fields["day"])
-    if NUMERIC_DATE.fullmatch(text):
-        return "date", *map(int, re.findall(r"\d+", text))
-    if (time := TIME.fullmatch(text)) and (time[2] or time[4]):
-        hour = int(time[1]) % 12 + 12 * (time[4] in "pP") if time[4] else int(time[1])
-        return "time", hour, int(time[2] or 0), int(time[3] or 0)
-    return None
-
-
 def _key(text: str) -> Hashable:
     """The key of an answer without unit, None for what cannot be read."""
     text = text.strip()
     if (number := _decimal(text)) is not None:
         return number
-    if match := RANGE.fullmatch(text):
-        return "range", *(Fraction(bound) for bound in match.groups() if bound)
+    if RANGE.fullmatch(text):
+        return "range", *map(Fraction, TO.split(text.lower().removeprefix("from").removeprefix("between").strip()))
     if RATIO.fullmatch(text):
         terms = [Fraction(term) for term in text.split(":")]
         return "ratio", *(term / (next(filter(None, reversed(terms)), 1)) for term in terms)
@@ -263,7 +177,8 @@ def _key(text: str) -> Hashable:
 
 def _keys(kind: str, parts: list[str]) -> Hashable:
     """The key of what has parts, None where one of them cannot be read. The parts of a set have no order."""
-    keys = [("text", part.strip().lower()) if re.fullmatch("[A-Za-z ]{2,}", part) else _key(part) for part in parts]
+    parts = [part.strip() for part in parts]
+    keys = [("text", part.lower()) if re.fullmatch("[A-Za-z ]{2,}", part) else _key(part) for part in parts]
     if None in keys or (kind == "set" and all(isinstance(key, tuple) and key[0] == "text" for key in keys)):
         return None
     return (kind, frozenset(keys)) if kind == "set" else (kind, *keys)

@@ -1,10 +1,8 @@
 # ruff: noqa: RUF001
 """Pairs of answers that are the same, or are not; texts that were written to hang whoever reads them."""
 
-import random
 import time
-from collections import defaultdict
-from itertools import product
+from itertools import permutations
 
 import pytest
 
@@ -216,7 +214,15 @@ DIFFERENT = [
         ("A or B", "A, B"),
     ),
     *(("yes", "no"), ("nobody", "no"), ("No. 5", "no"), ("true", "false"), ("yes", "Y"), ("no", "0"), ("true", "yes")),
-    *(("10-20", "-10"), ("3-5", "-2"), ("10-20", "20-10"), ("10-20", "10"), ("10-20", "30"), ("2024-01-05", "2018")),
+    *(
+        ("10-20", "-10"),
+        ("3-5", "-2"),
+        ("10-20", "20-10"),
+        ("10-20", "10"),
+        ("10-20", "30"),
+        ("3-4-5", "-6"),
+        ("2024-01-05", "2018"),
+    ),
     *(("2024-01-05", "2024-05-01"), ("January 5", "January 6"), ("1/2/2024", "1/4048"), ("03/04/2024", "04/03/2024")),
     *(
         ("3:30 PM", "3:30 AM"),
@@ -274,9 +280,55 @@ DIFFERENT = [
 ]
 
 
+# Each once took seconds, for ever or the whole memory, or would for a reader who is not careful.
+HOSTILE = [
+    *("{" * 16 + "1" + "}" * 16, r"\{" * 16 + "1" + r"\}" * 16, "1E+999999999", "9**9**9", "9^{9^{9^{9}}}"),
+    *("((((5!)!)!)!)!", "9" + "!" * 30, "(400!)^{400!}", "(" * 500 + "1" + ")" * 500, "(1," * 60 + "2" + ")" * 60),
+    *("9" * 100_000, "1," * 5000, "1 " * 90 + "x", "x^" * 60 + "x", r"\sqrt{" * 60 + "2" + "}" * 60),
+    *(r"\frac{1}{" * 30 + "2" + "}" * 30, "-" * 190 + "1", "e^{e^{e^{e^e}}}", "((x+1)^{60})^{60}", "sin(" * 50 + "1"),
+    *("\u202e5\x00\ud7ff١٢٣", "٣/٠", "²³¹", "1" + "\u0300" * 190, "0." + "0" * 150 + "1^{99}", "<".join("x" * 90)),
+    *(r"\pm 1," * 30, "1:" * 90 + "1", "1 to " * 40 + "2", r"\text{" * 40 + "a" + "}" * 40, "9" * 190 + "e999"),
+]
+
+
 def test_the_same_answers_have_one_key() -> None:
     assert [pair for pair in SAME if answer_key(pair[0]) != answer_key(pair[1])] == []
 
 
 def test_different_answers_have_different_keys() -> None:
     assert [pair for pair in DIFFERENT if answer_key(pair[0]) == answer_key(pair[1])] == []
+
+
+def test_the_same_answer_is_right_and_which_of_two_is_the_reference_does_not_matter() -> None:
+    assert [pair for pair in SAME if not is_right(*pair)] == []
+    assert [(a, b) for a, b in SAME + DIFFERENT if is_right(a, b) != is_right(b, a)] == []
+
+
+def test_the_same_is_an_equivalence_and_votes_follow_it_in_any_order() -> None:
+    keys = {text: answer_key(text) for pair in SAME + DIFFERENT for text in pair}
+    same = {a: {b for b in keys if keys[a] == keys[b]} for a in keys}
+    assert all(a in same[a] and all(same[b] == same[a] for b in same[a]) for a in keys)  # all pairs, all triples
+    votes = dict(zip(keys, answer_classes(list(keys)), strict=True))
+    assert all(votes[a] == votes[b] for a in keys for b in same[a])
+    again = dict(zip(reversed(keys), answer_classes(list(reversed(keys))), strict=True))
+    assert len({(votes[text], again[text]) for text in keys}) == len(set(votes.values())) == len(set(again.values()))
+
+
+@pytest.mark.parametrize("given", ["50%", "0.5", "50"])
+def test_the_reference_decides_how_a_percent_sign_is_read(given: str) -> None:
+    assert is_right(given, "50%")
+    assert is_right("50%", given)
+    assert not is_right("0.5%", "50%")
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_text_hangs_a_comparison_or_a_vote(text: str) -> None:
+    start = time.process_time()
+    final_answer([text])
+    assert is_right(text, text)
+    assert not is_right(text, "7")
+    assert not is_right("7", text)
+    for order in permutations(["7", text, "7.0", None], 4):
+        classes = answer_classes(order)
+        assert classes[order.index("7")] == classes[order.index("7.0")] != classes[order.index(text)]
+    assert time.process_time() - start < 2
