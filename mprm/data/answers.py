@@ -169,7 +169,7 @@ def _reading(bare: str) -> Reading:
     if letter:
         return Reading(("options", letter))
     if OPTIONS.fullmatch(bare):
-        return Reading(("options", *sorted(set(re.findall("[A-Z]", bare.replace("and", ""))))))
+        return Reading(("options", *sorted(set(re.findall("[A-Z]", bare)))))
     if yes_or_no := YES_OR_NO.fullmatch(bare.casefold()):
         return Reading(("text", yes_or_no[1]))
     return read(bare) or Reading(("text", _words(bare) or bare))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -64,8 +63,10 @@ INNER_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|rm|bf)\{([^
 SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
 
 NAME = re.compile(
-    r"\s*(?:[A-Za-z]|\\[A-Za-z]+|\\?[A-Z]{2,3}|(?:\\[a-z]+ )?[A-Za-z]{3,})(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?\s*"
+    r"\s*(?:[A-Za-z]|\([A-Za-z](?:,\s*[A-Za-z])+\)|\\[A-Za-z]+|[A-Z]{2,3}|(?:\\[a-z]+ )?[A-Za-z]{3,})"
+    r"(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?\s*"
 )
+NAMED = re.compile(r"([A-Za-z]+)(?:_\{?\w+\}?)?\s*=")
 MATRIX = re.compile(r"\\begin\{[bp]?matrix\}(.*)\\end\{[bp]?matrix\}", re.DOTALL)
 BRACKETS = {"(": ")]", "[": ")]", "{": "}"}
 FLIPPED = {">": "<", "≥": "≤"}
@@ -121,7 +122,8 @@ def _quantity(text: str) -> tuple[str, str, Fraction]:
     text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text).strip()
     if NUMBER_WORD.match(text):
         text = NUMBER_WORD.sub(lambda match: str(NUMBER_WORDS.index(match[0].lower())), text)
-    text = MAGNITUDE.sub(_multiplied, re.sub(r"(?<=\w)\s\([A-Za-z ]+\)$", "", text))
+    text = re.sub(r"(?<=\w)\s\([A-Za-z ]+\)$", "", text)
+    text = MAGNITUDE.sub(lambda match: f"{match[1]}*10^{MAGNITUDES[(match[2] or match[3]).lower()]} ", text).strip()
     if SPACED_THOUSANDS.fullmatch(text):
         text = text.replace(" ", "")
     text = MIXED.sub(lambda m: f"({m[1]}+{m[2] or m[4]}/{m[3] or m[5]})", text).strip()
@@ -134,10 +136,6 @@ def _quantity(text: str) -> tuple[str, str, Fraction]:
         under, divisor = base_unit(below)
         return match["number"].strip(), f"{unit}/{under}^{power}", factor / divisor**power
     return match["number"].strip(), unit + (f"^{power}" if unit and power > 1 else ""), factor**power
-
-
-def _multiplied(match: re.Match[str]) -> str:
-    return format(Decimal(match[1]).scaleb(MAGNITUDES[(match[2] or match[3]).lower()]), "f") + " "
 
 
 def _decimal(number: str) -> Fraction | None:
@@ -179,6 +177,9 @@ def _keys(kind: str, parts: list[str]) -> Hashable:
     """The key of what has parts, None where one of them cannot be read. The parts of a set have no order."""
     parts = [part.strip() for part in parts]
     keys = [("text", part.lower()) if re.fullmatch("[A-Za-z ]{2,}", part) else _key(part) for part in parts]
+    named = [NAMED.match(part) for part in parts]
+    if len({name[1] for name in named if name}) > 1:  # x = 1, y = 2; not x = 1 or x = 2
+        keys = [None if key is None else (name and name[1], key) for name, key in zip(named, keys, strict=True)]
     if None in keys or (kind == "set" and all(isinstance(key, tuple) and key[0] == "text" for key in keys)):
         return None
     return (kind, frozenset(keys)) if kind == "set" else (kind, *keys)
@@ -214,9 +215,10 @@ def _interval(bounds: list[str]) -> Hashable:
 def _equation(text: str) -> Hashable:
     """The key of an equation: of 5 for x = 5 and 2 + 3 = 5; else one that both sides and a factor do not change."""
     left, right = text.rsplit("=", 1)
-    if NAME.fullmatch(left) or (isinstance(value(left), Fraction) and isinstance(value(right), Fraction)):
+    names = [bool(NAME.fullmatch(side)) for side in (left, right)]
+    if names == [True, False] or (isinstance(value(left), Fraction) and isinstance(value(right), Fraction)):
         return _key(right)
-    if NAME.fullmatch(right):
+    if names == [False, True]:
         return _key(left)
     difference = value(f"({left})-({right})", up_to_a_factor=True)
     return None if difference is None else ("equation", difference)
