@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
-from mprm.data.quantities import INNER_TEXT, Reading, is_quantity, read
+from mprm.data.quantities import INNER_TEXT, LATEX_SPACE, Reading, is_quantity, read
 
 SEARCHED = 20_000  # characters at the end of a solution
 COMPARED = 1000  # characters; longer answers are compared as they stand
@@ -76,7 +76,6 @@ WRAPPERS = re.compile(
     re.DOTALL,
 )
 QUOTED = re.compile(r"\"(?P<quoted>[^\"]+)\"\s*[,}].*", re.DOTALL)  # the value of a JSON object, or a quotation
-LATEX_SPACE = re.compile(r"\\[ ,;:!]|\\quad\b|~")
 ARTICLE = re.compile(r"\b(?:a|an|the)\s+(?=[a-z]{2})")
 PUNCTUATION = re.compile(r"(?<![.,;:!?])[.,;:!?]+(?=\s|$)|[\"`*]")
 YES_OR_NO = re.compile(r"(yes|no|true|false)\b(?:\s*[.,;:!-](?!\s*\d).*)?", re.DOTALL)

@@ -42,7 +42,7 @@ QUANTITY = re.compile(
     r"(?:\s*(?:/|\bper\b)\s*(?P<below>[A-Za-z]+))?\s*\^?\{?(?P<power>[23])?\}?"
 )
 NO_UNIT = {"and", "or", "to", "pi", "dozen", "half", "halves", "third", "thirds", "quarter", "quarters", "fourths"}
-NO_UNIT |= {"fifth", "fifths", "tenth", "tenths", *NUMBER_WORDS, *MAGNITUDES}
+NO_UNIT |= {"fifth", "fifths", "tenth", "tenths", *NUMBER_WORDS}
 HAN_NUMBER = re.compile("[零一二三四五六七八九十百万亿]")
 TEMPERATURE = re.compile(r"(?:°|\^?\{?\\circ\}?|degrees?)\s*(?P<scale>[CF])(?:elsius|ahrenheit)?\b", re.IGNORECASE)
 
@@ -52,7 +52,7 @@ dfrac frac tfrac frac {,} ,
 ** ^ <= ≤ >= ≥ \leq ≤ \geq ≥ \le ≤ \ge ≥ \lt < \gt > \% % \$ $ \{ { \} } \langle ( \rangle )"""  # noqa: RUF001
 PLAIN_MATHS |= dict(zip(PAIRS.split()[::2], PAIRS.split()[1::2], strict=True))
 PLAIN_MATHS |= {plain: f"{latex} " for plain, latex in PLAIN_MATHS.items() if latex.startswith("\\")}
-LATEX_SPACE = re.compile(r"(?<!\\)\\(?:[ ;:]|quad\b)|~")
+LATEX_SPACE = re.compile(r"(?<!\\)\\(?:[ ,;:!]|quad\b)|~")
 RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"
 SUPERSCRIPT = re.compile(rf"[{RAISED}]+")
 LOWERED = str.maketrans(RAISED, "0123456789-")
