@@ -181,7 +181,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--family", choices=[*BACKBONES], nargs="*", default=[*BACKBONES])
     parser.add_argument("--arms", default=",".join(ARMS), help="which of them, in which order")
     parser.add_argument("--steps", type=int, default=4 if on_gpu else 8, help="the first of which warms up")
-    parser.add_argument("--rollouts", type=int, default=7 if on_gpu else 16, help="of a step; tiny has 32")
+    parser.add_argument("--rollouts", type=int, default=7 if on_gpu else 8, help="of a step; tiny has 32")
     parser.add_argument("--per-question", type=int, nargs="*", default=[1, 4], help="rollouts that share an image")
     parser.add_argument("--micro-batch", type=int, default=16, help="rollouts of a padded forward pass")
     parser.add_argument("--max-tokens", type=int, default=16384 if on_gpu else 4096, help="tokens of a row")

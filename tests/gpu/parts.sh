@@ -7,14 +7,16 @@
 names=() states=() seconds=() said=()
 
 part() {
-  local name=$1 limit=$2 pattern=$3 log started code state=ok took figures
+  local name=$1 limit=$2 pattern=$3 log before started code state=ok took figures
   shift 3
   log=$(mktemp)
   started=$(date +%s)
   printf '\n== %s: %s\n' "$name" "$*" >>"$OUT/log.txt"
-  # Into the log at once: what there was is known even if all is killed.
-  timeout --kill-after=3 "$((limit > 3 ? limit - 3 : limit))" "$@" </dev/null 2>&1 | tee -a "$OUT/log.txt" >"$log"
-  code=${PIPESTATUS[0]}
+  before=$(stat -c %s "$OUT/log.txt")
+  # Into the log at once: what there was is known even if all is killed. No pipe, which a process left behind would hold.
+  timeout --kill-after=3 "$((limit > 3 ? limit - 3 : limit))" "$@" </dev/null >>"$OUT/log.txt" 2>&1
+  code=$?
+  tail -c "+$((before + 1))" "$OUT/log.txt" >"$log"
   took=$(($(date +%s) - started))
   # Killed, 137, is also who takes too much memory.
   if [ "$code" = 124 ] || { [ "$code" = 137 ] && [ "$took" -ge "$((limit - 3))" ]; }; then
