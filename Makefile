@@ -28,7 +28,7 @@ test: .venv/installed
 # For tests/gpu/slot.sh on a machine without a network, which has torch, transformers, lightning and what is usually
 # beside them: the rest, for its Python 3.12 on Linux. DeepSpeed's C++ and CUDA are not built.
 WHEELS := hydra-core omegaconf datasets dill multiprocess hjson pydantic pydantic-core annotated-types \
-	typing-extensions typing-inspection math-verify latex2sympy2-extended
+	typing-extensions typing-inspection
 wheels: .venv/installed
 	rm -rf wheels
 	$(BIN)/pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
