@@ -189,6 +189,26 @@ def training_curves(
     return report.Figure(name, title, figure, caption, f"{title}: {'; '.join(ends)}.")
 
 
+SPEEDS = {  # column of the table -> what was logged, its scale and form
+    "rollouts/s": ("rollouts_per_second", 1, ".4g"),
+    "tokens/s": ("tokens_per_second", 1, ",.0f"),
+    "MFU (%)": ("mfu", 100, ".1f"),
+    "waiting for data (%)": ("waiting", 100, ".1f"),
+    "peak memory (GiB)": ("peak_memory_gib", 1, ".1f"),
+}
+
+
+def speed_table(trainings: Mapping[str, Sequence[Mapping[str, Any]] | None]) -> report.Table:
+    """How fast the trainings were, by name; a row for each that logged it."""
+    rows = []
+    for name, metrics in trainings.items():
+        found = [(series(metrics or [], f"speed/{key}")[1], scale, form) for key, scale, form in SPEEDS.values()]
+        cells = [format(scale * np.median(values), form) if len(values) else "-" for values, scale, form in found]
+        rows += [(name, *cells)] if cells[0] != "-" else []
+    note = "Medians over optimizer steps, without validations and checkpoints. MFU: of what the devices could compute."
+    return report.Table("Speed", ("training", *SPEEDS), tuple(rows), note)
+
+
 def series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values) of the lines that carry a finite `key`."""
     points = [

@@ -20,7 +20,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from mprm.runs.artifacts import is_rank_zero, write_text
 from mprm.terminal import bar, say
 from mprm.training.checkpoint import AtomicCheckpointIO, Checkpoints, latest, save_weights
-from mprm.training.cost import announce
+from mprm.training.cost import announce, operations
 from mprm.training.lengths import Measured
 from mprm.training.module import TrainingModule
 from mprm.training.planner import BatchPlan, Loaders, plan_parts
@@ -34,6 +34,7 @@ from mprm.training.strategies import (
     disconnect_ranks,
     forwarding_signals,
 )
+from mprm.training.throughput import Throughput
 
 Mirror = Callable[[dict[str, float]], None]
 
@@ -102,6 +103,8 @@ def build_trainer(
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and advertisements
     recipe, machine = module.schedule.recipe, module.schedule.machine
     sharded = machine.is_deepspeed
+    # Told here, as ZeRO-3 leaves no parameter whole.
+    throughput = Throughput(plan, operations(module.model) if module.rows_are_planned else None, machine)
     return pl.Trainer(
         accelerator=machine.accelerator,
         devices=machine.devices,
@@ -122,7 +125,7 @@ def build_trainer(
         plugins=[ShardedPrecision(machine.precision) if sharded else AtomicCheckpointIO(), *cluster()],  # type: ignore[arg-type]
         callbacks=[
             Checkpoints(folder, machine, start),
-            History(folder / "metrics.jsonl", plan, mirror),
+            History(folder / "metrics.jsonl", plan, throughput, mirror),
         ],
     )
 
@@ -146,19 +149,22 @@ def run_trainer(trainer: pl.Trainer, module: TrainingModule, loaders: Loaders, c
 
 
 class History(pl.Callback):
-    """Appends to metrics.jsonl: step (optimizer steps), rollouts (seen), seconds (of training), and what was logged.
+    """Appends to metrics.jsonl: step (optimizer steps), rollouts (seen), seconds (of training), what was logged, and
+    how fast it was (speed/...).
 
     A resumed run cuts the lines written after its checkpoint and goes on counting. A terminal shows one line of
     progress; Lightning's own bar would say epoch 0 of 0, as all epochs are one plan.
     """
 
-    def __init__(self, path: Path, plan: BatchPlan, mirror: Mirror | None = None) -> None:
+    def __init__(self, path: Path, plan: BatchPlan, throughput: Throughput, mirror: Mirror | None = None) -> None:
         self.path = path
         self.plan = plan
+        self.throughput = throughput
         self.examples = len(np.unique(plan.order))
         self.mirror = mirror
         self.seconds_before = 0.0
         self.started = 0.0
+        self.saved = False  # since the last forward pass
         self.seen_step = 0
         self.line: Progress | None = None  # made where it is shown: it cannot be sent to a rank that is spawned
 
@@ -170,6 +176,7 @@ class History(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started = time.monotonic()
+        self.throughput.begin()
         self.seen_step = step = trainer.global_step
         if not trainer.is_global_zero:
             return
@@ -180,9 +187,18 @@ class History(pl.Callback):
         self.line.add_task(self.words(step), total=self.plan.optimizer_steps, completed=step)
         self.line.start()
 
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        self.throughput.lap("waiting")
+        self.saved = True
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_index: int) -> None:
+        self.throughput.lap("other" if self.saved else "waiting")
+        self.saved = False
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         step = trainer.global_step
         if step == self.seen_step:
+            self.throughput.lap("computing")
             return  # a micro-batch in the middle of a global batch
         self.seen_step = step
         values = {f"train/{name}": float(metric.compute()) for name, metric in module.curve.items()}
@@ -195,13 +211,17 @@ class History(pl.Callback):
             group = module.schedule.recipe.GROUP
             raise ValueError(f"train/loss is {loss} at step {step}: the training diverged; lower {group}.learning_rate")
         module.log_dict(values, prog_bar=True)
-        self.write(trainer, values | {"lr": float(trainer.optimizers[0].param_groups[0]["lr"])})
+        self.throughput.lap("computing")
+        values |= {"lr": float(trainer.optimizers[0].param_groups[0]["lr"])} | self.throughput.of_step(step - 1)
+        self.write(trainer, values)
+        self.throughput.begin()
         if self.line is not None:
             self.line.update(self.line.task_ids[0], description=self.words(step), completed=step)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.write(trainer, values)
+        self.throughput.begin()
 
     def write(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:

@@ -91,6 +91,8 @@ class Machine:
     keep_optimizer: bool = False
     # At a gradient that is not finite: stop, or skip its step.
     non_finite: str = "stop"
+    # Of a device in bfloat16, for the MFU; None: the card's, where it is known.
+    peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -108,6 +110,8 @@ class Machine:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} is not positive; give 1 or more")
         if not self.checkpoint_minutes > 0:
             raise ValueError(f"trainer.checkpoint_minutes={self.checkpoint_minutes} is not positive; try 15")
+        if self.peak_tflops == 0:
+            raise ValueError("trainer.peak_tflops=0.0 is not positive; give null for the card's own")
 
     @property
     def world_size(self) -> int:
@@ -116,6 +120,12 @@ class Machine:
     @property
     def is_deepspeed(self) -> bool:
         return self.strategy.startswith("deepspeed")
+
+    @property
+    def is_fused(self) -> bool:
+        """Does one kernel update all weights, without a copy of them? It rounds otherwise than torch's loop, which CPUs
+        keep; DeepSpeed updates the partitions that it makes itself."""
+        return self.accelerator == "gpu" and not self.is_deepspeed
 
     @property
     def bytes(self) -> int:

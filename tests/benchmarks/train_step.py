@@ -31,7 +31,7 @@ from torch import nn
 
 from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL, InternVLStepModel
-from mprm.backbones.loading import ChatBackbone, add_adapters
+from mprm.backbones.loading import ChatBackbone, add_adapters, checkpoint_layers
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, Qwen2_5StepModel
 from mprm.batching.collate import Example, collate
 from mprm.batching.examples import Examples
@@ -113,8 +113,8 @@ def stock_model(hf: Any, step_model: ChatModel, options: ChatBackbone) -> nn.Mod
         hf.lm_head.requires_grad_(False)
         layers = {m for m in hf.model.language_model.modules() if isinstance(m, nn.Linear)}
         add_adapters(hf, layers, options.lora_rank, options.lora_alpha)
-    if options.gradient_checkpointing:
-        hf.gradient_checkpointing_enable({"use_reentrant": False})
+    if options.checkpoint_layers:
+        checkpoint_layers(hf, options.checkpoint_layers)
     return hf
 
 
@@ -245,7 +245,7 @@ def main() -> None:
                     show(arms, batches, "cpu", f"{family} tiny, {order}")
         return
     for family in given.family:
-        options = replace(ChatBackbone(gradient_checkpointing=True), language_model="lora" if given.lora else "trained")
+        options = replace(ChatBackbone(checkpoint_layers=1.0), language_model="lora" if given.lora else "trained")
         load = lambda f=family: SHAPES[given.size](f)  # noqa: E731
         batches = [random_rollouts(family, given.micro_batch, seed) for seed in range(given.steps)]
         arms = make_arms(load, family, options, "cuda", given.micro_batch, given.max_tokens)
