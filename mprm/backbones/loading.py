@@ -70,10 +70,7 @@ class Options:
             if getattr(self, name) < 1:
                 raise ValueError(f"backbone.{name}={getattr(self, name)} is not positive")
         if not 0 <= self.checkpoint_layers <= 1:
-            raise ValueError(
-                f"backbone.checkpoint_layers={self.checkpoint_layers} is not in [0, 1]; give the share of the layers, "
-                "e.g. 0.5 for every second one"
-            )
+            raise ValueError(f"backbone.checkpoint_layers={self.checkpoint_layers} is no share of layers; give 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,12 +189,9 @@ def training_curves(
     return report.Figure(name, title, figure, caption, f"{title}: {'; '.join(ends)}.")
 
 
-SPEEDS = {  # column of the table -> what was logged, its scale and form
-    "rollouts/s": ("rollouts_per_second", 1, ".4g"),
-    "tokens/s": ("tokens_per_second", 1, ",.0f"),
-    "MFU (%)": ("mfu", 100, ".1f"),
-    "waiting for data (%)": ("waiting", 100, ".1f"),
-    "peak memory (GiB)": ("peak_memory_gib", 1, ".1f"),
+SPEEDS = {  # what was logged -> its column and form
+    **{"rollouts_per_second": ("rollouts/s", ".4g"), "tokens_per_second": ("tokens/s", ",.0f"), "mfu": ("MFU", ".1%")},
+    **{"waiting": ("waiting for data", ".1%"), "peak_memory_gib": ("peak memory (GiB)", ".1f")},
 }
 
 
@@ -202,11 +199,11 @@ def speed_table(trainings: Mapping[str, Sequence[Mapping[str, Any]] | None]) -> 
     """How fast the trainings were, by name; a row for each that logged it."""
     rows = []
     for name, metrics in trainings.items():
-        found = [(series(metrics or [], f"speed/{key}")[1], scale, form) for key, scale, form in SPEEDS.values()]
-        cells = [format(scale * np.median(values), form) if len(values) else "-" for values, scale, form in found]
-        rows += [(name, *cells)] if cells[0] != "-" else []
+        found = [(series(metrics or [], f"speed/{key}")[1], form) for key, (_, form) in SPEEDS.items()]
+        cells = [format(np.median(values), form) if len(values) else "-" for values, form in found]
+        rows += [(name, *cells)] if any(len(values) for values, _ in found) else []
     note = "Medians over optimizer steps, without validations and checkpoints. MFU: of what the devices could compute."
-    return report.Table("Speed", ("training", *SPEEDS), tuple(rows), note)
+    return report.Table("Speed", ("training", *(column for column, _ in SPEEDS.values())), tuple(rows), note)
 
 
 def series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

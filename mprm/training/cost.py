@@ -65,17 +65,16 @@ def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool 
     Raises ValueError if that is more than the device has memory or the disk has left.
     """
     model, machine, plan = module.model, module.schedule.machine, train.plan
-    rows = [row for step in range(plan.optimizer_steps) for ranks in plan.cut(step) for row in ranks]
-    tokens = [plan.lengths.cost([position for position, _ in row]) for row in rows]
-    largest = max(range(len(rows)), key=tokens.__getitem__)
-    work = operations(model) + round(2 * model.recomputes * sum(weight.numel() for weight in multiplied(model)))
+    rows = [row for step in range(plan.optimizer_steps) for row in plan.rows(step)]
+    tokens, (most, largest) = sum(tokens for tokens, _ in rows), max(rows, key=lambda row: row[0])
+    work = operations(model, model.recomputes)
     on_gpu = machine.accelerator == "gpu" and torch.cuda.is_available()
-    on_cpu = machine.accelerator == "cpu" and with_time and work * tokens[largest] < MOST_ON_A_CPU
+    on_cpu = machine.accelerator == "cpu" and with_time and work * most < MOST_ON_A_CPU
     available = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
     memory, seconds = states(model, machine), None
     check(memory, available, machine)
     if on_gpu or on_cpu:
-        seconds, activations = rehearse(module, train, rows[largest])
+        seconds, activations = rehearse(module, train, largest)
         memory = replace(memory, activations=activations)
     if is_rank_zero():
         say(str(memory))
@@ -84,13 +83,13 @@ def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool 
     if not with_time:
         return
     if seconds is not None:
-        time = _duration(seconds * sum(tokens) / tokens[largest] / machine.world_size)
+        time = _duration(seconds * tokens / most / machine.world_size)
         say(
-            f"time: {time}, estimated from the largest row: {tokens[largest]:,} tokens forward and backward took "
+            f"time: {time}, estimated from the largest row: {most:,} tokens forward and backward took "
             f"{seconds:.2f} s here; validation and evaluation come on top"
         )
         return
-    total = work * sum(tokens)
+    total = work * tokens
     say(
         f"time: {_duration(total / machine.world_size / DEVICE_FLOPS)} on {machine.world_size} devices of "
         f"{DEVICE_FLOPS / 1e12:.0f} TFLOP/s each, not measured: {total / 1e12:,.2f} TFLOP, "
@@ -126,17 +125,13 @@ def states(model: nn.Module, machine: Machine) -> Memory:
     return Memory(parameters, 4 * share + on_the_way, 12 * share, 4 * updated)
 
 
-def multiplied(model: nn.Module) -> list[nn.Parameter]:
-    """The matrices that every token is multiplied with: not the tables that are looked up in, nor a head over the same
-    vocabulary, which marks alone reach."""
+def operations(model: nn.Module, recomputed: float = 0.0) -> int:
+    """Floating-point operations of a token and its gradient: of every number of a matrix two forward, two backward,
+    two for its gradient if it is trained, and two for the share that is computed again. Neither attention counts, nor
+    tables that are looked up in, nor a head over the same vocabulary, which marks alone reach."""
     tables = {part.weight.shape for part in model.modules() if isinstance(part, nn.Embedding)}
-    return [weight for weight in model.parameters() if weight.ndim >= 2 and weight.shape not in tables]
-
-
-def operations(model: nn.Module) -> int:
-    """Floating-point operations that a token takes, forward and backward, each computed once: two for every number
-    forward and two backward, and two more for the gradient of one that is trained. Attention is not counted."""
-    return sum((6 if weight.requires_grad else 4) * weight.numel() for weight in multiplied(model))
+    matrices = [weight for weight in model.parameters() if weight.ndim >= 2 and weight.shape not in tables]
+    return round(sum((4 + 2 * weight.requires_grad + 2 * recomputed) * weight.numel() for weight in matrices))
 
 
 def rehearse(module: TrainingModule, train: Part, row: Row) -> tuple[float | None, int | None]:

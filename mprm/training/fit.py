@@ -20,7 +20,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from mprm.runs.artifacts import is_rank_zero, write_text
 from mprm.terminal import bar, say
 from mprm.training.checkpoint import AtomicCheckpointIO, Checkpoints, latest, save_weights
-from mprm.training.cost import announce, operations
+from mprm.training.cost import announce
 from mprm.training.lengths import Measured
 from mprm.training.module import TrainingModule
 from mprm.training.planner import BatchPlan, Loaders, plan_parts
@@ -103,8 +103,6 @@ def build_trainer(
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and advertisements
     recipe, machine = module.schedule.recipe, module.schedule.machine
     sharded = machine.is_deepspeed
-    # Told here, as ZeRO-3 leaves no parameter whole.
-    throughput = Throughput(plan, operations(module.model) if module.rows_are_planned else None, machine)
     return pl.Trainer(
         accelerator=machine.accelerator,
         devices=machine.devices,
@@ -125,7 +123,7 @@ def build_trainer(
         plugins=[ShardedPrecision(machine.precision) if sharded else AtomicCheckpointIO(), *cluster()],  # type: ignore[arg-type]
         callbacks=[
             Checkpoints(folder, machine, start),
-            History(folder / "metrics.jsonl", plan, throughput, mirror),
+            History(folder / "metrics.jsonl", plan, Throughput(module, plan), mirror),
         ],
     )
 
@@ -164,7 +162,6 @@ class History(pl.Callback):
         self.mirror = mirror
         self.seconds_before = 0.0
         self.started = 0.0
-        self.saved = False  # since the last forward pass
         self.seen_step = 0
         self.line: Progress | None = None  # made where it is shown: it cannot be sent to a rank that is spawned
 
@@ -176,7 +173,6 @@ class History(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started = time.monotonic()
-        self.throughput.begin()
         self.seen_step = step = trainer.global_step
         if not trainer.is_global_zero:
             return
@@ -188,17 +184,15 @@ class History(pl.Callback):
         self.line.start()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        self.throughput.lap("waiting")
-        self.saved = True
+        self.throughput.pause()
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_index: int) -> None:
-        self.throughput.lap("other" if self.saved else "waiting")
-        self.saved = False
+        self.throughput.lap(waited=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         step = trainer.global_step
         if step == self.seen_step:
-            self.throughput.lap("computing")
+            self.throughput.lap(waited=False)
             return  # a micro-batch in the middle of a global batch
         self.seen_step = step
         values = {f"train/{name}": float(metric.compute()) for name, metric in module.curve.items()}
@@ -211,17 +205,17 @@ class History(pl.Callback):
             group = module.schedule.recipe.GROUP
             raise ValueError(f"train/loss is {loss} at step {step}: the training diverged; lower {group}.learning_rate")
         module.log_dict(values, prog_bar=True)
-        self.throughput.lap("computing")
+        self.throughput.lap(waited=False)
         values |= {"lr": float(trainer.optimizers[0].param_groups[0]["lr"])} | self.throughput.of_step(step - 1)
         self.write(trainer, values)
-        self.throughput.begin()
+        self.throughput.lap(waited=False)
         if self.line is not None:
             self.line.update(self.line.task_ids[0], description=self.words(step), completed=step)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.write(trainer, values)
-        self.throughput.begin()
+        self.throughput.pause()
 
     def write(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:

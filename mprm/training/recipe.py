@@ -110,8 +110,6 @@ class Machine:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} is not positive; give 1 or more")
         if not self.checkpoint_minutes > 0:
             raise ValueError(f"trainer.checkpoint_minutes={self.checkpoint_minutes} is not positive; try 15")
-        if self.peak_tflops == 0:
-            raise ValueError("trainer.peak_tflops=0.0 is not positive; give null for the card's own")
 
     @property
     def world_size(self) -> int:
@@ -123,8 +121,7 @@ class Machine:
 
     @property
     def is_fused(self) -> bool:
-        """Does one kernel update all weights, without a copy of them? It rounds otherwise than torch's loop, which CPUs
-        keep; DeepSpeed updates the partitions that it makes itself."""
+        """Does one kernel update all weights? CPUs keep torch's loop, which rounds otherwise, DeepSpeed its own way."""
         return self.accelerator == "gpu" and not self.is_deepspeed
 
     @property
