@@ -204,6 +204,7 @@ def config_of_run(folder: Path) -> Config:
         raw = OmegaConf.load(folder / "config.yaml")
         if not isinstance(raw, DictConfig):
             raise TypeError("not a mapping")
+    raw.get("backbone", {}).pop("gradient_checkpointing", None)  # of earlier versions, for the training alone
     return validate(raw, {}, bound=("backbone",))
 
 

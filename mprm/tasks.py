@@ -177,7 +177,8 @@ NOT_IN_HASH = (
     *("similarity", "distance", "excluded"),
     # the gradient does not depend on how a global batch is cut: a run resumes on other devices
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_tokens"),
-    *("trainer.offload_optimizer", "trainer.num_workers", "backbone.gradient_checkpointing"),
+    *("trainer.offload_optimizer", "trainer.num_workers", "trainer.peak_tflops"),
+    *("backbone.checkpoint_layers", "backbone.gradient_checkpointing"),  # the second: of earlier versions
     # what is kept, and when
     *("trainer.checkpoint_every", "trainer.checkpoint_minutes", "trainer.keep_optimizer", "trainer.validate_every"),
     "trainer.non_finite",  # a run that stopped is finished with skip; its summary counts what was skipped

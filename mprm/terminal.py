@@ -94,8 +94,9 @@ def listed(counts: Mapping[str, int]) -> str:
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
-# Other projects' names for keys.
+# Names for keys of other projects, and of earlier versions.
 ALIASES = {"lr": "learning_rate", "batch_size": "global_batch_size", "num_epochs": "epochs", "model": "path"}
+ALIASES |= {"gradient_checkpointing": "checkpoint_layers"}
 
 PRETRAINING = (
     "task=pretrain is a program of its own now; give python -m tools.pretrain chartworld_internvl --output DIR "

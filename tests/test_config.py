@@ -13,7 +13,8 @@ from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from mprm.config import Config, RunConfig, bind, validate
+from mprm.config import Config, RunConfig, bind, config_of_run, validate
+from mprm.runs.run_folder import config_hash
 from mprm.tasks import ALWAYS, GROUPS, TASKS
 from mprm.terminal import explain
 
@@ -163,6 +164,10 @@ def test_a_bad_value_is_one_line_for_the_user(load: Callable[..., Config], overr
         ("batch_size=1", "batch_size is not a known key (did you mean recipe.global_batch_size or "),
         ("epochs=1", "epochs is not a known key (did you mean recipe.epochs or "),
         ("recipe.lr=1", "recipe.lr is not a known key (did you mean learning_rate?); recipe has learning_rate, "),
+        (
+            "backbone.gradient_checkpointing=true",
+            "backbone.gradient_checkpointing is not a known key (did you mean checkpoint_layers?); backbone has ",
+        ),
         ("selector=boss", "selector=boss is not one of bis, entropy, full, "),
         ("experiment=nope", "experiment=nope"),
         ("selector.alpha", "'selector.alpha' cannot be read; write key=value"),
@@ -177,6 +182,17 @@ def test_a_bad_override_is_one_line_for_the_user(override: str, message: str) ->
     assert message in line
     assert "\n" not in line
     assert exit_code == 2
+
+
+def test_a_run_of_an_earlier_version_is_used_and_continued(load: Callable[..., Config], tmp_path: Path) -> None:
+    config = load("task=experiment")
+    older = config.raw.copy()
+    OmegaConf.set_struct(older, False)
+    del older.backbone["checkpoint_layers"]
+    older.backbone.gradient_checkpointing = True
+    OmegaConf.save(older, tmp_path / "config.yaml")
+    assert config_of_run(tmp_path).backbone == config.backbone
+    assert config_hash(older) == config_hash(config.raw)
 
 
 def test_bind_resolves_converts_and_freezes() -> None:

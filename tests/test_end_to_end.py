@@ -124,7 +124,7 @@ def test_adapters_of_all_parts_and_a_kappa_head_go_from_rollouts_to_a_report(com
 def test_auto_gives_what_the_familys_own_component_gives(command: Command, tmp_path: Path) -> None:
     """Trained, evaluated, exported and used; one solution after the other it differs by rounding."""
     tiny = ("benchmark.size=12", "recipe.epochs=1")
-    named = ("backbone=chartworld_qwen2_5_vl", "recipe.learning_rate=1.0e-4", "backbone.gradient_checkpointing=true")
+    named = ("backbone=chartworld_qwen2_5_vl", "recipe.learning_rate=1.0e-4", "backbone.checkpoint_layers=1")
     auto = ("backbone=auto", "backbone.path=mprm/chartworld/weights/qwen2_5_vl", "recipe.learning_rate=1.0e-4")
     auto += ("backbone.system=", "backbone.max_length=512", "backbone.dtype=float32")
     predictions = {}

@@ -78,7 +78,7 @@ def test_the_published_runs_have_the_published_numbers(
         assert raw.backbone._target_.rpartition(".")[2] == CLASSES[backbone]
         parts = (raw.backbone.vision, raw.backbone.projector, raw.backbone.language_model)
         assert parts == ("frozen", "trained", "trained")
-        assert (raw.backbone.max_length, raw.backbone.gradient_checkpointing) == (8192, True)
+        assert (raw.backbone.max_length, raw.backbone.checkpoint_layers) == (8192, 1)
         assert {key: raw.backbone[key] for key in BACKBONES[backbone]} == BACKBONES[backbone]
         assert (raw.objective._target_.rpartition(".")[2], raw.objective.tau) == ("Hard", 0.0)
         assert raw.dataset._target_ == "mprm.data.visualprm400k.VisualPRM400K"

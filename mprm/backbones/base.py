@@ -96,6 +96,7 @@ class StepModel(nn.Module):
 
     head: StepHead
     kappa: KappaHead | None
+    recomputes: float = 0.0  # share of the layers that the backward pass computes again (activation checkpointing)
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,11 +117,6 @@ class StepModel(nn.Module):
             self.kappa = None
         elif self.kappa is None:
             self.kappa = KappaHead(self.head.weight.shape[1])
-
-    @property
-    def recomputes(self) -> bool:
-        """Whether the backward pass computes the forward pass again (gradient checkpointing)."""
-        return False
 
     def check_training(self) -> None:
         """Raises ValueError if a training would leave out something that the weights were trained with."""

@@ -24,6 +24,7 @@ from mprm.backbones.loading import (
     add_adapters,
     add_mark,
     check_language_model,
+    checkpoint_layers,
     freeze_unread,
     merge_adapters,
     set_trained,
@@ -73,8 +74,9 @@ class ChatModel(StepModel):
             self.language_model.set_attn_implementation(SEGMENTED)
             last = self.language_model.layers[-1]
             last.__class__ = marks_only(type(last))
-        if options.gradient_checkpointing:
-            hf.gradient_checkpointing_enable({"use_reentrant": False})
+        self.recomputes = options.checkpoint_layers
+        if options.checkpoint_layers:
+            checkpoint_layers(hf, options.checkpoint_layers)
 
     @property
     def language_model(self) -> Any:
@@ -149,10 +151,6 @@ class ChatModel(StepModel):
         return self.language_model(
             inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=use_cache, **deepstack, **attention
         ).last_hidden_state
-
-    @property
-    def recomputes(self) -> bool:
-        return bool(self.language_model.gradient_checkpointing)
 
     def check_training(self) -> None:
         dropout = getattr(self.hf.config.get_text_config(), "attention_dropout", 0.0)

@@ -6,6 +6,7 @@ Shape suffixes: V vocabulary, D hidden size.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from mprm.backbones.usage import usage
@@ -55,7 +57,8 @@ class Options:
     language_model: str = TRAINED
     lora_rank: int = 16
     lora_alpha: int = 32
-    gradient_checkpointing: bool = False
+    # Share of the layers whose activations the backward pass computes again instead of keeping them: 0 none, 1 all.
+    checkpoint_layers: float = 0.0
     # The embedding of a new mark: the mean of all tokens, or normal: drawn with their mean and deviation.
     mark_init: str = "mean"
 
@@ -66,6 +69,8 @@ class Options:
         for name in ("lora_rank", "lora_alpha", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"backbone.{name}={getattr(self, name)} is not positive")
+        if not 0 <= self.checkpoint_layers <= 1:
+            raise ValueError(f"backbone.checkpoint_layers={self.checkpoint_layers} is no share of layers; give 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +236,17 @@ def set_trained(parameters: Iterable[nn.Parameter], choice: str) -> None:
     """Adapters are trained on their own: the part they stand in is frozen."""
     for parameter in parameters:
         parameter.requires_grad_(choice == TRAINED)
+
+
+def checkpoint_layers(hf: PreTrainedModel, share: float) -> None:
+    """Compute this share of the layers again in the backward pass, in every tower from the first one on and evenly
+    spread: that of the last layer is wanted first, and so is kept first."""
+    hf.gradient_checkpointing_enable({"use_reentrant": False})
+    for layers in (part for part in hf.modules() if isinstance(part, nn.ModuleList)):
+        for number, layer in enumerate(layers):
+            if isinstance(layer, GradientCheckpointingLayer):
+                before, after = (math.ceil(n * share - 1e-9) for n in (number, number + 1))
+                layer.gradient_checkpointing = after > before
 
 
 def freeze_unread(config: Any, tower: nn.Module) -> nn.ModuleList:

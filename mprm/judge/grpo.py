@@ -112,6 +112,7 @@ class Reinforcement(TrainingModule):
     """Draws, rewards, learns. Logged, over the responses of the global batch: train/loss, train/reward, train/accuracy
     (right verdicts), train/format (any verdict), train/entropy (nats), train/tokens."""
 
+    rows_are_planned = False
     model: ChatModel
 
     def __init__(self, model: ChatModel, prompts: Prompts, recipe: GRPO, schedule: Schedule) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults, read_results
-from mprm.reporting.plots import percents, training_curves
+from mprm.reporting.plots import percents, speed_table, training_curves
 from mprm.reporting.report import (
     Figure,
     Report,
@@ -58,14 +58,16 @@ def print_judge(results: JudgeResults, console: Console | None = None) -> None:
 
 def judge_report(folder: Path, results: JudgeResults) -> Report:
     """The page of a judge whose run lies in the folder."""
+    metrics = {stage: read_json_lines(folder / stage / "metrics.jsonl") for stage in TRAININGS}
     curves = [
-        training_curves(f"{stage}_curves", title, panels, read_json_lines(folder / stage / "metrics.jsonl"))
+        training_curves(f"{stage}_curves", title, panels, metrics[stage])
         for stage, (title, panels) in TRAININGS.items()
     ]
     sections = [
         Text("Verdicts", sentences(results), "list"),
         entropy_figure(results),
         *curves,
+        speed_table({TRAININGS[stage][0]: lines for stage, lines in metrics.items()}),
         judges_table(results),
         sources_table(results),
         sources_table(results, acc_plus=True),

@@ -189,6 +189,23 @@ def training_curves(
     return report.Figure(name, title, figure, caption, f"{title}: {'; '.join(ends)}.")
 
 
+SPEEDS = {  # what was logged -> its column and form
+    **{"rollouts_per_second": ("rollouts/s", ".4g"), "tokens_per_second": ("tokens/s", ",.0f"), "mfu": ("MFU", ".1%")},
+    **{"waiting": ("waiting for data", ".1%"), "peak_memory_gib": ("peak memory (GiB)", ".1f")},
+}
+
+
+def speed_table(trainings: Mapping[str, Sequence[Mapping[str, Any]] | None]) -> report.Table:
+    """How fast the trainings were, by name; a row for each that logged it."""
+    rows = []
+    for name, metrics in trainings.items():
+        found = [(series(metrics or [], f"speed/{key}")[1], form) for key, (_, form) in SPEEDS.items()]
+        cells = [format(np.median(values), form) if len(values) else "-" for values, form in found]
+        rows += [(name, *cells)] if any(len(values) for values, _ in found) else []
+    note = "Medians over optimizer steps, without validations and checkpoints. MFU: of what the devices could compute."
+    return report.Table("Speed", ("training", *(column for column, _ in SPEEDS.values())), tuple(rows), note)
+
+
 def series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values) of the lines that carry a finite `key`."""
     points = [

@@ -14,7 +14,7 @@ from mprm.metrics.estimate import Floats
 from mprm.metrics.results import StepResults, ThresholdResults
 from mprm.metrics.step_metrics import LabelledSteps, f1_at, labelled_steps
 from mprm.reporting.first_errors import first_errors_table
-from mprm.reporting.plots import training_curves
+from mprm.reporting.plots import speed_table, training_curves
 from mprm.reporting.report import (
     Card,
     Cards,
@@ -96,6 +96,7 @@ def step_report(record: RunRecord) -> Report:
         sections.append(counts_table("Not scored", {"benchmark records": results.skipped}))
     sections += [
         training_curves("learning", "Learning curve", CURVES, record.metrics),
+        speed_table({"this training": record.metrics}),
         *selection_sections(record),
         code("Command that repeats this run in another folder", record.config and repeat_command(record.folder)),
         code("Configuration", record.config),

@@ -62,9 +62,11 @@ def prune(folder: Path, keep: int) -> None:
 
 def recount(checkpoint: dict[str, Any], accumulate: int) -> None:
     """Make a checkpoint count `accumulate` forward passes per optimizer step: Lightning resumes by that count, which
-    changes with the devices and trainer.max_tokens. The passes of an unfinished step do not count: they are done again.
+    changes with the devices and trainer.max_tokens. The passes of an unfinished step do not count: they are done again,
+    also where one is the last of the training.
     """
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    progress["is_last_batch"] = False
     for counts in (progress["total"], progress["current"]):
         counts.update(dict.fromkeys(counts, checkpoint["global_step"] * accumulate))
 

@@ -21,6 +21,7 @@ from mprm.training.checkpoint import KEPT
 from mprm.training.module import TrainingModule
 from mprm.training.planner import Part, Row
 from mprm.training.recipe import Machine
+from mprm.training.strategies import SUB_GROUP
 
 GIB = 2**30
 
@@ -38,16 +39,21 @@ class Memory:
     parameters: int
     gradients: int
     optimizer: int
+    step: int = 0  # copies in the optimizer's step, when the activations are gone
     activations: int | None = None  # None: not measured
     host: int = 0  # what optimizer offload keeps in the CPU memory of every node
 
     @property
     def total(self) -> int:
-        return self.parameters + self.gradients + self.optimizer + (self.activations or 0)
+        return self.parameters + self.gradients + self.optimizer + max(self.activations or 0, self.step)
 
     def __str__(self) -> str:
-        names = ("parameters", "gradients", "optimizer", *([] if self.activations is None else ["activations"]))
-        parts = ", ".join(f"{name} {readable(getattr(self, name))}" for name in names)
+        found = {"parameters": self.parameters, "gradients": self.gradients, "optimizer": self.optimizer}
+        if self.step > (self.activations or 0):
+            found["copies in its step"] = self.step
+        elif self.activations is not None:
+            found["activations"] = self.activations
+        parts = ", ".join(f"{name} {readable(size)}" for name, size in found.items())
         on_top = "; activations come on top" if self.activations is None else ""
         offloaded = f"; in the CPU memory of a node {readable(self.host)}" if self.host else ""
         return f"memory per device: {parts}, in all {readable(self.total)}{on_top}{offloaded}"
@@ -59,18 +65,16 @@ def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool 
     Raises ValueError if that is more than the device has memory or the disk has left.
     """
     model, machine, plan = module.model, module.schedule.machine, train.plan
-    rows = [row for step in range(plan.optimizer_steps) for ranks in plan.cut(step) for row in ranks]
-    tokens = [plan.lengths.cost([position for position, _ in row]) for row in rows]
-    largest = max(range(len(rows)), key=tokens.__getitem__)
-    # Two operations per number and token forward, four backward, and forward again where layers are checkpointed.
-    work = (8 if model.recomputes else 6) * sum(weight.numel() for weight in model.parameters())
+    rows = [row for step in range(plan.optimizer_steps) for row in plan.rows(step)]
+    tokens, (most, largest) = sum(tokens for tokens, _ in rows), max(rows, key=lambda row: row[0])
+    work = operations(model, model.recomputes)
     on_gpu = machine.accelerator == "gpu" and torch.cuda.is_available()
-    on_cpu = machine.accelerator == "cpu" and with_time and work * tokens[largest] < MOST_ON_A_CPU
+    on_cpu = machine.accelerator == "cpu" and with_time and work * most < MOST_ON_A_CPU
     available = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
     memory, seconds = states(model, machine), None
     check(memory, available, machine)
     if on_gpu or on_cpu:
-        seconds, activations = rehearse(module, train, rows[largest])
+        seconds, activations = rehearse(module, train, largest)
         memory = replace(memory, activations=activations)
     if is_rank_zero():
         say(str(memory))
@@ -79,16 +83,16 @@ def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool 
     if not with_time:
         return
     if seconds is not None:
-        time = _duration(seconds * sum(tokens) / tokens[largest] / machine.world_size)
+        time = _duration(seconds * tokens / most / machine.world_size)
         say(
-            f"time: {time}, estimated from the largest row: {tokens[largest]:,} tokens forward and backward took "
+            f"time: {time}, estimated from the largest row: {most:,} tokens forward and backward took "
             f"{seconds:.2f} s here; validation and evaluation come on top"
         )
         return
-    operations = work * sum(tokens)
+    total = work * tokens
     say(
-        f"time: {_duration(operations / machine.world_size / DEVICE_FLOPS)} on {machine.world_size} devices of "
-        f"{DEVICE_FLOPS / 1e12:.0f} TFLOP/s each, not measured: {operations / 1e12:,.2f} TFLOP, "
+        f"time: {_duration(total / machine.world_size / DEVICE_FLOPS)} on {machine.world_size} devices of "
+        f"{DEVICE_FLOPS / 1e12:.0f} TFLOP/s each, not measured: {total / 1e12:,.2f} TFLOP, "
         f"{work // 1_000_000:,} million operations per token"
     )
 
@@ -98,6 +102,8 @@ def states(model: nn.Module, machine: Machine) -> Memory:
 
     Plain training keeps trained weights, gradients and two moments in float32. ZeRO: weights in the type of the
     precision; gradients are summed in float32; the optimizer has float32 weights and two moments, divided over devices.
+    A step copies nothing where it is fused. torch's loop holds three numbers for each of the largest weight, and what
+    DeepSpeed gives to torch's AdamW is copied once, all of it or ZeRO-3's SUB_GROUP at a time.
     """
     weights = list(model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
@@ -106,7 +112,8 @@ def states(model: nn.Module, machine: Machine) -> Memory:
         frozen = sum(weight.nbytes for weight in weights if not weight.requires_grad)
         gradients = 4 * n_trained * (2 if machine.world_size > 1 else 1)  # DDP reduces copies of them
         moments = 8 * n_trained + 4 * len(trained)  # and a float32 count of steps beside every parameter
-        return Memory(frozen + 4 * n_trained, gradients, moments)
+        copies = 0 if machine.is_fused else 12 * max((weight.numel() for weight in trained), default=0)
+        return Memory(frozen + 4 * n_trained, gradients, moments, copies)
     parameters = n_weights * machine.bytes
     if machine.strategy == "deepspeed_stage_3":
         parameters = -(-parameters // machine.world_size) + min(n_weights, GATHERED) * machine.bytes
@@ -114,7 +121,17 @@ def states(model: nn.Module, machine: Machine) -> Memory:
     on_the_way = 2 * min(n_trained, BUCKET) * machine.bytes
     if machine.offload_optimizer:  # the summed gradients move with it
         return Memory(parameters, on_the_way, 0, host=(12 + 4) * share * machine.devices)
-    return Memory(parameters, 4 * share + on_the_way, 12 * share)
+    updated = min(share, SUB_GROUP) if machine.strategy == "deepspeed_stage_3" else share
+    return Memory(parameters, 4 * share + on_the_way, 12 * share, 4 * updated)
+
+
+def operations(model: nn.Module, recomputed: float = 0.0) -> int:
+    """Floating-point operations of a token and its gradient: of every number of a matrix two forward, two backward,
+    two for its gradient if it is trained, and two for the share that is computed again. Neither attention counts, nor
+    tables that are looked up in, nor a head over the same vocabulary, which marks alone reach."""
+    tables = {part.weight.shape for part in model.modules() if isinstance(part, nn.Embedding)}
+    matrices = [weight for weight in model.parameters() if weight.ndim >= 2 and weight.shape not in tables]
+    return round(sum((4 + 2 * weight.requires_grad + 2 * recomputed) * weight.numel() for weight in matrices))
 
 
 def rehearse(module: TrainingModule, train: Part, row: Row) -> tuple[float | None, int | None]:

@@ -34,6 +34,7 @@ from mprm.training.strategies import (
     disconnect_ranks,
     forwarding_signals,
 )
+from mprm.training.throughput import Throughput
 
 Mirror = Callable[[dict[str, float]], None]
 
@@ -122,7 +123,7 @@ def build_trainer(
         plugins=[ShardedPrecision(machine.precision) if sharded else AtomicCheckpointIO(), *cluster()],  # type: ignore[arg-type]
         callbacks=[
             Checkpoints(folder, machine, start),
-            History(folder / "metrics.jsonl", plan, mirror),
+            History(folder / "metrics.jsonl", plan, Throughput(module, plan), mirror),
         ],
     )
 
@@ -146,15 +147,17 @@ def run_trainer(trainer: pl.Trainer, module: TrainingModule, loaders: Loaders, c
 
 
 class History(pl.Callback):
-    """Appends to metrics.jsonl: step (optimizer steps), rollouts (seen), seconds (of training), and what was logged.
+    """Appends to metrics.jsonl: step (optimizer steps), rollouts (seen), seconds (of training), what was logged, and
+    how fast it was (speed/...).
 
     A resumed run cuts the lines written after its checkpoint and goes on counting. A terminal shows one line of
     progress; Lightning's own bar would say epoch 0 of 0, as all epochs are one plan.
     """
 
-    def __init__(self, path: Path, plan: BatchPlan, mirror: Mirror | None = None) -> None:
+    def __init__(self, path: Path, plan: BatchPlan, throughput: Throughput, mirror: Mirror | None = None) -> None:
         self.path = path
         self.plan = plan
+        self.throughput = throughput
         self.examples = len(np.unique(plan.order))
         self.mirror = mirror
         self.seconds_before = 0.0
@@ -180,9 +183,16 @@ class History(pl.Callback):
         self.line.add_task(self.words(step), total=self.plan.optimizer_steps, completed=step)
         self.line.start()
 
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        self.throughput.pause()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_index: int) -> None:
+        self.throughput.lap(waited=True)
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         step = trainer.global_step
         if step == self.seen_step:
+            self.throughput.lap(waited=False)
             return  # a micro-batch in the middle of a global batch
         self.seen_step = step
         values = {f"train/{name}": float(metric.compute()) for name, metric in module.curve.items()}
@@ -195,13 +205,17 @@ class History(pl.Callback):
             group = module.schedule.recipe.GROUP
             raise ValueError(f"train/loss is {loss} at step {step}: the training diverged; lower {group}.learning_rate")
         module.log_dict(values, prog_bar=True)
-        self.write(trainer, values | {"lr": float(trainer.optimizers[0].param_groups[0]["lr"])})
+        self.throughput.lap(waited=False)
+        values |= {"lr": float(trainer.optimizers[0].param_groups[0]["lr"])} | self.throughput.of_step(step - 1)
+        self.write(trainer, values)
+        self.throughput.lap(waited=False)
         if self.line is not None:
             self.line.update(self.line.task_ids[0], description=self.words(step), completed=step)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.write(trainer, values)
+        self.throughput.pause()
 
     def write(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:

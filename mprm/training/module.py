@@ -31,6 +31,7 @@ class TrainingModule(pl.LightningModule):
     """Base of all trainings. A subclass gives prepare(), terms() and loss(), and updates the metrics of `curve`, which
     are logged as train/NAME once per optimizer step, over the whole global batch; `loss` is one of them."""
 
+    rows_are_planned = True  # whether they have the tokens of the plan, not those of responses that are still to draw
     micro_batch_size: int | None = None  # examples whose terms are averaged first; None: all of a global batch
 
     def __init__(self, model: StepModel, schedule: Schedule, curve: dict[str, Metric]) -> None:
@@ -76,20 +77,21 @@ class TrainingModule(pl.LightningModule):
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = build_optimizer(groups, recipe, self.trainer.strategy)
+        optimizer = build_optimizer(groups, recipe, self.schedule.machine)
         factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.factor(step, self.optimizer_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Look at the whole gradient of an optimizer step, then clip it. DeepSpeed does both (ShardedPrecision)."""
+        """Look at the whole gradient of an optimizer step, then clip it as Lightning would, which does not for a fused
+        optimizer. DeepSpeed does both (ShardedPrecision)."""
         if isinstance(self.trainer.strategy, Sharded):
             return
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in trained])
         self.note_gradient(float(norm))
-        if not norm.isfinite():
+        if not math.isfinite(self.gradient_norm):
             for parameter in trained:
                 parameter.grad = None  # AdamW then leaves all as it is, its moments too
         elif gradient_clip_val:
@@ -115,6 +117,8 @@ class TrainingModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["random_state"].cpu())
         recount(checkpoint, self.trainer.accumulate_grad_batches)
+        for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):
+            group["fused"] = self.schedule.machine.is_fused or None  # of this machine, whichever wrote it
 
 
 def targets(objective: Objective, part: Measured) -> tuple[np.ndarray, np.ndarray]:

@@ -76,6 +76,11 @@ class BatchPlan:
         weighted = [[(position, weights[position].pop()) for position in row] or filler for row in rows]
         return [weighted[start : start + self.world_size] for start in range(0, len(rows), self.world_size)]
 
+    def rows(self, step: int) -> list[tuple[int, Row]]:
+        """All rows of optimizer step `step`, each behind its tokens."""
+        rows = (row for ranks in self.cut(step) for row in ranks)
+        return [(self.lengths.cost([position for position, _ in row]), row) for row in rows]
+
     def _weights(self, chosen: list[int]) -> dict[int, list[float]]:
         """Weight of a term of each chosen example, as often as it was chosen."""
         size = self.micro_batch_size or len(chosen)

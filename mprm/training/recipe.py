@@ -91,6 +91,8 @@ class Machine:
     keep_optimizer: bool = False
     # At a gradient that is not finite: stop, or skip its step.
     non_finite: str = "stop"
+    # Of a device in bfloat16, for the MFU; None: the card's, where it is known.
+    peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -116,6 +118,11 @@ class Machine:
     @property
     def is_deepspeed(self) -> bool:
         return self.strategy.startswith("deepspeed")
+
+    @property
+    def is_fused(self) -> bool:
+        """Does one kernel update all weights? CPUs keep torch's loop, which rounds otherwise, DeepSpeed its own way."""
+        return self.accelerator == "gpu" and not self.is_deepspeed
 
     @property
     def bytes(self) -> int:

@@ -28,6 +28,7 @@ from mprm.training.recipe import Machine, Recipe
 SIGNALS_TO_END = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = 130  # exit code
 GROUPS = count(1)  # numbers of the process groups of later trainings
+SUB_GROUP = 1_000_000_000  # numbers that ZeRO-3 updates at a time (DeepSpeed's default)
 
 
 class ShardedPrecision(DeepSpeedPrecision):
@@ -62,14 +63,13 @@ class Sharded(DeepSpeedStrategy):
 
     def __init__(self, stage: int, offload_optimizer: bool) -> None:
         # Lightning's sub_group_size puts all parameters into one group, for whose step ZeRO-3 casts all gradients to
-        # float32 at once; DeepSpeed's own 1e9 elements bound that copy.
+        # float32 at once; DeepSpeed's own default bounds that copy.
         super().__init__(
             stage=stage,
             offload_optimizer=offload_optimizer,
-            sub_group_size=1_000_000_000,
+            sub_group_size=SUB_GROUP,
             exclude_frozen_parameters=True,
         )
-        self.offload_optimizer = offload_optimizer
         assert isinstance(self.config, dict)
         # bfloat16 has 8 bits: in a sum of 32 micro-batches the last ones would be rounded away.
         self.config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -144,14 +144,15 @@ def build_strategy(machine: Machine) -> str | Strategy:
     return machine.strategy
 
 
-def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, strategy: Strategy) -> torch.optim.Optimizer:
+def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, machine: Machine) -> torch.optim.Optimizer:
     """AdamW. Where its states are in CPU memory the update runs there too, in DeepSpeed's C++, built at first use."""
     betas = (recipe.betas[0], recipe.betas[1])
-    if isinstance(strategy, Sharded) and strategy.offload_optimizer:
+    if machine.is_deepspeed and machine.offload_optimizer:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps, adamw_mode=True)
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
+    fused = machine.is_fused or None  # None: as torch chooses
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps, fused=fused)
 
 
 def launched() -> tuple[str, int] | None:

@@ -251,6 +251,7 @@ def test_folders_are_checked_in_one_line(tmp_path: Path, internvl_folder: Path) 
         (lambda: Qwen2_5_VL(language_model="none"), r"^backbone\.language_model=none is unknown; choose"),
         (lambda: Qwen2_5_VL(mark_init="zero"), r"^backbone\.mark_init=zero is unknown; choose mean, normal$"),
         (lambda: InternVL(lora_rank=0), r"^backbone\.lora_rank=0 is not positive$"),
+        (lambda: InternVL(checkpoint_layers=2), r"^backbone\.checkpoint_layers=2 is no share of layers; give 0 to 1$"),
         (lambda: InternVL(lora_alpha=-1), r"^backbone\.lora_alpha=-1 is not positive$"),
         (lambda: InternVL(max_length=0), r"^backbone\.max_length=0 is not positive$"),
         (lambda: Qwen2_5_VL(min_pixels=0), r"^backbone\.min_pixels=0 is not in 1\.\.max_pixels=200704"),

@@ -26,7 +26,7 @@ from tests.backbones.families import FAMILIES, write
 from tests.backbones.test_packed import assert_same, encoded, gradients, loss, stir_adapters
 
 Picture = Callable[[int, int], Image.Image]
-LORA = {"language_model": "lora", "vision": "lora", "lora_rank": 3, "gradient_checkpointing": True}
+LORA = {"language_model": "lora", "vision": "lora", "lora_rank": 3, "checkpoint_layers": 1.0}
 TRAINED = {
     "plain": {},
     "lora, checkpointing": LORA,

@@ -116,9 +116,7 @@ def plain_logits(
     return torch.cat(found)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"language_model": "lora", "gradient_checkpointing": True}], ids=["all", "lora"]
-)
+@pytest.mark.parametrize("options", [{}, {"language_model": "lora", "checkpoint_layers": 1.0}], ids=["all", "lora"])
 def test_scores_and_gradients_are_those_of_plain_transformers(
     folder: Path, options: dict[str, Any], stock: Any, picture: Picture
 ) -> None:

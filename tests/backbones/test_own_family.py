@@ -73,7 +73,7 @@ def component(pasted: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable
 def test_a_row_gives_the_scores_and_gradients_of_plain_transformers(
     vision: str, component: Any, stock: Any, picture: Picture
 ) -> None:
-    loaded = component(vision=vision, lora_rank=3, gradient_checkpointing=vision == "lora")
+    loaded = component(vision=vision, lora_rank=3, checkpoint_layers=float(vision == "lora"))
     torch.manual_seed(1)
     processor, model = loaded.load()
     with torch.no_grad():

@@ -36,12 +36,12 @@ QUESTIONS = [
 ]
 OPTIONS = {
     "plain": {},
-    "checkpointing": {"gradient_checkpointing": True},
+    "checkpointing": {"checkpoint_layers": 1.0},
     "lora": {"language_model": "lora", "vision": "lora", "lora_rank": 3},
-    "lora, checkpointing": {"language_model": "lora", "gradient_checkpointing": True},
+    "lora, checkpointing": {"language_model": "lora", "checkpoint_layers": 0.5},
     "vision": {"vision": "trained"},
     "grouped": {"grouped": True},
-    "grouped, vision, checkpointing": {"grouped": True, "vision": "trained", "gradient_checkpointing": True},
+    "grouped, vision, checkpointing": {"grouped": True, "vision": "trained", "checkpoint_layers": 1.0},
 }
 
 Picture = Callable[[int, int], Image.Image]

@@ -23,7 +23,7 @@ from torch import nn
 
 from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL, InternVLStepModel
-from mprm.backbones.loading import ChatBackbone, add_adapters, single_token
+from mprm.backbones.loading import ChatBackbone, add_adapters, checkpoint_layers, single_token
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, Qwen2_5StepModel
 from mprm.batching.collate import Example, collate
 from mprm.inference.scoring import rows
@@ -167,8 +167,8 @@ def stock_model(hf: Any, mark_id: int, options: ChatBackbone) -> nn.Module:
         hf.lm_head.requires_grad_(False)
         layers = {m for m in hf.model.language_model.modules() if isinstance(m, nn.Linear)}
         add_adapters(hf, layers, options.lora_rank, options.lora_alpha)
-    if options.gradient_checkpointing:
-        hf.gradient_checkpointing_enable({"use_reentrant": False})
+    if options.checkpoint_layers:
+        checkpoint_layers(hf, options.checkpoint_layers)
     return hf
 
 

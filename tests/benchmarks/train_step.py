@@ -162,7 +162,7 @@ def random_jobs(given: argparse.Namespace) -> Iterator[tuple[str, Setting, Order
 
 def setting_of(load: Any, family: str, given: argparse.Namespace) -> Setting:
     options = ChatBackbone(
-        gradient_checkpointing=given.device == "cuda", language_model="lora" if given.lora else "trained"
+        checkpoint_layers=float(given.device == "cuda"), language_model="lora" if given.lora else "trained"
     )
     return Setting(
         load=load,

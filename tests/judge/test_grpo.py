@@ -31,6 +31,7 @@ from mprm.training.cost import rehearse
 from mprm.training.fit import fit
 from mprm.training.planner import plan_parts
 from mprm.training.recipe import Machine, Schedule
+from tests.clock import without_clock
 
 END = "<|im_end|>"
 
@@ -222,7 +223,7 @@ def train(pairs: list[PresentedPair], taught: Any, judge: Judge) -> Train:
         module = Reinforcement(model, prompts, recipe, Schedule(recipe, settings, LowToHigh(), seed=5))
         assert fit(module, measured, None, folder, mirror)["optimizer_steps"] == 3
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return folder, [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+        return folder, without_clock(lines)
 
     return train
 

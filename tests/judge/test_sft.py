@@ -23,6 +23,7 @@ from mprm.training.checkpoint import latest
 from mprm.training.fit import fit
 from mprm.training.lengths import measure, measure_again
 from mprm.training.recipe import Machine, Schedule
+from tests.clock import without_clock
 
 
 def test_only_traces_that_end_in_the_verdict_of_the_label_are_taken() -> None:
@@ -109,7 +110,7 @@ def train(pairs: list[PresentedPair], taught: Any, judge: Judge) -> Train:
         traces = measure_again(Traces(pairs[:10], processor, judge), {}, 0)
         fit(Imitation(model, schedule), traces, None, folder, mirror)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+        return without_clock(lines)
 
     return train
 

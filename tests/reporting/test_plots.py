@@ -138,6 +138,13 @@ def test_curves_are_those_that_were_logged() -> None:
     assert plots.training_curves("a", "Training", panels, [{"step": 1, "train/loss": float("nan")}]) is None
 
 
+def test_speed_is_the_median_of_what_was_logged() -> None:
+    of_steps = [{"speed/rollouts_per_second": n, "speed/waiting": n / 100, "speed/mfu": 0.4} for n in (1.0, 2.0, 9.0)]
+    lines = [{"step": step, **one} for step, one in enumerate(of_steps)]
+    table = plots.speed_table({"SFT": lines, "older": [{"step": 1, "train/loss": 0.5}], "none": None})
+    assert table.rows == (("SFT", "2", "-", "40.0%", "2.0%", "-"),)
+
+
 def test_percents_have_ends_even_without_an_interval() -> None:
     found = plots.percents([Estimate(0.5, 0.4, 0.7), Estimate(0.2)])
     assert found == pytest.approx(np.array([[40, 20], [50, 20], [70, 20]]))

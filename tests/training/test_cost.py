@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from mprm.training.cost import (
     announce_disk,
     check,
     disk_need,
+    operations,
     rehearse,
     states,
 )
@@ -30,6 +33,7 @@ from mprm.training.planner import Part, plan_parts
 from mprm.training.recipe import Machine, Recipe, Schedule
 
 PLAIN = Machine()
+SHARDED = Machine(accelerator="gpu", strategy="deepspeed_stage_2")
 
 
 class Model(torch.nn.Module):
@@ -59,6 +63,8 @@ def test_parameters_gradients_and_optimizer_are_exact(dtype: torch.dtype) -> Non
     assert memory.gradients == sum(weight.grad.nbytes for weight in trained if weight.grad is not None)
     assert memory.optimizer == sum(value.nbytes for state in optimizer.state.values() for value in state.values())
     assert memory.host == 0
+    assert memory.step == 12 * 990, "torch's loop over the weights"
+    assert states(model, Machine(accelerator="gpu")).step == 0
     assert states(model, PLAIN) == memory
     assert states(model, Machine(devices=2, strategy="ddp")).gradients == 2 * memory.gradients
 
@@ -69,6 +75,7 @@ def test_deepspeed_divides_what_its_stage_says() -> None:
 
     def parts(**options: Any) -> tuple[float, float, float, float]:
         memory = states(model, Machine(accelerator="gpu", precision="bf16-true", **options))
+        assert memory.step == (0 if memory.host else memory.optimizer // 3), "one of float32 weights and two moments"
         return memory.parameters / 1100, memory.gradients / 1000, memory.optimizer / 1000, memory.host / 1000
 
     # bfloat16 weights, two buckets of bfloat16 gradients, their float32 sum; float32 weights and two moments.
@@ -78,8 +85,58 @@ def test_deepspeed_divides_what_its_stage_says() -> None:
     assert parts(devices=2, num_nodes=2, strategy="deepspeed_stage_3", offload_optimizer=True) == (2.5, 4, 0, 8)
 
 
+@pytest.mark.parametrize(
+    ("kind", "machine"), [("foreach", SHARDED), ("fused", Machine(accelerator="gpu")), (None, PLAIN)]
+)
+def test_a_step_copies_what_is_foretold(kind: str | None, machine: Machine) -> None:
+    """The most that torch has allocated at a time in an optimizer step, clipping included."""
+    model = torch.nn.Sequential(torch.nn.Linear(300, 200), torch.nn.Linear(200, 300), torch.nn.Linear(300, 10))
+    trained = [*model.parameters()]
+    groups = [{"params": [p for p in trained if p.ndim == n], "weight_decay": 0.1 * (n - 1)} for n in (1, 2)]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, **({kind: True} if kind else {}))  # type: ignore[arg-type]
+
+    def step() -> None:
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in trained if weight.grad is not None])
+        torch.nn.utils.clip_grads_with_norm_(trained, 1.0, norm)
+        optimizer.step()
+
+    for weight in trained:
+        weight.grad = torch.ones_like(weight)
+    step()  # which makes the moments
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    assert events
+    assert max(accumulate(sizes)) == pytest.approx(states(model, machine).step, rel=0.02, abs=100)
+
+
+def test_activations_shrink_with_the_share_of_checkpointed_layers(backbone: Any, planned: Any) -> None:
+    kept: list[int] = []
+    for share in (0.0, 0.5, 1.0):
+        module, train = planned(options={"checkpoint_layers": share})
+        kept.append(0)
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            kept[-1] += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            module.model.train()(module.collate(train.examples.__getitems__(train.plan.cut(0)[0][0])))
+        assert module.model.recomputes == share
+    assert kept[1] == pytest.approx((kept[0] + kept[2]) / 2, rel=0.1)
+    assert kept[2] < 0.5 * kept[0]
+
+
+def test_operations_are_those_of_matrices() -> None:
+    """A table is looked up in; what is frozen has no gradient of its own."""
+    model = torch.nn.Sequential(torch.nn.Embedding(50, 7), torch.nn.Linear(7, 9), torch.nn.Linear(9, 4))
+    model[2].requires_grad_(False)
+    assert operations(model) == 6 * 7 * 9 + 4 * 9 * 4
+
+
 def test_what_does_not_fit_is_refused_in_one_line() -> None:
-    memory = Memory(10 * GIB, 20 * GIB, 30 * GIB, 2 * GIB)
+    memory = Memory(10 * GIB, 20 * GIB, 30 * GIB, activations=2 * GIB)
     check(memory, 62 * GIB, PLAIN)
     check(memory, None, PLAIN)
     line = (
@@ -94,9 +151,11 @@ def test_what_does_not_fit_is_refused_in_one_line() -> None:
 
 
 def test_memory_is_one_line() -> None:
-    memory = Memory(int(15.1 * GIB), int(15.1 * GIB), int(22.6 * GIB), 9 * GIB)
-    line = "memory per device: parameters 15.1 GiB, gradients 15.1 GiB, optimizer 22.6 GiB, activations 9.0 GiB"
-    assert str(memory) == f"{line}, in all 61.8 GiB"
+    memory = Memory(int(15.1 * GIB), int(15.1 * GIB), int(22.6 * GIB), activations=9 * GIB)
+    line = "memory per device: parameters 15.1 GiB, gradients 15.1 GiB, optimizer 22.6 GiB"
+    assert str(memory) == f"{line}, activations 9.0 GiB, in all 61.8 GiB"
+    assert str(replace(memory, step=8 * GIB)) == str(memory), "the step follows when the activations are gone"
+    assert str(replace(memory, step=10 * GIB)) == f"{line}, copies in its step 10.0 GiB, in all 62.8 GiB"
     offloaded = Memory(GIB, GIB, 0, host=3 * GIB)
     assert str(offloaded) == (
         "memory per device: parameters 1.0 GiB, gradients 1.0 GiB, optimizer 0 MiB, in all 2.0 GiB; activations come "
@@ -111,8 +170,8 @@ def test_memory_is_one_line() -> None:
 def planned(backbone: Any, part: Any) -> Callable[..., tuple[StepScoring, Part]]:
     """planned(precision="bf16-mixed"): a training of 12 rollouts, not begun."""
 
-    def planned(**machine: Any) -> tuple[StepScoring, Part]:
-        processor, model = backbone.load()
+    def planned(options: Any = None, **machine: Any) -> tuple[StepScoring, Part]:
+        processor, model = replace(backbone, **(options or {})).load()
         schedule = Schedule(Recipe(global_batch_size=8), Machine(**machine), Shuffled(), seed=0)
         module = StepScoring(model, Hard(), schedule)
         return module, plan_parts(module, measure_again(part(processor, range(12)), {}, 0), None)[0]

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mprm.chartworld.corpus import ChartWorld
 from mprm.training.checkpoint import latest, load_checkpoint
 from mprm.training.objectives import BetaBinomial
 from mprm.training.recipe import Machine, Recipe
-from mprm.training.strategies import Sharded, ShardedPrecision, build_optimizer, check_world_size
+from mprm.training.strategies import ShardedPrecision, build_optimizer, check_world_size
 
 ONE_RANK = Path(__file__).with_name("one_rank.py")
 Start = Callable[..., None]
@@ -212,12 +213,13 @@ def test_on_cuda_killed_and_resumed_equals_uninterrupted(
 @pytest.mark.usefixtures("offload")
 def test_the_offloaded_optimizer_is_adamw() -> None:
     recipe = Recipe(learning_rate=1e-2, weight_decay=0.1)
+    sharded = Machine(strategy="deepspeed_stage_2")
     start_N = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     ends = []
     for offloaded in (False, True):
         decayed, free = torch.nn.Parameter(start_N.clone()), torch.nn.Parameter(start_N.clone())
         groups = [{"params": [decayed], "weight_decay": recipe.weight_decay}, {"params": [free], "weight_decay": 0.0}]
-        optimizer = build_optimizer(groups, recipe, Sharded(2, offloaded))
+        optimizer = build_optimizer(groups, recipe, replace(sharded, offload_optimizer=offloaded))
         gradient = torch.Generator().manual_seed(1)
         for _ in range(20):
             decayed.grad = torch.randn(1000, generator=gradient)

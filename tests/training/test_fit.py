@@ -1,5 +1,6 @@
 """The invariants of training, on an untrained tiny InternVL: 20 rollouts, two epochs, five steps of 8."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,9 +16,10 @@ from mprm.batching.order import FileOrder, Shuffled, ShuffledQuestions
 from mprm.training.checkpoint import latest, load_weights
 from mprm.training.fit import History, fit, run_trainer
 from mprm.training.lengths import measure_again
-from mprm.training.module import StepScoring
+from mprm.training.module import StepScoring, TrainingModule
 from mprm.training.objectives import Hard
 from mprm.training.recipe import Machine, Recipe, Schedule
+from tests.clock import without_clock
 
 Lines = list[dict[str, Any]]
 
@@ -26,14 +28,16 @@ def losses(lines: Lines) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def without_seconds(lines: Lines) -> Lines:
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
 def assert_same_curve(found: Lines, expected: Lines) -> None:
     assert len(found) == len(expected)
-    for one, two in zip(found, expected, strict=True):
-        assert {**one, "seconds": 0} == pytest.approx({**two, "seconds": 0}, abs=2e-6)  # float32 sums over ranks
+    for one, two in zip(without_clock(found), without_clock(expected), strict=True):
+        assert one == pytest.approx(two, abs=2e-6)  # float32 sums over ranks
+
+
+def assert_equal_weights(found: Path, expected: Path) -> None:
+    one, two = (load_file(folder / "weights.safetensors") for folder in (found, expected))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def assert_same_weights(found: Path, expected: Path) -> None:
@@ -71,6 +75,23 @@ def test_one_curve(whole: Lines) -> None:
     )
     assert [line["step"] for line in whole if "val/loss" in line] == [2, 4]
     assert losses(whole)[-1] < losses(whole)[0]
+
+
+def test_every_step_says_how_fast_it_was(whole: Lines) -> None:
+    seconds = 0.0
+    for line in whole:
+        found = {name: value for name, value in line.items() if name.startswith("speed/")}
+        if "val/loss" in line:
+            assert not found
+            continue
+        names = ("rollouts_per_second", "tokens_per_second", "waiting", "peak_memory_gib")
+        assert found.keys() == {f"speed/{name}" for name in names}, "no MFU where nobody knows the peak"
+        # Nothing is counted behind a validation or a checkpoint.
+        assert 0 <= found["speed/waiting"] < 1
+        assert (found["speed/waiting"] > 0) == (line["step"] in (2, 4))
+        assert 20 < found["speed/tokens_per_second"] / found["speed/rollouts_per_second"] < 109
+        seconds += 8 / found["speed/rollouts_per_second"]
+    assert seconds < whole[-1]["seconds"] + 0.02
 
 
 @pytest.mark.parametrize("max_tokens", [109, 200, 400])
@@ -117,7 +138,7 @@ def test_a_rank_whose_rollouts_have_no_images_computes_alike(train: Any, tmp_pat
     assert_same_weights(tmp_path / "ranks", tmp_path / "one")
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4])
+@pytest.mark.parametrize("stop_at", [1, 4, 5])
 def test_resumed_equals_uninterrupted_bit_for_bit(
     train: Any, whole: Lines, whole_folder: Path, tmp_path: Path, stop_at: int
 ) -> None:
@@ -125,10 +146,8 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
         train(tmp_path / "resumed", mirror=stop_after(stop_at))
     assert latest(tmp_path / "resumed" / "checkpoints")[1] == stop_at - 1 - (stop_at - 1) % 2
     resumed = train(tmp_path / "resumed")
-    assert without_seconds(resumed) == without_seconds(whole)
-    one, two = (load_file(folder / "weights.safetensors") for folder in (whole_folder, tmp_path / "resumed"))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert without_clock(resumed) == without_clock(whole)
+    assert_equal_weights(tmp_path / "resumed", whole_folder)
 
 
 @pytest.mark.parametrize(("before", "after"), [(4096, 109), (109, 4096)])
@@ -170,17 +189,42 @@ def test_only_the_order_of_questions_differs(train: Any, tmp_path: Path) -> None
     assert_same_curve(curves[2], curves[0])
 
 
-def test_gradient_checkpointing_is_the_same_curve(train: Any, whole: Lines, tmp_path: Path) -> None:
-    calls: list[bool] = []
+def test_checkpointing_every_second_layer_is_the_same_curve(train: Any, whole: Lines, tmp_path: Path) -> None:
+    calls: list[int] = []
 
     def watch(model: Any) -> None:
-        norm = model.hf.model.language_model.layers[2].input_layernorm
-        norm.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+        for number, layer in enumerate(model.hf.model.language_model.layers):
+            layer.input_layernorm.register_forward_hook(lambda *_, number=number: calls.append(number))
 
-    options = {"gradient_checkpointing": True}
+    options = {"checkpoint_layers": 0.5}
     assert_same_curve(train(tmp_path / "checkpointed", options=options, watch=watch), whole)
-    # A forward pass and one more in the backward pass for each of 5 steps, one for each of 2 validations.
-    assert len(calls) == 2 * 5 + 2
+    # A forward pass for each of 5 steps and 2 validations, one more in the backward pass of every second layer.
+    assert [calls.count(number) for number in range(6)] == [5 + 2 + 5, 5 + 2] * 3
+
+
+def test_clipping_is_lightnings(
+    train: Any, whole_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(TrainingModule, "configure_gradient_clipping")
+    train(tmp_path / "lightning")
+    assert_equal_weights(tmp_path / "lightning", whole_folder)
+
+
+def test_a_fused_optimizer_is_clipped_and_resumed(
+    train: Any, whole: Lines, whole_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, where mixed precision is computed, too; here it rounds otherwise than torch's loop."""
+    shutil.copytree(whole_folder, tmp_path / "loop")
+    monkeypatch.setattr(Machine, "is_fused", True)
+    lines = train(tmp_path / "mixed", precision="bf16-mixed")
+    assert losses(lines) == pytest.approx(losses(whole), abs=0.05)
+    weights = (tmp_path / "mixed" / "weights.safetensors").read_bytes()
+    assert latest(tmp_path / "mixed" / "checkpoints")[1] == 4
+    assert without_clock(train(tmp_path / "mixed", precision="bf16-mixed")) == without_clock(lines)
+    assert (tmp_path / "mixed" / "weights.safetensors").read_bytes() == weights
+    assert_same_curve(train(tmp_path / "loop"), whole)
+    with pytest.raises(AssertionError):  # a checkpoint of another device does not say which kernel is used
+        assert_equal_weights(tmp_path / "loop", whole_folder)
 
 
 def test_the_language_model_is_in_training_mode_and_the_frozen_tower_is_not(train: Any, tmp_path: Path) -> None:
@@ -305,15 +349,14 @@ def test_an_interrupt_is_told_from_a_job_that_is_started_again(code: int | None,
 )
 def test_the_epoch_is_that_of_the_plan(step: int, words: str) -> None:
     plan: Any = SimpleNamespace(global_batch_size=8, order=[*range(40)] * 2, optimizer_steps=10)
-    assert History(Path("metrics.jsonl"), plan).words(step) == words
+    assert History(Path("metrics.jsonl"), plan, throughput=None).words(step) == words
 
 
 def test_steps_are_those_of_so_many_epochs(train: Any, whole: Lines, whole_folder: Path, tmp_path: Path) -> None:
     """Five steps of 8 are two epochs over 20 rollouts."""
     lines = train(tmp_path / "steps", recipe={"epochs": None, "steps": 5})
-    assert without_seconds(lines) == without_seconds(whole)
-    one, two = (load_file(folder / "weights.safetensors") for folder in (whole_folder, tmp_path / "steps"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert without_clock(lines) == without_clock(whole)
+    assert_equal_weights(tmp_path / "steps", whole_folder)
 
 
 def test_a_training_of_so_many_steps_resumes_bit_for_bit(train: Any, tmp_path: Path) -> None:
@@ -325,6 +368,5 @@ def test_a_training_of_so_many_steps_resumes_bit_for_bit(train: Any, tmp_path: P
     assert rates[-1] == 0 < rates[-2], "the rate of the step that would follow"
     with pytest.raises(RuntimeError, match="the power is cut"):
         train(tmp_path / "resumed", recipe=recipe, mirror=stop_after(5))
-    assert without_seconds(train(tmp_path / "resumed", recipe=recipe)) == without_seconds(lines)
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("at_once", "resumed"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert without_clock(train(tmp_path / "resumed", recipe=recipe)) == without_clock(lines)
+    assert_equal_weights(tmp_path / "resumed", tmp_path / "at_once")

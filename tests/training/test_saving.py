@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from mprm.training import fit as fit_module
 from mprm.training.checkpoint import Checkpoints, checkpoints, latest
 from mprm.training.strategies import SIGNALS_TO_END
+from tests.clock import without_clock
 
 Lines = list[dict[str, Any]]
 SLURM = {"NTASKS": "1", "JOB_ID": "123456", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "train"}
@@ -71,7 +72,7 @@ def in_forward_pass(count: int, act: Callable[[], object]) -> Callable[[Any], No
 
 def curve(folder: Path) -> Lines:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return without_clock(lines)
 
 
 def assert_same(found: Path, expected: Path) -> None:
