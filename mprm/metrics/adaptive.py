@@ -49,7 +49,7 @@ def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: 
     accuracy_QW = values_QW3[..., ACCURACY]
     return AdaptiveResults(
         orders=n_orders,
-        limit=LIMIT,
+        limit=min(LIMIT, max(len(question.candidates) for question in sets)),
         adaptive=draws(ADAPTIVE),
         all=draws(ALL),
         all_mean=draws(ALL_MEAN),

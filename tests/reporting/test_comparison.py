@@ -21,7 +21,8 @@ from mprm.metrics.estimate import Estimate
 from mprm.metrics.predictions import StepScores
 from mprm.metrics.results import Curation, JudgeAccuracy, JudgeResults, PairSource, WrongLabels, write_results
 from mprm.reporting.comparison import runs_table, settings_table, unfinished_lines, unfinished_table, write_comparison
-from mprm.reporting.settings import Comparison, compare, run_folders
+from mprm.reporting.run_record import run_folders
+from mprm.reporting.settings import Comparison, compare
 from mprm.runs.artifacts import write_json_lines
 from mprm.runs.journal import State, SweepJob, begin_sweep
 from mprm.stages.standalone import compare_runs

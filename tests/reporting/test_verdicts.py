@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mprm.metrics.estimate import Resampled
-from mprm.reporting.settings import Group, Setting, compare, run_folders
+from mprm.reporting.run_record import run_folders
+from mprm.reporting.settings import Group, Setting, compare
 from mprm.reporting.verdicts import (
     PUBLISHED,
     Question,
