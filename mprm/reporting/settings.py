@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mprm.metrics.estimate import Estimate, OverSeeds, Resampled, over_seeds, percentile
+from mprm.metrics.estimate import Estimate, OverSeeds, Resampled, over_items, over_seeds
 from mprm.metrics.results import BestOfNResults, Curation, JudgeResults, Results, StepResults, read_results
 from mprm.reporting.kinds import KINDS, Kind, Measured, measured, others, setting_of
 from mprm.reporting.plots import Measure
@@ -64,8 +64,10 @@ class Run:
     @cached_property
     def numbers(self) -> dict[str, Estimate]:
         """With intervals for this training, by the key of the measure."""
-        found = self.measured.numbers
-        return {key: percentile(one.values_B) if isinstance(one, Resampled) else one for key, one in found.items()}
+        return {
+            key: over_items(one.values_B, len(one.items), one.bounds) if isinstance(one, Resampled) else one
+            for key, one in self.measured.numbers.items()
+        }
 
     @property
     def items(self) -> list[tuple[tuple[str, object], ...]]:

@@ -58,7 +58,7 @@ def test_a_sure_question_costs_four_candidates_and_an_unsure_one_all(make_set: M
     assert report.adaptive.candidates.value == 10  # (4 + 16) / 2
     assert report.adaptive.tokens.value == 50
     assert report.saved["candidates"].value == report.saved["tokens"].value == pytest.approx(1 - 20 / 32)
-    assert (report.saved["candidates"].low, report.saved["candidates"].high) == (0, 0.75)
+    assert 0 < report.saved["candidates"].low < 0.01  # two questions say little
     assert report.all.accuracy.value == report.all_mean.accuracy.value == 0.5
     # The right one is seen where it is among the first four of an order.
     seen = report.adaptive.accuracy.value
