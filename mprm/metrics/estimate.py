@@ -117,7 +117,7 @@ def resample_weights(n: int, drawn_from: int = BENCHMARK, resamples: int = RESAM
     return weights_BQ
 
 
-def over_items(values_B: Floats, n: int, bounds: Bounds | None) -> Estimate:
+def over_items(values_B: Floats, n: int, bounds: Bounds | None = SHARE) -> Estimate:
     """A number with its interval over the n items that the resamples draw from; those in which it is undefined (NaN)
     are left out. bounds: None for a count, which has none."""
     value, resampled = float(values_B[0]), values_B[1:][~np.isnan(values_B[1:])]
@@ -135,17 +135,16 @@ def mean(values_Q: Floats, bounds: Bounds | None) -> Estimate:
 def means(values_QN: Floats) -> tuple[Estimate, ...]:
     """The mean share of every column."""
     n = len(values_QN)
-    return tuple(over_items(values_B, n, SHARE) for values_B in (resample_weights(n) @ values_QN / n).T)
+    return tuple(over_items(values_B, n) for values_B in (resample_weights(n) @ values_QN / n).T)
 
 
 def saved(used_Q: Floats, all_Q: Floats) -> Estimate:
     """1 - sum(used) / sum(all)."""
     weights_BQ = resample_weights(len(used_Q))
-    return over_items(1 - (weights_BQ @ used_Q) / (weights_BQ @ all_Q), len(used_Q), SHARE)
+    return over_items(1 - (weights_BQ @ used_Q) / (weights_BQ @ all_Q), len(used_Q))
 
 
-def _items_half(variance: float, n: int) -> float:
-    """Half the width that n items account for, of the variance over resamples."""
+def _items_half(variance: float, n: int) -> float:  # of the variance over resamples
     return student(n / UNEVEN) * math.sqrt(variance * n / max(n - 1, 1))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mprm.metrics.estimate import SHARE, Estimate, Floats, over_items
+from mprm.metrics.estimate import Estimate, Floats, over_items
 from mprm.metrics.step_metrics import LabelledSteps, first_errors
 
 
@@ -82,4 +82,4 @@ def first_error_results(steps: LabelledSteps, thresholds_B: Floats, weights_BS: 
 
 
 def _defined(values_B: Floats, n: int) -> Estimate | None:
-    return None if np.isnan(values_B[0]) else over_items(values_B, n, SHARE)
+    return None if np.isnan(values_B[0]) else over_items(values_B, n)
