@@ -21,7 +21,8 @@ from omegaconf.errors import (
 
 from mprm.runs.artifacts import STAGES, latest_run, reading
 from mprm.runs.hub import PINNED, local, pin
-from mprm.runs.run_folder import CHECKOUT, SHIPPED, read_record, run_name
+from mprm.runs.names import run_name
+from mprm.runs.run_folder import CHECKOUT, SHIPPED, read_record
 from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, MODEL, OF_A_RUN, STEP_STAGES, TASKS
 from mprm.terminal import PRETRAINING, did_you_mean, type_name, unknown_key
 

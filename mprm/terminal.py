@@ -63,9 +63,12 @@ def say_next(*overrides: str) -> None:
         say(f"next: {command()} {shlex.join(overrides)}")
 
 
-def retyped(task: str) -> list[str]:
-    """The words of this command for another task on the same run; flags stand before the overrides."""
+def retyped(task: str, *groups: str) -> list[str]:
+    """The words of this command for another task on the same run; groups: of the overrides those of these alone. Flags
+    stand before the overrides."""
     kept = [word for word in sys.argv[1:] if not word.startswith(("export=", "redo=", "overwrite=", "check="))]
+    if groups:
+        kept = [word for word in kept if "=" not in word or re.split("[.=]", word.lstrip("+"))[0] in ("task", *groups)]
     if not any(word.startswith("task=") for word in kept):
         return [*kept, f"task={task}"]
     return [f"task={task}" if word.startswith("task=") else word for word in kept]
@@ -90,6 +93,12 @@ def tracked(items: Iterable[Item], total: int, description: str) -> Iterator[Ite
 def listed(counts: Mapping[str, int]) -> str:
     """Counts by reason, in words."""
     return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+
+
+def say_without_image(what: str, number: int) -> None:
+    """Say how many records name no image: where one was meant, its key has another name."""
+    if number:
+        say(f"{number:,} {what} name no image")
 
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}

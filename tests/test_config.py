@@ -105,6 +105,13 @@ def test_what_is_not_the_default_is_in_the_name(
     assert part in str(load(*overrides).name)
 
 
+@pytest.mark.parametrize("path", ["models/Qwen2.5-VL=tiny/", f"org/Qwen2.5-VL=tiny@{'0' * 40}"])
+def test_any_backbone_is_named_by_its_folder(load: Callable[..., Config], path: str) -> None:
+    raw = load("task=select", "backbone=auto", f"backbone.path='{path}'").raw
+    assert "-hard-auto-Qwen2.5-VL_tiny-seed0-" in raw.name
+    assert "-chartworld_internvl-seed0-" in str(load("task=select").name)
+
+
 def test_latest_is_the_trained_run_that_did_something_last(load: Callable[..., Config], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run=latest: no run below"):
         load("task=score", "run=latest", "input=x", "output=y")

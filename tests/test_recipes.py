@@ -152,7 +152,7 @@ def test_every_command_in_a_header_composes_and_costs_what_it_says(
     assert words[:2] == ["-cd", "sweeps"]
     assert words[2:4] == ["-cn", path.stem]
     loader = open_loader(CONF, SWEEPS)
-    swept = loader.load_configuration(path.stem, words[4:], RunMode.MULTIRUN)
+    swept = loader.load_configuration(path.stem, [*words[4:], f"runs={tmp_path}"], RunMode.MULTIRUN)
     GlobalHydra.instance().clear()
     assert swept.hydra.mode == RunMode.MULTIRUN
     jobs = plan(Composer(loader, swept))

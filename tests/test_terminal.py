@@ -28,6 +28,13 @@ def test_the_next_command_is_this_one_with_another_task(
     assert capsys.readouterr().out == "next: python run.py task=train 'dataset.sources=[a,b]' 'runs=my runs'\n"
 
 
+def test_the_next_command_keeps_the_chosen_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["-cd", "conf", "task=score", "+backbone.yes=+", "backbone=auto", "input=x", "trainer=gpu", "output=y"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *typed])
+    kept = ["-cd", "conf", "task=experiment", "+backbone.yes=+", "backbone=auto", "trainer=gpu"]
+    assert retyped("experiment", "backbone", "trainer") == kept
+
+
 def test_a_bar_leaves_nothing_in_a_file(capfd: pytest.CaptureFixture[str]) -> None:
     assert list(tracked(range(3), 3, "counting [b]")) == [0, 1, 2]
     assert capfd.readouterr() == ("", "")

@@ -209,7 +209,7 @@ def answered(asked: Example, ids: list[int]) -> Example:
     )
 
 
-def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple[int, dict[str, int]]:
+def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple[int, int, dict[str, int]]:
     """Score every record of a JSON lines file and write it again with its scores.
 
     A record has image (a path, or a list of paths), question and steps, or is one of VisualProcessBench or of
@@ -217,7 +217,8 @@ def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple
     standard deviations; or step_scores null and not_scored, the reason. Lines that are no JSON object are left out.
 
     settings: all that the scores depend on besides the file.
-    Returns the number scored and the others by reason. Raises ValueError if there is nothing to score.
+    Returns how many were scored, how many name no image, and those that were not scored by reason. Raises ValueError if
+    there is nothing to score.
     """
     if not source.is_file():
         raise ValueError(f"input={source} is not a file; give {WANTED}")
@@ -240,7 +241,7 @@ def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple
         found |= score_kept(kept, requests, score)
         kept.finish(record | _scores(found[key]) for key, record in records.items())
     skipped = Counter(one.reason for one in found.values() if isinstance(one, NotScored))
-    return len(found) - skipped.total(), dict(skipped)
+    return len(found) - skipped.total(), sum(not one.images for one in requests), dict(skipped)
 
 
 def score_kept(kept: Journal, requests: Sequence[ScoreRequest], score: Score) -> dict[str, StepScores | NotScored]:

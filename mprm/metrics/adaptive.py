@@ -12,7 +12,7 @@ import numpy as np
 
 from mprm.data.questions import CandidateSet
 from mprm.metrics.best_of_n import Scores, candidate_scores, orders
-from mprm.metrics.estimate import Floats, mean, saved
+from mprm.metrics.estimate import DIFFERENCE, SHARE, Floats, mean, saved
 from mprm.metrics.predictions import StepScores
 from mprm.metrics.results import AdaptiveResults, Draws
 
@@ -43,13 +43,14 @@ def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: 
     costs = {"candidates": CANDIDATES} | ({"tokens": TOKENS} if tokens_known else {})
 
     def draws(way: int) -> Draws:
-        accuracy, candidates, tokens = (mean(values_Q) for values_Q in values_QW3[:, way].T)
-        return Draws(accuracy=accuracy, candidates=candidates, tokens=tokens if tokens_known else None)
+        accuracy_Q, candidates_Q, tokens_Q = values_QW3[:, way].T
+        tokens = mean(tokens_Q, None) if tokens_known else None
+        return Draws(accuracy=mean(accuracy_Q, SHARE), candidates=mean(candidates_Q, None), tokens=tokens)
 
     accuracy_QW = values_QW3[..., ACCURACY]
     return AdaptiveResults(
         orders=n_orders,
-        limit=LIMIT,
+        limit=min(LIMIT, max(len(question.candidates) for question in sets)),
         adaptive=draws(ADAPTIVE),
         all=draws(ALL),
         all_mean=draws(ALL_MEAN),
@@ -58,8 +59,8 @@ def adaptive(sets: Sequence[CandidateSet], scores: Scores, seed: int, n_orders: 
             for name, cost in costs.items()
             if values_QW3[:, ALL, cost].any()
         },
-        minus_all=mean(accuracy_QW[:, ADAPTIVE] - accuracy_QW[:, ALL]),
-        minus_all_mean=mean(accuracy_QW[:, ADAPTIVE] - accuracy_QW[:, ALL_MEAN]),
+        minus_all=mean(accuracy_QW[:, ADAPTIVE] - accuracy_QW[:, ALL], DIFFERENCE),
+        minus_all_mean=mean(accuracy_QW[:, ADAPTIVE] - accuracy_QW[:, ALL_MEAN], DIFFERENCE),
         fixed={n: draws(way) for way, n in enumerate(fixed, start=ALL_MEAN + 1)},
     )
 

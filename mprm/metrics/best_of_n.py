@@ -19,7 +19,7 @@ import numpy as np
 
 from mprm.data.answers import answer_classes
 from mprm.data.questions import CandidateSet
-from mprm.metrics.estimate import Bools, Floats, Ints, mean, means
+from mprm.metrics.estimate import DIFFERENCE, Bools, Floats, Ints, mean, means
 from mprm.metrics.predictions import StepScores
 from mprm.metrics.results import BestOfNBenchmark, BestOfNResults, Between, Method
 
@@ -122,10 +122,11 @@ def _benchmark(curves: Curves, ties: dict[str, int], aggregate: str) -> BestOfNB
     methods: dict[str, dict[str, Method]] = {POLICY: {}, **{model: {} for model in ties}}
     for (owner, name), values_QN in curves.items():
         others = () if owner == POLICY and name != "pass@N" else ("pass@1", "majority")
-        minus = {other: mean(last[owner, name] - last[POLICY, other]) for other in others}
+        minus = {other: mean(last[owner, name] - last[POLICY, other], DIFFERENCE) for other in others}
         methods[owner][name] = Method(accuracy=means(values_QN), minus=minus)
     between = [
-        Between(a=a, b=b, difference=mean(last[a, aggregate] - last[b, aggregate])) for a, b in combinations(ties, 2)
+        Between(a=a, b=b, difference=mean(last[a, aggregate] - last[b, aggregate], DIFFERENCE))
+        for a, b in combinations(ties, 2)
     ]
     return BestOfNBenchmark(
         questions=len(last[POLICY, "pass@1"]),

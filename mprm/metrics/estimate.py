@@ -1,7 +1,17 @@
 """A measured number and its 95 % interval, for one training or for the mean over several.
 
+Half of an interval's width is sqrt(seeds^2 + items^2); of independent parts that is enough (Banerjee 1960), and either
+alone is too narrow. seeds: Student's t over the trainings, where there are three or more. items: Student's t of n / 3
+degrees of freedom, for n items, times the standard deviation over resamples that draw the same items for every
+training, times sqrt(n / (n - 1)), by which that of a mean is too small. A third: few items hold most of what moves an
+AUC, so its deviation is known only as well as that of a third as many numbers alike. With seeds it is the deviation of
+what the items do to all trainings alike, the mean covariance of two trainings' resamples: what a training does to
+single items by chance is in the seeds' part already. The interval itself is Wilson's (1927), whose ends are those p
+from which the number is that far away, were the deviation at p that of a share p: it is longer to the side of .5, and
+never leaves the measure's range. tests/benchmarks/coverage.py counts how many hold the truth.
+
 Shape suffixes: Q what is drawn with replacement (solutions, pairs of answers, questions), B what was measured and then
-every resample of it: row 0 is the number itself. N any columns.
+every resample of it: row 0 is the number itself. S trainings. N any columns.
 """
 
 from __future__ import annotations
@@ -9,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +30,12 @@ Bools = NDArray[np.bool_]
 
 LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2)
-NORMAL_QUANTILE = 1.96
 RESAMPLES = 1000
 BENCHMARK, HELD_OUT = range(2)  # what is drawn from; each has draws of its own, the same for all that is compared
 SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)  # the ranges of a measure, and of one measure minus another
+Bounds = tuple[float, float]
 ROUNDING = 1e-9  # sums of the same numbers in another order differ by less
+UNEVEN = 3  # items that say as much of a deviation as one of many alike would
 FEWEST = 3  # trainings with an interval for others: of two Student's t is 12.7, which says nothing
 
 
@@ -106,29 +117,49 @@ def resample_weights(n: int, drawn_from: int = BENCHMARK, resamples: int = RESAM
     return weights_BQ
 
 
-def percentile(values_B: Floats) -> Estimate:
-    """A number with the percentile interval of its resamples; those in which it is undefined (NaN) are left out."""
+def over_items(values_B: Floats, n: int, bounds: Bounds | None = SHARE) -> Estimate:
+    """A number with its interval over the n items that the resamples draw from; those in which it is undefined (NaN)
+    are left out. bounds: None for a count, which has none."""
     value, resampled = float(values_B[0]), values_B[1:][~np.isnan(values_B[1:])]
     if len(resampled) == 0:
         return Estimate(value)
-    low, high = np.quantile(resampled, TAILS)
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, *_ends(value, _items_half(float(np.var(resampled)), n), n, bounds))
 
 
-def mean(values_Q: Floats) -> Estimate:
-    """The mean of a number of every item. Of a - b it is a paired difference."""
-    return percentile(resample_weights(len(values_Q)) @ values_Q / len(values_Q))
+def mean(values_Q: Floats, bounds: Bounds | None) -> Estimate:
+    """The mean of a number of every item: with the bounds SHARE, DIFFERENCE where it is paired, a - b, or None."""
+    n = len(values_Q)
+    return over_items(resample_weights(n) @ values_Q / n, n, bounds)
 
 
 def means(values_QN: Floats) -> tuple[Estimate, ...]:
-    """The mean of every column."""
-    return tuple(map(percentile, (resample_weights(len(values_QN)) @ values_QN / len(values_QN)).T))
+    """The mean share of every column."""
+    n = len(values_QN)
+    return tuple(over_items(values_B, n) for values_B in (resample_weights(n) @ values_QN / n).T)
 
 
 def saved(used_Q: Floats, all_Q: Floats) -> Estimate:
     """1 - sum(used) / sum(all)."""
     weights_BQ = resample_weights(len(used_Q))
-    return percentile(1 - (weights_BQ @ used_Q) / (weights_BQ @ all_Q))
+    return over_items(1 - (weights_BQ @ used_Q) / (weights_BQ @ all_Q), len(used_Q))
+
+
+def _items_half(variance: float, n: int) -> float:  # of the variance over resamples
+    return student(n / UNEVEN) * math.sqrt(variance * n / max(n - 1, 1))
+
+
+def _ends(value: float, half: float, n: int, bounds: Bounds | None) -> tuple[float, float]:
+    """Of the interval around a number, Wilson's where it has bounds. At the end of its range, where nothing varies, its
+    deviation is taken for that of a share of n items."""
+    if bounds is None:
+        return value - half, value + half
+    start, width = bounds[0], bounds[1] - bounds[0]
+    share = (value - start) / width
+    variance = share * (1 - share)
+    factor = (half / width) ** 2 / variance if variance > ROUNDING else student(n - 1) ** 2 / n
+    middle = (share + factor / 2) / (1 + factor)
+    reach = math.sqrt(max(0.0, factor * variance + factor**2 / 4)) / (1 + factor)
+    return start + width * (middle - reach), start + width * (middle + reach)
 
 
 # ---- over seeds
@@ -140,7 +171,7 @@ class Resampled:
 
     items: tuple[tuple[str, object], ...]  # what was measured: id and label, sorted by id
     values_B: Floats  # NaN where it is undefined
-    bounds: tuple[float, float] = SHARE
+    bounds: Bounds = SHARE
 
     @property
     def value(self) -> float:
@@ -161,27 +192,22 @@ def resampled_mean(values: Mapping[str, float]) -> Resampled:
 def over_seeds(runs: Mapping[int, Resampled]) -> OverSeeds:
     """Mean over the seeds of a setting, with a 95 % interval for other trainings and other items.
 
-    Half the width is sqrt(seeds^2 + items^2): Student's t over the seeds, and 1.96 standard deviations of the mean over
-    resamples that draw the same items for every seed. What a training does to single items by chance shows in both;
-    93 to 97 of 100 intervals hold the truth (tests/benchmarks/coverage.py). With fewer than three seeds it is the
-    percentile interval of the resamples, and holds for these trainings only (OverSeeds.scope). Resamples in which the
-    measure is undefined are left out. The interval ends where the measure's range ends, which Student's t of few seeds
-    far apart would leave.
-
-    Raises ValueError if the runs were measured on other items or labels.
+    With fewer than three seeds it is that over the items alone, and holds for these trainings only (OverSeeds.scope).
+    Resamples in which the measure is undefined are left out. Raises ValueError if the runs were measured on other items
+    or labels.
     """
     seeds = sorted(runs)
     check_items([runs[seed] for seed in seeds])
     by_seed = {seed: runs[seed].value for seed in seeds}
-    values_B = np.mean([runs[seed].values_B for seed in seeds], axis=0)
-    over_items = percentile(values_B)
+    values_SB, first = np.stack([runs[seed].values_B for seed in seeds]), runs[seeds[0]]
     if len(seeds) < FEWEST:
-        return OverSeeds(over_items.value, over_items.low, over_items.high, by_seed=by_seed)
-    resampled = values_B[1:][~np.isnan(values_B[1:])]
-    half = math.hypot(half_width([*by_seed.values()]), NORMAL_QUANTILE * float(np.std(resampled, ddof=1)))
-    lowest, highest = runs[seeds[0]].bounds
-    low, high = max(lowest, over_items.value - half), min(highest, over_items.value + half)
-    return OverSeeds(over_items.value, low, high, by_seed=by_seed)
+        found = over_items(values_SB.mean(axis=0), len(first.items), first.bounds)
+        return OverSeeds(found.value, found.low, found.high, by_seed=by_seed)
+    covariance_SS = np.cov(values_SB[:, 1:][:, ~np.isnan(values_SB[:, 1:]).any(axis=0)], bias=True)
+    alike = float(covariance_SS[~np.eye(len(seeds), dtype=bool)].mean())
+    half = math.hypot(half_width([*by_seed.values()]), _items_half(max(0.0, alike), len(first.items)))
+    value = float(values_SB[:, 0].mean())
+    return OverSeeds(value, *_ends(value, half, len(first.items), first.bounds), by_seed=by_seed)
 
 
 def difference(a: Mapping[int, Resampled], b: Mapping[int, Resampled]) -> OverSeeds:
@@ -210,11 +236,17 @@ def check_items(runs: Sequence[Resampled]) -> None:
 
 def half_width(values: Sequence[float]) -> float:
     """t sd / sqrt(n): half the 95 % interval of the mean of n >= FEWEST numbers."""
-    from scipy.special import stdtrit  # only comparisons need it
-
     n = len(values)
     assert n >= FEWEST, values
-    return float(stdtrit(n - 1, TAILS[1])) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return student(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+
+
+@cache
+def student(freedom: float) -> float:
+    """The quantile of Student's t for 95 % intervals; with less than one degree of freedom that of one."""
+    from scipy.special import stdtrit  # light tasks import this module, too
+
+    return float(stdtrit(max(freedom, 1), TAILS[1]))
 
 
 def _listed(runs: Mapping[int, Resampled]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mprm.metrics import step_metrics as metrics
-from mprm.metrics.estimate import HELD_OUT, RESAMPLES, Estimate, Floats, Ints, Resampled, percentile, resample_weights
+from mprm.metrics.estimate import HELD_OUT, RESAMPLES, Estimate, Floats, Ints, Resampled, over_items, resample_weights
 from mprm.metrics.first_errors import f1_of, first_error_results, first_error_shares, mean_f1
 from mprm.metrics.predictions import Prediction
 from mprm.metrics.results import SourceResults, StepResults, ThresholdResults
@@ -133,7 +133,7 @@ def _results(
 ) -> StepResults:
     steps = labelled_steps(predictions)
     weights_BS = resample_weights(len(steps.source_S), resamples=resamples)
-    auc, average_precision = map(_defined, metrics.rankings(steps, weights_BS))
+    auc, average_precision = (_defined(values_B, weights_BS) for values_B in metrics.rankings(steps, weights_BS))
     return StepResults(
         n_solutions=len(predictions),
         n_steps=len(steps.scores_N),
@@ -159,22 +159,22 @@ def _at_threshold(steps: LabelledSteps, at: At, auc: Estimate | None, weights_BS
     tp, fp, fn, tn = pooled_4.tolist()
     total = tp + fp + fn + tn
     low_S, high_S = metrics.first_errors(steps)
-    threshold = float(at.values_B[0])
+    threshold, n, n_G = float(at.values_B[0]), len(steps.source_S), np.bincount(steps.source_S).tolist()
     return ThresholdResults(
         threshold=threshold,
         threshold_from=at.origin,
         auc=auc,
-        overall_step_weighted_macro_f1=percentile(metrics.step_weighted_macro_f1(counts_BG4)),
-        pooled_macro_f1=percentile(metrics.pooled_macro_f1(counts_BG4)),
+        overall_step_weighted_macro_f1=over_items(metrics.step_weighted_macro_f1(counts_BG4), n),
+        pooled_macro_f1=over_items(metrics.pooled_macro_f1(counts_BG4), n),
         pooled_f1_positive=float(metrics.f1_right(pooled_4)),
         pooled_f1_negative=float(metrics.f1_wrong(pooled_4)),
         classical_micro_f1=(tp + tn) / total,
-        first_error_accuracy=percentile(_first_errors(steps, at, weights_BS)),
+        first_error_accuracy=over_items(_first_errors(steps, at, weights_BS), n),
         first_error_f1=_number(metrics.first_error_f1((low_S < threshold) & (threshold <= high_S), low_S > -np.inf)),
         first_errors=first_error_results(steps, at.values_B, weights_BS) if steps.to_first_error else None,
         confusion={"tp": tp, "fp": fp, "fn": fn, "tn": tn},
         total_steps=total,
-        per_source={name: _source(counts_G4[g], macro_BG[:, g]) for g, name in enumerate(steps.sources)},
+        per_source={name: _source(counts_G4[g], macro_BG[:, g], n_G[g]) for g, name in enumerate(steps.sources)},
     )
 
 
@@ -190,10 +190,10 @@ def _first_errors(steps: LabelledSteps, at: At, weights_BS: Floats) -> Floats:
     return (found_BS * weights_BS).sum(axis=1) / len(low_S)
 
 
-def _source(counts_4: Ints, macro_B: Floats) -> SourceResults:
+def _source(counts_4: Ints, macro_B: Floats, n_solutions: int) -> SourceResults:
     tp, fp, fn, tn = counts_4.tolist()
     return SourceResults(
-        macro_f1=percentile(macro_B),
+        macro_f1=over_items(macro_B, n_solutions),
         f1_positive=float(metrics.f1_right(counts_4)),
         f1_negative=float(metrics.f1_wrong(counts_4)),
         counts={"tp_pos": tp, "fp_pos": fp, "fn_pos": fn, "tp_neg": tn, "fp_neg": fn, "fn_neg": fp},
@@ -221,7 +221,7 @@ def _baselines(
         "position_only": (labelled_steps(by_position), at),
     }
     return {
-        name: _at_threshold(steps, at, _defined(metrics.rankings(steps, weights_BS)[0]), weights_BS)
+        name: _at_threshold(steps, at, _defined(metrics.rankings(steps, weights_BS)[0], weights_BS), weights_BS)
         for name, (steps, at) in found.items()
     }
 
@@ -260,5 +260,5 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _defined(values_B: Floats) -> Estimate | None:
-    return None if math.isnan(values_B[0]) else percentile(values_B)
+def _defined(values_B: Floats, weights_BS: Floats) -> Estimate | None:
+    return None if math.isnan(values_B[0]) else over_items(values_B, weights_BS.shape[1])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mprm.metrics.estimate import Estimate, Floats, percentile
+from mprm.metrics.estimate import Estimate, Floats, over_items
 from mprm.metrics.step_metrics import LabelledSteps, first_errors
 
 
@@ -65,20 +65,21 @@ def first_error_results(steps: LabelledSteps, thresholds_B: Floats, weights_BS: 
     shares_BG2 = first_error_shares(steps, thresholds_B, weights_BS)
     f1_BG = f1_of(shares_BG2)
     right_S = np.isneginf(first_errors(steps)[0])
+    n_KG = np.stack([np.bincount(steps.source_S[of], minlength=len(steps.sources)) for of in (~right_S, right_S)])
     return FirstErrors(
-        f1=_defined(mean_f1(f1_BG)),
+        f1=_defined(mean_f1(f1_BG), len(right_S)),
         per_source={
             name: SourceFirstErrors(
-                n_wrong=int((~right_S & (steps.source_S == source)).sum()),
-                n_right=int((right_S & (steps.source_S == source)).sum()),
-                found=_defined(shares_BG2[:, source, 0]),
-                accepted=_defined(shares_BG2[:, source, 1]),
-                f1=_defined(f1_BG[:, source]),
+                n_wrong=n_wrong,
+                n_right=n_right,
+                found=_defined(shares_BG2[:, source, 0], n_wrong),
+                accepted=_defined(shares_BG2[:, source, 1], n_right),
+                f1=_defined(f1_BG[:, source], n_wrong + n_right),
             )
-            for source, name in enumerate(steps.sources)
+            for source, (name, n_wrong, n_right) in enumerate(zip(steps.sources, *n_KG.tolist(), strict=True))
         },
     )
 
 
-def _defined(values_B: Floats) -> Estimate | None:
-    return None if np.isnan(values_B[0]) else percentile(values_B)
+def _defined(values_B: Floats, n: int) -> Estimate | None:
+    return None if np.isnan(values_B[0]) else over_items(values_B, n)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mprm.metrics.estimate import Bools, Estimate, Floats, Ints, mean, saved
+from mprm.metrics.estimate import DIFFERENCE, SHARE, Bools, Estimate, Floats, Ints, mean, saved
 from mprm.metrics.results import EntropyBin, JudgeAccuracy, PairSource
 from mprm.metrics.step_metrics import LabelledSteps, rankings
 
@@ -68,9 +68,9 @@ def measure_judge(judged: Judgements) -> JudgeAccuracy:
     rows = {name: np.flatnonzero(judged.source_P == name) for name in dict.fromkeys(judged.source_P.tolist())}
     return JudgeAccuracy(
         pairs=len(right_P),
-        accuracy=mean(right_P),
+        accuracy=mean(right_P, SHARE),
         macro_accuracy=float(np.mean([right_P[rows_R].mean() for rows_R in rows.values()])),
-        consistent=mean(consistent_P.astype(float)),
+        consistent=mean(consistent_P.astype(float), SHARE),
         first=first_share(judged),
         without_verdict=float(1 - judged.valid_P2.mean()),
         in_format=float(judged.in_format_P2.mean()),
@@ -82,7 +82,7 @@ def measure_judge(judged: Judgements) -> JudgeAccuracy:
         sources={
             name: PairSource(
                 pairs=len(rows_R),
-                accuracy=mean(right_P[rows_R]),
+                accuracy=mean(right_P[rows_R], SHARE),
                 **acc_plus(judged, rows_R),
             )
             for name, rows_R in rows.items()
@@ -93,7 +93,7 @@ def measure_judge(judged: Judgements) -> JudgeAccuracy:
 
 def accuracy_difference(one: Judgements, other: Judgements) -> Estimate:
     """Accuracy of `one` minus that of `other` on the same pairs, paired."""
-    return mean(one.right_P2.mean(axis=1) - other.right_P2.mean(axis=1))
+    return mean(one.right_P2.mean(axis=1) - other.right_P2.mean(axis=1), DIFFERENCE)
 
 
 def acc_plus(judged: Judgements, rows_R: Ints) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def acc_plus(judged: Judgements, rows_R: Ints) -> dict[str, Any]:
         return {}
     item_R = judged.item_P[rows_R]
     right_I = [judged.right_P2[rows_R[item_R == item]].all(axis=0).mean() for item in dict.fromkeys(item_R)]
-    return {"items": len(right_I), "acc_plus": mean(np.array(right_I))}
+    return {"items": len(right_I), "acc_plus": mean(np.array(right_I), SHARE)}
 
 
 def first_share(judged: Judgements) -> Estimate | None:
@@ -130,8 +130,8 @@ def entropy_bins(
                 highest=float(entropy_P[rows_R[-1]]),
                 entropy=float(entropy_P[rows_R].mean()),
                 pairs=len(rows_R),
-                accuracy=mean(right_P[rows_R]),
-                flipped=None if flipped_P is None else mean(flipped_P[rows_R]),
+                accuracy=mean(right_P[rows_R], SHARE),
+                flipped=None if flipped_P is None else mean(flipped_P[rows_R], SHARE),
             )
         )
     return tuple(found)

@@ -67,7 +67,7 @@ class StepResults:
     ece: float | None  # None when a score is outside [0, 1], and so no probability
     ece_bins: int
     brier: float | None
-    resamples: int  # of the solutions, and of the held-out ones: intervals are 95 % percentiles of a bootstrap
+    resamples: int  # of the solutions, and of the held-out ones: intervals are of 95 %
     error_rate: float | None  # share of wrong steps that the benchmark declares
     # fitted: to held-out solutions, if any; fixed: in advance, by default 0.5; optimistic: searched on the benchmark
     thresholds: dict[str, ThresholdResults]

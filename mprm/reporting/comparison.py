@@ -58,6 +58,7 @@ def write_comparison(directory: Path, comparison: Comparison, console: Console) 
         raise ValueError(f"{directory / FOLDER} is a run folder, where the report is to be written; rename it")
     verdicts = [verdicts_of(group) for group in comparison.groups]
     said = [one.words for of_group in verdicts for one in of_group if one.question.said]
+    said += [words for group in comparison.groups if (words := unlike(group))]
     sections: list[Section] = [Text("Verdicts", said, "list")]
     tables = []
     for number, (group, of_group) in enumerate(zip(comparison.groups, verdicts, strict=True), start=1):
@@ -111,6 +112,13 @@ def lead(comparison: Comparison) -> str:
     return " ".join(said) or "No run has results yet."
 
 
+def unlike(group: Group) -> str:
+    """That the settings were not all measured on as many items, in a sentence; "" where they were."""
+    counts = [one.n_items for one in group.settings]
+    items, asked = group.kind.items, f"from {min(counts):,} to {max(counts):,}"
+    return f"Settings were not measured on the same number of {items}, {asked}." if min(counts) < max(counts) else ""
+
+
 def _sections(group: Group, settings: Table, verdicts: Sequence[Verdict], suffix: str) -> list[Section]:
     """All sections of a group; those without content are not there."""
     found = [
@@ -162,8 +170,10 @@ def settings_table(group: Group) -> Table:
         if published:
             cells.append(f"{100 * published[setting]:.2f}" if setting in published else "-")
         kept = f"{setting.kept:,.0f}" if setting.selection.eligible else "-"
-        rows.append((setting.label, kept, str(len(setting.runs)), *cells))
-    columns = ("setting", group.kind.kept, "seeds", *(measure.name for measure in measures))
+        measured_on = [f"{setting.n_items:,}"] if unlike(group) else []
+        rows.append((setting.label, kept, str(len(setting.runs)), *measured_on, *cells))
+    columns = ("setting", group.kind.kept, "seeds", *([f"{group.kind.items} scored"] if unlike(group) else []))
+    columns += tuple(measure.name for measure in measures)
     columns += ("published F1",) if published else ()
     of_references: dict[str, list[str]] = {}
     for measure in measures:
@@ -226,6 +236,7 @@ def unrounded(comparison: Comparison) -> tuple[str, str]:
             about: dict[str, Any] = {name: content[:8] for name, content in group.content.items()}
             about |= {"kind": group.kind.title, "setting": one.label, "selector": one.selection.label}
             about |= {**one.selection.fields, "ratio": one.ratio, "other": one.other}
+            about |= {f"n_{group.kind.items}": one.n_items}
             line = about | {"kept": one.kept, "n_seeds": len(one.runs)}
             line |= {"seeds": " ".join(str(run.seed) for run in one.runs)} | _unrounded(one.numbers, "_mean")
             published = published_f1(one.runs[0].config)

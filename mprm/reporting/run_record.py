@@ -68,6 +68,11 @@ class RunRecord:
         """Whose model it is, of an evaluation that no training belongs to."""
         return read_json_object(self.folder / MODEL_FILE)
 
+    @property
+    def who(self) -> str:
+        """What the numbers are of."""
+        return "this training" if self.model is None or self.model["run"] else "this model"
+
 
 def read_run(folder: Path) -> RunRecord:
     """Read a run folder.
@@ -90,6 +95,18 @@ def read_run(folder: Path) -> RunRecord:
         predictions=_predictions(folder / "predictions.jsonl"),
         examples=read_examples(folder / "examples.json"),
     )
+
+
+def run_folders(directory: Path) -> list[Path]:
+    """The folders of runs, and of what task=evaluate and task=rerank wrote, directly under `directory`, by name.
+
+    Raises ValueError when there is none.
+    """
+    marks = ("config.yaml", MODEL_FILE, "choices.jsonl")
+    found = {path.parent for name in marks for path in directory.glob(f"*/{name}")}
+    if not found:
+        raise ValueError(f"{directory} holds no run folder; give the folder of your runs, e.g. runs=runs")
+    return sorted(found)
 
 
 def check_whole(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mprm.metrics.estimate import Estimate, OverSeeds, Resampled, over_seeds, percentile
+from mprm.metrics.estimate import Estimate, OverSeeds, Resampled, over_items, over_seeds
 from mprm.metrics.results import BestOfNResults, Curation, JudgeResults, Results, StepResults, read_results
 from mprm.reporting.kinds import KINDS, Kind, Measured, measured, others, setting_of
 from mprm.reporting.plots import Measure
@@ -64,8 +64,10 @@ class Run:
     @cached_property
     def numbers(self) -> dict[str, Estimate]:
         """With intervals for this training, by the key of the measure."""
-        found = self.measured.numbers
-        return {key: percentile(one.values_B) if isinstance(one, Resampled) else one for key, one in found.items()}
+        return {
+            key: over_items(one.values_B, len(one.items), one.bounds) if isinstance(one, Resampled) else one
+            for key, one in self.measured.numbers.items()
+        }
 
     @property
     def items(self) -> list[tuple[tuple[str, object], ...]]:
@@ -90,6 +92,11 @@ class Setting:
     @property
     def selection(self) -> Selection:
         return self.runs[0].selection
+
+    @property
+    def n_items(self) -> int:
+        """Of the benchmark, that were scored; 0 where no number is known of each."""
+        return max(map(len, self.runs[0].items), default=0)
 
     @property
     def ratio(self) -> float | None:
@@ -177,18 +184,6 @@ class Comparison:
     jobs: tuple[SweepJob, ...] = ()  # of the sweep that made the runs
 
 
-def run_folders(directory: Path) -> list[Path]:
-    """The folders of runs, and of what task=evaluate and task=rerank wrote, directly under `directory`, by name.
-
-    Raises ValueError when there is none.
-    """
-    marks = ("config.yaml", MODEL_FILE, "choices.jsonl")
-    found = {path.parent for name in marks for path in directory.glob(f"*/{name}")}
-    if not found:
-        raise ValueError(f"{directory} holds no run folder; give the folder of your runs, e.g. runs=runs")
-    return sorted(found)
-
-
 def compare(folders: Sequence[Path], jobs: tuple[SweepJob, ...] = ()) -> Comparison:
     """Read the runs and group them.
 
@@ -251,19 +246,23 @@ def read_runs(folder: Path) -> list[Run]:
     if not (folder / "results.json").exists():
         return []
     results = read_results(folder / "results.json")
-    model = read_json_object(folder / MODEL_FILE) or {"name": folder.name, "run": str(folder), "options": {}}
+    evaluation = read_json_object(folder / MODEL_FILE)  # None of a run, which has trained what it measured
+    model = evaluation or {"name": folder.name, "run": str(folder), "options": {}}
     trained = results.runs if isinstance(results, BestOfNResults) else {model["name"]: model["run"]}
     runs = []
     for name, path in trained.items():
         made_by = folder if path is None else Path(path)
         if not made_by.is_dir():  # the runs were moved together
             made_by = folder.parent / made_by.name
+        config = read_config(made_by) or {}
+        if config and evaluation is not None:  # the training's own benchmark says nothing here
+            config |= {"benchmark": evaluation.get("benchmark", {})}
         runs.append(
             Run(
                 folder=folder,
                 name=name,
                 trained=made_by,
-                config=read_config(made_by) or {},
+                config=config,
                 results=results,
                 options=model["options"],
                 measured=measured(folder, results, name, made_by),

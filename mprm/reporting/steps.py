@@ -75,7 +75,7 @@ def print_run(record: RunRecord, console: Console | None = None) -> None:
     """Print the run's subset, result and baselines, in the console's width; plain where colour is unwanted."""
     tables = [composition_table(record.manifest)] if record.manifest else []
     if results := record.results:
-        tables += [benchmark_table(results), sources_table(results)]
+        tables += [benchmark_table(results, record.who), sources_table(results)]
         tables += [table for table in [first_errors_table(results)] if table]
     short = [replace(table, note="") for table in tables]
     print_report(Report(record.folder.name, headline(record), short), console)
@@ -85,11 +85,11 @@ def step_report(record: RunRecord) -> Report:
     """The page of one run."""
     sections: list[Section | None] = []
     if results := record.results:
-        sections += [benchmark_table(results), sources_table(results), first_errors_table(results)]
+        who = record.who
+        sections += [benchmark_table(results, who), sources_table(results), first_errors_table(results)]
         if record.predictions and results.ece is not None:
             steps = labelled_steps(record.predictions)
-            of_run = {"this training": [Scored(steps, results.thresholds)]}
-            looks = {"this training": {"color": BLUE, "marker": "o"}}
+            of_run, looks = {who: [Scored(steps, results.thresholds)]}, {who: {"color": BLUE, "marker": "o"}}
             sections.append(threshold_figure(of_run, looks, _baselines(results)))
             sections.append(examples_section(record.examples, results.main.threshold))
             sections.append(_calibration(steps.right_N, steps.scores_N, results.ece_bins))
@@ -143,8 +143,8 @@ def _baselines(results: StepResults) -> dict[str, float]:
 # ---- the benchmark
 
 
-def benchmark_table(results: StepResults) -> Table:
-    """All measures of this training, and the baselines in those that they have, by the same rule."""
+def benchmark_table(results: StepResults, who: str) -> Table:
+    """All measures of a model, and the baselines in those that they have, by the same rule."""
     main, at = results.main, f"{results.main.threshold:.3f}"
     alike = [main, *(results.baselines[name] for name in BASELINES)]
     rows = [("AUC", "-", *(one.auc_words() for one in alike))]
@@ -166,9 +166,9 @@ def benchmark_table(results: StepResults) -> Table:
         "F1: mean of the F1 of right and of wrong steps, in points; of the sources, weighted by their labelled steps. "
         "Fitted threshold: from held-out rollouts, right and wrong steps weighted equally, so that it does not matter "
         "how many are wrong; so is that of the position. Optimistic: searched on the benchmark itself, as published. "
-        "Brackets: 95 % bootstrap over solutions, for this training."
+        f"Brackets: 95 % bootstrap over solutions, for {who}."
     )
-    columns = ("", "threshold", "this training", *BASELINES.values())
+    columns = ("", "threshold", who, *BASELINES.values())
     padded = tuple((*row, *["-"] * (len(columns) - len(row))) for row in rows)
     return Table("Benchmark", columns, padded, note, rows[1][0])
 

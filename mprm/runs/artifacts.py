@@ -196,7 +196,8 @@ def weights_written(folder: str | Path) -> int:
 
     It stands for the weights where hashing them, tens of gigabytes, would take too long.
     """
-    return max((path.stat().st_mtime_ns for path in Path(folder).glob("*.safetensors")), default=0)
+    files = (path for kind in ("*.safetensors", "pytorch_model*.bin") for path in Path(folder).glob(kind))
+    return max((path.stat().st_mtime_ns for path in files), default=0)
 
 
 def _temporary_sibling(path: Path) -> Path:

@@ -250,24 +250,6 @@ def used_config(cfg: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in GROUPS or key in TASKS[cfg.task].groups}
 
 
-def run_name(raw: dict[str, Any], choices: Mapping[str, str | None]) -> str:
-    """A folder name that no other config has, e.g. bis-alpha0.2-ratio0.1-hard-chartworld_internvl-seed0-3fa9c1d2; data
-    and benchmark follow the backbone where they are not chartworld. raw: resolved."""
-    numbers = [
-        f"{key}{value:.12g}"
-        for key, value in (raw.get("selector") or {}).items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and key != "seed"
-    ]
-    judge = raw.get("task") in JUDGE_TASKS
-    chosen = [choices.get(group) for group in ("selector", "order" if judge else "objective", "backbone")]
-    data = ("preferences", "reward_benchmark") if judge else ("dataset", "benchmark")
-    others = [choices.get(group) for group in data if choices.get(group) != "chartworld"]
-    balance = "none" if judge else (raw.get("objective") or {}).get("balance", "none")
-    objective = [chosen[1], None if balance == "none" else f"balance_{balance}"]
-    parts = ["egt" if judge else None, chosen[0], *numbers, *objective, chosen[2], *others, f"seed{raw.get('seed')}"]
-    return "-".join(part for part in [*parts, config_hash(raw)[:8]] if part)
-
-
 def differences(before: DictConfig, now: DictConfig) -> str:
     """The first keys in which two configs differ, as `key before -> now`."""
     there, here = _hashed_values(before), _hashed_values(now)

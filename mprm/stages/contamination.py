@@ -74,8 +74,7 @@ def contamination(cfg: Config) -> None:
     output.remember()
     print_report(report, console())
     say(f"wrote {cfg.output} in {monotonic() - started:.1f} s")
-    chosen = [word for word in retyped("select") if word.startswith(("task=", "dataset"))]
-    say_next(*chosen, f"dataset.exclude={output.target / 'exclude.jsonl'}")
+    say_next(*retyped("select", "dataset"), f"dataset.exclude={output.target / 'exclude.jsonl'}")
 
 
 def fingerprints(paths: Sequence[Path], cache: Path) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mprm.config import Config
 from mprm.runs.artifacts import is_rank_zero, reading, redo_remedy, weights_written, write_json_lines
 from mprm.runs.journal import Journal, journal
+from mprm.runs.names import model_name, short_names
 from mprm.stages.stage import LEFT_OUT, Stage, W
 from mprm.tasks import JUDGE_TASKS, MODEL
 from mprm.terminal import listed, say, tracked
@@ -124,8 +124,7 @@ def models_of(cfg: Config) -> dict[str, str | None]:
     """The models by name: the one that run= names, or all trained runs in that folder; without run= that of model=, or
     the backbone."""
     if cfg.run is None:
-        given = str(cfg.raw[MODEL if cfg.has_model else "backbone"].path)
-        return {Path(re.sub("@[0-9a-f]{40}$", "", given)).name: None}  # of a hub id its NAME
+        return {model_name(str(cfg.raw[MODEL if cfg.has_model else "backbone"].path)): None}
     folder = Path(cfg.run)
     if (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
         return {folder.resolve().name: cfg.run}
@@ -133,16 +132,6 @@ def models_of(cfg: Config) -> dict[str, str | None]:
     if not runs:
         raise ValueError(f"run={cfg.run} is no run and holds none that is trained; give runs/NAME or a folder of runs")
     return dict(zip(short_names([run.name for run in runs]), map(str, runs), strict=True))
-
-
-def short_names(names: list[str]) -> list[str]:
-    """Names of run folders without the parts that all have, and without the hash where they differ without it."""
-    parts = [name.split("-") for name in names]
-    common = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
-    short = [[part for part in of_one if part not in common] for of_one in parts]
-    without_hash = ["-".join(of_one[:-1]) for of_one in short]
-    unique = len(set(without_hash)) == len(names) and all(without_hash)
-    return without_hash if unique and len(names) > 1 else ["-".join(of_one) for of_one in short]
 
 
 def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:

@@ -19,7 +19,7 @@ from mprm.runs.run_folder import used_config
 from mprm.stages.models import check_devices, check_scored, identity, load_scorer, models_of, open_by, scoring
 from mprm.stages.stage import Output, content
 from mprm.tasks import MODEL, OF_A_RUN
-from mprm.terminal import console, listed, say, say_next
+from mprm.terminal import console, listed, retyped, say, say_next, say_without_image
 
 if TYPE_CHECKING:
     from mprm.data.questions import CandidateSet
@@ -44,11 +44,12 @@ def score(cfg: Config) -> int:
     check_devices(cfg)
     started = monotonic()
     by_model = scoring(load_scorer(cfg, cfg.run), open_beside(source), "scoring solutions")
-    number, skipped = score_file(source, output.target, by_model, model)
+    number, without, skipped = score_file(source, output.target, by_model, model)
     output.remember()
+    say_without_image("solutions", without)
     left_out = f", not scored: {listed(skipped)}" if skipped else ""
     say(f"scored {number} solutions{left_out} in {monotonic() - started:.1f} s; wrote {cfg.output}")
-    say_next(*after_use(cfg.run))
+    say_next(*after_use(cfg))
     return 0 if number else 1
 
 
@@ -83,12 +84,13 @@ def rerank(cfg: Config) -> None:
         page = write_best_of_n(folder)
         kept.finish({"candidate": key, **result} for key, result in kept.done.items())
     output.remember()
+    say_without_image("questions", sum(not one.images for one in sets))
     for what, counts in left_out(results).items():
         if counts:
             say(f"{what} not used or not scored: {listed(counts)}")
     print_best_of_n(results, console())
     say(f"wrote {page} in {monotonic() - started:.1f} s")
-    say_next(*after_use(cfg.run))
+    say_next(*after_use(cfg))
 
 
 def evaluate_model(cfg: Config) -> None:
@@ -119,16 +121,17 @@ def evaluate_model(cfg: Config) -> None:
     config = {key: value for key, value in used_config(cfg.raw).items() if key not in OF_A_RUN}
     start(cfg.logger, output.target, config, "").finish({}, output.target)
     output.remember()
-    say_next(*(["task=report", f"runs={output.target.parent}"] if cfg.has_model else after_use(cfg.run)))
+    say_next(*(["task=report", f"runs={output.target.parent}"] if cfg.has_model else after_use(cfg)))
 
 
 def measured_model(cfg: Config) -> dict[str, Any]:
-    """What a comparison says of the model of an evaluation: its name, the run that made it, or its options."""
+    """What a comparison says of an evaluation: the model's name, the run that made it or its options; the benchmark."""
     (name,) = models_of(cfg)
     made_by_run = cfg.run is not None and (Path(cfg.run) / "config.yaml").is_file()
     options = used_config(cfg.raw)[MODEL] if cfg.has_model else {}
     folder = str(Path(str(options.pop("path", cfg.run))).resolve())
-    return {"name": name, "folder": folder, "run": folder if made_by_run else None, "options": options}
+    about = {"name": name, "folder": folder, "run": folder if made_by_run else None, "options": options}
+    return about | {"benchmark": used_config(cfg.raw)["benchmark"]}
 
 
 def score_benchmark(
@@ -180,9 +183,8 @@ def score_benchmark(
     for what, reasons in (("benchmark solutions", results.skipped), ("held-out rollouts", unscored)):
         if reasons:
             say(f"{what} not scored: {listed(reasons)}")
-    without = sum(s.id in scored and not s.images for s in solutions)
-    text = f", {without:,} of them without an image," if without else ""
-    say(f"evaluated {len(predictions):,} solutions{text} in {monotonic() - started:,.0f} s")
+    say_without_image("benchmark solutions", sum(not s.images for s in solutions))
+    say(f"evaluated {len(predictions):,} solutions in {monotonic() - started:,.0f} s")
     return results
 
 
@@ -238,13 +240,18 @@ def report(folder: Path) -> None:
     say(f"wrote {page} in {monotonic() - started:.1f} s")
 
 
-def after_use(run: str | None) -> list[str]:
-    """What comes after a model was used: a run is exported, runs are compared; else there is one to be trained."""
-    if run is None or (Path(run) / "config.json").is_file():
-        return ["task=experiment"]
-    if (Path(run) / "config.yaml").is_file():
-        return ["task=export", f"run={run}", f"output=exported/{Path(run).resolve().name}"]
-    return ["task=report", f"runs={run}"]
+def after_use(cfg: Config) -> list[str]:
+    """What comes after a model was used: a run is exported, runs are compared, somebody's PRM is evaluated; else there
+    is one to be trained, from the backbone that was chosen."""
+    if cfg.has_model:
+        (name,) = models_of(cfg)
+        unseen = ["model.ignore_images=true"] if getattr(cfg.model, "ignore_images", None) is False else []
+        return [*retyped("evaluate", MODEL, "trainer"), *unseen, f"output=runs/{name}"]
+    if cfg.run is None or (Path(cfg.run) / "config.json").is_file():
+        return retyped("experiment", "backbone", "trainer")
+    if (Path(cfg.run) / "config.yaml").is_file():
+        return ["task=export", f"run={cfg.run}", f"output=exported/{Path(cfg.run).resolve().name}"]
+    return ["task=report", f"runs={cfg.run}"]
 
 
 def best_of_n(

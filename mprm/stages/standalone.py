@@ -19,7 +19,7 @@ from mprm.runs.run_folder import CHECKOUT, used_config
 from mprm.stages.models import load_backbone
 from mprm.stages.stage import Output, content
 from mprm.tasks import GROUPS, JUDGE_TASKS
-from mprm.terminal import bar, command, console, listed, retyped, say, say_next
+from mprm.terminal import bar, command, console, listed, retyped, say, say_next, say_without_image
 
 if TYPE_CHECKING:
     from mprm.inference.policy import Annotation, Sampling
@@ -60,7 +60,7 @@ def export(cfg: Config) -> None:
         say(f"uploaded {cfg.output} to {push(output.target, cfg.push_to, again)}; a new repository is private")
     if judge:
         say_next("task=report", f"runs={Path(str(cfg.run)).parent}")
-    else:
+    elif Path(str(trained.raw.benchmark.path)).is_file():
         run = cfg.output if (output.target / "config.json").is_file() else cfg.run  # of a backbone of one's own
         given = f"input={trained.raw.benchmark.path}"
         say_next("task=score", f"run={run}", given, f"output={cfg.output}_scores.jsonl")
@@ -98,7 +98,8 @@ def compare_runs(runs: Path, own: bool = False) -> None:
     own: of the last sweep's jobs alone, whatever else lies in the folder.
     """
     from mprm.reporting.comparison import write_comparison
-    from mprm.reporting.settings import compare, run_folders
+    from mprm.reporting.run_record import run_folders
+    from mprm.reporting.settings import compare
 
     folders, jobs = run_folders(runs), read_jobs(runs)
     if own:
@@ -188,6 +189,7 @@ def _worked(
     output = Output(cfg, "output", depends_on, [cfg.questions.path])
     if output.is_made():
         return None
+    say_without_image("questions", sum(not one.images for one in questions))
     with journal(output.target, depends_on) as kept, bar() as progress:
         done = sum(question.id in kept.done for question in questions)
         doing = "solving questions" if cfg.task == "sample" else "annotating questions"

@@ -1,7 +1,7 @@
 """How often a 95 % interval holds the truth, in a simulated world of trainings, benchmarks and held-out solutions.
 
     python tests/benchmarks/coverage.py                              # minutes
-    python tests/benchmarks/coverage.py --repeats 1000 --seeds 1 3 5 10
+    python tests/benchmarks/coverage.py --repeats 1000 --seeds 1 3 5 10 --solutions 60 --apart 3
 
 The truth of one or two trainings is that of these very ones on endless solutions, benchmark and held-out; that of more
 is the mean over many trainings. Beside it: Student's t over seeds alone.
@@ -10,6 +10,7 @@ is the mean over many trainings. Beside it: Student's t over seeds alone.
 import argparse
 import math
 from collections import Counter
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from mprm.metrics.estimate import FEWEST, Resampled, difference, half_width, ove
 from mprm.metrics.evaluate import step_measures
 from mprm.metrics.predictions import Prediction
 
-KEYS = ("auc", "average_precision", "f1", "f1_fixed")
+KEYS = ("auc", "average_precision", "f1", "f1_fixed", "first_error_accuracy")
 STEPS = 5
 ERRORS = 0.3  # share of wrong steps in the benchmark
 OF_SOLUTIONS, OF_STEPS, OF_TRAININGS = 0.6, 0.4, 0.7  # standard deviations of log odds: what is hard for all, for one
@@ -43,8 +44,8 @@ def items(rng: np.random.Generator, n: int, error_rate: float) -> Items:
     return Items(labels_SJ, rng.normal(0, OF_SOLUTIONS, (n, 1)) + rng.normal(0, OF_STEPS, (n, STEPS)))
 
 
-def train(rng: np.random.Generator, distance: float) -> Training:
-    return Training(distance + rng.normal(0, 0.2), 2.0 + rng.normal(0, 0.4))
+def train(rng: np.random.Generator, distance: float, apart: float = 1) -> Training:
+    return Training(distance + apart * rng.normal(0, 0.2), 2.0 + apart * rng.normal(0, 0.4))
 
 
 def predictions(rng: np.random.Generator, some: Items, training: Training) -> list[Prediction]:
@@ -61,6 +62,19 @@ def measures(
     return step_measures(predictions(rng, benchmark, training), predictions(rng, held_out, training), None, resamples)
 
 
+@cache
+def first_errors_found() -> tuple[np.ndarray, np.ndarray]:
+    """Distances, and the share of solutions of which the first step below the middle is the first wrong one."""
+    rng = np.random.default_rng(3)
+    some, distances, shares = items(rng, 20_000, ERRORS), np.linspace(0, 5, 26), []
+    rest_SJ = some.hard_SJ + rng.normal(0, OF_TRAININGS, some.labels_SJ.shape)
+    for distance in distances:
+        wrong_SJ, rejected_SJ = some.labels_SJ < 0, distance / 2 * some.labels_SJ + rest_SJ < 0
+        first, found = (np.where(of.any(axis=1), of.argmax(axis=1), STEPS) for of in (wrong_SJ, rejected_SJ))
+        shares.append((first == found).mean())
+    return distances, np.array(shares)
+
+
 def truth(training: Training) -> dict[str, float]:
     """On endless solutions: log odds of right and of wrong steps are normal, and P = 0.5 in the middle of their means
     however few are wrong."""
@@ -75,6 +89,7 @@ def truth(training: Training) -> dict[str, float]:
         "average_precision": float((precision_K[1:] * np.diff(low_wrong_K)).sum() / ERRORS),
         "f1": float(np.interp(0, at_K, f1_K)),
         "f1_fixed": float(np.interp(-offset, at_K, f1_K)),
+        "first_error_accuracy": float(np.interp(training.distance, *first_errors_found())),
     }
 
 
@@ -89,15 +104,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 5])
     parser.add_argument("--solutions", type=int, default=300, help="of the benchmark; 30 %% of their steps are wrong")
     parser.add_argument("--held-out", type=int, default=300, help="held-out solutions, 4 %% of their steps wrong")
+    parser.add_argument("--apart", type=float, default=1, help="how far trainings differ, AUC by .025 where it is 1")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     arms = (1.8, 1.5)  # mean distance
-    any_training = [mean_truth([train(rng, distance) for _ in range(5_000)]) for distance in arms]
+    any_training = [mean_truth([train(rng, distance, args.apart) for _ in range(5_000)]) for distance in arms]
     for n_seeds in args.seeds:
         held, t_alone = Counter(), Counter()
         for _ in range(args.repeats):
             benchmark, held_out = items(rng, args.solutions, ERRORS), items(rng, args.held_out, 0.04)
-            trained = [[train(rng, distance) for _ in range(n_seeds)] for distance in arms]
+            trained = [[train(rng, distance, args.apart) for _ in range(n_seeds)] for distance in arms]
             runs = [
                 {seed: measures(rng, one, benchmark, held_out, 300) for seed, one in enumerate(of_arm)}
                 for of_arm in trained

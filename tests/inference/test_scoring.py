@@ -307,8 +307,8 @@ def test_records_come_back_in_order_with_scores(tmp_path: Path) -> None:
     ]
     write(tmp_path / "in.jsonl", [good, "", "{broken", *unscored, good])
     target = tmp_path / "out.jsonl"
-    scored, skipped = score_file(tmp_path / "in.jsonl", target, by_length, SETTINGS)
-    assert scored == 2
+    scored, pictureless, skipped = score_file(tmp_path / "in.jsonl", target, by_length, SETTINGS)
+    assert (scored, pictureless) == (2, 0)
     reasons = ["image b.png is not there", "no_question", "no_steps", "bad_step", "no_image"]
     assert skipped == {"missing_image_file": 1, "not_json": 1} | dict.fromkeys(reasons[1:], 1)
     expected = {**good, "step_scores": [pytest.approx(1 / (1 + math.exp(-n))) for n in (3, 5)]}
@@ -319,7 +319,7 @@ def test_records_come_back_in_order_with_scores(tmp_path: Path) -> None:
 @pytest.mark.parametrize("image", [{}, {"image": None}, {"image": []}], ids=["absent", "null", "empty"])
 def test_a_record_without_an_image_field_is_scored(image: dict[str, Any], tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", [image | {"question": "Why?", "steps": ["abc"]}])
-    assert score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", by_length, SETTINGS) == (1, {})
+    assert score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", by_length, SETTINGS) == (1, 1, {})
 
 
 def test_a_file_with_other_keys_is_one_line_that_names_them_and_those_wanted(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_a_killed_scoring_goes_on_behind_what_it_has(tmp_path: Path) -> None:
         asked.extend(solution.id for solution in solutions)
         return by_length(solutions)
 
-    assert score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", goes_on, SETTINGS) == (149, {})
+    assert score_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", goes_on, SETTINGS) == (149, 0, {})
     assert len(asked) == 149 - AT_ONCE
     assert not set(asked) & set(seen[:AT_ONCE])
     score_file(tmp_path / "in.jsonl", tmp_path / "whole.jsonl", by_length, SETTINGS)

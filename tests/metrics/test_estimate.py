@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mprm.metrics.estimate import (
+    DIFFERENCE,
     HELD_OUT,
+    SHARE,
     Estimate,
     OverSeeds,
     Resampled,
@@ -16,8 +18,8 @@ from mprm.metrics.estimate import (
     half_width,
     mean,
     means,
+    over_items,
     over_seeds,
-    percentile,
     resample_weights,
     resampled_mean,
     saved,
@@ -25,7 +27,8 @@ from mprm.metrics.estimate import (
 from mprm.metrics.evaluate import step_measures
 from mprm.metrics.predictions import Prediction
 
-NORMAL_97_5 = 1.96
+# Student's t for 95 % intervals: of ten items, which say of a deviation as much as 10 / 3 alike, and of nine degrees.
+T_TEN, T_9 = 3.009769, 2.262157
 
 
 def test_numbers_in_words() -> None:
@@ -43,7 +46,7 @@ def test_a_difference_is_one_only_where_its_interval_leaves_out_nothing() -> Non
     better, worse, even = Estimate(0.03, 0.01, 0.05), Estimate(-0.03, -0.05, -0.01), Estimate(0.02, -0.01, 0.05)
     assert [one.relation() for one in (better, worse)] == ["better than", "worse than"]
     assert even.relation("more", "fewer") == Estimate(0.02).relation() == "not distinguishable from"
-    rounded = mean(np.full(6, 1 / 3) - np.array([1 / 3 - 5e-16] * 6))  # votes summed in another order
+    rounded = mean(np.full(6, 1 / 3) - np.array([1 / 3 - 5e-16] * 6), DIFFERENCE)  # votes summed in another order
     assert rounded.low > 0
     assert rounded.relation() == rounded.negative().relation() == "not distinguishable from"
     assert better.negative() == Estimate(-0.03, -0.05, -0.01)
@@ -63,19 +66,44 @@ def test_weights_are_counts_of_seeded_draws() -> None:
     assert (weights != resample_weights(40, HELD_OUT, 25)).any()
 
 
+def ends(found: Estimate) -> tuple[float | None, float | None]:
+    return found.low, found.high
+
+
 def test_worked_values() -> None:
-    """Two questions: a resample is (0, 0), (0, 1) or (1, 1); 2.5 % and 97.5 % are the extremes."""
-    assert mean(np.array([0.0, 1.0])) == Estimate(0.5, 0, 1)
-    assert means(np.array([[0.0, 1.0], [1.0, 1.0]])) == (Estimate(0.5, 0, 1), Estimate(1, 1, 1))
-    assert saved(np.array([4.0, 16.0]), np.array([16.0, 16.0])) == Estimate(0.375, 0, 0.75)
-    assert percentile(np.array([0.5, np.nan])) == Estimate(0.5)
+    assert mean(np.array([0.0, 1.0] * 5), SHARE).value == 0.5
+    first, second = means(np.array([[0.0, 1.0], [1.0, 1.0]]))
+    assert (first.value, second.value) == (0.5, 1)
+    assert saved(np.array([4.0, 16.0]), np.array([16.0, 16.0])).value == 0.375
+    assert over_items(np.array([0.5, np.nan]), 10, SHARE) == Estimate(0.5)
+
+
+def test_wilsons_interval_by_hand() -> None:
+    """Ten items, .8, a deviation of .1 over resamples: half = 3.009769 * .1 * sqrt(10 / 9) = 0.317258. Both ends p are
+    as many of their own deviations away: |.8 - p| = half sqrt(p (1 - p) / (.8 * .2))."""
+    found, half = over_items(np.array([0.8, 0.7, 0.9, np.nan]), 10, SHARE), 0.317258
+    assert ends(found) == pytest.approx((0.409917, 0.958389), abs=1e-6)
+    for end in ends(found):
+        assert abs(0.8 - end) == pytest.approx(half * math.sqrt(end * (1 - end) / 0.16), abs=1e-6)
+    # of a difference .6 lies where .8 lies among shares, in a range that is twice as wide
+    twice = over_items(np.array([0.6, 0.4, 0.8]), 10, DIFFERENCE)
+    assert ends(twice) == pytest.approx((2 * 0.409917 - 1, 2 * 0.958389 - 1), abs=1e-5)
+    count = over_items(np.array([8.0, 7.0, 9.0]), 10, None)
+    assert ends(count) == pytest.approx((8 - 10 * half, 8 + 10 * half), abs=1e-5)
+
+
+def test_ten_right_ones_of_ten_do_not_prove_that_all_are() -> None:
+    """No resample differs. With p^10 = 2.5 % at p = .69."""
+    assert ends(mean(np.ones(10), SHARE)) == pytest.approx((1 / (1 + T_9**2 / 10), 1), abs=1e-6)
+    assert ends(mean(np.zeros(10), SHARE)) == pytest.approx((0, 1 - 1 / (1 + T_9**2 / 10)), abs=1e-6)
+    assert ends(mean(np.zeros(10), DIFFERENCE)) == (0, 0)
+    assert ends(mean(np.ones(1), SHARE)) == pytest.approx((0.006, 1), abs=1e-3)  # one proves nothing
 
 
 def test_an_interval_is_about_two_standard_errors_to_each_side() -> None:
     values = np.random.default_rng(0).random(400)
-    found = mean(values)
-    half = 1.96 * values.std() / 20
-    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 8)
+    half = 1.978 * values.std(ddof=1) / 20
+    assert ends(mean(values, SHARE)) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 16)
 
 
 def test_student_t_over_seeds_by_hand() -> None:
@@ -107,35 +135,55 @@ def auc(predictions: list[Prediction], resamples: int = 1000) -> Resampled:
 
 
 def fixed(value: float, values: list[float]) -> Resampled:
-    return Resampled((("a", (1, -1)),), np.array([value, *values]))
+    """Measured on ten items."""
+    return Resampled(tuple((str(number), (1, -1)) for number in range(10)), np.array([value, *values]))
+
+
+def around(value: float, half: float, wide: float = 1) -> tuple[float, float]:
+    """Wilson's interval: the two p with |value - p| = half sqrt(p (1 - p) / (value (1 - value))). wide: 2 for
+    differences."""
+    share, half = (value + wide - 1) / wide, half / wide
+    factor = half**2 / (share * (1 - share))
+    low, high = sorted(np.roots([1 + factor, -2 * share - factor, share**2]))
+    return wide * float(low) - wide + 1, wide * float(high) - wide + 1
 
 
 def test_a_setting_by_hand() -> None:
-    runs = {7: fixed(0.82, [0.81, 0.83]), 0: fixed(0.78, [0.79, 0.77]), 3: fixed(0.80, [0.80, 0.83])}
-    # sd of the seeds .02, t(2) 4.3027 / sqrt(3): .049683; means of the resamples .80 and .81, sd .0070711
-    half = math.hypot(0.049683, NORMAL_97_5 * 0.0070711)
+    runs = {7: fixed(0.82, [0.81, 0.83]), 0: fixed(0.78, [0.77, 0.79]), 3: fixed(0.80, [0.80, 0.83])}
+    # sd of the seeds .02, t(2) 4.3027 / sqrt(3): .049683. Resamples lie .01, .01 and .015 to both sides of their means,
+    # so that the covariances of two trainings are .0001, .00015 and .00015, mean .00013333.
+    half = math.hypot(0.049683, T_TEN * math.sqrt(0.00013333 * 10 / 9))
     found = over_seeds(runs)
-    assert (found.value, found.low, found.high) == pytest.approx((0.80, 0.80 - half, 0.80 + half), abs=1e-6)
+    assert (found.value, found.low, found.high) == pytest.approx((0.80, *around(0.80, half)), abs=1e-6)
     assert list(found.by_seed.items()) == [(0, 0.78), (3, 0.80), (7, 0.82)]
     assert found.scope == "any training"
+
+
+def test_what_items_do_to_one_training_by_chance_is_counted_once() -> None:
+    """It is in Student's t over the trainings: resamples that move them apart add nothing."""
+    runs = {0: fixed(0.82, [0.80, 0.84]), 1: fixed(0.78, [0.80, 0.76]), 2: fixed(0.80, [0.80, 0.80])}
+    assert ends(over_seeds(runs)) == pytest.approx(around(0.80, 0.049683), abs=1e-6)
 
 
 def test_the_interval_of_few_seeds_far_apart_ends_where_the_measure_does() -> None:
     runs = {0: fixed(0.60, [0.60] * 3), 1: fixed(0.90, [0.90] * 3), 2: fixed(0.99, [0.99] * 3)}
     found = over_seeds(runs)  # Student's t: .83 plus or minus .507
-    assert (found.value, found.low, found.high) == pytest.approx((0.83, 0.83 - 0.507275, 1.0), abs=1e-6)
+    assert (found.value, found.low, found.high) == pytest.approx((0.83, *around(0.83, 0.507275)), abs=1e-6)
+    assert found.high < 1
     zero = dict.fromkeys(runs, fixed(0.0, [0.0] * 3))
-    assert difference(runs, zero).low == pytest.approx(found.low)
     below = difference(zero, runs)
-    assert (below.value, below.low, below.high) == pytest.approx((-0.83, -1.0, -0.83 + 0.507275), abs=1e-6)
+    assert (below.value, below.low, below.high) == pytest.approx((-0.83, *around(-0.83, 0.507275, 2)), abs=1e-6)
+    assert below.low > -1
 
 
 def test_one_or_two_trainings_have_the_interval_of_the_benchmark_alone() -> None:
     one, other = fixed(0.70, [0.60, 0.80] * 50), fixed(0.90, [0.88, 0.90] * 50)
     alone = over_seeds({4: one})
-    assert (alone, alone.scope) == (OverSeeds(0.70, 0.60, 0.80, by_seed={4: 0.70}), "this training")
+    assert ends(alone) == pytest.approx(around(0.70, T_TEN * 0.1 * math.sqrt(10 / 9)), abs=1e-6)
+    assert (alone.by_seed, alone.scope) == ({4: 0.70}, "this training")
     both = over_seeds({4: one, 5: other})  # Student's t: .8 plus or minus 1.27
-    assert (both.value, both.low, both.high) == pytest.approx((0.80, 0.74, 0.85))
+    half = T_TEN * 0.055 * math.sqrt(10 / 9)  # means of the resamples .74 and .85
+    assert (both.value, both.low, both.high) == pytest.approx((0.80, *around(0.80, half)), abs=1e-6)
     assert both.scope == "these 2 trainings"
 
 
@@ -145,10 +193,10 @@ def test_several_seeds_by_hand() -> None:
     a[2], b[2] = fixed(0.83, [0.83, 0.84, 0.83, 0.8]), fixed(0.80, [0.80, 0.80, 0.81, 0.8])
     found = difference(a, b)
     # seeds 0, 1 and 2: .02, .04 and .03, mean .03, sd .01, t(2) 4.3027 / sqrt(3): half width .0248417.
-    # resamples: (.01, .04, .01), (.06, .04, .02) and (.03, .04, .02), means .0333, .04, .0167, sd .0120185 (the
-    # undefined one left out).
-    half = math.hypot(0.0248417, NORMAL_97_5 * 0.0120185)
-    assert (found.value, found.low, found.high) == pytest.approx((0.03, 0.03 - half, 0.03 + half), abs=1e-6)
+    # resamples: (.01, .04, .01), (.06, .04, .02) and (.03, .04, .02), the undefined one left out. From their means
+    # .02, .04 and .03: (-.01, .02, -.01), (.02, 0, -.02) and (0, .01, -.01); covariances 0, .0001 and .000066667.
+    half = math.hypot(0.0248417, T_TEN * math.sqrt(0.000055556 * 10 / 9))
+    assert (found.value, found.low, found.high) == pytest.approx((0.03, *around(0.03, half, 2)), abs=1e-6)
     assert list(found.by_seed) == [0, 1, 2]
     assert list(found.by_seed.values()) == pytest.approx([0.02, 0.04, 0.03])
 
@@ -156,14 +204,14 @@ def test_several_seeds_by_hand() -> None:
 def test_two_seeds_have_no_interval_over_seeds() -> None:
     a, b = {0: fixed(0.8, [0.8] * 3), 1: fixed(0.4, [0.4] * 3)}, {0: fixed(0.5, [0.5] * 3), 1: fixed(0.5, [0.5] * 3)}
     found = difference(a, b)  # Student's t: .1 plus or minus 2.5
-    assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))  # the items do nothing
     assert list(found.by_seed.values()) == pytest.approx([0.3, -0.1])
 
 
-def test_one_seed_has_the_percentiles_of_its_resamples() -> None:
-    differences = [number / 1000 for number in range(-10, 31)]  # 2.5 % of 40 gaps: one gap from either end
-    found = difference({3: fixed(0.7, [0.5 + d for d in differences])}, {3: fixed(0.69, [0.5] * 41)})
-    assert (found.value, found.low, found.high) == pytest.approx((0.01, -0.009, 0.029), abs=1e-9)
+def test_one_seed_has_the_deviation_of_its_resamples() -> None:
+    found = difference({3: fixed(0.7, [0.49, 0.51, 0.53])}, {3: fixed(0.69, [0.5] * 3)})
+    half = T_TEN * math.sqrt(0.0008 / 3 * 10 / 9)
+    assert (found.value, found.low, found.high) == pytest.approx((0.01, *around(0.01, half, 2)), abs=1e-6)
     assert list(found.by_seed) == [3]
 
 
@@ -173,7 +221,7 @@ def test_the_difference_of_two_means_is_the_mean_of_the_differences() -> None:
     )
     found = difference({0: resampled_mean(a)}, {0: resampled_mean(b)})
     minus_Q = np.array([a[name] - b[name] for name in sorted(a)])
-    expected = mean(minus_Q)
+    expected = mean(minus_Q, DIFFERENCE)
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 

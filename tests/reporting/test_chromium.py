@@ -10,7 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from mprm.reporting.comparison import write_comparison
-from mprm.reporting.settings import compare, run_folders
+from mprm.reporting.run_record import run_folders
+from mprm.reporting.settings import compare
 from mprm.reporting.steps import write_report
 
 BROWSER = next(

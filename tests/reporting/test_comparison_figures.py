@@ -21,7 +21,8 @@ from mprm.reporting.comparison_figures import (
 )
 from mprm.reporting.kinds import KINDS
 from mprm.reporting.report import Figure
-from mprm.reporting.settings import Group, Setting, compare, run_folders
+from mprm.reporting.run_record import run_folders
+from mprm.reporting.settings import Group, Setting, compare
 
 MakeSetting, MakeGroup = Callable[..., Setting], Callable[..., Group]
 AUC, LOSS = KINDS["steps"].curves

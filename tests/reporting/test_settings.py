@@ -1,5 +1,7 @@
 """Runs become settings, settings become groups: settings.py, named by kinds.py."""
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -9,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
-from mprm.reporting.comparison import runs_table, settings_table
+from mprm.reporting.comparison import runs_table, settings_table, unlike, unrounded, write_comparison
 from mprm.reporting.kinds import others, setting_of
-from mprm.reporting.settings import Comparison, compare, run_folders
+from mprm.reporting.run_record import run_folders
+from mprm.reporting.settings import Comparison, compare
 from mprm.runs.journal import SweepJob
 
 MakeRun = Callable[..., Path]
@@ -106,8 +110,9 @@ def test_runs_are_grouped_by_everything_but_the_seed(runs: Path) -> None:
     assert auc.by_seed == by_seed
     # Student's t with 2 degrees of freedom is 4.3027; the bootstrap over the solutions comes on top.
     over_seeds = 4.3027 * np.std([*by_seed.values()], ddof=1) / 3**0.5
+    assert auc.low is not None
     assert auc.high is not None
-    assert 1 < (auc.high - auc.value) / over_seeds < 2
+    assert 1 < (auc.high - auc.low) / 2 / over_seeds < 2
     assert (bis.numbers["ece"].value, bis.numbers["ece"].low) == (pytest.approx(0.0712), None)
     assert (bis.kept, bis.ratio) == (9, 0.1)
     one = random.numbers["auc"]
@@ -178,6 +183,53 @@ def test_a_run_on_another_benchmark_keeps_its_name_and_its_threshold(tmp_path: P
     ours, elsewhere = compare(run_folders(tmp_path / "runs")).groups
     assert ours.settings[0].label == elsewhere.settings[0].label == "BIS (alpha 0.2), 10 %"
     assert "f1" in elsewhere.settings[0].numbers
+
+
+def test_an_evaluation_is_labelled_by_its_own_benchmark(tmp_path: Path, make_run: MakeRun) -> None:
+    """Not by those of the trainings, which may differ; an earlier version did not say which it was."""
+    (runs := tmp_path / "runs").mkdir()
+    for seed, size in enumerate((500, 1500)):
+        trained = make_run(tmp_path / f"bis-{seed}", seed=seed, selector=BIS, n=100, benchmark=str(size) * 16)
+        config = yaml.safe_load((trained / "config.yaml").read_text()) | {"benchmark": {"size": size}}
+        (trained / "config.yaml").write_text(yaml.safe_dump(config))
+        evaluation(runs / f"eval-{seed}", make_run(tmp_path / f"p-{seed}", seed=seed, n=100), trained.name)
+    for own in ({}, {"benchmark": {"size": 9}}):
+        for seed in (0, 1):
+            folder = str(tmp_path / f"bis-{seed}")
+            about = {"name": f"bis-{seed}", "folder": folder, "run": folder, "options": {}} | own
+            (runs / f"eval-{seed}" / "model.json").write_text(json.dumps(about))
+        (group,) = compare(run_folders(runs)).groups
+        assert [(one.label, len(one.runs)) for one in group.settings] == [("BIS (alpha 0.2), 10 %", 2)]
+        assert group.settings[0].runs[1].config["benchmark"] == own.get("benchmark", {})
+
+
+def test_how_many_solutions_a_row_was_measured_on_is_said_where_rows_differ(tmp_path: Path, make_run: MakeRun) -> None:
+    """A model of text leaves out what has pictures."""
+    runs = tmp_path / "runs"
+    ours = make_run(runs / "bis-0", selector=BIS, n=100)
+    evaluation(runs / "eval", ours, "MathPRM")
+    (alike,) = compare(run_folders(runs)).groups
+    assert unlike(alike) == ""
+    assert not any("scored" in name for name in settings_table(alike).columns)
+    lines = (ours / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (runs / "eval" / "predictions.jsonl").write_text("".join(lines[:88]))
+    comparison = compare(run_folders(runs))
+    (group,) = comparison.groups
+    assert unlike(group) == "Settings were not measured on the same number of solutions, from 88 to 120."
+    table = settings_table(group)
+    place = table.columns.index("solutions scored")
+    assert {row[0]: row[place] for row in table.rows} == {
+        "BIS (alpha 0.2), 10 %": "120",
+        "MathPRM": "88",
+        "majority class": "-",
+        "position only": "-",
+    }
+    for lines_of in unrounded(comparison):
+        assert sorted(row["n_solutions"] for row in csv.DictReader(io.StringIO(lines_of))) == ["120", "88"]
+    buffer = io.StringIO()
+    page = write_comparison(runs, comparison, Console(file=buffer, width=160))
+    assert "from 88 to 120.\n" in buffer.getvalue()
+    assert "from 88 to 120." in page.read_text()
 
 
 def test_the_seed_of_a_selector_follows_the_run_and_that_of_a_dataset_does_not(

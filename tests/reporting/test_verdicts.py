@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mprm.metrics.estimate import Resampled
-from mprm.reporting.settings import Group, Setting, compare, run_folders
+from mprm.reporting.run_record import run_folders
+from mprm.reporting.settings import Group, Setting, compare
 from mprm.reporting.verdicts import (
     PUBLISHED,
     Question,
@@ -103,11 +104,11 @@ def answer(make_group: MakeGroup) -> Callable[..., Verdict]:
     """answer(question, auc=(value, half the width), ...): of differences whose resamples have that interval."""
 
     def answer(question: Question, **differences: tuple[float, float]) -> Verdict:
-        spread = np.append(0.0, np.linspace(-1, 1, 4001))
+        spread, items = np.array([0.0, -1.0, 1.0]) / 1.9607, tuple((str(number), 1) for number in range(10_000))
         for sign, setting in ((1, question.a), (0, question.b)):
             for run in setting.runs:
                 for key, (value, half) in differences.items():
-                    run.measured.numbers[key] = Resampled((("a", 1),), sign * (value + half / 0.95 * spread))
+                    run.measured.numbers[key] = Resampled(items, sign * (value + half * spread))
         return verdict(question, make_group(question.a, question.b).kind.measures)
 
     return answer

@@ -143,10 +143,14 @@ def test_file_hash_is_the_sha256_of_the_content(tmp_path: Path) -> None:
 
 def test_weights_are_named_by_the_newest_file(tmp_path: Path) -> None:
     assert weights_written(tmp_path) == 0
-    for name, seconds in (("a.safetensors", 5), ("b.safetensors", 3), ("config.json", 9)):
+    for name, seconds in (("a.safetensors", 5), ("b.safetensors", 3), ("config.json", 9), ("training_args.bin", 9)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (seconds, seconds))
     assert weights_written(tmp_path) == 5 * 10**9
+    for name, seconds in (("pytorch_model.bin", 6), ("pytorch_model-00001-of-00002.bin", 7)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (seconds, seconds))
+        assert weights_written(tmp_path) == seconds * 10**9
 
 
 class Unnamed(Exception):

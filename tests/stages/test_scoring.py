@@ -13,8 +13,8 @@ from PIL import Image
 from mprm.config import Config, validate
 from mprm.metrics.predictions import Prediction, StepScores, write_predictions
 from mprm.runs.artifacts import read_json, write_text
+from mprm.runs.names import short_names
 from mprm.stages import scoring, standalone, step_scorer
-from mprm.stages.models import short_names
 from mprm.training.checkpoint import save_weights
 from tools import tiny
 
@@ -68,7 +68,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_scores_a_file(load: Load, run: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_run_scores_a_file(
+    load: Load, run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.new("RGB", (56, 56), "white").save(tmp_path / "chart.png")
     record = {"image": "chart.png", "question": "What is red plus blue?", "steps": RIGHT}
     (tmp_path / "in.jsonl").write_text(json.dumps(record) + "\n")
@@ -78,6 +80,10 @@ def test_a_run_scores_a_file(load: Load, run: Callable[..., Path], tmp_path: Pat
     assert len(scored["step_scores"]) == len(scored["step_sigmas"]) == 3
     scoring.score(load("task=score", f"run={run('plain')}", *files, "overwrite=true"))
     (plain,) = lines(tmp_path / "out.jsonl")
+    assert "no image" not in capsys.readouterr().out
+    (tmp_path / "in.jsonl").write_text(json.dumps({"picture": "chart.png", "question": "How?", "steps": RIGHT}))
+    scoring.score(load("task=score", f"run={tmp_path / 'runs' / 'plain'}", *files, "overwrite=true"))
+    assert "1 solutions name no image\n" in capsys.readouterr().out
     assert plain["step_scores"] == pytest.approx(scored["step_scores"], abs=1e-6)
     assert "step_sigmas" not in plain
 
@@ -112,7 +118,12 @@ def test_a_run_is_evaluated_on_another_benchmark_without_training(
 
 
 def test_the_prm_of_somebody_else_beside_a_run_of_ours(
-    load: Load, run: Callable[..., Path], candidates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    load: Load,
+    run: Callable[..., Path],
+    candidates: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Evaluated, compared, and used for candidates."""
     weights = tmp_path / "VisualPRM-8B"
@@ -124,6 +135,8 @@ def test_the_prm_of_somebody_else_beside_a_run_of_ours(
     step_scorer.evaluate(load("task=evaluate", *prm, *benchmark, f"output={theirs}"))
     said = capsys.readouterr().out
     assert "VisualPRM-8B reaches" in said
+    assert "this model" in said
+    assert "this training" not in said + (theirs / "report.html").read_text()
     assert f"task=report runs={tmp_path / 'runs'}" in said
     about = read_json(theirs / "model.json")
     assert (about["name"], about["run"], about["options"]["max_tiles"]) == ("VisualPRM-8B", None, 1)
@@ -144,7 +157,11 @@ def test_the_prm_of_somebody_else_beside_a_run_of_ours(
     scoring.rerank(load("task=rerank", *prm, *files))
     assert list(read_json(tmp_path / "best" / "results.json")["runs"]) == ["VisualPRM-8B"]
     (tmp_path / "in.jsonl").write_text(json.dumps({"image": "chart.png", "question": "How many?", "steps": RIGHT}))
-    assert scoring.score(load("task=score", *prm, f"input={tmp_path / 'in.jsonl'}", f"output={tmp_path / 'o'}")) == 0
+    words = ("task=score", *prm, f"input={tmp_path / 'in.jsonl'}", f"output={tmp_path / 'o'}")
+    monkeypatch.setattr("sys.argv", ["run.py", *words])
+    capsys.readouterr()
+    assert scoring.score(load(*words)) == 0
+    assert f"next: python run.py task=evaluate {' '.join(prm)} output=runs/VisualPRM-8B\n" in capsys.readouterr().out
     assert len(lines(tmp_path / "o")[0]["step_scores"]) == 3
 
 

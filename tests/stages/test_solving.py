@@ -1,5 +1,6 @@
 """`task=sample` and `task=annotate`: what they write, killed and started again, and what can be made of it."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -146,3 +147,17 @@ def test_questions_longer_than_the_servers_context_are_counted(
     long = set(map(str, range(24)))
     with pytest.raises(ValueError, match=r"\Anone of the 24 questions can be asked \(24 too_long\).*\Z"):
         annotate(few("policy=server", "policy.model=m", "task=annotate", f"output={tmp_path / 'none.jsonl'}"))
+
+
+def test_questions_whose_images_have_another_key_are_counted(
+    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [Completion("The answer is 4.", 5, True)] * 16
+    monkeypatch.setattr(ServerPolicy, "complete", lambda policy, prompts, keep=None: [answers for _ in prompts])
+    record = {"question": "How many?", "answer": "4", "picture": "chart.png"}
+    (tmp_path / "in.jsonl").write_text(f"{json.dumps(record)}\n")
+    given = ("questions=jsonl", f"questions.path={tmp_path / 'in.jsonl'}", "policy=server", "policy.model=m")
+    sample(load("task=sample", *given, f"output={tmp_path / 'candidates.jsonl'}"))
+    assert "1 questions name no image\n" in capsys.readouterr().out
+    rerank(load("task=rerank", f"input={tmp_path / 'candidates.jsonl'}", f"output={tmp_path / 'best'}"))
+    assert "1 questions name no image\n" in capsys.readouterr().out
