@@ -46,9 +46,8 @@ def contamination(cfg: Config) -> None:
     theirs = [cfg.benchmark.image_folder.path(name) for name in benchmark.pictures]
     settings = [cfg.similarity, cfg.distance, sorted(cfg.excluded), signals.schema.metadata[b"inputs"].decode()]
     depends_on = [*settings, list(map(asdict, solutions)), list(map(_state, [*ours, *theirs]))]
-    output = Output(
-        cfg, "output", depends_on, [cfg.benchmark.path, cfg.dataset.exclude, *cfg.dataset.files()], "matches.csv"
-    )
+    read = [cfg.benchmark.path, cfg.dataset.exclude, *cfg.dataset.files().values()]
+    output = Output(cfg, "output", depends_on, read, "matches.csv")
     if output.is_made():
         return
     prints = fingerprints([*ours, *theirs], Path(cfg.cache))
@@ -74,7 +73,7 @@ def contamination(cfg: Config) -> None:
     output.remember()
     print_report(report, console())
     say(f"wrote {cfg.output} in {monotonic() - started:.1f} s")
-    chosen = [word for word in retyped("select") if word.startswith(("task=", "dataset"))]
+    chosen = [word for word in retyped("select") if word.lstrip("+~").startswith(("task=", "dataset"))]
     say_next(*chosen, f"dataset.exclude={output.target / 'exclude.jsonl'}")
 
 
