@@ -119,7 +119,7 @@ class Manifest:
             most = min(self.parts[name].eligible / number for name, number in asked.items()) * kept / eligible
             remedy = f"; selector.ratio={floor(1000 * most) / 1000} or less keeps the weights" if most >= 0.001 else ""
             lines.append(
-                f"{' and '.join(scarce)}: all is kept, fewer rollouts than the weights ask for; the other parts have the "
+                f"{' and '.join(scarce)}: all is kept, less than the weights ask for; the other parts have the "
                 f"rest{remedy}"
             )
         return lines
