@@ -59,12 +59,8 @@ def test_sources_and_images_carry_the_part(tmp_path: Path) -> None:
 def test_a_file_has_one_name_in_all_parts(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "x.png").touch()
-    folders = {
-        "in": ImageFolder(tmp_path / "images"),
-        "same": ImageFolder(f"{tmp_path}/images/"),
-        "over": ImageFolder(tmp_path),
-    }
-    found = PartFolders(folders | {"none": ImageFolder(None)})
+    places = {"in": f"{tmp_path}/images", "same": f"{tmp_path}/images/", "over": str(tmp_path), "none": None}
+    found = PartFolders({part: ImageFolder(place) for part, place in places.items()})
     assert {found.names(["x.png"], f"{part}/s") for part in ("in", "same")} == {("over/images/x.png",)}
     assert found.names(["images/x.png"], "over/s") == ("over/images/x.png",)
     assert found.names(["x.png"], "none/s") == ("none/x.png",)
@@ -117,7 +113,8 @@ def test_what_is_not_there_is_said_of_its_part(tmp_path: Path) -> None:
     wrong = Mixture(parts={"a": good, "b": PRM800K(path=good.path)})
     signals = build_signals(wrong, tmp_path / "cache")
     assert keep(signals, Full()).num_rows == 1
-    with pytest.raises(
-        ValueError, match=r"^dataset\.parts\.b: none of 1 records is left to train on \(dropped: no_question 1\)"
-    ):
+    message = (
+        r"^dataset\.parts\.b: none of 1 records is left to train on \(dropped: no_question 1\): line 1 .*; wanted are "
+    )
+    with pytest.raises(ValueError, match=message + r"question\.problem"):
         write_subset(tmp_path / "subset", wrong, signals, Full(), seed=0)

@@ -1,4 +1,4 @@
-"""A mixture of pictures and text, from two data sets to a trained model: the same, resumed, and on any number of ranks."""
+"""A mixture of pictures and text, from two data sets to a model: the same when resumed, and on any number of ranks."""
 
 import json
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def mixed(load: Callable[..., Config], tmp_path: Path) -> Mixed:
         records = [
             {
                 "question": f"What is {number} plus 1?",
-                "steps": [f"I add {wrong} to {number}.", "Done."],
+                "steps": [f"I add {wrong} now.", "Done."],
                 "score": scores,
             }
             for number in numbers
@@ -46,8 +46,7 @@ def mixed(load: Callable[..., Config], tmp_path: Path) -> Mixed:
         *("dataset=mixture", "+dataset@dataset.parts.charts=chartworld", "+dataset@dataset.parts.text=jsonl"),
         *(f"dataset.parts.charts.root={tmp_path / 'world'}", "dataset.parts.charts.rollouts=64"),
         *(f"dataset.parts.text.path={tmp_path / 'text'}", "dataset.weights={charts: 2, text: 1}"),
-        *(f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}", "benchmark.size=8", "held_out=6"),
-        *("selector=random", "selector.ratio=0.5", "recipe.epochs=1", "recipe.global_batch_size=16"),
+        *("held_out=6", "selector=random", "selector.ratio=0.5", "recipe.epochs=1", "recipe.global_batch_size=16"),
         *("trainer.checkpoint_every=1", *overrides),
     )
 
@@ -60,7 +59,8 @@ def folder_of(config: Config) -> Path:
 def test_it_is_trained_on_and_a_killed_training_ends_alike(
     mixed: Mixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = mixed()
+    benchmark = (f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}", "benchmark.size=8")
+    whole = mixed(*benchmark)
     step_scorer.experiment(whole)
     said = " ".join(capsys.readouterr().out.split())
     manifest = read_manifest(folder_of(whole) / "subset" / "manifest.json")
@@ -80,10 +80,11 @@ def test_it_is_trained_on_and_a_killed_training_ends_alike(
         if line["step"] == 2:
             raise RuntimeError("the power is cut")
 
-    killed = mixed(f"runs={tmp_path / 'others'}")
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="the power is cut"):
+    killed = mixed(*benchmark, f"runs={tmp_path / 'others'}")
+    with monkeypatch.context() as patched:
         patched.setattr(Tracker, "log", cut)
-        step_scorer.train(killed)
+        with pytest.raises(RuntimeError, match="the power is cut"):
+            step_scorer.train(killed)
     step_scorer.train(killed)
     assert read_json(folder_of(killed) / "stages.json")["stages"]["train"]["resumed_from"] == 1
     for name in ("weights.safetensors", "subset/kept.parquet", "held_out.parquet", "subset/dropped.jsonl"):
@@ -128,8 +129,7 @@ def test_it_is_compared_with_a_benchmark_exported_and_excluded_from(mixed: Mixed
         json.dumps({"question": "What is 3 plus 1?", "steps": ["So 4."], "label": [1]}) + "\n"
     )
     bench = ("benchmark=jsonl", f"benchmark.path={tmp_path / 'bench.jsonl'}")
-    data = [word for word in config.raw.get("words", [])]
-    shared = mixed("task=contamination", f"output={tmp_path / 'shared'}", *data, *bench, "~benchmark.size")
+    shared = mixed("task=contamination", f"output={tmp_path / 'shared'}", *bench)
     contamination(shared)
     listed = [json.loads(line) for line in (tmp_path / "shared" / "exclude.jsonl").read_text().splitlines()]
     assert [(one["source"], one["line"]) for one in listed] == [("text/a", 6), ("text/a", 7)]
