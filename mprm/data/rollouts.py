@@ -88,11 +88,17 @@ def _fault(rollout: Rollout) -> str | None:
         return "empty_step"
     if len(rollout.scores) != len(rollout.steps):
         return "length_mismatch"
-    measured = [score for score in rollout.scores if score is not None]
+    measured = scored(rollout)
     if not measured:
         return "no_usable_score"
     unmeasured = len(measured) < len(rollout.scores)
     return None if 0 <= min(measured) <= max(measured) <= 1 and not (unmeasured and rollout.published) else "bad_score"
+
+
+def scored(rollout: Rollout) -> Sequence[float]:
+    """The scores of the steps that have one."""
+    scores = rollout.scores
+    return [score for score in scores if score is not None] if None in scores else scores  # type: ignore[return-value]
 
 
 def question_hash(question: str, images: Sequence[str]) -> int:
@@ -112,7 +118,8 @@ def measurement(raw: object) -> Measurement:
     if not isinstance(raw, dict):
         raise Unusable("bad_step")
     score, correct, total = raw.get("score"), raw.get("num_mc_correct"), raw.get("num_mc_total")
-    if type(correct) is not int or type(total) is not int or not 0 <= correct <= total <= MAX_COUNT:
+    counted = correct is not None or total is not None
+    if counted and (type(correct) is not int or type(total) is not int or not 0 <= correct <= total <= MAX_COUNT):
         correct, total = _odd_counts(correct, total)
     if score is not None:
         score = score if type(score) is float else _number(score)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mprm.data.lines import Unusable, is_blank, numbered_lines, rest_of_line
 from mprm.data.mixture import excluded_lines
-from mprm.data.rollouts import CheckedRollout, Dataset, question_hash, read_rollout, record_hash
+from mprm.data.rollouts import CheckedRollout, Dataset, question_hash, read_rollout, record_hash, scored
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -114,15 +114,17 @@ def _scan_chunk(dataset: Dataset, chunk: Chunk) -> tuple[pa.Table, int, dict[str
 def _signals(checked: CheckedRollout) -> tuple[Any, ...]:
     """question_hash ... ranked of a rollout with at least one score."""
     rollout = checked.rollout
-    scores = [score for score in rollout.scores if score is not None]
+    scores = scored(rollout)
     positive = [score for score in scores if score > 0]
     n, n_pos = len(scores), len(positive)
     never: list[float | None] = []
     if 0 in rollout.n_total:
         never = [score for score, n in zip(rollout.scores, rollout.n_total, strict=True) if n == 0]
-    uncounted = [None] * len(rollout.scores)
-    measured = zip(rollout.scores, rollout.n_correct or uncounted, rollout.n_total or uncounted, strict=True)
-    right = [p_right(score, k, n) for score, k, n in measured if score is not None]
+    if rollout.n_correct and rollout.n_total:
+        measured = zip(rollout.scores, rollout.n_correct, rollout.n_total, strict=True)
+        right = [p_right(score, k, n) for score, k, n in measured if score is not None]
+    else:
+        right = [p_right(score, None, None) for score in scores]
     right_positive = [p for p, score in zip(right, scores, strict=True) if score > 0]
     total = fsum(positive)  # exactly rounded, unlike sum, whose result depends on the Python version
     return (
