@@ -1,21 +1,25 @@
 """What a mixture reads, what it calls it, and what it refuses."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.types import RunMode
 
-from mprm.config import Config
+from mprm.config import Config, bind
 from mprm.data.image_folder import ImageFolder
 from mprm.data.mixture import Mixture, PartFolders
 from mprm.data.prm800k import PRM800K
-from mprm.data.visualprm400k import JsonLines
+from mprm.data.visualprm400k import JsonLines, VisualPRM400K
+from mprm.main import open_loader
 from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import held_out, keep, write_subset
 
 Load = Callable[..., Config]
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "select.md"
 
 
 def write(path: Path, *questions: str, image: str | None = None) -> Path:
@@ -26,7 +30,17 @@ def write(path: Path, *questions: str, image: str | None = None) -> Path:
 
 
 def test_a_part_is_chosen_by_command_line_and_by_a_yaml_with_defaults(load: Load, tmp_path: Path) -> None:
-    """docs/select.md shows both; tests/test_docs.py runs them."""
+    """docs/select.md shows both; tests/test_docs.py runs the command."""
+    (text,) = re.findall(r"^```yaml\n(# conf/dataset/both.yaml\n.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "both.yaml").write_text(text)
+    loader = open_loader(PAGE.parents[1] / "conf", tmp_path)
+    made = loader.load_configuration("config", ["dataset=both", "dataset.parts.text.neutral=ignore"], RunMode.RUN)
+    both = bind(made.dataset)
+    assert both.weights == {"visual": 2, "text": 1}
+    assert both.parts["visual"] == VisualPRM400K(root="/data/VisualPRM400K-v1.1-Raw")
+    assert both.parts["text"] == PRM800K(path="/data/prm800k/phase2_train.jsonl", neutral="ignore")
+
     config = load("dataset=mixture", "+dataset@dataset.parts.text=prm800k", "dataset.parts.text.neutral=wrong")
     assert config.dataset == Mixture(parts={"text": PRM800K(neutral="wrong")})
     assert "mixture" in str(config.name)
