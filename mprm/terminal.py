@@ -93,6 +93,7 @@ def listed(counts: Mapping[str, int]) -> str:
 
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+TYPE_NAMES |= {dict[str, float]: "a number by name, {a: 2, b: 1},"}
 
 # Other projects' names for keys.
 ALIASES = {"lr": "learning_rate", "batch_size": "global_batch_size", "num_epochs": "epochs", "model": "path"}

@@ -32,6 +32,7 @@ class Mixture:
     sources: list[str] | None = None  # only these, each as PART/SOURCE
     exclude_sources: list[str] | None = None
     exclude: str | None = None  # JSON lines with source, PART/SOURCE, and line of records to drop
+    wanted = "what the readers of dataset.parts want"
 
     def __post_init__(self) -> None:
         for name, part in self.parts.items():
@@ -51,10 +52,6 @@ class Mixture:
                 )
         if missing := [name for name in self.parts if self.weights and name not in self.weights]:
             raise ValueError(f"dataset.weights has none for {missing[0]}; give every part one, or dataset.weights=null")
-
-    @property
-    def wanted(self) -> str:
-        return "; ".join(f"{name}: {part.wanted}" for name, part in self.parts.items())
 
     @cached_property
     def image_folder(self) -> ImageFolder:

@@ -67,7 +67,8 @@ def pin(raw: DictConfig, values: dict[str, Any], groups: Collection[str], runs: 
         group, _, name = key.partition(".")
         node = values.get(group) if group in groups else None
         parts = node.get("parts") if isinstance(node, dict) else None
-        nodes = {group: node} | {f"{group}.parts.{part}": one for part, one in (parts or {}).items()}
+        named = parts.items() if isinstance(parts, dict) else ()
+        nodes = {group: node} | {f"{group}.parts.{part}": one for part, one in named}
         for place, one in nodes.items():
             # chartworld writes what is not there
             if isinstance(one, dict) and not str(one.get("_target_")).startswith("mprm.chartworld."):

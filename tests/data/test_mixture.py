@@ -34,8 +34,9 @@ def test_a_part_is_chosen_by_command_line_and_by_a_yaml_with_defaults(load: Load
     (text,) = re.findall(r"^```yaml\n(# conf/dataset/both.yaml\n.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "both.yaml").write_text(text)
+    (tmp_path / "small.yaml").write_text("defaults:\n  - dataset: both\n")
     loader = open_loader(PAGE.parents[1] / "conf", tmp_path)
-    made = loader.load_configuration("config", ["dataset=both", "dataset.parts.text.neutral=ignore"], RunMode.RUN)
+    made = loader.load_configuration("small", ["dataset.parts.text.neutral=ignore"], RunMode.RUN)
     both = bind(made.dataset)
     assert both.weights == {"visual": 2, "text": 1}
     assert both.parts["visual"] == VisualPRM400K(root="/data/VisualPRM400K-v1.1-Raw")
@@ -53,7 +54,7 @@ def test_sources_and_images_carry_the_part(tmp_path: Path) -> None:
     write(tmp_path / "b" / "one.jsonl", "Why?", image="x.png")
     for name in ("a", "b"):
         (tmp_path / name / "x.png").touch()
-    text = write(tmp_path / "text.jsonl", "Why?", "What?")
+    text = write(tmp_path / "c" / "text.jsonl", "Why?", "What?")
     parts = {"a": JsonLines(path=str(tmp_path / "a")), "b": JsonLines(path=str(tmp_path / "b"))}
     mixture = Mixture(parts=parts | {"c": JsonLines(path=str(text)), "d": JsonLines(path=str(text))})
     signals = build_signals(mixture, tmp_path / "cache")
@@ -90,8 +91,8 @@ def test_a_file_has_one_name_in_all_parts(tmp_path: Path) -> None:
         ("dataset.weights={a:1,b:1,c:1}", r"^dataset\.weights: c is not one of the parts a, b$"),
         ("dataset.weights={a:1,b:0}", r"^dataset\.weights\.b=0 is not positive; .* add ~dataset\.parts\.b$"),
         ("dataset.weights={a:1,b:-2}", r"^dataset\.weights\.b=-2 is not positive"),
-        ("dataset.weights={a:1,b:.inf}", r"^dataset\.weights\.b=inf is not positive"),
-        ("dataset.weights=3", r"^dataset\.weights=3 has the wrong type"),
+        ("dataset.weights={a:1,b:inf}", r"^dataset\.weights\.b=inf is not positive"),
+        ("dataset.weights=3", r"^dataset\.weights=3 has the wrong type; give a number by name, {a: 2, b: 1}, or null"),
         ("+dataset@dataset.parts.c=mixture", r"^dataset\.parts\.c is a mixture, too; give its parts"),
         ("+dataset.parts.c.path=x", r"^dataset\.parts\.c has no reader; add \+dataset@dataset\.parts\.c=NAME$"),
         (
