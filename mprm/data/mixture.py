@@ -86,13 +86,14 @@ class PartFolders(ImageFolder):
         super().__init__(None)
         self.folders = folders
         for folder in folders.values():
+            self.modified |= folder.modified
             folder.modified = self.modified  # one list of what was listed
         roots = {name: Path(folder.root).resolve() for name, folder in folders.items() if folder.root is not None}
         self.begins = dict(zip(folders, folders, strict=True))
         for name, root in roots.items():
             above = [other for other in roots if root.is_relative_to(roots[other])]
             owner = min(above, key=lambda other: len(roots[other].parts))
-            self.begins[name] = posixpath.join(owner, root.relative_to(roots[owner]).as_posix())
+            self.begins[name] = posixpath.normpath(posixpath.join(owner, root.relative_to(roots[owner])))
 
     @property
     def place(self) -> str | None:
@@ -100,8 +101,7 @@ class PartFolders(ImageFolder):
 
     def names(self, images: Sequence[str], source: str = "") -> tuple[str, ...]:
         part, _, own = source.partition("/")
-        found = self.folders[part].names(images, own)
-        return tuple([posixpath.normpath(posixpath.join(self.begins[part], name)) for name in found])
+        return tuple([f"{self.begins[part]}/{name}" for name in self.folders[part].names(images, own)])
 
     def path(self, image: str) -> Path:
         part, _, own = image.partition("/")
