@@ -53,8 +53,9 @@ def apportioned(total: int, weights: Sequence[float], limits: Sequence[int]) -> 
     within = [place for place, limit in enumerate(limits) if exact[place] <= limit]
     if len(within) < len(exact):
         rest = total - sum(limit for place, limit in enumerate(limits) if place not in within)
-        shares = apportioned(rest, [weights[place] for place in within], [limits[place] for place in within])
-        return [dict(zip(within, shares, strict=True)).get(place, limit) for place, limit in enumerate(limits)]
+        others = apportioned(rest, [weights[place] for place in within], [limits[place] for place in within])
+        shares = dict(zip(within, others, strict=True))
+        return [shares.get(place, limit) for place, limit in enumerate(limits)]
     found = [int(share) for share in exact]
     for place in sorted(range(len(found)), key=lambda place: found[place] - exact[place])[: total - sum(found)]:
         found[place] += 1
