@@ -56,6 +56,12 @@ def test_scopes_are_those_of_the_published_rule_without_weights(table: Signals) 
     assert (rows.tolist(), size) == (list(range(18)), 1)
 
 
+def test_what_is_left_goes_to_the_largest_remainders_and_of_equal_ones_to_the_first() -> None:
+    assert apportioned(10, [3, 3, 1], [9, 9, 9]) == [4, 4, 2]
+    assert apportioned(3, [0.5, 0.5], [9, 9]) == [2, 1]
+    assert apportioned(10, [1, 1, 1], [1, 9, 9]) == [1, 5, 4]
+
+
 part = st.tuples(st.floats(0.01, 100), st.integers(0, 50))
 
 
