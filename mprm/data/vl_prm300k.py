@@ -37,7 +37,7 @@ class VLPRM300K(RolloutFiles, Annotations):
         if not isinstance(turns, list) or not set(map(type, turns)) <= {dict}:
             raise Unusable("bad_conversation")
         verdicts = [_text(turn) for turn in turns if turn.get("role") == "assistant"]
-        if any(verdict not in SCORES for verdict in verdicts):
+        if not set(verdicts) <= SCORES.keys():
             raise Unusable("bad_label")
         if len(verdicts) > len(steps):
             raise Unusable("length_mismatch")
