@@ -9,6 +9,7 @@ import pytest
 
 from mprm.batching.examples import Examples
 from mprm.config import Config
+from mprm.reporting.selection import parts_table
 from mprm.reporting.tracking import Tracker
 from mprm.runs.artifacts import read_json
 from mprm.runs.manifest import read_manifest
@@ -59,9 +60,8 @@ def folder_of(config: Config) -> Path:
 def test_it_is_trained_on_and_a_killed_training_ends_alike(
     mixed: Mixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    benchmark = (f"benchmark.path={tmp_path / 'benchmark' / 'test.jsonl'}", "benchmark.size=8")
-    whole = mixed(*benchmark)
-    step_scorer.experiment(whole)
+    whole = mixed()
+    step_scorer.train(whole)
     said = " ".join(capsys.readouterr().out.split())
     manifest = read_manifest(folder_of(whole) / "subset" / "manifest.json")
     charts, text = manifest.parts["charts"], manifest.parts["text"]
@@ -74,13 +74,15 @@ def test_it_is_trained_on_and_a_killed_training_ends_alike(
     trained = read_json(folder_of(whole) / "stages.json")["stages"]["train"]
     assert trained["rollouts"] + trained["held_out_rollouts"] == 48
     assert trained["optimizer_steps"] == 3
-    assert "Parts of the mixture" in (folder_of(whole) / "report.html").read_text()
+    table = parts_table(manifest)
+    assert table is not None
+    assert table.rows[1] == ("text", "32", "16", "33.33", "33.33", "32", f"{100 * text.step_share:.2f}")
 
     def cut(tracker: Tracker, line: dict[str, float]) -> None:
         if line["step"] == 2:
             raise RuntimeError("the power is cut")
 
-    killed = mixed(*benchmark, f"runs={tmp_path / 'others'}")
+    killed = mixed(f"runs={tmp_path / 'others'}")
     with monkeypatch.context() as patched:
         patched.setattr(Tracker, "log", cut)
         with pytest.raises(RuntimeError, match="the power is cut"):
@@ -117,7 +119,7 @@ def test_ranks_and_a_resumed_run_get_the_same_rollouts(mixed: Mixed, monkeypatch
 
 
 def test_it_is_compared_with_a_benchmark_exported_and_excluded_from(mixed: Mixed, tmp_path: Path) -> None:
-    config = mixed("task=select", f"export={tmp_path / 'subset.jsonl'}", "dataset.weights=null", "selector=full")
+    config = mixed("task=select", f"export={tmp_path / 'subset.jsonl'}", "dataset.weights=null", "selector.ratio=1")
     step_scorer.select(config)
     lines: list[dict[str, Any]] = [json.loads(line) for line in (tmp_path / "subset.jsonl").read_text().splitlines()]
     assert [line["image"] for line in lines].count([]) == 32
