@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from mprm.config import Config, bind
@@ -37,6 +38,7 @@ def test_a_part_is_chosen_by_command_line_and_by_a_yaml_with_defaults(load: Load
     (tmp_path / "small.yaml").write_text("defaults:\n  - dataset: both\n")
     loader = open_loader(PAGE.parents[1] / "conf", tmp_path)
     made = loader.load_configuration("small", ["dataset.parts.text.neutral=ignore"], RunMode.RUN)
+    GlobalHydra.instance().clear()
     both = bind(made.dataset)
     assert both.weights == {"visual": 2, "text": 1}
     assert both.parts["visual"] == VisualPRM400K(root="/data/VisualPRM400K-v1.1-Raw")
