@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import import_module
 from inspect import getattr_static, isfunction, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -188,8 +188,7 @@ def validate(
     pin(raw, values, task.groups, Path(run.runs))
     raw.name = run.name or run_name(values, choices)
     config = Config(**{**vars(run), "name": raw.name}, raw=raw)
-    bound = task.bound if bound is None else bound
-    for group in task.groups if bound is None else bound:
+    for group in next(groups for groups in (bound, task.bound, task.groups) if groups is not None):
         if group != MODEL or config.has_model:
             getattr(config, group)
     return config
@@ -209,13 +208,13 @@ def config_of_run(folder: Path) -> Config:
     return validate(raw, {}, bound=("backbone",))
 
 
-def bind(node: DictConfig) -> Any:
-    """Make the frozen dataclass that node's `_target_` names out of the node's other keys.
+def bind(node: DictConfig, group: str = "") -> Any:
+    """Make the frozen dataclass that node's `_target_` names out of the node's other keys; group: its key in messages.
 
-    Raises ValueError if it names no dataclass, a key is unknown, a required one is missing, a value is refused, or the
-    component lacks a member that its group asks for.
+    Raises ValueError if it, or a part of a mixture, names no dataclass, has an unknown key, lacks a required one or a
+    member that its group asks for, or a value is refused.
     """
-    group = str(node._key() or "component")
+    group = group or str(node._key() or "component")
     values = _resolved(node, group)
     target = values.pop("_target_", None)
     for key, value in values.items():
@@ -223,8 +222,14 @@ def bind(node: DictConfig) -> Any:
             values[key] = str(CHECKOUT / value)  # weights that ship with the project, whichever folder it is run from
         elif isinstance(value, str) and PINNED.fullmatch(value):
             values[key] = local(f"{group}.{key}", value, has_pictures=values.get("images") is not None)
-    made = _fill(component(target, group), values, group)
-    asked = vars(Config).get(group)
+        elif isinstance(value, dict):
+            inner = [name for name, one in value.items() if isinstance(one, dict) and "_target_" in one]
+            values[key] = value | {name: bind(node[key][name], f"{group}.{key}.{name}") for name in inner}
+    try:
+        made = _fill(component(target, group), values, group)
+    except ValueError as error:  # the reader of a part speaks of dataset.KEY
+        raise ValueError(re.sub(r"^dataset\.(?!parts\.)", f"{group}.", str(error))) from error
+    asked = vars(Config).get(group.partition(".")[0])
     if isinstance(asked, Component) and (lacking := asked.lacks(made)):
         raise ValueError(f"{group}._target_={target} lacks {', '.join(lacking)}; see docs/add_your_own.md")
     return made
@@ -270,7 +275,7 @@ def _fill(cls: type, values: Mapping[str, Any], group: str) -> Any:
             filled.merge_with(values)  # all at once, in half the time
         except OmegaConfBaseException:
             for key, value in values.items():  # which one it was
-                filled.merge_with({key: value})
+                OmegaConf.merge(cls, {key: value})
         for key, value in values.items():
             if value == "" and key not in MAY_BE_EMPTY:
                 raise ValueError(f"{prefix}{key}= is empty; give a value, or leave it out")
@@ -292,8 +297,6 @@ def _fill(cls: type, values: Mapping[str, Any], group: str) -> Any:
 
 def _resolved(node: DictConfig, group: str) -> dict[str, Any]:
     try:
-        values: Any = OmegaConf.to_container(node, resolve=True)
+        return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
     except OmegaConfBaseException as error:
         raise ValueError(f"{error.full_key or group} cannot be resolved: {str(error).splitlines()[0]}") from error
-    assert isinstance(values, dict), group
-    return values

@@ -68,7 +68,7 @@ def retyped(task: str, *groups: str) -> list[str]:
     stand before the overrides."""
     kept = [word for word in sys.argv[1:] if not word.startswith(("export=", "redo=", "overwrite=", "check="))]
     if groups:
-        kept = [word for word in kept if "=" not in word or re.split("[.=]", word.lstrip("+"))[0] in ("task", *groups)]
+        kept = [word for word in kept if "=" not in word or re.split("[.=@]", word.lstrip("+~"))[0] in ("task", *groups)]
     if not any(word.startswith("task=") for word in kept):
         return [*kept, f"task={task}"]
     return [f"task={task}" if word.startswith("task=") else word for word in kept]
@@ -102,6 +102,7 @@ def say_without_image(what: str, number: int) -> None:
 
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+TYPE_NAMES |= {dict[str, float]: "a number by name, {a: 2, b: 1},"}
 
 # Names for keys of other projects, and of earlier versions.
 ALIASES = {"lr": "learning_rate", "batch_size": "global_batch_size", "num_epochs": "epochs", "model": "path"}

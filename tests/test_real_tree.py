@@ -45,7 +45,7 @@ BROKEN, TORN = 50, 150  # one picture in so many is cut off after so many bytes
 def tree(tmp_path: Path) -> Path:
     """The folder."""
     world = ChartWorld(root=str(tmp_path / "world"), rollouts=ROLLOUTS, early_stop=True)
-    records = [json.loads(line) for file in world.files() for line in file.read_text().splitlines()]
+    records = [json.loads(line) for file in world.files().values() for line in file.read_text().splitlines()]
     root = tmp_path / "VisualPRM400K-v1.1-Raw"
     (root / "annotations").mkdir(parents=True)
     size = PROBLEMS * ROLLOUTS_PER_PROBLEM

@@ -63,7 +63,7 @@ class ChartWorld(VisualPRM400K):
         if self.continuations < 1:
             raise ValueError(f"dataset.continuations={self.continuations} is not positive; the published data has 16")
 
-    def files(self) -> list[Path]:
+    def files(self) -> dict[str, Path]:
         if self.root is None:
             raise ValueError("dataset.root is not set; give the folder to write the world to, e.g. data/chartworld")
         make(Path(self.root), _settings(self), self._write)

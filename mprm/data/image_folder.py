@@ -41,6 +41,11 @@ class ImageFolder:
         self._named: dict[str, list[str]] = {}  # source -> folders that it is named after
         self._places: dict[tuple[str, str], list[tuple[str, frozenset[str]]]] = {}  # ready for the file's name
 
+    @property
+    def place(self) -> str | None:
+        """What the names of images depend on: for the keys of caches. None without a root."""
+        return None if self.root is None else os.path.abspath(self.root)
+
     def names(self, images: Sequence[str], source: str = "") -> tuple[str, ...]:
         """The files of a record's image paths, as paths from the root: the same file has one name, however spelled.
 

@@ -6,7 +6,7 @@ Nothing is repaired or replaced. docs/formats.md lists the reasons.
 import json
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -179,11 +179,11 @@ def check_json_lines(path: Path, key: str) -> Path:
 
 def source_files(
     folder: Path, key: str, only: Collection[str] | None = None, without: Collection[str] | None = None
-) -> list[Path]:
+) -> dict[str, Path]:
     """The *.jsonl files of a folder in name order, each a source named by its stem: `only` these, `without` those.
 
     Raises ValueError if there is none, one cannot be read (check_json_lines) or is compressed, two are the same source,
-    or `only` or `without` name one that is not there.
+    or as chosen_sources().
     """
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
@@ -191,12 +191,7 @@ def source_files(
             files.setdefault(path.stem if path.suffix.lower() == ".jsonl" else Path(path.stem).stem, []).append(path)
     if not files:
         raise ValueError(f"{key}: {folder} holds no *.jsonl file; unpack the annotations there")
-    for setting, names in (("sources", only), ("exclude_sources", without)):
-        if unknown := sorted(set(names or ()).difference(files)):
-            raise ValueError(f"dataset.{setting}: {unknown[0]} is not one of the sources {', '.join(files)}")
-    chosen = {s: paths for s, paths in files.items() if (only is None or s in only) and s not in (without or ())}
-    if not chosen:
-        raise ValueError("dataset.sources and dataset.exclude_sources leave no source; leave one of them out")
+    chosen = chosen_sources(files, only, without)
     for source, paths in chosen.items():
         names = " and ".join(path.name for path in paths)
         if len(paths) > 1:
@@ -204,7 +199,23 @@ def source_files(
         if paths[0].suffix.lower() != ".jsonl":
             raise ValueError(f"{key}: {paths[0]} is compressed and not read; unpack it, or move it out of the folder")
         check_json_lines(paths[0], key)
-    return [path for paths in chosen.values() for path in paths]
+    return {source: paths[0] for source, paths in chosen.items()}
+
+
+def chosen_sources(
+    files: Mapping[str, Item], only: Collection[str] | None, without: Collection[str] | None
+) -> dict[str, Item]:
+    """Of what stands under the names of sources `only` these, `without` those.
+
+    Raises ValueError if one is not there, or nothing is left.
+    """
+    for setting, names in (("sources", only), ("exclude_sources", without)):
+        if unknown := sorted(set(names or ()).difference(files)):
+            raise ValueError(f"dataset.{setting}: {unknown[0]} is not one of the sources {', '.join(files)}")
+    chosen = {s: one for s, one in files.items() if (only is None or s in only) and s not in (without or ())}
+    if not chosen:
+        raise ValueError("dataset.sources and dataset.exclude_sources leave no source; leave one of them out")
+    return chosen
 
 
 def first_keys(path: Path) -> str:

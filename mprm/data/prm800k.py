@@ -65,12 +65,9 @@ def _completion(step: Any) -> dict[str, Any] | None:
     """The completion that the solution goes on with, or ends in; None where it ended before."""
     if not isinstance(step, dict):
         raise Unusable("bad_step")
-    completions, chosen, human = (
-        step.get("completions") or [],
-        step.get("chosen_completion"),
-        step.get("human_completion"),
-    )
-    if not isinstance(completions, list) or not all(isinstance(one, dict) for one in completions):
+    completions = step.get("completions") or []
+    chosen, human = step.get("chosen_completion"), step.get("human_completion")
+    if not isinstance(completions, list) or not set(map(type, completions)) <= {dict}:
         raise Unusable("bad_step")
     if chosen is not None:
         if type(chosen) is not int or not 0 <= chosen < len(completions):

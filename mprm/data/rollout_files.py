@@ -23,7 +23,7 @@ class RolloutFiles:
     exclude_sources: list[str] | None = None
     exclude: str | None = None  # JSON lines with source and line of records to drop
 
-    def files(self) -> list[Path]:
+    def files(self) -> dict[str, Path]:
         path = self._path()
         if not path.exists():
             raise ValueError(f"dataset.path={path} is not there; give JSON lines with {self.wanted}")
@@ -35,7 +35,7 @@ class RolloutFiles:
             raise ValueError(
                 f"dataset.path={path} is one source; leave dataset.sources and dataset.exclude_sources out"
             )
-        return [check_json_lines(path, "dataset.path")]
+        return {path.stem: check_json_lines(path, "dataset.path")}
 
     @cached_property
     def image_folder(self) -> ImageFolder:
@@ -71,7 +71,7 @@ class LabelledFiles(RolloutFiles):
         """Question, steps and scores of a record; or Unusable."""
         raise NotImplementedError
 
-    def read(self, line: bytes) -> Rollout:
+    def read(self, line: bytes, source: str) -> Rollout:
         question, steps, scores = self.labelled(json_object(line))
         if self.final_step == "drop":
             steps, scores = steps[:-1], scores[:-1]

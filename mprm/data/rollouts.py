@@ -3,25 +3,20 @@
 import hashlib
 import math
 import re
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import xxhash
 
 from mprm.data.image_folder import ImageFolder
-from mprm.data.lines import Dropped, Unusable, check_text, read_json_lines
-from mprm.runs.artifacts import file_hash
+from mprm.data.lines import Unusable, check_text
 
-PACKAGE = Path(__file__).resolve().parents[1]
 NUMBER = re.compile(r"[0-9.eE+-]+")
 MAX_COUNT = 2**31 - 1
 ROUNDING = 0.005  # a score may be written with two decimals
 
 Measurement = tuple[float | None, int | None, int | None]  # score, num_mc_correct, num_mc_total
-PLACES = {"root", "path", "annotations", "images", "exclude", "sources", "exclude_sources"}  # say where, not how
 
 
 class Rollout(NamedTuple):
@@ -52,11 +47,11 @@ class Dataset(Protocol):
     def wanted(self) -> str:
         """What a record should have, for messages."""
 
-    def files(self) -> list[Path]:
-        """The annotation files. Each is a source, named by its stem. Raises ValueError if one cannot be used."""
+    def files(self) -> dict[str, Path]:
+        """The annotation files by the name of their source. Raises ValueError if one cannot be used."""
 
-    def read(self, line: bytes) -> Rollout:
-        """The rollout of a line; raises Unusable(reason) for a line that holds none."""
+    def read(self, line: bytes, source: str) -> Rollout:
+        """The rollout of a line of that source; raises Unusable(reason) for a line that holds none."""
 
 
 class CheckedRollout(NamedTuple):
@@ -68,7 +63,7 @@ class CheckedRollout(NamedTuple):
 
 def read_rollout(dataset: Dataset, line: bytes, source: str) -> CheckedRollout:
     """Read one line and look whether it can be trained on. Raises Unusable if not, unless it is ranked all the same."""
-    rollout = dataset.read(line)
+    rollout = dataset.read(line, source)
     joined = " ".join(rollout.steps)
     check_text(rollout.question, joined, *rollout.images)
     images, fault = rollout.images, None
@@ -93,44 +88,17 @@ def _fault(rollout: Rollout) -> str | None:
         return "empty_step"
     if len(rollout.scores) != len(rollout.steps):
         return "length_mismatch"
-    measured = [score for score in rollout.scores if score is not None]
+    measured = scored(rollout)
     if not measured:
         return "no_usable_score"
     unmeasured = len(measured) < len(rollout.scores)
     return None if 0 <= min(measured) <= max(measured) <= 1 and not (unmeasured and rollout.published) else "bad_score"
 
 
-def reading_of(dataset: Dataset) -> list[Any]:
-    """What is made of a line depends on these besides the line and the images: for the keys of caches."""
-    settings = asdict(dataset)  # type: ignore[call-overload]  # a component is a dataclass
-    how = {name: value for name, value in settings.items() if name not in PLACES}
-    return [type(dataset).__qualname__, how, code_of(dataset)]
-
-
-def code_of(component: object) -> str | None:
-    """Hash of the file that a component from elsewhere is written in; None for one of ours."""
-    file = sys.modules[type(component).__module__].__file__
-    return None if file is None or Path(file).is_relative_to(PACKAGE) else file_hash(file)
-
-
-def excluded_lines(path: str | None) -> dict[str, set[int]]:
-    """Lines by source of the records that a list excludes. Raises ValueError if a line of it names no record."""
-    lines: dict[str, set[int]] = {}
-    for place in read_json_lines(Path(path), "dataset.exclude", _place) if path is not None else ():
-        if isinstance(place, Dropped):
-            raise ValueError(
-                f'dataset.exclude: line {place.line} (from 0) of {path} names no record; write {{"source": "NAME", '
-                '"line": 3}, lines counted from 0'
-            )
-        lines.setdefault(place[0], set()).add(place[1])
-    return lines
-
-
-def _place(number: int, record: dict[str, Any]) -> tuple[str, int]:
-    source, line = record.get("source"), record.get("line")
-    if not isinstance(source, str) or type(line) is not int:
-        raise Unusable("no_place")
-    return source, line
+def scored(rollout: Rollout) -> Sequence[float]:
+    """The scores of the steps that have one."""
+    scores = rollout.scores
+    return [score for score in scores if score is not None] if None in scores else scores  # type: ignore[return-value]
 
 
 def question_hash(question: str, images: Sequence[str]) -> int:
@@ -150,7 +118,8 @@ def measurement(raw: object) -> Measurement:
     if not isinstance(raw, dict):
         raise Unusable("bad_step")
     score, correct, total = raw.get("score"), raw.get("num_mc_correct"), raw.get("num_mc_total")
-    if type(correct) is not int or type(total) is not int or not 0 <= correct <= total <= MAX_COUNT:
+    counted = correct is not None or total is not None
+    if counted and (type(correct) is not int or type(total) is not int or not 0 <= correct <= total <= MAX_COUNT):
         correct, total = _odd_counts(correct, total)
     if score is not None:
         score = score if type(score) is float else _number(score)

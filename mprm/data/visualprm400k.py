@@ -67,7 +67,7 @@ class Annotations:
         """The record in the layout of VisualPRM400K-v1.1-Raw; or Unusable."""
         raise NotImplementedError
 
-    def read(self, line: bytes) -> Rollout:
+    def read(self, line: bytes, source: str) -> Rollout:
         published = self.cleaning == "published"
         fields = self.layout(json_object(line, LAST_KEY if published else UNIQUE_KEYS))
         raw_steps = fields.get("steps_with_score")
@@ -114,7 +114,7 @@ class VisualPRM400K(Annotations):
     annotations: str | None = None  # in place of ROOT/annotations
     wanted = "image, question_orig or question, and steps_with_score"
 
-    def files(self) -> list[Path]:
+    def files(self) -> dict[str, Path]:
         if self.annotations is None and self.root is None:
             raise ValueError(
                 "dataset.root is not set; give the folder of annotations/ and images, or dataset.annotations=DIR"

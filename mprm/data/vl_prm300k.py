@@ -34,10 +34,10 @@ class VLPRM300K(RolloutFiles, Annotations):
         steps, turns = record.get("steps_with_score"), record.get("conversations")
         if not isinstance(steps, list):
             raise Unusable("no_steps")
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        if not isinstance(turns, list) or not set(map(type, turns)) <= {dict}:
             raise Unusable("bad_conversation")
         verdicts = [_text(turn) for turn in turns if turn.get("role") == "assistant"]
-        if any(verdict not in SCORES for verdict in verdicts):
+        if not set(verdicts) <= SCORES.keys():
             raise Unusable("bad_label")
         if len(verdicts) > len(steps):
             raise Unusable("length_mismatch")
@@ -50,7 +50,8 @@ class VLPRM300K(RolloutFiles, Annotations):
 
 def _text(turn: dict[str, Any]) -> str:
     """What is said in a turn."""
-    content = turn.get("content")
-    parts = content if isinstance(content, list) else []
-    texts = [part.get("text") for part in parts if isinstance(part, dict)]
-    return "".join(text for text in texts if isinstance(text, str)).strip()
+    said, content = "", turn.get("content")
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict) and isinstance(text := part.get("text"), str):
+            said += text
+    return said.strip()

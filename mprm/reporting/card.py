@@ -30,7 +30,9 @@ def model_card(
     import yaml
 
     base, kept, judge = str(config["backbone"].get("path")), front_matter(backbone), "judge" in config
-    paths = {name: config[name].get("root") or config[name].get("path") for name in DATA if name in config}
+    read = {name: config[name] for name in DATA if name in config}
+    read |= {f"dataset {name}": part for name, part in read.get("dataset", {}).get("parts", {}).items()}
+    paths = {name: one.get("root") or one.get("path") for name, one in read.items()}
     data = {name: str(path) for name, path in paths.items() if path}  # a reader of one's own may have others
     ids = [path.partition("@")[0] for path in data.values() if PINNED.fullmatch(path)]
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text", **kept}

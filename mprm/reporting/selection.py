@@ -46,6 +46,7 @@ def selection_sections(record: RunRecord) -> list[Section | None]:
         composition_table(record.manifest),
         all_positive_table(record.manifest),
         map_figure(record) or Text("No BIS map", [gone]),
+        parts_table(record.manifest),
         Table("Rollouts by source", ("source", *keys, "kept of eligible (%)"), rows),
         counts_table("Records that cannot be trained on", {"records": record.manifest.dropped}),
     ]
@@ -55,6 +56,23 @@ def composition_table(manifest: Manifest) -> Table:
     """Statistics of the eligible and the kept rollouts, as in Table 1 of arXiv 2602.04145."""
     rows = zip(LABELS, _statistics(manifest.totals.eligible), _statistics(manifest.totals.kept), strict=True)
     return Table("What the subset is made of", ("", "eligible", "kept"), tuple(rows), name="subset")
+
+
+def parts_table(manifest: Manifest) -> Table | None:
+    """What is kept of the parts of a mixture; None where there is none."""
+    rows = [
+        (
+            name,
+            *(f"{count:,}" for count in (one.eligible, one.kept)),
+            *("-" if share is None else f"{100 * share:.2f}" for share in (one.asked, one.share)),
+            f"{one.steps:,}",
+            f"{100 * one.step_share:.2f}",
+        )
+        for name, one in manifest.parts.items()
+    ]
+    columns = ("part", "eligible", "kept", "asked (%)", "share (%)", "kept steps", "of the steps (%)")
+    note = " ".join(f"{line}." for line in manifest.parts_words()[1:])
+    return Table("Parts of the mixture", columns, tuple(rows), note, name="parts") if rows else None
 
 
 def all_positive_table(manifest: Manifest) -> Table | None:

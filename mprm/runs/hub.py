@@ -19,7 +19,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mprm.runs.artifacts import is_rank_zero, read_json, write_json
 
@@ -29,6 +29,7 @@ DATA = ("dataset", "benchmark", "questions", "preferences", "reward_benchmark")
 KINDS |= {f"{group}.path": "dataset" for group in DATA}
 
 ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.-]+))?(/[\w./ -]+)?", re.ASCII)
+PART = re.compile(r"dataset\.parts\.[^.]+\.")  # what the keys of a part of a mixture begin with
 PINNED = re.compile(r"[^@]+@[0-9a-f]{40}(/.*)?")
 PICKLED = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx", "*.h5", "*.msgpack"]  # weights that are never read
 ARCHIVE = re.compile(r".*\.(zip|tar|tgz|7z)([._]\w+)?", re.IGNORECASE)  # images.zip, and a part of one, images.zip_aa
@@ -52,7 +53,7 @@ class Repository(NamedTuple):
 
 def repository(key: str, value: object) -> Repository | None:
     """What a value names on the hub; None for what is on this disk, or has not the form of an id."""
-    kind = KINDS.get(key, "model")
+    kind = KINDS.get(PART.sub("dataset.", key), "model")
     found = ID.fullmatch(value) if isinstance(value, str) and not Path(value).exists() else None
     if found is None or (found[3] and (kind == "model" or not key.endswith(".path"))):
         return None
@@ -65,11 +66,16 @@ def pin(raw: DictConfig, values: dict[str, Any], groups: Collection[str], runs: 
     for key in KINDS:
         group, _, name = key.partition(".")
         node = values.get(group) if group in groups else None
-        # chartworld writes what is not there
-        if isinstance(node, dict) and not str(node.get("_target_")).startswith("mprm.chartworld."):
-            found = repository(key, node.get(name))
-            if found is not None and not PINNED.fullmatch(found.value):
-                raw[group][name] = node[name] = f"{found.name}@{_noted(found, runs)}{found.file}"
+        parts = node.get("parts") if isinstance(node, dict) else None
+        named = parts.items() if isinstance(parts, dict) else ()
+        nodes = {group: node} | {f"{group}.parts.{part}": one for part, one in named}
+        for place, one in nodes.items():
+            # chartworld writes what is not there
+            if isinstance(one, dict) and not str(one.get("_target_")).startswith("mprm.chartworld."):
+                found = repository(f"{place}.{name}", one.get(name))
+                if found is not None and not PINNED.fullmatch(found.value):
+                    one[name] = f"{found.name}@{_noted(found, runs)}{found.file}"
+                    OmegaConf.update(raw, f"{place}.{name}", one[name])
 
 
 def _noted(one: Repository, runs: Path) -> str:
@@ -145,7 +151,7 @@ def _check_unpacked(one: Repository, folder: Path) -> None:
         files.append(path)
     if archives := sorted(path.name for path in files if ARCHIVE.fullmatch(path.name)):
         has_lines = any(path.suffix == ".jsonl" for path in files)
-        given = f"{one.key.partition('.')[0]}.images=DIR, too" if has_lines else f"{one.key}=DIR instead"
+        given = f"{one.key.rpartition('.')[0]}.images=DIR, too" if has_lines else f"{one.key}=DIR instead"
         raise ValueError(
             f"{one.key}={one.value} keeps its pictures in archives; unpack {', '.join(archives)} of {folder} into "
             f"a folder DIR (first join the parts of one: cat X.zip_* > X.zip), and give {given}"

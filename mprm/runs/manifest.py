@@ -1,6 +1,7 @@
 """manifest.json of a subset: what was selected of what, and by whom."""
 
 from dataclasses import asdict, dataclass, field
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,18 @@ class SourceCounts:
     eligible: int  # ranked
     kept: int
     realised_ratio: float  # kept / eligible
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Of a mixture."""
+
+    asked: float | None  # share of the kept rollouts by its weight; None: the mixture has no weights
+    eligible: int
+    kept: int
+    share: float  # of the kept rollouts
+    steps: int  # of its kept rollouts
+    step_share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +99,30 @@ class Manifest:
     totals: Totals
     signals: str  # file of the signals table
     no_entropy: dict[str, int] = field(default_factory=dict)  # kept rollouts without an entropy, by reason
+    parts: dict[str, Part] = field(default_factory=dict)  # of a mixture
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
+
+    def parts_words(self) -> list[str]:
+        """What is kept of the parts of a mixture, and which of them have too little for their weight; empty without."""
+        told = [
+            f"{name} {one.kept:,} of {one.eligible:,} rollouts ({one.share:.1%}), {one.steps:,} steps "
+            f"({one.step_share:.1%})"
+            for name, one in self.parts.items()
+        ]
+        lines = [f"parts: {'; '.join(told)}"] if told else []
+        kept, eligible = (sum(getattr(one, key) for one in self.parts.values()) for key in ("kept", "eligible"))
+        asked = {name: one.asked * kept for name, one in self.parts.items() if one.asked is not None}
+        all_kept = [name for name, one in self.parts.items() if one.kept == one.eligible]
+        if scarce := [name for name in all_kept if name in asked and self.parts[name].kept + 1 < asked[name]]:
+            most = min(self.parts[name].eligible / number for name, number in asked.items()) * kept / eligible
+            remedy = f"; selector.ratio={floor(1000 * most) / 1000} or less keeps the weights" if most >= 0.001 else ""
+            lines.append(
+                f"{' and '.join(scarce)}: all is kept, less than the weights ask for; the other parts have the "
+                f"rest{remedy}"
+            )
+        return lines
 
     def unsampled_words(self) -> str:
         """What share of the eligible steps had no continuation and what they were taken for; empty if none."""
@@ -138,6 +172,7 @@ def read_manifest(path: Path) -> Manifest:
         raise ValueError(f"{path} was written by another version; {redo_remedy('select')}")
     content |= {name: Chosen(**content[name]) for name in ("dataset", "selector")}
     content["sources"] = {name: SourceCounts(**part) for name, part in content["sources"].items()}
+    content["parts"] = {name: Part(**part) for name, part in content.get("parts", {}).items()}
     totals = content["totals"]
     for name, part in totals.items():
         kind = AllPositive if name.endswith("all_positive") else Statistics

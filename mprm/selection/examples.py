@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from mprm.data.lines import Unusable
+from mprm.data.mixture import Mixture
 from mprm.data.rollouts import Dataset, question_hash, read_rollout, record_hash
 from mprm.runs.artifacts import atomic_file, atomic_folder, file_hash, write_json
 from mprm.selection.scan import in_processes
@@ -28,15 +29,16 @@ EXAMPLES = pa.schema(
 )
 BATCH_BYTES = 8 * 2**20  # of annotations that are held at a time
 
-# file; line, offset, length, record_hash, entropy (NaN: none)
-Batch = tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+# source, file; line, offset, length, record_hash, entropy (NaN: none)
+Batch = tuple[str, Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def write_examples(folder: str | Path, dataset: Dataset, rows: pa.Table) -> None:
     """Write the rollouts of some rows of a signals table as a memory-mapped dataset, columns as in EXAMPLES.
 
-    images: paths from the folder of images; image_names: as they stand in the record; entropy: null where there is
-    none. Raises ValueError if the annotations changed since the signals were computed.
+    images: paths from the folder of images; image_names: as they stand in the record, in a mixture the same as images,
+    which name the part; entropy: null where there is none. Raises ValueError if the annotations changed since the
+    signals were computed.
     """
     from datasets import DatasetInfo, Features  # takes longer than all else that a selection imports
 
@@ -70,7 +72,7 @@ def read_examples(dataset: Dataset, rows: pa.Table) -> Iterator[pa.RecordBatch]:
 
 def _batches(dataset: Dataset, rows: pa.Table) -> list[Batch]:
     """Cut the rows into batches of about BATCH_BYTES of annotations of one file."""
-    files = {file.stem: file for file in dataset.files()}
+    files = dataset.files()
     columns = [rows[name].to_numpy() for name in ("line", "offset", "length", "record_hash")]
     has_entropy = "entropy" in rows.column_names
     columns.append(rows["entropy"].to_numpy() if has_entropy else np.full(rows.num_rows, np.nan))
@@ -81,14 +83,14 @@ def _batches(dataset: Dataset, rows: pa.Table) -> list[Batch]:
         places = zip(*(np.split(column, cuts) for column in (line, offset, length, hashed, entropy)), strict=True)
         if source not in files:
             raise ValueError(f"{source}.jsonl is gone from the annotations since the selection; give redo=select")
-        batches += [(files[source], *place) for place in places]
+        batches += [(source, files[source], *place) for place in places]
     return batches
 
 
 def _read_batch(dataset: Dataset, batch: Batch) -> pa.RecordBatch:
     """Examples of one batch, read from their places in the annotation file."""
-    file, *columns = batch
-    source, examples = file.stem, []
+    source, file, *columns = batch
+    examples, mixed = [], isinstance(dataset, Mixture)
     with open(file, "rb") as stream:
         for line, offset, length, expected, entropy in zip(*(column.tolist() for column in columns), strict=True):
             stream.seek(offset)
@@ -109,7 +111,7 @@ def _read_batch(dataset: Dataset, batch: Batch) -> pa.RecordBatch:
                     "source": source,
                     "question": rollout.question,
                     "images": checked.images,
-                    "image_names": rollout.images,
+                    "image_names": checked.images if mixed else rollout.images,
                     "steps": rollout.steps,
                     "scores": rollout.scores,
                     "n_correct": rollout.n_correct or uncounted,

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from math import comb, fsum
@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mprm.data.lines import Unusable, is_blank, numbered_lines, rest_of_line
-from mprm.data.rollouts import CheckedRollout, Dataset, excluded_lines, question_hash, read_rollout, record_hash
+from mprm.data.mixture import excluded_lines
+from mprm.data.rollouts import CheckedRollout, Dataset, question_hash, read_rollout, record_hash, scored
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -46,31 +47,31 @@ CHUNK_BYTES = 32 * 2**20  # one chunk is one task, and one row group of the tabl
 BYTES_PER_PROCESS = 32 * 2**20  # of annotations; what a further process must have to do to be worth its start
 MAX_PROCESSES = 8
 
-Chunk = tuple[Path, int, int]  # file, first byte, end
+Chunk = tuple[str, Path, int, int]  # source, file, first byte, end
 
 
-def scan(dataset: Dataset, files: list[Path], path: Path) -> None:
+def scan(dataset: Dataset, files: Mapping[str, Path], path: Path) -> None:
     """Write the signals of every record of `files` to the Parquet file `path`, in order.
 
     The file's metadata `image_folders` is JSON: the image folders that were listed, with their modification times.
     """
-    sizes = [file.stat().st_size for file in files]
+    sizes = {source: file.stat().st_size for source, file in files.items()}
     chunks = [
-        (file, start, start + CHUNK_BYTES)
-        for file, size in zip(files, sizes, strict=True)
-        for start in range(0, size, CHUNK_BYTES)
+        (source, file, start, start + CHUNK_BYTES)
+        for source, file in files.items()
+        for start in range(0, sizes[source], CHUNK_BYTES)
     ]
     listed: dict[str, int | None] = {}
     previous, first_line = None, 0
-    excluded = excluded_lines(dataset.exclude)
-    tables = in_processes(partial(_scan_chunk, dataset), chunks, sum(sizes))
+    excluded = excluded_lines(dataset)
+    tables = in_processes(partial(_scan_chunk, dataset), chunks, sum(sizes.values()))
     with pq.ParquetWriter(path, SCHEMA, write_page_checksum=True) as writer:
-        for (file, _, _), (table, n_lines, chunk_listed) in zip(chunks, tables, strict=True):
-            if file != previous:
-                previous, first_line = file, 0
+        for (source, *_), (table, n_lines, chunk_listed) in zip(chunks, tables, strict=True):
+            if source != previous:
+                previous, first_line = source, 0
             lines = pa.array(table["line"].to_numpy() + np.int32(first_line))
             table = table.set_column(1, SCHEMA.field("line"), lines)
-            writer.write_table(_without(table, excluded[file.stem]) if file.stem in excluded else table)
+            writer.write_table(_without(table, excluded[source]) if source in excluded else table)
             first_line += n_lines
             listed |= chunk_listed
         writer.add_key_value_metadata({"image_folders": json.dumps(listed)})
@@ -89,8 +90,7 @@ def _without(table: pa.Table, excluded: Collection[int]) -> pa.Table:
 
 def _scan_chunk(dataset: Dataset, chunk: Chunk) -> tuple[pa.Table, int, dict[str, int | None]]:
     """Signals of the lines that begin in the chunk, lines counted from its first; how many; image folders listed."""
-    file, start, end = chunk
-    source = file.stem
+    source, file, start, end = chunk
     rows: list[tuple[Any, ...]] = []
     n_lines = 0
     with open(file, "rb", buffering=2**20) as stream:
@@ -114,15 +114,17 @@ def _scan_chunk(dataset: Dataset, chunk: Chunk) -> tuple[pa.Table, int, dict[str
 def _signals(checked: CheckedRollout) -> tuple[Any, ...]:
     """question_hash ... ranked of a rollout with at least one score."""
     rollout = checked.rollout
-    scores = [score for score in rollout.scores if score is not None]
+    scores = scored(rollout)
     positive = [score for score in scores if score > 0]
     n, n_pos = len(scores), len(positive)
     never: list[float | None] = []
     if 0 in rollout.n_total:
         never = [score for score, n in zip(rollout.scores, rollout.n_total, strict=True) if n == 0]
-    uncounted = [None] * len(rollout.scores)
-    measured = zip(rollout.scores, rollout.n_correct or uncounted, rollout.n_total or uncounted, strict=True)
-    right = [p_right(score, k, n) for score, k, n in measured if score is not None]
+    if rollout.n_correct and rollout.n_total:
+        measured = zip(rollout.scores, rollout.n_correct, rollout.n_total, strict=True)
+        right = [p_right(score, k, n) for score, k, n in measured if score is not None]
+    else:
+        right = [p_right(score, None, None) for score in scores]
     right_positive = [p for p, score in zip(right, scores, strict=True) if score > 0]
     total = fsum(positive)  # exactly rounded, unlike sum, whose result depends on the Python version
     return (

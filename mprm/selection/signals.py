@@ -2,7 +2,8 @@
 
 Columns, one row per record (a line that is not blank), sources in file-name order, records in file order:
 
-    source, line        name of the annotation file without .jsonl; line number from 0, blank lines counted
+    source, line        name of the annotation file without .jsonl, in a mixture behind its part and /; line number from
+                        0, blank lines counted
     offset, length      where the record lies in its file, bytes, newline included
     record_hash         64 bits of these bytes
     question_hash       64 bits of question and image files
@@ -30,7 +31,6 @@ signals.
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +44,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mprm.data.image_folder import modified_ns
-from mprm.data.rollouts import Dataset, code_of, excluded_lines, reading_of
+from mprm.data.mixture import code_of, excluded_lines, reading_of
+from mprm.data.rollouts import Dataset
 from mprm.runs.artifacts import atomic_file, file_hash, write_json
 from mprm.selection.scan import scan
 
@@ -77,10 +78,9 @@ def build_signals(dataset: Dataset, cache: str | Path) -> pa.Table:
         raise ValueError(f"dataset: there is no annotation file; give {dataset.wanted}")
     hashes = _content_hashes(files, folder / "hashes.json")
     data_hash = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-    excluded = {source: sorted(lines) for source, lines in excluded_lines(dataset.exclude).items()}
+    excluded = {source: sorted(lines) for source, lines in excluded_lines(dataset).items()}
     exclude = {"dataset.exclude": _digest(excluded)} if excluded else {}
-    images = None if dataset.image_folder.root is None else os.path.abspath(dataset.image_folder.root)
-    parts = [FORMAT_VERSION, *reading_of(dataset), images, data_hash, *exclude.values()]
+    parts = [FORMAT_VERSION, *reading_of(dataset), dataset.image_folder.place, data_hash, *exclude.values()]
     path = folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.parquet"
     inputs = {f"annotations {source}.jsonl": content for source, content in hashes.items()} | exclude
     if (code := code_of(dataset)) is not None:
@@ -91,7 +91,9 @@ def build_signals(dataset: Dataset, cache: str | Path) -> pa.Table:
         with atomic_file(path) as temporary:
             scan(dataset, files, temporary)
             if _content_hashes(files, folder / "hashes.json") != hashes:
-                raise ValueError(f"{files[0].parent}: the annotations changed while they were read; start again")
+                raise ValueError(
+                    f"{next(iter(files.values())).parent}: the annotations changed while they were read; start again"
+                )
         table = _read(path, path.stat().st_mtime_ns, *given)
     return table
 
@@ -168,7 +170,7 @@ def uniform(signals: pa.Table, seed: int, purpose: str = "") -> np.ndarray:
     return draws
 
 
-def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:
+def _content_hashes(files: dict[str, Path], memo: Path) -> dict[str, str]:
     """Source -> content hash. `memo` remembers it by the state of every path.
 
     The state is size, inode, time of the last modification and time of the last change of any kind, which no program
@@ -176,7 +178,7 @@ def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:
     not what was written, is made anew.
     """
     known = _read_memo(memo)
-    statuses = {str(file.resolve()): file.stat() for file in files}
+    statuses = {str(file.resolve()): file.stat() for file in files.values()}
     states = {path: [s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for path, s in statuses.items()}
     new = [path for path, state in states.items() if known.get(path, [])[:-1] != state]
     if new:
@@ -184,7 +186,7 @@ def _content_hashes(files: list[Path], memo: Path) -> dict[str, str]:
             hashes = list(pool.map(file_hash, new))
         known |= {path: [*states[path], hashed] for path, hashed in zip(new, hashes, strict=True)}
         write_json(memo, {"files": known, "sha256": _digest(known)})
-    return {file.stem: known[path][-1] for file, path in zip(files, states, strict=True)}
+    return {source: known[str(file.resolve())][-1] for source, file in files.items()}
 
 
 def _read_memo(memo: Path) -> dict[str, list[Any]]:

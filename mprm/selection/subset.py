@@ -2,7 +2,7 @@
 dropped records; and what is said of those that are missing."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mprm.data.lines import first_keys
-from mprm.data.rollouts import Dataset, excluded_lines
+from mprm.data.mixture import Mixture, excluded_lines
+from mprm.data.rollouts import Dataset
 from mprm.runs.artifacts import atomic_file, atomic_folder, write_json_lines
 from mprm.runs.manifest import AllPositive, Chosen, Manifest, SourceCounts, Statistics, Totals
+from mprm.selection.places import asked, parts_kept, places, scored, second_of
 from mprm.selection.selectors import Selector
-from mprm.selection.signals import NUMERIC, once, source_rows, uniform
+from mprm.selection.signals import once, source_rows
 
 Answer = TypeVar("Answer")
 
@@ -25,8 +27,8 @@ UNLIKE = ("line", "offset", "length", "record_hash", "question_hash", "image_has
 COUNTED = ("n_steps", "n", "n_pos", "n_words", "mean_mc", "p_pos", "n_unsampled", "n_unsampled_negative")
 
 
-def keep(signals: pa.Table, selector: Selector) -> pa.Table:
-    """The rows of `signals` that the selector keeps, in their order there.
+def keep(signals: pa.Table, selector: Selector, weights: Mapping[str, float] | None = None) -> pa.Table:
+    """The rows of `signals` that the selector keeps, in their order there; weights: see places().
 
     Any table with the columns source, ranked and drop_reason will do that has what the selector looks at.
 
@@ -36,26 +38,20 @@ def keep(signals: pa.Table, selector: Selector) -> pa.Table:
 
     Raises ValueError if the selector needs a signal that the table does not have.
     """
-    score, second = _scored(signals, selector), _second(signals, selector)
+    score, second = scored(signals, selector), second_of(signals, selector)
     rank, tie_group, tie_size = (np.zeros(len(score), dtype=np.int64) for _ in range(3))
-    ranked = signals["ranked"].to_numpy()
-    scopes = source_rows(signals).values() if selector.scope == "source" else [np.arange(len(score))]
     orders, sizes = [], []
-    for rows in scopes:
-        rows = rows[ranked[rows]]
-        if rows.size:
-            size = selector.count if selector.count is not None else max(1, int(rows.size * (selector.ratio or 0)))
-            size = min(size, rows.size)
-            if not selector.rearranges:
-                least = np.partition(score[rows], rows.size - size)[rows.size - size]
-                rows = rows[score[rows] >= least]  # the rest need not be sorted
-            order = rows[np.lexsort((second[rows], -score[rows]))]  # stable, the last key first
-            tie_group[order] = 1 + np.cumsum(np.append(False, score[order[1:]] != score[order[:-1]]))
-            tie_size[order] = np.bincount(tie_group[order])[tie_group[order]]
-            orders.append(order)
-            sizes.append(size)
+    for rows, size in places(signals, selector, weights):
+        if size and not selector.rearranges:
+            least = np.partition(score[rows], rows.size - size)[rows.size - size]
+            rows = rows[score[rows] >= least]  # the rest need not be sorted
+        order = rows[np.lexsort((second[rows], -score[rows]))]  # stable, the last key first
+        tie_group[order] = 1 + np.cumsum(np.append(False, score[order[1:]] != score[order[:-1]]))
+        tie_size[order] = np.bincount(tie_group[order])[tie_group[order]]
+        orders.append(order)
+        sizes.append(size)
     if selector.rearranges:
-        orders = _asked(selector, lambda: selector.arrange(signals, orders, sizes))
+        orders = asked(selector, lambda: selector.arrange(signals, orders, sizes))
     chosen = np.zeros(len(score), dtype=bool)
     for order, size in zip(orders, sizes, strict=True):
         rank[order] = np.arange(1, order.size + 1)
@@ -65,39 +61,6 @@ def keep(signals: pa.Table, selector: Selector) -> pa.Table:
     for name, values in (("score", score), ("rank", rank), ("tie_group", tie_group), ("tie_size", tie_size)):
         kept = kept.append_column(name, pa.array(values[chosen]))
     return kept
-
-
-def _scored(signals: pa.Table, selector: Selector) -> np.ndarray:
-    score = _asked(selector, lambda: selector.score(signals))
-    if score.shape != (signals.num_rows,) or np.isnan(score[signals["ranked"].to_numpy()]).any():
-        raise ValueError(f"selector: {selector.label} gives no score for some rollouts; return one number per row")
-    return score
-
-
-def _second(signals: pa.Table, selector: Selector) -> np.ndarray:
-    """What decides between equal scores, the smaller first; what is equal here, too, keeps file order."""
-    if selector.ties == "file_order":
-        return np.zeros(signals.num_rows)
-    if selector.ties == "random":
-        return uniform(signals, selector.seed, "ties")
-    column = selector.ties.removeprefix("-")
-    if column not in signals.column_names:
-        raise ValueError(f"selector.ties={selector.ties} is nothing that pairs have; choose selector.ties=file_order")
-    values = signals[column].to_numpy().astype(np.float64)
-    return values if selector.ties.startswith("-") else -values
-
-
-def _asked(selector: Selector, question: Callable[[], Answer]) -> Answer:
-    """What the selector says; ValueError if it looks for a column that is not there."""
-    try:
-        return question()
-    except KeyError as error:  # pyarrow's, which quotes the column
-        needed = [name for name in (*NUMERIC, "question_hash") if f'"{name}"' in str(error)]
-        if not needed:
-            raise
-        raise ValueError(
-            f"selector: {selector.label} needs {needed[0]}, which pairs do not have; choose entropy, random or full"
-        ) from None
 
 
 def write_subset(
@@ -116,25 +79,25 @@ def write_subset(
     add_entropy: adds the columns entropy and no_entropy to a table: to all signals for a selector that uses them, to
     the kept rows otherwise; None: nothing does.
 
-    Raises ValueError if nothing is left to train on.
+    Raises ValueError if nothing is left to train on, or nothing of a part of a mixture.
     """
     if add_entropy is not None and selector.uses_entropy:
         signals = add_entropy(signals)
-    kept = keep(signals, selector)
-    dropped = Counter(signals["drop_reason"].drop_null().to_pylist())
-    if kept.num_rows == 0:
-        raise ValueError(_nothing_left(dataset, signals, dropped))
+    mixture = dataset if isinstance(dataset, Mixture) else None
+    kept = keep(signals, selector, mixture.weights if mixture else None)
+    _check_left(dataset, signals, kept)
     if add_entropy is not None and not selector.uses_entropy:
         kept = add_entropy(kept)
     without = kept["no_entropy"].drop_null().to_pylist() if add_entropy is not None else []
     eligible, eligible_all_positive = _eligible(signals)
+    sources = _sources(signals, kept)
     manifest = Manifest(
         seed=seed,
         data_hash=signals.schema.metadata[b"data_hash"].decode(),
         dataset=_chosen(dataset, type(dataset).__name__),
         selector=_chosen(selector, selector.label, selector.baseline),
-        sources=_sources(signals, kept),
-        dropped=dict(dropped.most_common()),
+        sources=sources,
+        dropped=dict(Counter(signals["drop_reason"].drop_null().to_pylist()).most_common()),
         totals=Totals(
             eligible=eligible,
             kept=statistics(kept),
@@ -143,6 +106,7 @@ def write_subset(
         ),
         signals=signals.schema.metadata[b"path"].decode(),
         no_entropy=dict(Counter(without).most_common()),
+        parts=parts_kept(mixture, sources, kept) if mixture else {},
     )
     with atomic_folder(folder) as temporary:
         repeating = [name for name in kept.column_names if name not in UNLIKE]
@@ -268,9 +232,9 @@ def remarks(dataset: Dataset, signals: pa.Table) -> list[str]:
     """Lines about what is not there: files without a record, records to be excluded, images in the records, and image
     files, by source, with the places tried for one."""
     found = set(signals["source"].unique().to_pylist())
-    empty = [file.name for file in dataset.files() if file.stem not in found]
+    empty = [file.name for source, file in dataset.files().items() if source not in found]
     said = [f"no record in {', '.join(empty)}"] if empty else []
-    listed = sum(map(len, excluded_lines(dataset.exclude).values()))
+    listed = sum(map(len, excluded_lines(dataset).values()))
     excluded = pc.sum(pc.equal(signals["drop_reason"].cast(pa.string()), "excluded")).as_py() or 0
     if excluded < listed:
         said.append(f"dataset.exclude={dataset.exclude}: {listed - excluded:,} of {listed:,} lines match no record")
@@ -279,11 +243,22 @@ def remarks(dataset: Dataset, signals: pa.Table) -> list[str]:
     return said + _missing_images(dataset, signals)
 
 
-def _nothing_left(dataset: Dataset, signals: pa.Table, dropped: Counter[str]) -> str:
-    listed = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "none"
-    keys = f"{first_keys(dataset.files()[0])}; wanted are {dataset.wanted}"
+def _check_left(dataset: Dataset, signals: pa.Table, kept: pa.Table) -> None:
+    for name, part in dataset.parts.items() if isinstance(dataset, Mixture) else ():
+        rows = signals.filter(pc.starts_with(signals["source"].cast(pa.string()), f"{name}/"))
+        if not pc.any(rows["ranked"]).as_py():
+            own = pc.utf8_slice_codeunits(rows["source"].cast(pa.string()), len(name) + 1)
+            raise ValueError(f"dataset.parts.{name}: {_nothing_left(part, rows.set_column(0, 'source', own))}")
+    if kept.num_rows == 0:
+        raise ValueError(f"dataset: {_nothing_left(dataset, signals)}")
+
+
+def _nothing_left(dataset: Dataset, signals: pa.Table) -> str:
+    dropped = Counter(signals["drop_reason"].drop_null().to_pylist()).most_common()
+    listed = ", ".join(f"{reason} {count}" for reason, count in dropped) or "none"
+    keys = f"{first_keys(next(iter(dataset.files().values())))}; wanted are {dataset.wanted}"
     why = "; ".join(_missing_images(dataset, signals) or [keys])
-    return f"dataset: none of {signals.num_rows} records is left to train on (dropped: {listed}): {why}"
+    return f"none of {signals.num_rows} records is left to train on (dropped: {listed}): {why}"
 
 
 def _missing_images(dataset: Dataset, signals: pa.Table) -> list[str]:
@@ -292,9 +267,8 @@ def _missing_images(dataset: Dataset, signals: pa.Table) -> list[str]:
         return []
     counts = Counter(rows["source"].to_pylist()).most_common()
     first = rows.slice(0, 1).to_pylist()[0]
-    file = next(file for file in dataset.files() if file.stem == first["source"])
-    with open(file, "rb") as stream:
+    with open(dataset.files()[first["source"]], "rb") as stream:
         stream.seek(first["offset"])
-        tried = dataset.image_folder.tried(dataset.read(stream.read(first["length"])).images, first["source"])
+        images = dataset.read(stream.read(first["length"]), first["source"]).images
     by_source = ", ".join(f"{count:,} of {source}" for source, count in counts)
-    return [f"rollouts without an image file: {by_source}; {tried}"]
+    return [f"rollouts without an image file: {by_source}; {dataset.image_folder.tried(images, first['source'])}"]

@@ -46,9 +46,8 @@ def contamination(cfg: Config) -> None:
     theirs = [cfg.benchmark.image_folder.path(name) for name in benchmark.pictures]
     settings = [cfg.similarity, cfg.distance, sorted(cfg.excluded), signals.schema.metadata[b"inputs"].decode()]
     depends_on = [*settings, list(map(asdict, solutions)), list(map(_state, [*ours, *theirs]))]
-    output = Output(
-        cfg, "output", depends_on, [cfg.benchmark.path, cfg.dataset.exclude, *cfg.dataset.files()], "matches.csv"
-    )
+    read = [cfg.benchmark.path, cfg.dataset.exclude, *cfg.dataset.files().values()]
+    output = Output(cfg, "output", depends_on, read, "matches.csv")
     if output.is_made():
         return
     prints = fingerprints([*ours, *theirs], Path(cfg.cache))

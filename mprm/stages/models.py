@@ -147,10 +147,10 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from mprm.data.rollouts import reading_of
+    from mprm.data.mixture import reading_of
 
-    root = cfg.dataset.image_folder.root
-    if root is None and pc.any(pc.greater(pc.list_value_length(rows["image_hashes"]), 0)).as_py():
+    images = cfg.dataset.image_folder.place
+    if images is None and pc.any(pc.greater(pc.list_value_length(rows["image_hashes"]), 0)).as_py():
         raise ValueError("dataset.images is not set, and entropies depend on the images; give the folder of the images")
     cfg.backbone.folder()
     looked_at = rows["ranked"].to_numpy() & ~rows["drop_reason"].is_valid().to_numpy()
@@ -158,7 +158,6 @@ def add_entropy(cfg: Config, rows: pa.Table) -> pa.Table:
     ids = [f"{source}:{line}" for source, line in names]
     wanted = {ids[row]: int(row) for row in np.flatnonzero(looked_at)}
     data_hash = rows.schema.metadata[b"data_hash"].decode()
-    images = None if root is None else str(Path(root).resolve())
     settings = [ENTROPY_VERSION, data_hash, *reading_of(cfg.dataset), images, identity(cfg, None)]
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     with journal(Path(cfg.cache) / "entropy" / key, settings, cache_of="entropies") as kept:

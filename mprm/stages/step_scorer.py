@@ -117,8 +117,7 @@ def select(cfg: Config) -> None:
 
             file = work.run.path / "subset/kept.parquet"
             settings = [work.run.config_hash, work.run.content_hash("subset/kept.parquet")]
-            output = Output(cfg, "export", settings, cfg.dataset.files())
-            if output.is_made():
+            if (output := Output(cfg, "export", settings, [*cfg.dataset.files().values()])).is_made():
                 return
             with reading(file):
                 kept = ParquetFile(file).read()
@@ -179,7 +178,7 @@ def _select(work: StepWork) -> dict[str, Any]:
     before = f" (dropped before: {dropped})" if dropped else ""
     seconds = monotonic() - work.started  # with the signals, which are looked at before
     say(f"selected {kept:,} of {eligible:,} rollouts{before} in {seconds:.1f} s -> {run.path / 'subset'}")
-    told = [words for words in (manifest.easier_words(), manifest.unsampled_words()) if words]
+    told = [words for words in (*manifest.parts_words(), manifest.easier_words(), manifest.unsampled_words()) if words]
     if held_out < cfg.held_out:
         others = "the others share a question or an image with more than so many"
         why = others if held_out < eligible else "none is left to train on; lower held_out"

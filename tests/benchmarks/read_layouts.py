@@ -174,7 +174,7 @@ def counts_of(layout: str, path: Path) -> tuple[int, dict[str, int]]:
         reasons = [one.reason if isinstance(one, Dropped) else None for one in reader.records()]
     else:
         scan.MAX_PROCESSES = 1
-        scan.scan(reader, [path], path.with_suffix(".parquet"))
+        scan.scan(reader, {path.stem: path}, path.with_suffix(".parquet"))
         reasons = pq.read_table(path.with_suffix(".parquet"), columns=["drop_reason"])["drop_reason"].to_pylist()
     counts = Counter(reasons)
     return counts.pop(None, 0), dict(counts)

@@ -21,7 +21,7 @@ def world(root: Path, **changes: object) -> ChartWorld:
 
 def rollouts(dataset: ChartWorld, source: str | None = None) -> list[Rollout]:
     """What the reader makes of every line; none may be dropped."""
-    files = [file for file in dataset.files() if source in (None, file.stem)]
+    files = [file for name, file in dataset.files().items() if source in (None, name)]
     return [read_rollout(dataset, line, "").rollout for file in files for line in file.read_bytes().splitlines()]
 
 
@@ -35,7 +35,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> ChartWorld:
 def test_the_corpus_is_read_by_the_reader_of_the_real_data(small: ChartWorld) -> None:
     read = rollouts(small)
     assert len(read) == 96
-    assert {file.stem for file in small.files()} == set(SOLVERS)
+    assert set(small.files()) == set(SOLVERS)
     for rollout in read:
         with Image.open(small.image_folder.path(rollout.images[0])) as image:
             assert image.size == (56, 56)
@@ -46,7 +46,7 @@ def test_the_corpus_is_read_by_the_reader_of_the_real_data(small: ChartWorld) ->
 
 
 def test_a_record_has_the_fields_of_the_public_format(small: ChartWorld) -> None:
-    record = json.loads(small.files()[0].read_text().splitlines()[0])
+    record = json.loads(next(iter(small.files().values())).read_text().splitlines()[0])
     assert list(record) == ["image", "question", "question_orig", "answer", "response", "steps_with_score"]
     assert record["question"] == f"<image>\n{record['question_orig']}"
     assert record["response"] == "\n\n".join(step["step"] for step in record["steps_with_score"])
@@ -55,7 +55,7 @@ def test_a_record_has_the_fields_of_the_public_format(small: ChartWorld) -> None
 
 def test_the_answer_of_a_record_is_that_of_its_right_rollouts(small: ChartWorld) -> None:
     right = 0
-    for file in small.files():
+    for file in small.files().values():
         for record in map(json.loads, file.read_text().splitlines()):
             last = record["steps_with_score"][-1]
             assert (last["step"] == f"The answer is {record['answer']}.") == (last["num_mc_correct"] == 16)
@@ -66,9 +66,9 @@ def test_the_answer_of_a_record_is_that_of_its_right_rollouts(small: ChartWorld)
 def test_the_same_seed_writes_the_same_bytes(small: ChartWorld, tmp_path: Path) -> None:
     for seed, same in ((0, True), (1, False)):
         again = world(tmp_path / str(seed), world_seed=seed)
-        files = again.files()
-        assert [file.name for file in files] == [file.name for file in small.files()]
-        assert all(a.read_bytes() == b.read_bytes() for a, b in zip(files, small.files(), strict=True)) == same
+        files = again.files().values()
+        assert [file.name for file in files] == [file.name for file in small.files().values()]
+        assert all(a.read_bytes() == b.read_bytes() for a, b in zip(files, small.files().values(), strict=True)) == same
         image = "images/careful/0.png"
         assert (again.image_folder.path(image).read_bytes() == small.image_folder.path(image).read_bytes()) == same
 

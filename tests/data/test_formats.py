@@ -27,7 +27,7 @@ EXAMPLES = dict(re.findall(r"^```json (\w+)\n(.*?)^```", FORMATS, re.MULTILINE |
 
 
 def _rollouts(dataset: Dataset) -> list[Any]:
-    (file,) = dataset.files()
+    (file,) = dataset.files().values()
     return [read_rollout(dataset, line, file.stem) for line in file.read_bytes().splitlines()]
 
 

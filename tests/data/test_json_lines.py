@@ -98,10 +98,10 @@ def test_nothing_left_shows_the_keys_that_are_there_and_those_wanted(reader: Any
 
 
 def test_files(reader: Any, tmp_path: Path) -> None:
-    assert [file.stem for file in reader().files()] == ["mine"]
+    assert list(reader().files()) == ["mine"]
     folder = JsonLines(path=str(tmp_path), exclude_sources=["other"])
     (tmp_path / "other.jsonl").touch()
-    assert [file.stem for file in folder.files()] == ["mine"]
+    assert list(folder.files()) == ["mine"]
     assert folder.image_folder.path("0.png") == tmp_path / "0.png"
     path = str(tmp_path / "mine.jsonl")
     for settings, message in (
@@ -120,10 +120,10 @@ def test_what_a_reader_from_elsewhere_may_give(tmp_path: Path) -> None:
     class Lines:
         exclude, wanted, image_folder = None, "scores", ImageFolder(None)
 
-        def files(self) -> list[Path]:
+        def files(self) -> dict[str, Path]:
             return []
 
-        def read(self, line: bytes) -> Rollout:
+        def read(self, line: bytes, source: str) -> Rollout:
             scores = [None if score == b"-" else float(score) for score in line.split()]
             return Rollout(["a.png"], "Why?", ["One.", "Two."], scores)
 

@@ -17,9 +17,9 @@ LINE = b'{"question": "How?", "answer": 1}\n'
 def test_sources_are_the_json_lines_of_the_folder_in_name_order(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.JSONL", ".hidden.jsonl", "a.b.jsonl", "notes.txt", ".tmp-0-a.jsonl", "empty.jsonl"):
         (tmp_path / name).touch()
-    assert [file.stem for file in source_files(tmp_path, "k")] == [".hidden", "a", "a.b", "b", "empty"]
-    assert [file.stem for file in source_files(tmp_path, "k", ["b", "a"])] == ["a", "b"]
-    assert [file.stem for file in source_files(tmp_path, "k", None, ["b", "a"])] == [".hidden", "a.b", "empty"]
+    assert list(source_files(tmp_path, "k")) == [".hidden", "a", "a.b", "b", "empty"]
+    assert list(source_files(tmp_path, "k", ["b", "a"])) == ["a", "b"]
+    assert list(source_files(tmp_path, "k", None, ["b", "a"])) == [".hidden", "a.b", "empty"]
     for settings, message in (
         ({"only": ["x"]}, r"^dataset\.sources: x is not one of the sources \.hidden, a, a\.b, b, empty$"),
         ({"without": ["x"]}, r"^dataset\.exclude_sources: x is not one of the sources"),
@@ -62,7 +62,7 @@ def test_files_that_can_not_be_read_are_refused_by_name_unless_left_out(
     with pytest.raises(ValueError, match=message) as refused:
         source_files(tmp_path, "k")
     str(refused.value).encode()
-    assert [file.name for file in source_files(tmp_path, "k", ["b"])] == ["b.jsonl"]
+    assert [file.name for file in source_files(tmp_path, "k", ["b"]).values()] == ["b.jsonl"]
 
 
 def test_a_byte_order_mark_at_the_start_is_no_part_of_the_first_line(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_files_are_sorted_by_name(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     for name in ("b.jsonl", "a.jsonl", "notes.txt"):
         (tmp_path / "annotations" / name).touch()
-    assert [file.name for file in VisualPRM400K(root=str(tmp_path)).files()] == ["a.jsonl", "b.jsonl"]
+    assert [file.name for file in VisualPRM400K(root=str(tmp_path)).files().values()] == ["a.jsonl", "b.jsonl"]
 
 
 @pytest.mark.parametrize(

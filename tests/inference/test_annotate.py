@@ -141,7 +141,7 @@ def test_the_reader_of_the_published_data_reads_the_records(scripted: Any, tmp_p
     for name in ("0.png", "1.png", "2.png"):
         (tmp_path / name).touch()
     dataset = VisualPRM400K(root=str(tmp_path))
-    [path] = dataset.files()
+    [path] = dataset.files().values()
     rollouts = [read_rollout(dataset, line, "ours").rollout for line in path.read_bytes().splitlines()]
     assert len(rollouts) == 9
     first, two_images = rollouts[0], rollouts[3]

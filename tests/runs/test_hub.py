@@ -37,6 +37,7 @@ def using(server: Hub, tmp_path: Path) -> Using:
         ("backbone.path", "org/name", ("model", "org/name", None, "")),
         ("policy.path", "Org-1/na.me_2@v1.0", ("model", "Org-1/na.me_2", "v1.0", "")),
         ("dataset.root", "org/name@main", ("dataset", "org/name", "main", "")),
+        ("dataset.parts.text.root", "org/name@main", ("dataset", "org/name", "main", "")),
         ("benchmark.path", "org/name@main/data/test.jsonl", ("dataset", "org/name", "main", "/data/test.jsonl")),
         ("backbone.path", "org/name/file", None),  # of a model the whole is taken
         ("dataset.root", "org/name/folder", None),
@@ -233,6 +234,16 @@ def test_only_groups_of_the_task_are_looked_up_and_never_what_chartworld_writes(
         pin(raw, ["benchmark"], tmp_path)
     assert server.asked == []
     assert (raw.backbone.path, raw.benchmark.path) == ("org/name", "data/world/test.jsonl")
+
+
+def test_the_parts_of_a_mixture_are_pinned(server: Hub, using: Using, tmp_path: Path) -> None:
+    sha = server.put("datasets/org/name", LINES)
+    parts = {"text": {"_target_": "mprm.x.Y", "path": "org/name/a.jsonl"}, "own": {"path": None}}
+    raw = OmegaConf.create({"dataset": {"_target_": "mprm.data.mixture.Mixture", "parts": parts}})
+    with using():
+        pin(raw, ["dataset"], tmp_path)
+    assert raw.dataset.parts.text.path == f"org/name@{sha}/a.jsonl"
+    assert raw.dataset.parts.own.path is None
 
 
 def test_a_further_rank_waits_for_the_first(

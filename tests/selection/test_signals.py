@@ -171,10 +171,10 @@ def test_annotations_that_change_while_they_are_read(
     corpus = dataset({"a": [[0.5]]})
     read = VisualPRM400K.read
 
-    def read_and_append(self: VisualPRM400K, line: bytes) -> Any:
+    def read_and_append(self: VisualPRM400K, line: bytes, source: str) -> Any:
         with open(tmp_path / "annotations" / "a.jsonl", "a") as file:
             file.write("\n")
-        return read(self, line)
+        return read(self, line, source)
 
     monkeypatch.setattr(VisualPRM400K, "read", read_and_append)
     with pytest.raises(ValueError, match="annotations changed while they were read"):
