@@ -68,7 +68,8 @@ def retyped(task: str, *groups: str) -> list[str]:
     stand before the overrides."""
     kept = [word for word in sys.argv[1:] if not word.startswith(("export=", "redo=", "overwrite=", "check="))]
     if groups:
-        kept = [word for word in kept if "=" not in word or re.split("[.=@]", word.lstrip("+~"))[0] in ("task", *groups)]
+        wanted = ("task", *groups)
+        kept = [word for word in kept if "=" not in word or re.split("[.=@]", word.lstrip("+~"))[0] in wanted]
     if not any(word.startswith("task=") for word in kept):
         return [*kept, f"task={task}"]
     return [f"task={task}" if word.startswith("task=") else word for word in kept]
