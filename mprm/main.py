@@ -118,9 +118,9 @@ def run_checked(config: Config) -> tuple[int, str]:
         task = TASKS[config.task]
         with together(config) if task.scores else nullcontext():
             exit_code = (task.load()(config) if is_rank_zero() or task.every_rank else 0) or 0
-            return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""
     except Exception as error:
         return report(error, debug=config.debug)
+    return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""
 
 
 def report(error: Exception, debug: bool) -> tuple[int, str]:
