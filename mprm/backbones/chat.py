@@ -129,9 +129,7 @@ class ChatModel(StepModel):
         embeds_BLD = torch.where(is_mark_BL[..., None], self.mark_embedding(table).to(embeds_BLD.dtype), embeds_BLD)
         if not vision:
             return embeds_BLD, {}
-        image_ND, *deeper = (
-            self.image_embeddings(self.pixels(vision)).type_as(embeds_BLD).split(embeds_BLD.shape[-1], -1)
-        )
+        image_ND, *deeper = self.image_embeddings(self.pixels(vision)).to(embeds_BLD).split(embeds_BLD.shape[-1], -1)
         is_image_BL = ids_BL == self.hf.config.image_token_id
         deeper = [added_ND[: int(is_image_BL.sum())] for added_ND in deeper]  # a blank image has no tokens
         deepstack = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deeper} if deeper else {}
