@@ -24,7 +24,7 @@ def loaded(items: Sequence[Item], make: Callable[[Item], Made], num_workers: int
         items,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(num_workers, len(items), os.cpu_count() or 1),  # a machine that only checks may have few cores
-        collate_fn=make,
+        collate_fn=make,  # type: ignore[arg-type]
         generator=torch.Generator().manual_seed(0),  # of its own, so that nothing is drawn from the global one
     )
     return iter(loader)

@@ -87,7 +87,8 @@ def load_scorer(cfg: Config, run: str | None) -> ScoredBy:
     machine = max_tokens(cfg), device(cfg), cfg.trainer.num_workers
     if cfg.has_model:
         return cfg.model.scorer(*machine)
-    return StepScorer(*load_backbone(cfg), cfg.backbone.max_length, *machine).scored
+    processor, model = load_backbone(cfg)
+    return StepScorer(processor, model, cfg.backbone.max_length, *machine).scored
 
 
 def scoring(cfg: Config, run: str | None, scored_by: ScoredBy, of: str) -> Score:

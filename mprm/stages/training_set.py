@@ -60,10 +60,11 @@ def usable(work: W, stage: Stage[W], *parts: HasImages) -> list[Measured]:
             listed_before = [json.loads(line) for line in file.read_bytes().splitlines()]
             reasons = {record["id"]: record["reason"] for record in listed_before}
         left_out = [{i: reasons[name] for i, name in enumerate(part.ids) if name in reasons} for part in parts]
-        return [measure_again(*one, workers, file) for *one, file in zip(parts, left_out, kept, strict=True)]
+        given = zip(parts, left_out, kept, strict=True)
+        return [measure_again(part, faults, workers, lengths) for part, faults, lengths in given]
     found, records = [], []
-    for part, file_of_lengths in zip(parts, kept, strict=True):
-        measured, faults = measure(part, longest, workers, cfg.cache, file_of_lengths)
+    for part, lengths in zip(parts, kept, strict=True):
+        measured, faults = measure(part, longest, workers, cfg.cache, lengths)
         found.append(measured)
         records += [{**part.origin(position), **fault._asdict()} for position, fault in faults.items()]
     write_json_lines(file, records)
