@@ -125,8 +125,8 @@ def _lengths(
             return Lengths(found["tokens"], found["shared"], examples.question)
     lengths = token_lengths(examples, num_workers, left_out, refused)
     with atomic_file(kept) as temporary, open(temporary, "wb") as file:
-        told = {"states": np.array(states), "refused": np.array(json.dumps(refused or {}))}
-        np.savez(file, tokens=lengths.tokens, shared=lengths.shared, **told)
+        told = np.array(json.dumps(refused or {}))
+        np.savez(file, tokens=lengths.tokens, shared=lengths.shared, states=np.array(states), refused=told)
     return lengths
 
 
