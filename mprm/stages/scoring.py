@@ -177,9 +177,8 @@ def score_benchmark(
             if s.id in scored
         )
         write_json_lines(folder / "solutions.jsonl", shown)
-        write_examples(
-            folder / "examples.json", predictions, solutions, opener(cfg, "benchmark"), results.main.threshold
-        )
+        pictures = opener(cfg, "benchmark")
+        write_examples(folder / "examples.json", predictions, solutions, pictures, results.main.threshold)
         kept.finish(asdict(prediction) for prediction in predictions)
     for what, reasons in (("benchmark solutions", results.skipped), ("held-out rollouts", unscored)):
         if reasons:
