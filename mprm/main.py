@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -22,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mprm.config import Config, validate
 from mprm.runs.artifacts import is_rank_zero
+from mprm.stages.ranks import together
 from mprm.tasks import TASKS
 from mprm.terminal import command, explain, refuse_flags
 
@@ -113,12 +115,12 @@ def run_task(raw: DictConfig, typed: Sequence[str] = ()) -> tuple[int, str]:
 def run_checked(config: Config) -> tuple[int, str]:
     """run_task() with a config that was checked before."""
     try:
-        if is_rank_zero() or TASKS[config.task].every_rank:
-            exit_code = TASKS[config.task].load()(config) or 0
-            return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""
+        task = TASKS[config.task]
+        with together(config) if task.scores else nullcontext():
+            exit_code = (task.load()(config) if is_rank_zero() or task.every_rank else 0) or 0
     except Exception as error:
         return report(error, debug=config.debug)
-    return 0, ""
+    return exit_code, f"task={config.task} ended with exit code {exit_code}" if exit_code else ""
 
 
 def report(error: Exception, debug: bool) -> tuple[int, str]:

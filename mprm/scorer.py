@@ -44,21 +44,29 @@ class StepScorer:
         max_length: int,
         max_tokens: int = MAX_TOKENS,
         device: str | None = None,
+        num_workers: int = 0,
     ) -> None:
         self.processor = processor
         self.model = model
         self.max_length = max_length
         self.max_tokens = max_tokens
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.num_workers = num_workers
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, device: str | None = None, dtype: str | None = None, max_tokens: int = MAX_TOKENS
+        cls,
+        path: str | Path,
+        device: str | None = None,
+        dtype: str | None = None,
+        max_tokens: int = MAX_TOKENS,
+        num_workers: int = 0,
     ) -> StepScorer:
         """The model of a folder that task=export wrote, on this disk or on the hub (ORG/NAME), or of a run, runs/NAME.
 
         device: as torch names it, by default CUDA where there is one; dtype: of the weights, float32 or bfloat16, by
-        default as they are stored, or as the run's backbone.dtype says.
+        default as they are stored, or as the run's backbone.dtype says; num_workers: processes that decode images
+        ahead, worth it for hundreds of solutions on a GPU.
         Raises ValueError if the folder is neither, or its weights are missing, and as mprm.runs.hub.explained().
         """
         folder = Path(local("path", str(path)))
@@ -76,7 +84,7 @@ class StepScorer:
         processor, model = (backbone if dtype is None else replace(backbone, dtype=dtype)).load()
         if (folder / "config.yaml").is_file():
             load_weights(model, folder / "weights.safetensors")
-        return cls(processor, model, backbone.max_length, max_tokens, device)
+        return cls(processor, model, backbone.max_length, max_tokens, device, num_workers)
 
     def score(self, image: Pictures, question: str, steps: Sequence[str]) -> np.ndarray:
         """Scores of the steps of one solution, (n_steps,).
@@ -177,5 +185,6 @@ class StepScorer:
 
     def scored(self, solutions: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
         """Scores of solutions by id as they come, or why there are none: for many, of which some may be unusable."""
-        scoring = Scoring(self.model, self.processor, self.max_length, self.max_tokens, self.device)
+        machine = self.max_tokens, self.device, self.num_workers
+        scoring = Scoring(self.model, self.processor, self.max_length, *machine)
         return scoring.scores(solutions, open_images)

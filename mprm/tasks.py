@@ -43,6 +43,8 @@ class Task:
     bound: tuple[str, ...] | None = None
     # all processes of a distributed run work; else the first alone
     every_rank: bool = False
+    # a step scorer is asked: further processes take a share of that, too
+    scores: bool = False
     # stages of its line that a run folder has when it is done, in order
     stages: tuple[str, ...] = ()
     # a file that is then in the run folder
@@ -78,6 +80,7 @@ TASKS = {
         groups=RUN_GROUPS,
         keys=(*RUN_KEYS, "check"),
         every_rank=True,
+        scores=True,
         stages=STEP_STAGES,
         leaves="report.html",
     ),
@@ -105,6 +108,7 @@ TASKS = {
         function="step_scorer.evaluate",
         groups=(*RUN_GROUPS, MODEL),
         keys=(*RUN_KEYS, "run", "output"),
+        scores=True,
         stages=STEP_STAGES,
         leaves="results.json",
     ),
@@ -115,6 +119,7 @@ TASKS = {
         groups=SCORER,
         keys=("seed", "run", "input", *OUTPUT),
         needs=("input=FILE.jsonl (image, question, steps)", "output=FILE.jsonl"),
+        scores=True,
     ),
     "rerank": Task(
         does="best-of-N among candidate solutions: run=RUN input=FILE output=DIR",
@@ -122,6 +127,7 @@ TASKS = {
         groups=SCORER,
         keys=("seed", "run", "input", "aggregate", *OUTPUT),
         needs=("input=FILE.jsonl (candidates)", "output=DIR"),
+        scores=True,
     ),
     "sample": Task(
         does="candidate solutions of questions, by a policy model",

@@ -32,6 +32,7 @@ from mprm.backbones.loading import (
 )
 from mprm.backbones.marks_only import marks_only
 from mprm.backbones.one_by_one import by_language_model
+from mprm.backbones.pixels import Pixels
 from mprm.batching.collate import Batch, Example
 from mprm.batching.examples import neutralise, render
 
@@ -44,7 +45,7 @@ class ChatModel(StepModel):
 
     def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: ChatBackbone) -> None:
         super().__init__()
-        self.hf = hf
+        self.hf, self.pixels = hf, Pixels()
         self.mark_id, row_D = add_mark(tokenizer, hf, options.mark_init)
         self.mark_D = nn.Parameter(row_D)
         self.verdict_ids = [single_token(tokenizer, word) for word in (options.no, options.yes)]
@@ -128,7 +129,7 @@ class ChatModel(StepModel):
         embeds_BLD = torch.where(is_mark_BL[..., None], self.mark_embedding(table).to(embeds_BLD.dtype), embeds_BLD)
         if not vision:
             return embeds_BLD, {}
-        image_ND, *deeper = self.image_embeddings(vision).to(embeds_BLD.dtype).split(embeds_BLD.shape[-1], dim=-1)
+        image_ND, *deeper = self.image_embeddings(self.pixels(vision)).to(embeds_BLD).split(embeds_BLD.shape[-1], -1)
         is_image_BL = ids_BL == self.hf.config.image_token_id
         deeper = [added_ND[: int(is_image_BL.sum())] for added_ND in deeper]  # a blank image has no tokens
         deepstack = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deeper} if deeper else {}
@@ -212,8 +213,7 @@ CHATML = Turns()
 class ChatProcessor:
     """Solutions to tensors, in the published training layout: system turn, EMPTY user turn, assistant turn.
 
-    image_tokens: what begins an image, stands for a piece of it, and ends it ("" for nothing). Families count the
-    pieces.
+    image_tokens: what begins an image, stands for a piece of it (families count them), and ends it; "" for nothing.
     """
 
     images: Any = None  # transformers' image processor

@@ -18,6 +18,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.internvl_original import load_original, name_mark, write_original
 from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
+from mprm.backbones.pixels import AS_BYTES
 from mprm.backbones.sentencepiece import load_tokenizer
 from mprm.runs.artifacts import read_json, write_json
 
@@ -64,7 +65,9 @@ class InternVL(ChatBackbone):
             hf = load_hf(InternVLForConditionalGeneration, folder, DTYPES[self.dtype])
         model = InternVLStepModel(hf, tokenizer, self)
         size, tokens = hf.config.vision_config.image_size[0], hf.config.image_seq_length
-        return InternVLProcessor(tokenizer, model.mark_id, size, tokens, self.system, self.max_tiles), model
+        processor = InternVLProcessor(tokenizer, model.mark_id, size, tokens, self.system, self.max_tiles)
+        model.pixels.of(processor.images)
+        return processor, model
 
     def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
         """As ChatBackbone; original: OpenGVLab's layout, which the backbone's own folder must be in."""
@@ -118,8 +121,9 @@ class InternVLProcessor(ChatProcessor):
         return n_tiles, self.tokens_per_tile
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """Tiles of the images, each image's thumbnail behind its own where there are several, (T, C, H, W)."""
-        tiles = self.images(list(images), return_tensors="pt", **self.shared(len(images)))
+        """Tiles of the images, each image's thumbnail behind its own where there are several, (T, C, H, W)
+        uint8."""
+        tiles = self.images(list(images), return_tensors="pt", **AS_BYTES, **self.shared(len(images)))
         return {"pixel_values": tiles["pixel_values"]}
 
     def save(self, folder: Path) -> None:

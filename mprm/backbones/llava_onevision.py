@@ -18,6 +18,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf, load_images
+from mprm.backbones.pixels import AS_BYTES
 from mprm.runs.artifacts import write_json
 
 
@@ -46,6 +47,7 @@ class LlavaOneVision(ChatBackbone):
         config.image_grid_pinpoints = grids
         images = load_images(LlavaOnevisionImageProcessorPil, folder, image_grid_pinpoints=grids)
         model = ChatModel(hf, tokenizer, self)
+        model.pixels.of(images)
         return LlavaOneVisionProcessor(tokenizer, model.mark_id, self.system, config, images), model
 
 
@@ -77,9 +79,9 @@ class LlavaOneVisionProcessor(ChatProcessor):
         return 1, side**2 + rows * (columns + 1)
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """Tiles of the images, each image as a whole before its own, (T, C, H, W); the images' sizes, (I, 2); how many
-        of them the question has, (Q,)."""
-        found = self.images([list(images)], do_pad=False)
+        """Tiles of the images, each image as a whole before its own, (T, C, H, W) uint8; the images' sizes, (I, 2);
+        how many of them the question has, (Q,)."""
+        found = self.images([list(images)], do_pad=False, **AS_BYTES)
         return {
             "pixel_values": torch.cat([torch.from_numpy(tiles) for tiles in found["pixel_values"]]),
             "image_sizes": torch.tensor(found["image_sizes"]),

@@ -21,6 +21,7 @@ from transformers.vision_utils import get_vision_position_ids
 from mprm.backbones.base import attend
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
+from mprm.backbones.pixels import AS_BYTES, Pixels
 from mprm.batching.collate import Segments, rows
 
 
@@ -64,6 +65,7 @@ class QwenVL(ChatBackbone):
             image_std=self.colours[1],
             size={"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
         )
+        model.pixels.of(images)
         return QwenProcessor(tokenizer, model.mark_id, images, self.system), model
 
 
@@ -105,6 +107,17 @@ class SegmentedAttention(nn.Module):
         return attended
 
 
+class Patches(Pixels):
+    """A still image is seen as so many frames that are alike: patches (P, D)."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+
+    def shown(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels[:, :, None].expand(-1, -1, self.frames, -1, -1).flatten(1)
+
+
 class QwenStepModel(ChatModel):
     """Qwen2-VL as it stands; the later families change what they do differently."""
 
@@ -115,6 +128,7 @@ class QwenStepModel(ChatModel):
         for merger in (visual.merger, *getattr(visual, "deepstack_merger_list", [])):
             merger.__class__ = type(f"Deferred{type(merger).__name__}", (Deferred, type(merger)), {})
         super().__init__(hf, tokenizer, options)
+        self.pixels = Patches(visual.patch_embed.temporal_patch_size)
 
     def vision_tower(self) -> nn.Module:
         return self.hf.model.visual
@@ -185,5 +199,8 @@ class QwenProcessor(ChatProcessor):
         return torch.cat(parts, dim=1)
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """Patches of the images, (P, D), and the grid of each, (images, 3)."""
-        return dict(self.images(list(images), return_tensors="pt"))
+        """Patches of the images, (P, C, H, W) uint8, each once; and the grid of every image, (images, 3)."""
+        found = self.images(list(images), return_tensors="pt", temporal_patch_size=1, **AS_BYTES)
+        side = self.images.patch_size
+        pixels_PCHW = found["pixel_values"].to(torch.uint8).unflatten(1, (-1, side, side))
+        return {"pixel_values": pixels_PCHW, "image_grid_thw": found["image_grid_thw"]}

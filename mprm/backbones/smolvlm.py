@@ -17,6 +17,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from mprm.backbones.chat import ChatModel, ChatProcessor, Turns
 from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
+from mprm.backbones.pixels import AS_BYTES
 from mprm.runs.artifacts import write_json
 
 AROUND = "<fake_token_around_image>"
@@ -46,6 +47,7 @@ class SmolVLM(ChatBackbone):
         images = SmolVLMImageProcessorPil(
             size={"longest_edge": self.longest_edge}, max_image_size={"longest_edge": tile}, do_pad=False
         )
+        model.pixels.of(images)
         return SmolVLMProcessor(tokenizer, model.mark_id, self.system, images, hf.model.image_seq_len), model
 
 
@@ -86,8 +88,8 @@ class SmolVLMProcessor(ChatProcessor):
         return ids
 
     def vision(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """Tiles of the images, each image as a whole behind its own, (T, 1, C, H, W)."""
-        return {"pixel_values": self.images(list(images), return_tensors="pt")["pixel_values"][0][:, None]}
+        """Tiles of the images, each image as a whole behind its own, (T, 1, C, H, W) uint8."""
+        return {"pixel_values": self.images(list(images), return_tensors="pt", **AS_BYTES)["pixel_values"][0][:, None]}
 
     def save(self, folder: Path) -> None:
         super().save(folder)

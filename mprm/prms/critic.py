@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
 
 from mprm.backbones.auto import family_of
 from mprm.batching.collate import Example
+from mprm.batching.loading import loaded
 from mprm.data.rollouts import question_hash
 from mprm.inference.decoding import SharedPrefix
 from mprm.inference.local import Sampler
@@ -50,7 +52,7 @@ class Critic:
     max_new_tokens: int = 1024  # of an answer
     dtype: str = "stored"  # of the weights; stored: as in the folder, or float32, bfloat16
 
-    def scorer(self, max_tokens: int, device: str) -> ScoredBy:
+    def scorer(self, max_tokens: int, device: str, num_workers: int = 0) -> ScoredBy:
         try:
             family = family_of(self.path)
             options = {name: getattr(self, name) for name in family.prompt_fields if hasattr(self, name)}
@@ -64,24 +66,27 @@ class Critic:
             temperature=0.0,
             max_new_tokens=self.max_new_tokens,
         )
-        return lambda requests, open_images: self._scored(sampler, requests, open_images)
+        return lambda requests, open_images: self._scored(sampler, requests, open_images, num_workers)
 
-    def _scored(self, sampler: Asking, requests: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
+    def _scored(
+        self, sampler: Asking, requests: Sequence[ScoreRequest], open_images: OpenImages, num_workers: int
+    ) -> Scored:
         """The solutions of one question together, a few at a time."""
-        waiting = iter(sorted(requests, key=lambda request: (request.question, *request.images)))
+        ordered = sorted(requests, key=lambda request: (request.question, *request.images))
+        made = loaded(ordered, partial(self._prompt, sampler, open_images), num_workers)
+        waiting = zip(ordered, made, strict=True)
         while chosen := list(islice(waiting, AT_ONCE)):
             asked: dict[str, Example] = {}
-            for request in chosen:
-                example = self._prompt(sampler, request, open_images)
+            for request, example in chosen:
                 if isinstance(example, NotScored):
                     yield request.id, example
                 else:
                     asked[request.id] = example
-            n_steps = {request.id: len(request.steps) for request in chosen}
+            n_steps = {request.id: len(request.steps) for request, _ in chosen}
             for name, text in zip(asked, replace(sampler, asked=asked).answers(), strict=True):
                 yield name, scores_of(text, n_steps[name])
 
-    def _prompt(self, sampler: Asking, request: ScoreRequest, open_images: OpenImages) -> Example | NotScored:
+    def _prompt(self, sampler: Asking, open_images: OpenImages, request: ScoreRequest) -> Example | NotScored:
         seen = look_at(request.images, open_images, sampler.processor)
         if isinstance(seen, NotScored):
             return seen

@@ -24,9 +24,9 @@ class PRM(Protocol):
     def path(self) -> str | None:
         """Folder of the weights."""
 
-    def scorer(self, max_tokens: int, device: str) -> ScoredBy:
-        """Load the model on the device; what is returned scores solutions in forward passes of so many tokens. Raises
-        ValueError if the folder is missing or holds another architecture."""
+    def scorer(self, max_tokens: int, device: str, num_workers: int = 0) -> ScoredBy:
+        """Load the model on the device; what is returned scores solutions in forward passes of so many tokens, which so
+        many loader workers read ahead. Raises ValueError if the folder is missing or holds another architecture."""
 
 
 WRONG, RIGHT = "-", "+"  # how most of them answer
@@ -51,12 +51,12 @@ class StepwisePRM:
         options = {name: getattr(self, name) for name in ("path", "max_length", "dtype", "exact")}
         return options | {"no": WRONG, "yes": RIGHT}
 
-    def scorer(self, max_tokens: int, device: str) -> ScoredBy:
+    def scorer(self, max_tokens: int, device: str, num_workers: int = 0) -> ScoredBy:
         try:
             processor, model = self.load()
         except ValueError as error:  # a backbone names its own group, whose options are the model's here
             raise ValueError(str(error).replace("backbone", "model")) from None
-        return Scoring(model, processor, self.max_length, max_tokens, device).scores
+        return Scoring(model, processor, self.max_length, max_tokens, device, num_workers).scores
 
 
 def set_verdicts(model: ChatModel, tokenizer: PreTrainedTokenizerBase, wrong: str, right: str) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 from mprm.config import Config
 from mprm.runs.artifacts import is_rank_zero
-from mprm.stages.models import check_before_selection, load_backbone, usable
+from mprm.stages.models import check_before_selection, load_backbone
 from mprm.stages.responses import UNTRAINED, JudgeWork, responses
 from mprm.stages.stage import LEFT_OUT, Stage, opened, run_stage, start_tracker
+from mprm.stages.training_set import usable
 from mprm.tasks import TASKS
 from mprm.terminal import console, listed, retyped, say, say_next
 

@@ -1,33 +1,30 @@
-"""The models that stages use, what their scores depend on, and what a training can use of the data."""
+"""The models that stages use, what their scores depend on, and the entropies of rollouts under them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
-from mprm.runs.artifacts import is_rank_zero, reading, redo_remedy, weights_written, write_json_lines
+from mprm.runs.artifacts import weights_written
 from mprm.runs.journal import Journal, journal
 from mprm.runs.names import model_name, short_names
-from mprm.stages.stage import LEFT_OUT, Stage, W
 from mprm.tasks import JUDGE_TASKS, MODEL
-from mprm.terminal import listed, say, tracked
+from mprm.terminal import listed, tracked
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from datasets import Dataset
 
-    from mprm.backbones.base import Processor, StepModel
-    from mprm.batching.examples import Examples
-    from mprm.inference.scoring import OpenImages, Score
+    from mprm.inference.score_file import Score
+    from mprm.inference.scoring import OpenImages
     from mprm.metrics.predictions import NotScored, StepScores
     from mprm.prms.prm import ScoredBy
-    from mprm.training.lengths import HasImages, Measured
 
 ENTROPY_VERSION = 1  # enters the key of the cache: raise it when entropies change their meaning
 AT_ONCE = 64  # rollouts: what a kill can lose
@@ -57,7 +54,11 @@ def check_before_selection(cfg: Config) -> None:
 
 
 def device(cfg: Config) -> str:
-    return "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
+    """That of this process."""
+    import torch
+
+    on_node = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    return f"cuda:{on_node % max(1, torch.cuda.device_count())}" if cfg.trainer.accelerator == "gpu" else "cpu"
 
 
 def max_tokens(cfg: Config) -> int:
@@ -82,15 +83,22 @@ def load_scorer(cfg: Config, run: str | None) -> ScoredBy:
     from mprm.scorer import StepScorer
 
     if run is not None:
-        return StepScorer.from_pretrained(run, device(cfg), max_tokens=max_tokens(cfg)).scored
+        return StepScorer.from_pretrained(run, device(cfg), None, max_tokens(cfg), cfg.trainer.num_workers).scored
+    machine = max_tokens(cfg), device(cfg), cfg.trainer.num_workers
     if cfg.has_model:
-        return cfg.model.scorer(max_tokens(cfg), device(cfg))
-    return StepScorer(*load_backbone(cfg), cfg.backbone.max_length, max_tokens(cfg), device(cfg)).scored
+        return cfg.model.scorer(*machine)
+    processor, model = load_backbone(cfg)
+    return StepScorer(processor, model, cfg.backbone.max_length, *machine).scored
 
 
-def scoring(scored_by: ScoredBy, open_images: OpenImages, doing: str) -> Score:
-    """Scores solutions as they come, with a progress bar."""
-    return lambda solutions: tracked(scored_by(solutions, open_images), len(solutions), doing)
+def scoring(cfg: Config, run: str | None, scored_by: ScoredBy, of: str) -> Score:
+    """Scores solutions as they come, by load_scorer(cfg, run), with a progress bar; further processes take a share.
+
+    of: what is scored: dataset, benchmark or input; that says where their images lie."""
+    from mprm.stages.ranks import shared
+
+    score = shared(cfg, run, of, scored_by)
+    return lambda solutions: tracked(score(solutions), len(solutions), f"scoring the {of}")
 
 
 def check_scored(found: Mapping[str, StepScores | NotScored], what: str, kept: Journal) -> None:
@@ -104,10 +112,14 @@ def check_scored(found: Mapping[str, StepScores | NotScored], what: str, kept: J
         raise ValueError(f"none of {len(found)} {what} is scored ({reasons}), the first: {unscored[0].message}")
 
 
-def open_by(image_path: Callable[[str], Path]) -> OpenImages:
-    """Opens images by the names that a reader's image_path knows."""
+def opener(cfg: Config, of: str) -> OpenImages:
+    """Opens images of the dataset, the benchmark or the input by their names there."""
     from mprm.batching.examples import open_images
+    from mprm.inference.score_file import open_beside
 
+    if of == "input":
+        return open_beside(Path(str(cfg.input)))
+    image_path = (cfg.dataset if of == "dataset" else cfg.benchmark).image_folder.path
     return lambda names: open_images([image_path(name) for name in names])
 
 
@@ -190,8 +202,9 @@ def _computed(cfg: Config, rows: pa.Table, kept: Journal) -> Entropies:
         for record in batch.to_pylist()
     ]
     processor, model = load_backbone(cfg)
-    by_model = Scoring(model, processor, cfg.backbone.max_length, max_tokens(cfg), device(cfg))
-    entropies = by_model.entropies(requests, open_by(cfg.dataset.image_folder.path))
+    machine = max_tokens(cfg), device(cfg), cfg.trainer.num_workers
+    by_model = Scoring(model, processor, cfg.backbone.max_length, *machine)
+    entropies = by_model.entropies(requests, opener(cfg, "dataset"))
     restorable: Entropies = {}
 
     def lasting() -> Iterator[tuple[str, float | str]]:
@@ -204,84 +217,3 @@ def _computed(cfg: Config, rows: pa.Table, kept: Journal) -> Entropies:
 
     kept.add_each(lasting(), AT_ONCE)
     return restorable
-
-
-def split(cfg: Config, subset: Dataset, held_out: Dataset, processor: Processor) -> list[Examples]:
-    """The kept rollouts that are not held out, and those that are.
-
-    Raises ValueError if there are none of the former.
-    """
-    from mprm.batching.examples import Examples
-
-    never_trained_on = set(held_out["id"])  # with every rollout that shares a question or an image with one of them
-    chosen = [i for i, rollout in enumerate(subset["id"]) if rollout not in never_trained_on]
-    if not chosen:
-        raise ValueError(
-            f"no rollout is left to train on beside the {len(held_out)} of held_out={cfg.held_out}; lower it"
-        )
-    parts = subset.select(chosen), held_out
-    return [Examples(records, cfg.dataset.image_folder.path, processor) for records in parts]
-
-
-def usable(work: W, stage: Stage[W], *parts: HasImages) -> list[Measured]:
-    """The parts with their lengths; left_out.jsonl lists what is left out of them, one JSON line each with the reason.
-
-    The list is written before the stage is ready, and from then on holds: another rank and a resumed run train on the
-    same, whatever has been repaired since.
-
-    Raises ValueError if nothing is left of the first part, or an image that was sound before no longer is.
-    """
-    from mprm.training.lengths import measure, measure_again
-
-    cfg, run = work.cfg, work.run
-    (file,) = (run.path / name for name in stage.files if Path(name).name == LEFT_OUT)
-    workers, longest = cfg.trainer.num_workers, cfg.backbone.max_length
-    if run.finished(stage.ready) or not is_rank_zero():
-        with reading(file, redo_remedy(stage.name)):
-            listed_before = [json.loads(line) for line in file.read_bytes().splitlines()]
-            reasons = {record["id"]: record["reason"] for record in listed_before}
-        left_out = [{i: reasons[name] for i, name in enumerate(part.ids) if name in reasons} for part in parts]
-        return [measure_again(part, faults, workers) for part, faults in zip(parts, left_out, strict=True)]
-    found, records = [], []
-    for part in parts:
-        measured, faults = measure(part, longest, workers, cfg.cache)
-        found.append(measured)
-        records += [{**part.origin(position), **fault._asdict()} for position, fault in faults.items()]
-    write_json_lines(file, records)
-    if records:
-        counts = listed(Counter(record["reason"] for record in records))
-        say(f"left out before the training: {counts} -> {file}")
-        if not len(found[0].usable):
-            raise ValueError(
-                f"none of {len(found[0].lengths)} rollouts can be trained on ({counts}); {file} tells what is "
-                "wrong with each: restore the images, raise backbone.max_length, or choose another backbone="
-            )
-    return found
-
-
-def tell_training(cfg: Config, model: StepModel, train: Measured, validation: Measured, n_kept: int) -> None:
-    """Print rollouts, steps, tokens and optimizer steps, and what these will take of memory and time."""
-    from mprm.training.cost import announce
-    from mprm.training.module import StepScoring, learnt
-    from mprm.training.planner import plan_parts
-    from mprm.training.recipe import Schedule
-
-    train, share = learnt(cfg.objective, train)
-    module = StepScoring(model, cfg.objective, Schedule(cfg.recipe, cfg.trainer, cfg.order, cfg.seed), share)
-    module.prepare()
-    part, _ = plan_parts(module, train, validation)
-    records: Any = train.examples.records
-    steps = sum(len(records[position]["steps"]) for position in train.usable.tolist())
-    tokens = train.lengths.tokens[train.usable]
-    left_out = f", left out {listed(train.left_out)}" if train.left_out else ""
-    say(
-        f"rollouts: {len(tokens):,} to train on, of {n_kept:,} kept ({n_kept - len(train.lengths):,} are held out by "
-        f"question and image{left_out}); {len(validation.usable):,} for validation"
-    )
-    say(f"steps: {steps:,}; tokens: {tokens.sum():,}, {tokens.mean():.1f} a rollout, {tokens.max():,} the longest")
-    key = "epochs" if cfg.recipe.steps is None else "steps"
-    say(
-        f"training: {part.plan.optimizer_steps:,} optimizer steps of {cfg.recipe.global_batch_size} rollouts "
-        f"({cfg.recipe.GROUP}.{key}={getattr(cfg.recipe, key)}), each of {part.plan.accumulate} forward passes a device"
-    )
-    announce(module, part, Path(cfg.runs) / str(cfg.name), with_time=True)

@@ -16,7 +16,7 @@ from mprm.data.records import usable_records
 from mprm.runs.artifacts import MODEL_FILE, file_hash, write_json, write_json_lines
 from mprm.runs.journal import journal
 from mprm.runs.run_folder import used_config
-from mprm.stages.models import check_devices, check_scored, identity, load_scorer, models_of, open_by, scoring
+from mprm.stages.models import check_devices, check_scored, identity, load_scorer, models_of, opener, scoring
 from mprm.stages.stage import Output, content
 from mprm.tasks import MODEL, OF_A_RUN
 from mprm.terminal import console, listed, retyped, say, say_next, say_without_image
@@ -24,17 +24,17 @@ from mprm.terminal import console, listed, retyped, say, say_next, say_without_i
 if TYPE_CHECKING:
     from mprm.data.questions import CandidateSet
     from mprm.data.records import Solution
+    from mprm.inference.score_file import Score
     from mprm.inference.scoring import ScoreRequest
     from mprm.metrics.predictions import NotScored, Prediction, StepScores
     from mprm.metrics.results import BestOfNResults, StepResults
-    from mprm.prms.prm import ScoredBy
 
 Found = dict[str, "StepScores | NotScored"]
 
 
 def score(cfg: Config) -> int:
     """Step scores for a file of solutions, by a run's model, by model=, or by the backbone as it lies in its folder."""
-    from mprm.inference.scoring import open_beside, score_file
+    from mprm.inference.score_file import score_file
 
     source = Path(str(cfg.input))
     model = identity(cfg, cfg.run)
@@ -43,7 +43,7 @@ def score(cfg: Config) -> int:
         return 0
     check_devices(cfg)
     started = monotonic()
-    by_model = scoring(load_scorer(cfg, cfg.run), open_beside(source), "scoring solutions")
+    by_model = scoring(cfg, cfg.run, load_scorer(cfg, cfg.run), "input")
     number, without, skipped = score_file(source, output.target, by_model, model)
     output.remember()
     say_without_image("solutions", without)
@@ -56,7 +56,7 @@ def score(cfg: Config) -> int:
 def rerank(cfg: Config) -> None:
     """Choose among the candidate solutions of every question by their step scores; how often that is right."""
     from mprm.data.questions import read_candidates
-    from mprm.inference.scoring import open_beside, score_kept
+    from mprm.inference.score_file import score_kept
     from mprm.metrics.best_of_n import check_aggregate
     from mprm.metrics.results import write_results
     from mprm.reporting.best_of_n import left_out, print_best_of_n, write_best_of_n
@@ -65,7 +65,7 @@ def rerank(cfg: Config) -> None:
     check_devices(cfg)
     started = monotonic()
     source = Path(str(cfg.input))
-    models, open_images = models_of(cfg), open_beside(source)
+    models = models_of(cfg)
     sets, unusable = read_candidates(source)
     settings = [content(source), {name: identity(cfg, run) for name, run in models.items()}]
     asked = [*settings, cfg.aggregate, cfg.seed]
@@ -76,7 +76,7 @@ def rerank(cfg: Config) -> None:
     with journal(folder / "scores.jsonl", settings) as kept:
         found: Found = {}
         for name, run in models.items():
-            by_model = scoring(load_scorer(cfg, run), open_images, f"scoring candidates by {name}")
+            by_model = scoring(cfg, run, load_scorer(cfg, run), "input")
             found |= score_kept(kept, requests(name, sets), by_model)
         check_scored(found, "candidates", kept)
         results = replace(best_of_n(cfg, folder, models, sets, found), unusable=dict(unusable))
@@ -113,9 +113,9 @@ def evaluate_model(cfg: Config) -> None:
     if output.is_made():
         report(output.target)
         return
-    scorer = load_scorer(cfg, cfg.run)
+    score = scoring(cfg, cfg.run, load_scorer(cfg, cfg.run), "benchmark")
     held_out = read_predictions(calibration) if calibration.is_file() else None
-    score_benchmark(cfg, output.target, scorer, settings, held_out, {})
+    score_benchmark(cfg, output.target, score, settings, held_out, {})
     write_json(output.target / MODEL_FILE, measured_model(cfg))
     report(output.target)
     config = {key: value for key, value in used_config(cfg.raw).items() if key not in OF_A_RUN}
@@ -137,7 +137,7 @@ def measured_model(cfg: Config) -> dict[str, Any]:
 def score_benchmark(
     cfg: Config,
     folder: Path,
-    scorer: ScoredBy,
+    score: Score,
     settings: Any,
     held_out: list[Prediction] | None,
     unscored: dict[str, int],
@@ -147,7 +147,8 @@ def score_benchmark(
 
     settings: all that the predictions depend on; held_out: for the fitted threshold; unscored: of these, by reason.
     """
-    from mprm.inference.scoring import ScoreRequest, score_kept
+    from mprm.inference.score_file import score_kept
+    from mprm.inference.scoring import ScoreRequest
     from mprm.metrics.evaluate import evaluate
     from mprm.metrics.predictions import with_labels
     from mprm.metrics.results import write_results
@@ -157,8 +158,6 @@ def score_benchmark(
     solutions, dropped = read_benchmark(cfg)
     image_path = cfg.benchmark.image_folder.path
     requests = [ScoreRequest(s.id, s.images, s.question, s.steps) for s in solutions]
-    open_images = open_by(image_path)
-    score = scoring(scorer, open_images, "scoring the benchmark")
     with journal(folder / "predictions.jsonl", settings) as kept:
         found = score_kept(kept, requests, score)
         check_scored(found, "benchmark solutions", kept)
@@ -178,7 +177,8 @@ def score_benchmark(
             if s.id in scored
         )
         write_json_lines(folder / "solutions.jsonl", shown)
-        write_examples(folder / "examples.json", predictions, solutions, open_images, results.main.threshold)
+        pictures = opener(cfg, "benchmark")
+        write_examples(folder / "examples.json", predictions, solutions, pictures, results.main.threshold)
         kept.finish(asdict(prediction) for prediction in predictions)
     for what, reasons in (("benchmark solutions", results.skipped), ("held-out rollouts", unscored)):
         if reasons:

@@ -19,14 +19,11 @@ from mprm.stages.models import (
     check_devices,
     load_backbone,
     load_scorer,
-    open_by,
     scoring,
-    split,
-    tell_training,
-    usable,
 )
 from mprm.stages.scoring import content_hash, evaluate_model, read_benchmark, report, score_benchmark, tell_benchmark
 from mprm.stages.stage import LEFT_OUT, Output, Stage, Work, opened, run_stage, start_tracker
+from mprm.stages.training_set import split, tell_training, usable
 from mprm.terminal import retyped, say, say_next
 
 if TYPE_CHECKING:
@@ -249,13 +246,15 @@ def _evaluate(work: StepWork) -> dict[str, Any]:
     held_out = list(work.held_out())
     scorer = load_scorer(cfg, str(folder))
     requests = [ScoreRequest(r["id"], r["images"], r["question"], r["steps"]) for r in held_out]
-    score = scoring(scorer, open_by(cfg.dataset.image_folder.path), "scoring held-out rollouts")
+    score = scoring(cfg, str(folder), scorer, "dataset")
     # labels as a benchmark would give them: 0 for a step that was never sampled
     signs = [tuple(0 if score is None else 1 if score > 0 else -1 for score in r["scores"]) for r in held_out]
     labels = {r["id"]: (r["source"], sign) for r, sign in zip(held_out, signs, strict=True)}
     calibration, unscored = with_labels(dict(score(requests)), labels)
     write_predictions(folder / "validation_predictions.jsonl", calibration)
-    results = score_benchmark(cfg, folder, scorer, _evaluated_from(work), calibration, unscored)
+    results = score_benchmark(
+        cfg, folder, scoring(cfg, str(folder), scorer, "benchmark"), _evaluated_from(work), calibration, unscored
+    )
     return {"auc": results.auc and results.auc.value, "f1": results.f1 and results.f1.value}
 
 

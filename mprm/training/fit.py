@@ -87,7 +87,7 @@ def fit(
     pl.seed_everything(schedule.seed, verbose=False)
     trainer = build_trainer(module, plan, folder, start, mirror)
     model.train()  # transformers loads in eval mode, in which no layer is checkpointed
-    run_trainer(trainer, module, Loaders(*parts, start, machine.num_workers), checkpoint)
+    run_trainer(trainer, module, Loaders(*parts, start, machine), checkpoint)
     disconnect_ranks(trainer.strategy)
     skipped = sum(SKIPPED in line for line in read_lines(folder / "metrics.jsonl", plan.optimizer_steps))
     if skipped and is_rank_zero():

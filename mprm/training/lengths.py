@@ -1,25 +1,31 @@
 """What can be trained on, found before anything is computed: pictures that decode, examples that are short enough.
 
 CACHE/pictures.journal remembers the sound pictures by path, size and modification time of their file; the few others
-are decoded again by every run, for what is wrong may lie outside the file.
+are decoded again by every run, for what is wrong may lie outside the file. CACHE/lengths keeps what the first rank has
+measured, for the others and for a run that goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from mprm.batching.collate import Example, common_prefix
 from mprm.batching.examples import image_fault, open_images
+from mprm.batching.loading import loaded
 from mprm.batching.order import Lengths
+from mprm.runs.artifacts import atomic_file
 from mprm.runs.journal import journal
 from mprm.terminal import tracked
 
@@ -67,16 +73,18 @@ class Measured:
 
 
 def measure(
-    examples: HasImages, max_length: int, num_workers: int, cache: str | Path
+    examples: HasImages, max_length: int, num_workers: int, cache: str | Path, kept: Path | None = None
 ) -> tuple[Measured, dict[int, Fault]]:
-    """Look at every picture and example: what can be used, and why the others cannot, by position."""
+    """Look at every picture and example: what can be used, and why the others cannot, by position.
+
+    kept: file of the lengths, named by all that they depend on besides the pictures."""
     broken = broken_pictures(examples, num_workers, Path(cache))
     faults: dict[int, Fault] = {}
     for position, names in enumerate(examples.images):
         if found := [broken[name] for name in names if name in broken]:
             faults[position] = found[0]
     refused: dict[int, str] = {}
-    lengths = token_lengths(examples, num_workers, faults, refused)
+    lengths = _lengths(examples, num_workers, kept, faults, refused)
     for position, message in refused.items():
         names = [str(name) for name in examples.images[position]]
         faults[position] = Fault("refused_image", names[0] if len(names) == 1 else names, message)
@@ -87,13 +95,46 @@ def measure(
     return _without(examples, lengths, reasons), dict(sorted(faults.items()))
 
 
-def measure_again(examples: HasImages, left_out: dict[int, str], num_workers: int) -> Measured:
-    """What measure() gave when it left these positions out, each for a reason.
+def measure_again(
+    examples: HasImages, left_out: dict[int, str], num_workers: int, kept: Path | None = None
+) -> Measured:
+    """What measure() gave when it left these positions out, each for a reason. kept: as there.
 
     Raises ValueError if an image has gone since, or changed into one that cannot be laid out.
     """
     faulty = [position for position, reason in left_out.items() if reason != "too_long"]
-    return _without(examples, token_lengths(examples, num_workers, faulty), left_out)
+    return _without(examples, _lengths(examples, num_workers, kept, faulty), left_out)
+
+
+def _lengths(
+    examples: HasImages,
+    num_workers: int,
+    kept: Path | None,
+    left_out: Collection[int],
+    refused: dict[int, str] | None = None,
+) -> Lengths:
+    """token_lengths() as the file keeps them, while no image changes; measured, and kept, where it does not."""
+    if kept is None:
+        return token_lengths(examples, num_workers, left_out, refused)
+    names = dict.fromkeys(name for names in examples.images for name in names)
+    states = hashlib.sha256("".join(_state(_path(examples, name)) for name in names).encode()).hexdigest()
+    with suppress(OSError, ValueError, KeyError, BadZipFile), np.load(kept) as found:  # not there, or damaged
+        if str(found["states"]) == states:
+            if refused is not None:
+                refused |= {int(position): why for position, why in json.loads(str(found["refused"])).items()}
+            return Lengths(found["tokens"], found["shared"], examples.question)
+    lengths = token_lengths(examples, num_workers, left_out, refused)
+    with atomic_file(kept) as temporary, open(temporary, "wb") as file:
+        told = np.array(json.dumps(refused or {}))
+        np.savez(file, tokens=lengths.tokens, shared=lengths.shared, states=np.array(states), refused=told)
+    return lengths
+
+
+def _path(examples: HasImages, name: Any) -> Path:
+    try:
+        return examples.image_path(name)
+    except ValueError:  # it is not there, which will be said
+        return Path(str(name))
 
 
 def _without(examples: HasImages, lengths: Lengths, left_out: dict[int, str]) -> Measured:
@@ -190,6 +231,4 @@ def _line(error: ValueError) -> str:
 
 def _in_workers(look: Callable[[Any], Any], chunks: Sequence[Any], num_workers: int, description: str) -> Iterator[Any]:
     """What loader workers find in every chunk."""
-    n_workers = min(num_workers, len(chunks), os.cpu_count() or 1)  # a machine that only checks may have few cores
-    loader: Any = DataLoader(chunks, batch_size=None, num_workers=n_workers, collate_fn=look)  # type: ignore[arg-type]
-    return tracked(loader, len(chunks), description)
+    return tracked(loaded(chunks, look, num_workers), len(chunks), description)

@@ -19,12 +19,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from mprm.batching.loading import check_shared_memory, pixel_bytes
 from mprm.batching.order import Lengths, pack, rows_needed
 from mprm.training.lengths import Measured
 from mprm.training.strategies import SIGNALS_TO_END
 
 if TYPE_CHECKING:
     from mprm.training.module import TrainingModule
+    from mprm.training.recipe import Machine
 
 Row = list[tuple[int, float]]  # position of an example and weight of its terms
 
@@ -148,12 +150,16 @@ def plan_parts(module: TrainingModule, train: Measured, validation: Measured | N
 class Loaders(pl.LightningDataModule):
     """The loaders of one rank: training from optimizer step `start` on, and validation where there is one."""
 
-    def __init__(self, train: Part, validation: Part | None, start: int, num_workers: int) -> None:
+    def __init__(self, train: Part, validation: Part | None, start: int, machine: Machine) -> None:
+        """Raises ValueError if what the machine's workers make ready does not fit into the memory that they share."""
         super().__init__()
         self.train = train
         self.validation = validation
         self.start = start
-        self.num_workers = num_workers
+        self.num_workers = machine.num_workers
+        if self.num_workers:
+            largest = sum(row_bytes(part) for part in (train, validation) if part and part.plan.optimizer_steps)
+            check_shared_memory(largest, self.num_workers, machine.devices)
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.train, self.start)
@@ -179,6 +185,13 @@ class Loaders(pl.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device, non_blocking=True)  # beside the device's work: the loader has pinned the pixels
+
+
+def row_bytes(part: Part) -> int:
+    """Of the image tensors of a row: the one with the most tokens in the first optimizer step."""
+    rows = [row for ranks in part.plan.cut(0) for row in ranks]
+    largest = max(rows, key=lambda row: part.plan.lengths.cost([position for position, _ in row]))
+    return pixel_bytes(example.vision for example in part.examples.__getitems__(largest))
 
 
 def ignore_signals(worker: int) -> None:

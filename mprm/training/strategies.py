@@ -117,7 +117,7 @@ def make_universal(checkpoint: Path) -> None:
     write_text(checkpoint / "latest_universal", universal.name)
 
 
-def disconnect_ranks(strategy: Strategy) -> None:
+def disconnect_ranks(strategy: Strategy | None) -> None:
     """Wait for the other ranks, then end the connections to them: a process that just exits with them may abort."""
     if not torch.distributed.is_initialized():
         return

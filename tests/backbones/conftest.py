@@ -20,6 +20,7 @@ from mprm.backbones.chat import ChatModel
 from mprm.backbones.internvl import InternVL, InternVLProcessor
 from mprm.backbones.language_model import LanguageModel
 from mprm.backbones.loading import ChatBackbone, add_adapters
+from mprm.backbones.pixels import Pixels
 from mprm.backbones.qwen import QwenProcessor
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import Example
@@ -102,12 +103,14 @@ class Stock:
     hf: Any
     head_2D: torch.Tensor
     mark_id: int
+    pixels: Pixels
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Logits at the marks of a padded batch, (M, 2)."""
         ids_BL = pad_sequence([example.input_ids for example in examples], batch_first=True, padding_value=0)
         mask_BL = pad_sequence([torch.ones_like(example.input_ids) for example in examples], batch_first=True)
         vision = {name: torch.cat([e.vision[name] for e in examples]) for name in examples[0].vision}
+        vision = self.pixels(vision)
         if "image_grid_thw" in vision:
             vision["mm_token_type_ids"] = (ids_BL == self.hf.config.image_token_id).int()
         h_BLD = self.hf.model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False, **vision).last_hidden_state
@@ -139,7 +142,7 @@ def stock() -> Callable[[ChatModel, ChatBackbone], Stock]:
             hf.get_input_embeddings().weight[model.mark_id] = model.mark_D
         for parameter in hf.parameters():
             parameter.requires_grad_()
-        return Stock(hf.eval(), model.head.weight.detach().clone().requires_grad_(), model.mark_id)
+        return Stock(hf.eval(), model.head.weight.detach().clone().requires_grad_(), model.mark_id, model.pixels)
 
     return stock
 

@@ -310,7 +310,7 @@ def test_there_is_a_token_for_every_feature(loaded: Any, picture: Picture) -> No
     images = [picture(300, 100), picture(57, 900), picture(56, 56)]
     asked = processor.ask([image.size for image in images], "Which?")
     n_tokens = int((asked.input_ids == model.hf.config.image_token_id).sum())
-    assert len(model.image_embeddings(processor.vision(images))) == n_tokens
+    assert len(model.image_embeddings(model.pixels(processor.vision(images)))) == n_tokens
 
 
 def test_a_question_can_not_close_its_turn(family: str, loaded: Any) -> None:

@@ -24,6 +24,7 @@ from mprm.training.checkpoint import export
 from mprm.training.objectives import step_losses
 from tests.backbones.families import FAMILIES, write
 from tests.backbones.test_packed import assert_same, encoded, gradients, loss, stir_adapters
+from tests.encoding import normalised
 
 Picture = Callable[[int, int], Image.Image]
 LORA = {"language_model": "lora", "vision": "lora", "lora_rank": 3, "checkpoint_layers": 1.0}
@@ -111,7 +112,7 @@ def test_it_writes_what_plain_transformers_writes(name: str, backbone: Any, pict
         ids = processor.ask([image.size for image in images], prompt.question).input_ids.tolist()
         for step in prompt.steps:
             ids += encode_text(processor.tokenizer, [f"{step}\n"])[0]
-        vision, entropies, begun = processor.vision(images), [], len(ids)
+        vision, entropies, begun = normalised(processor, processor.vision(images)), [], len(ids)
         for _ in found.tokens:
             ids_1L = torch.tensor([ids])
             types = {"mm_token_type_ids": (ids_1L == processor.image_id).int()} if "image_grid_thw" in vision else {}
@@ -166,7 +167,7 @@ def plain_scores(
     hf = stock.from_pretrained(folder).eval()
     verdicts, found = processor.tokenizer.convert_tokens_to_ids(["No", "Yes"]), []
     for example in examples:
-        ids_1L, vision = example.input_ids[None], example.vision
+        ids_1L, vision = example.input_ids[None], normalised(processor, example.vision)
         types = {"mm_token_type_ids": (ids_1L == processor.image_id).int()} if "image_grid_thw" in vision else {}
         with torch.inference_mode():
             found.append(hf(input_ids=ids_1L, **vision, **types).logits[0, example.marks][:, verdicts].softmax(-1))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
@@ -16,7 +17,7 @@ from mprm.backbones.internvl import InternVL, InternVLProcessor
 from mprm.backbones.qwen import QwenProcessor
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.examples import Examples, open_images
-from tests.encoding import encode
+from tests.encoding import encode, normalised
 
 STEPS = ["red is 4.", "The answer is 4."]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,7 +72,8 @@ def test_both_backbones_see_what_any_file_shows(internvl: Any, qwen: Any, tmp_pa
     for name, (path, shown) in files.items():
         for processor, _ in (internvl, qwen):
             found, expected = (
-                encode(processor, images, "How?", STEPS).vision for images in (open_images([path]), [shown])
+                normalised(processor, encode(processor, images, "How?", STEPS).vision)
+                for images in (open_images([path]), [shown])
             )
             assert found["pixel_values"].shape == expected["pixel_values"].shape, name
             difference = (found["pixel_values"] - expected["pixel_values"]).abs().mean()
@@ -84,7 +86,7 @@ def test_tiles_of_tiny_and_narrow_pictures_are_the_resized_picture(
     internvl: Any, size: tuple[int, int], picture: Picture
 ) -> None:
     image = picture(*size)
-    pixels_TCHW = internvl[0].vision([image])["pixel_values"].numpy()
+    pixels_TCHW = normalised(internvl[0], internvl[0].vision([image]))["pixel_values"].numpy()
     assert pixels_TCHW.shape[1:] == (3, 56, 56)
     assert pixels_TCHW.dtype == np.float32
     assert len(pixels_TCHW) == internvl[0].image_grid(size, 1)[0]
@@ -119,10 +121,12 @@ def test_qwen_pixels_are_those_of_transformers(
     images = [picture(*size) for size in SIZES]
     found = encode(processor, images, "How?", STEPS)
     theirs = stock(images, return_tensors="pt")
-    assert found.vision["image_grid_thw"].equal(theirs["image_grid_thw"])
-    assert found.vision["pixel_values"].equal(theirs["pixel_values"])
+    assert found.vision["pixel_values"].dtype == torch.uint8
+    seen = normalised(processor, found.vision)
+    assert seen["image_grid_thw"].equal(theirs["image_grid_thw"])
+    assert seen["pixel_values"].equal(theirs["pixel_values"])
     patches_PD = np.concatenate([expected_patches(image, min_pixels, max_pixels) for image in images])
-    np.testing.assert_allclose(found.vision["pixel_values"].numpy(), patches_PD, atol=1e-5)
+    np.testing.assert_allclose(seen["pixel_values"].numpy(), patches_PD, atol=1e-5)
     assert int((found.input_ids == processor.image_id).sum()) * 4 == len(patches_PD)
 
 

@@ -12,7 +12,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionA
 from mprm.backbones.qwen import SegmentedAttention
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, window_layout
 from mprm.batching.collate import Batch, Example, collate
-from tests.encoding import encode
+from tests.encoding import encode, normalised
 
 STEPS = ["red is 4.", "blue is 7.", "The answer is 11."]
 SIZES = [[(140, 84)], [(56, 56), (84, 140), (30, 200)], [(170, 170)]]  # pixels, per solution
@@ -57,7 +57,8 @@ def test_the_head_is_that_of_the_stock_language_model(
     hf = stock(model, component("qwen2_5_vl")).hf
     ids_1L = example.input_ids[None]
     with torch.inference_mode():
-        logits = hf(input_ids=ids_1L, mm_token_type_ids=(ids_1L == processor.image_id).int(), **example.vision).logits
+        vision = normalised(processor, example.vision)
+        logits = hf(input_ids=ids_1L, mm_token_type_ids=(ids_1L == processor.image_id).int(), **vision).logits
         ours = model(collate([example])).logits_M2
     torch.testing.assert_close(ours, logits[0, example.marks][:, verdicts], atol=2e-5, rtol=1e-5)
 
@@ -82,7 +83,7 @@ def test_a_layout_has_a_token_for_every_feature(qwen: Any, picture: Picture, siz
     assert example.input_ids.equal(processor.layout(sizes, "Which?", STEPS).input_ids)
     n_tokens = int((example.input_ids == processor.image_id).sum())
     assert n_tokens == int(example.vision["image_grid_thw"].prod(-1).sum()) // 4
-    assert len(model.image_embeddings(example.vision)) == n_tokens
+    assert len(model.image_embeddings(model.pixels(example.vision))) == n_tokens
 
 
 def test_windows_of_several_sizes_are_used(qwen: Any, batch: Batch) -> None:
@@ -106,7 +107,7 @@ def test_window_attention_is_really_local(qwen: Any, picture: Picture) -> None:
     hook = visual.blocks[0].register_forward_hook(lambda *call: outputs.append(call[2]))
     for image in pictures:
         with torch.inference_mode():
-            model.image_embeddings(encode(processor, [image], "How?", STEPS).vision)
+            model.image_embeddings(model.pixels(encode(processor, [image], "How?", STEPS).vision))
     hook.remove()
     changed = (outputs[0] - outputs[1]).abs().amax(-1) > 1e-6
     assert changed.nonzero()[:, 0].tolist() == list(range(16))

@@ -21,6 +21,7 @@ from transformers import AutoModelForImageTextToText
 from mprm.chartworld.world import draw, question_text, sample_problems
 from mprm.inference.local import LocalPolicy
 from mprm.inference.policy import Prompt
+from tests.encoding import normalised
 
 WEIGHTS = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights"
 
@@ -48,7 +49,7 @@ def generated(policy: LocalPolicy, hf: Any, prompts: list[Prompt], batch: int) -
         asked = [processor.ask([(56, 56)], prompt.question).input_ids for prompt in prompts[start : start + batch]]
         longest = max(map(len, asked))
         ids_BL = torch.stack([torch.nn.functional.pad(ids, (longest - len(ids), 0)) for ids in asked])
-        visions = [processor.vision([image]) for image in images]
+        visions = [normalised(processor, processor.vision([image])) for image in images]
         vision = {name: torch.cat([one[name] for one in visions]) for name in visions[0]}
         if "image_grid_thw" in vision:
             vision["mm_token_type_ids"] = (ids_BL == hf.config.image_token_id).int()

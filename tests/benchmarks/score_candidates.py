@@ -36,7 +36,7 @@ from mprm.chartworld.corpus import BENCHMARK_SKILL
 from mprm.chartworld.solver import Solver, step_texts
 from mprm.chartworld.world import IMAGE_SIZE, draw, question_text, sample_problems
 from mprm.inference.scoring import rows, step_scores
-from tests.encoding import encode
+from tests.encoding import encode, seen
 from tools import tiny
 
 ARMS = ("ours_shared", "ours_alone", "stock_padded", "stock_alone")
@@ -151,7 +151,7 @@ def charts(processor: ChatProcessor, n: int, questions: int, side: int | None = 
         encoded = [
             encode(processor, images, question_text(same, row), step_texts(same, trace, row)) for row in range(n)
         ]
-        found.append(_of_one_question(encoded))
+        found.append(_of_one_question(seen(processor, encoded)))
     return found
 
 

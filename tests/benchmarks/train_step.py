@@ -33,6 +33,7 @@ from mprm.selection.examples import write_examples
 from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import keep
+from tests.encoding import seen
 
 ENOUGH = 8.0  # seconds of steps on the GPU, after the one that warms up
 Orders = dict[str, list[list[Example]]]  # the batches of each
@@ -125,7 +126,7 @@ def chartworld_orders(family: str, steps: int, folder: Path) -> Orders:
     for name, order in (("shuffled", Shuffled()), ("shuffled_questions", ShuffledQuestions())):
         positions = order.epoch(question_N, np.full(len(question_N), np.nan), 0, 0).tolist()
         orders[name] = [
-            examples.__getitems__([(position, 1.0) for position in positions[32 * step : 32 * (step + 1)]])
+            seen(processor, examples.__getitems__([(position, 1.0) for position in positions[32 * step :][:32]]))
             for step in range(steps)
         ]
     return orders

@@ -19,7 +19,7 @@ from mprm.data.records import VisualProcessBench
 from mprm.data.rollouts import Dataset, read_rollout
 from mprm.data.visualprm400k import Fields, JsonLines, VisualPRM400K
 from mprm.data.vl_prm300k import VLPRM300K
-from mprm.inference.scoring import score_file
+from mprm.inference.score_file import score_file
 from mprm.metrics.predictions import StepScores
 
 FORMATS = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")

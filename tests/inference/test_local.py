@@ -21,6 +21,7 @@ from mprm.data.questions import Question
 from mprm.inference.decoding import SharedPrefix, uniforms
 from mprm.inference.local import LocalPolicy, filled
 from mprm.inference.policy import Completion, Prompt
+from tests.encoding import normalised
 
 N_NEW = 24
 HOT = {"temperature": 1.3, "top_p": 0.95, "max_new_tokens": N_NEW, "seed": 5}
@@ -65,7 +66,7 @@ def asked(policy: LocalPolicy, prompt: Prompt) -> tuple[torch.Tensor, dict[str, 
     ids = processor.ask([image.size for image in images], prompt.question).input_ids.tolist()
     for step in prompt.steps:
         ids += encode_text(processor.tokenizer, [f"{step}\n"])[0]
-    return torch.tensor([ids]), processor.vision(images)
+    return torch.tensor([ids]), normalised(processor, processor.vision(images))
 
 
 def types(hf: Any, ids_1L: torch.Tensor, vision: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,10 +5,12 @@ Shape suffixes: B solutions, L tokens of a padded row, N places, V vocabulary.
 
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,13 +22,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
+from mprm.batching import loading
 from mprm.batching.collate import Batch
 from mprm.batching.examples import open_images
 from mprm.chartworld.corpus import ChartWorldBenchmark
 from mprm.data.records import Solution
 from mprm.inference import scoring
-from mprm.inference.scoring import AT_ONCE, Scored, ScoreRequest, Scoring, open_beside, score_file
+from mprm.inference.score_file import AT_ONCE, open_beside, score_file
+from mprm.inference.scoring import Scored, ScoreRequest, Scoring
 from mprm.metrics.predictions import NotScored, StepScores
+from tests.encoding import normalised
 from tools import tiny
 
 
@@ -157,6 +162,52 @@ def test_an_image_that_the_processor_refuses(
     assert "aspect ratio" in found[1].message
 
 
+def test_loader_workers_change_neither_values_nor_order(
+    backbone: InternVL, benchmark: ChartWorldBenchmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Exactly: the rows are the same, several of them, beside solutions that cannot be scored."""
+    monkeypatch.setattr(scoring, "HELD", 1)
+    processor, model = backbone.load()
+    solutions = scorables(benchmark)
+    solutions += [
+        replace(solutions[3], id="long", steps=["word " * 200]),
+        replace(solutions[0], id="no", images=["no"]),
+    ]
+
+    def opened(names: Sequence[str]) -> list[Image.Image]:
+        (tmp_path / str(os.getpid())).touch()
+        return open_images([benchmark.image_folder.path(name) for name in names])
+
+    def found(num_workers: int) -> list[Any]:
+        by_model = Scoring(model, processor, 150, 150, "cpu", num_workers)
+        return [list(by_model.scores(solutions, opened)), list(by_model.entropies(solutions[:4], opened))]
+
+    alone = found(0)
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())], "no processes"
+    assert len(alone[0]) == len(solutions)
+    assert {one.reason for _, one in alone[0] if isinstance(one, NotScored)} == {"too_long", "missing_image_file"}
+    assert found(2) == found(1) == alone
+    assert len(list(tmp_path.iterdir())) > 3
+
+
+def test_shared_memory_that_is_too_small_is_told_before(
+    backbone: InternVL, benchmark: ChartWorldBenchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tile of 56 x 56 bytes in three channels, two for each of eight workers and one beside them: 160 kB."""
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda _: SimpleNamespace(free=9408 * 8))
+    processor, model = backbone.load()
+
+    def opened(names: Sequence[str]) -> list[Image.Image]:
+        return open_images([benchmark.image_folder.path(name) for name in names])
+
+    def scores(num_workers: int) -> None:
+        list(Scoring(model, processor, 512, 512, "cpu", num_workers).scores(scorables(benchmark)[:2], opened))
+
+    with pytest.raises(ValueError, match=r"^trainer\.num_workers=8: [^\n]*give trainer\.num_workers=3, or more shared"):
+        scores(8)
+    scores(0)
+
+
 WEIGHTS = Path(scoring.__file__).parents[1] / "chartworld" / "weights"
 BACKBONES = {"internvl": InternVL(path=str(WEIGHTS / "internvl"), max_tiles=1)}
 BACKBONES["qwen2_5_vl"] = Qwen2_5_VL(path=str(WEIGHTS / "qwen2_5_vl"))
@@ -205,7 +256,7 @@ def padded(loaded: Any, solutions: Sequence[ScoreRequest]) -> dict[str, float]:
         pieces = processor.tokenizer(steps, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         starts.append(len(asked))
         ids.append(torch.tensor([*asked, *(token for piece in pieces for token in piece)]))
-        images.append(processor.vision(pictures))
+        images.append(normalised(processor, processor.vision(pictures)))
     hf = type(model.hf).from_pretrained(model.hf.name_or_path).eval()
     ids_BL = pad_sequence(ids, batch_first=True)
     vision = {name: torch.cat([tensors[name] for tensors in images]) for name in images[0]}

@@ -25,6 +25,7 @@ from mprm.training.checkpoint import load_weights
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
 from mprm.training.recipe import Machine, Schedule
+from tests.encoding import normalised
 
 WEIGHTS = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights" / "internvl"
 BACKBONE = InternVL(path=str(WEIGHTS), max_tiles=1, max_length=512)
@@ -116,7 +117,7 @@ def stock_logits(stock: Any, loaded: Loaded) -> Callable[[PresentedPair, list[in
         images = open_images(one.images)
         prompt_ids = processor.ask([image.size for image in images], one.text, JUDGE.instruction).input_ids.tolist()
         ids_1L = torch.tensor([prompt_ids + ids])
-        all_1LV = stock(input_ids=ids_1L, use_cache=False, **processor.vision(images)).logits
+        all_1LV = stock(input_ids=ids_1L, use_cache=False, **normalised(processor, processor.vision(images))).logits
         return all_1LV[0, len(prompt_ids) - 1 : -1]
 
     return logits

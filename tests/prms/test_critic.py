@@ -11,6 +11,7 @@ from mprm.inference.scoring import ScoreRequest
 from mprm.metrics.predictions import NotScored, StepScores
 from mprm.prms import critic
 from mprm.prms.critic import Critic, first_wrong, scores_of
+from tests.encoding import normalised
 from tests.prms.conftest import picture
 
 
@@ -97,7 +98,7 @@ def test_it_writes_what_plain_transformers_writes(
         text = f"<|im_start|>system\nBe strict.<|im_end|>\n<|im_start|>user\n{images}\n{request.question}\n\n{steps}\n"
         text += "Which is wrong?<|im_end|>\n<|im_start|>assistant\n"
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
-        pixels = sampler.vision([picture(size) for size in SIZES])["pixel_values"]
+        pixels = normalised(sampler, sampler.vision([picture(size) for size in SIZES]))["pixel_values"]
         with torch.inference_mode():
             made = hf.generate(
                 input_ids=ids,

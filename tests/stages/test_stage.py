@@ -83,7 +83,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(small: Load, monkeypatch: 
             yield name, found
 
     monkeypatch.setattr(StepScorer, "scored", stopped)
-    monkeypatch.setattr("mprm.inference.scoring.AT_ONCE", 4)
+    monkeypatch.setattr("mprm.inference.score_file.AT_ONCE", 4)
     with pytest.raises(KeyboardInterrupt):
         step_scorer.evaluate(small("selector=full", "recipe.epochs=0", "task=evaluate"))
     step_scorer.evaluate(small("selector=full", "recipe.epochs=0", "task=evaluate"))

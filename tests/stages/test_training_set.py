@@ -17,9 +17,10 @@ from mprm.config import Config
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
 from mprm.stages import step_scorer
-from mprm.stages.models import load_backbone, usable
+from mprm.stages.models import load_backbone
 from mprm.stages.stage import run_stage
 from mprm.stages.step_scorer import SELECT, TRAIN, StepWork
+from mprm.stages.training_set import usable
 
 Spoilt = Load = Callable[..., Config]
 

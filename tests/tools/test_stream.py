@@ -10,6 +10,7 @@ from PIL import Image
 from mprm.backbones.internvl import InternVL
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.chartworld.world import COLOURS, PARTS, Problems, draw, part_of
+from tests.encoding import normalised
 from tools import tiny
 from tools.stream import CLAIM, IGNORE, MAX_TOKENS, Stream, position_ids, vision_inputs
 
@@ -119,7 +120,8 @@ def test_verdicts_are_targets_and_never_stand_in_the_input(family: str) -> None:
 def test_images_are_exactly_what_the_processor_makes_of_them(family: str, processors: dict[str, Any]) -> None:
     _, _, images = stream(family)[0]
     ours = vision_inputs(images, family)
-    theirs = [processors[family].vision([Image.fromarray(i.numpy())]) for i in images]
+    processor = processors[family]
+    theirs = [normalised(processor, processor.vision([Image.fromarray(i.numpy())])) for i in images]
     assert ours.keys() == theirs[0].keys()
     for name, value in ours.items():
         together = torch.cat([vision[name] for vision in theirs])

@@ -28,7 +28,7 @@ from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
 from mprm.training.checkpoint import export
 from mprm.training.objectives import step_losses
-from tests.encoding import encode
+from tests.encoding import encode, normalised
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ORIGINAL = REPOSITORY / "tests" / "oracle_data" / "internvl" / "checkpoint"
@@ -138,7 +138,7 @@ def test_transformers_processor_reads_the_folder(name: str, tmp_path: Path) -> N
     text = f"<|im_start|>user\n<IMG_CONTEXT>\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     found = WithoutVideos.from_pretrained(tmp_path / "out")(images=[PICTURE], text=[text], return_tensors="pt")
     assert found["input_ids"][0].equal(processor.ask([PICTURE.size], QUESTION).input_ids)
-    pixels = processor.vision([PICTURE])["pixel_values"]
+    pixels = normalised(processor, processor.vision([PICTURE]))["pixel_values"]
     assert len(pixels) == 7
     assert found["pixel_values"].equal(pixels)
 

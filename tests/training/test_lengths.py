@@ -152,6 +152,35 @@ def test_what_can_not_be_used_is_left_out_with_a_reason(
         measure_again(examples, reasons, num_workers)
 
 
+def test_lengths_are_measured_once(
+    copied: tuple[Examples, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For further ranks and a run that goes on, until a picture changes; what was refused is remembered, too."""
+    examples, paths = copied
+    examples.processor = Qwen2_5_VL(path=str(REPOSITORY / "mprm" / "chartworld" / "weights" / "qwen2_5_vl")).load()[0]
+    Image.new("RGB", (402, 2)).save(paths[2])
+    kept, laid_out = tmp_path / "lengths.npz", []
+    layout = Examples.layout
+    monkeypatch.setattr(Examples, "layout", lambda self, place: laid_out.append(place) or layout(self, place))
+    first, faults = measure(examples, 512, 0, tmp_path / "cache", kept)
+    assert len(laid_out) == 16
+    second, faults_again = measure(examples, 512, 0, tmp_path / "cache", kept)
+    third = measure_again(examples, {position: fault.reason for position, fault in faults.items()}, 0, kept)
+    assert len(laid_out) == 16
+    assert faults_again == faults
+    assert list(faults) == [8, 9, 10, 11]
+    for again in (second, third):
+        assert_same(again.lengths, first.lengths)
+        assert again.usable.tolist() == first.usable.tolist()
+    kept.write_bytes(kept.read_bytes()[:50])
+    refused = dict.fromkeys(range(8, 12), "refused_image")
+    assert_same(measure_again(examples, refused, 0, kept).lengths, first.lengths)
+    assert len(laid_out) == 28, "what is damaged is measured again"
+    paths[3].unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        measure_again(examples, refused, 0, kept)
+
+
 def test_pictures_are_decoded_once(
     copied: tuple[Examples, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mprm.batching import loading
 from mprm.batching.order import Lengths, LowToHigh, Shuffled
 from mprm.training.lengths import Measured, measure
 from mprm.training.module import StepScoring
 from mprm.training.objectives import Hard
-from mprm.training.planner import BatchPlan, RankBatches, plan_parts
+from mprm.training.planner import BatchPlan, Loaders, Part, RankBatches, plan_parts
 from mprm.training.recipe import Machine, Recipe, Schedule
 
 RANKS = st.sampled_from([1, 2, 3, 4, 8])
@@ -114,6 +116,27 @@ def test_a_rollout_that_is_twice_in_a_batch_has_both_its_weights() -> None:
     plan = BatchPlan(np.array([0, 1, 1, 2]), np.array([1, 2, 3]), lengths_of(3), 8, 400, 1, micro_batch_size=2)
     weights = [item for rows in plan.cut(0) for row in rows for item in row]
     assert sorted(weights) == [(0, 1 / 6), (1, 1 / 10), (1, 1 / 6), (2, 1 / 10)]
+
+
+def test_shared_memory_that_is_too_small_is_told_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 4,000 bytes for training and validation: eight workers of two ranks hold 2 x (2 x 8 + 1) of each."""
+    vision = {"pixel_values": torch.zeros(4000, dtype=torch.uint8)}
+
+    class Shown:
+        def __getitems__(self, keys: Any) -> list[Any]:
+            return [SimpleNamespace(vision=vision) for _ in keys]
+
+    part = Part(Shown(), plan_of(8, world_size=2))
+    free = 2 * 17 * 8000
+
+    def loaders(num_workers: int) -> Loaders:
+        monkeypatch.setattr(loading.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        return Loaders(part, part, 0, Machine(devices=2, num_workers=num_workers))
+
+    assert loaders(8).num_workers == 8
+    free -= 1
+    with pytest.raises(ValueError, match=r"num_workers=8: [^\n]* give trainer\.num_workers=7, [^\n]*--shm-size=1g\)$"):
+        loaders(8)
 
 
 def test_a_batch_without_a_scored_step_has_finite_weights() -> None:
