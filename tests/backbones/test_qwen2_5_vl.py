@@ -96,6 +96,14 @@ def test_windows_of_several_sizes_are_used(qwen: Any, batch: Batch) -> None:
     assert not layout["window_index"].equal(torch.arange(n_tokens))
 
 
+def test_the_patch_embedding_is_the_convolution(qwen: Any, batch: Batch) -> None:
+    embed = qwen[1].hf.model.visual.patch_embed
+    patches = batch.vision["pixel_values"].view(-1, *embed.proj.weight.shape[1:])
+    convolved = torch.nn.Conv3d.forward(embed.proj, patches).flatten(1)
+    largest = convolved.abs().max()
+    torch.testing.assert_close(embed.proj(patches) / largest, convolved / largest, atol=1e-6, rtol=0)
+
+
 def test_window_attention_is_really_local(qwen: Any, picture: Picture) -> None:
     """In the first block a changed patch is felt inside its window only."""
     processor, model = qwen
