@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.utils import counters
 
 from mprm.backbones import attention
 from mprm.backbones.attention import attend
@@ -131,6 +132,24 @@ def test_what_the_cuda_kernel_is_asked_for(
     monkeypatch.setattr(attention, "VARLEN", {"window_size", *(["enable_gqa"] if grouped_heads else [])})
     qkv = drawn(int(segments.query_border[-1]), 4, 2, 0)
     torch.testing.assert_close(attention._flash(*qkv, segments, SCALE), dense(*qkv, segments))
+
+
+def test_the_cuda_kernel_stands_in_one_graph_for_any_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward pass are traced as on CUDA; there is no kernel to run."""
+    if "window_size" not in attention.VARLEN:
+        pytest.skip("this torch has no variable-length attention with masks")
+    monkeypatch.setattr(attention, "_is_flash", lambda *_: True)
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(attend, backend="aot_eager", dynamic=True)
+    for shapes in ([(13, [4, 7, 1]), (2, []), (6, [3, 6])], [(5, [2, 3])], [(30, [1, 2, 3, 4, 5])]):
+        segments = groups(shapes)
+        qkv = [x.bfloat16().requires_grad_() for x in drawn(int(segments.query_border[-1]), 4, 2, 0)]
+        with pytest.raises(NotImplementedError, match="_flash_attention_forward"):
+            compiled(*qkv, segments, SCALE)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    torch._dynamo.reset()
 
 
 @pytest.mark.gpu

@@ -26,9 +26,12 @@ from tests.backbones.test_packed import stir_adapters
 from tests.encoding import encode
 
 CASES: dict[str, dict[str, Any]] = {
-    "internvl": {"vision": "trained", "gradient_checkpointing": True},
+    "internvl": {"gradient_checkpointing": True},
     "qwen2_5_vl": {"language_model": "lora", "gradient_checkpointing": True},
 }
+# At most: a layer; the last one, and that for a single mark; of InternVL's tower a block, and that for a single tile;
+# of Qwen's one of windows, the first of them, whose input is a view, and one of images.
+GRAPHS = {"internvl": 1 + 2 + 2, "qwen2_5_vl": 1 + 2 + 3}
 
 
 @pytest.fixture
@@ -88,11 +91,7 @@ def test_a_layer_is_one_graph_for_any_row_and_its_gradients_are_those_of_transfo
         for name, gradient in found.items():
             torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
     assert not counters["graph_break"]
-    # Of every layer one, beside it the last layer for a single mark, and the tower's for a single tile or its windows.
-    assert counters["stats"]["unique_graphs"] <= 6
-    recompiled = {code.co_qualname: failures for code, failures in guard_failures.items()}
-    assert len(recompiled) <= 2, recompiled
-    assert all(len(failures) <= 2 for failures in recompiled.values()), recompiled
+    assert counters["stats"]["unique_graphs"] <= GRAPHS[family], guard_failures
 
 
 def test_a_training_compiles_its_layers_and_can_be_sent_to_another_process(tmp_path: Path) -> None:
