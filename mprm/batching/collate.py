@@ -58,13 +58,15 @@ class Segments:
     def padded(self) -> Padded:
         """Kept: made under inference_mode, it cannot serve a training."""
         if self.host is not None:
-            *moved, shapes = self.host.padded
-            return Padded(*(tensor.to(self.query_border.device, non_blocking=True) for tensor in moved), shapes)
+            device, host = self.query_border.device, self.host.padded
+            names = ("query_P", "key_P", "place_T", "mask")
+            return host._replace(**{name: getattr(host, name).to(device, non_blocking=True) for name in names})
         starts, key_starts = self.query_border[:-1].long(), self.key_border[:-1].long()
         lengths, key_lengths = self.query_border.diff(), self.key_border.diff()
         key = torch.arange(int(self.key_border[-1])) if self.key is None else self.key
         place_T = torch.empty(int(self.query_border[-1]), dtype=torch.int64)
-        queries, keys, masks, shapes, offset = [], [], [], [], 0
+        queries, keys, masks, offset = [], [], [], 0
+        shapes: list[int] = []
         for chosen in _alike(lengths.tolist(), key_lengths.tolist()):
             n_query, n_key = lengths[chosen, None], key_lengths[chosen, None]
             step_Q, step_K = torch.arange(int(n_query.max())), torch.arange(int(n_key.max()))
@@ -75,11 +77,11 @@ class Segments:
             offset += query_SQ.numel()
             last_SQ = step_Q + (n_key - n_query) if self.causal else n_key - 1
             mask_SQK = step_K <= last_SQ[..., None]
-            rows = 0 if bool(mask_SQK.all()) else mask_SQK.shape[1]
+            n_rows = 0 if bool(mask_SQK.all()) else mask_SQK.shape[1]
             queries.append(query_SQ.flatten())
             keys.append(key[key_starts[chosen, None] + step_K.minimum(n_key - 1)].flatten())
-            masks.append(mask_SQK[:, :rows].flatten())
-            shapes += [*query_SQ.shape, len(step_K), rows]
+            masks.append(mask_SQK[:, :n_rows].flatten())
+            shapes += [*query_SQ.shape, len(step_K), n_rows]
         mask = torch.cat([*masks, torch.zeros(2, dtype=torch.bool)])
         return Padded(torch.cat(queries), torch.cat(keys), place_T, mask, torch.tensor(shapes))
 
