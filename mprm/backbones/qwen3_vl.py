@@ -48,6 +48,8 @@ class Qwen3StepModel(QwenStepModel):
 
 def _with_images(h_BLD: torch.Tensor, is_image_BL: torch.Tensor, added_ND: torch.Tensor) -> torch.Tensor:
     """In place of transformers' indexing by a mask, which waits for the device."""
+    if not len(added_ND):  # a solution of text, one by one
+        return h_BLD
     return torch.where(is_image_BL[..., None], h_BLD + laid_out(added_ND.to(h_BLD.dtype), is_image_BL), h_BLD)
 
 
