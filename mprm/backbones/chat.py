@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mprm.backbones.base import SEGMENTED, StepHead, StepModel, stored_kappa
+from mprm.backbones.attention import SEGMENTED, make_ready
+from mprm.backbones.base import StepHead, StepModel, laid_out, stored_kappa
 from mprm.backbones.loading import (
     FROZEN,
     LORA,
@@ -64,8 +65,7 @@ class ChatModel(StepModel):
         self.projector().register_forward_pre_hook(_in_own_type)
         parts = {"vision": self.vision_tower(), "language_model": self.language_model}
         adapted = {m for name, part in parts.items() if getattr(options, name) == LORA for m in part.modules()}
-        unread = freeze_unread(hf.config, self.vision_tower())
-        adapted -= {*self.projector().modules(), *unread.modules()}
+        adapted -= {*self.projector().modules(), *freeze_unread(hf.config, self.vision_tower()).modules()}
         layers: set[nn.Module] = {module for module in adapted if isinstance(module, nn.Linear)}
         if layers:
             add_adapters(self, layers, options.lora_rank, options.lora_alpha)
@@ -131,9 +131,8 @@ class ChatModel(StepModel):
             return embeds_BLD, {}
         image_ND, *deeper = self.image_embeddings(self.pixels(vision)).to(embeds_BLD).split(embeds_BLD.shape[-1], -1)
         is_image_BL = ids_BL == self.hf.config.image_token_id
-        deeper = [added_ND[: int(is_image_BL.sum())] for added_ND in deeper]  # a blank image has no tokens
         deepstack = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": deeper} if deeper else {}
-        return embeds_BLD.masked_scatter(is_image_BL[..., None], image_ND), deepstack
+        return torch.where(is_image_BL[..., None], laid_out(image_ND, is_image_BL), embeds_BLD), deepstack
 
     def mark_embedding(self, table: nn.Module) -> torch.Tensor:
         """What the table would give for the mark, (D,): Gemma's scales what it looks up."""
@@ -149,6 +148,7 @@ class ChatModel(StepModel):
     ) -> torch.Tensor:
         """Last hidden states of the language model, (B, L, D); `attention`: what its layers want besides."""
         embeds_BLD, deepstack = self.embed(ids_BL, vision)
+        make_ready(attention.get("segments"), embeds_BLD)
         return self.language_model(
             inputs_embeds=embeds_BLD, position_ids=position_ids, use_cache=use_cache, **deepstack, **attention
         ).last_hidden_state

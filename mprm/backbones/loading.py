@@ -178,7 +178,7 @@ def load_images(processor_class: Any, folder: Path, **options: Any) -> Any:
 
 
 def check_language_model(model: Any, folder: str | Path | None, max_length: int) -> None:
-    """Raises ValueError if base.attend and MarksOnly, which compute whole segments and a layer of four parts,
+    """Raises ValueError if attention.attend and MarksOnly, which compute whole segments and a layer of four parts,
     would compute something else than the model."""
     kinds = set(getattr(model.config, "layer_types", None) or ["sliding_attention"])  # Mistral's has a window or none
     window = getattr(model.config, "sliding_window", None) if "sliding_attention" in kinds else None

@@ -157,6 +157,7 @@ class OtherModel(ChatModel):
             for name in batch.n_vision[group]:
                 if not name.startswith(SHAPE):
                     tensor = flat[name][group].view(*flat[f"{SHAPE}{name}"][group][0].tolist())
+                    tensor = tensor.to(batch.input_ids_T.device)
                     vision[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
             return vision
 

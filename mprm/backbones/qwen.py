@@ -18,7 +18,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.vision_utils import get_vision_position_ids
 
-from mprm.backbones.base import attend
+from mprm.backbones.attention import attend, make_ready
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
 from mprm.backbones.pixels import AS_BYTES, Pixels
@@ -82,6 +82,13 @@ class Deferred(nn.Module):
         return merged_ND
 
 
+class PatchEmbedding(nn.Conv3d):
+    """Takes the place of the tower's: a convolution over patches that do not overlap is a linear layer."""
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
+
+
 class SegmentedAttention(nn.Module):
     """Takes the place of the tower's attention: all images, or all windows, in few large calls. Without flash-attn
     stock transformers makes one call for each, thousands per batch."""
@@ -123,6 +130,7 @@ class QwenStepModel(ChatModel):
 
     def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: ChatBackbone) -> None:
         visual: Any = hf.model.visual
+        visual.patch_embed.proj.__class__ = PatchEmbedding
         for block in visual.blocks:
             block.attn.__class__ = SegmentedAttention
         for merger in (visual.merger, *getattr(visual, "deepstack_merger_list", [])):
@@ -140,6 +148,8 @@ class QwenStepModel(ChatModel):
         """What the tower gives for the images; without gradient where it is frozen."""
         visual, grid_thw = self.hf.model.visual, vision["image_grid_thw"]
         pixels_PD = vision["pixel_values"].to(visual.patch_embed.proj.weight.dtype)
+        for segments in layout["segments"].values():
+            make_ready(segments, pixels_PD)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision):
             return visual(pixels_PD, grid_thw=grid_thw, **layout)
 
@@ -152,11 +162,11 @@ class QwenStepModel(ChatModel):
 
 def image_layout(grid_thw: torch.Tensor, merge: int, device: torch.device) -> dict[str, Any]:
     """What the tower would work out image by image on every call: patch positions, and the segments of its attention.
-    Images of one size share theirs, so a batch costs a concatenation."""
+    Images of one size share theirs, so a batch costs a concatenation. The grids are on the host."""
     positions = [patch_positions(tuple(grid), merge) for grid in grid_thw.tolist()]
-    images = rows([len(position_P2) for position_P2 in positions], causal=False).to(device)
+    images = rows([len(position_P2) for position_P2 in positions], causal=False).to(device, non_blocking=True)
     return {
-        "position_ids": torch.cat(positions).to(device),
+        "position_ids": torch.cat(positions).to(device, non_blocking=True),
         "cu_seqlens": images.query_border,
         "segments": {"images": images},
     }

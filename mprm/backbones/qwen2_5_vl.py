@@ -48,9 +48,11 @@ def window_layout(grid_thw: torch.Tensor, visual: Any, device: torch.device) -> 
         indices.append(index_N + offset)
         lengths += of_image
         offset += len(index_N)
-    windows, layout = rows(lengths, causal=False).to(device), image_layout(grid_thw, visual.spatial_merge_size, device)
+    windows = rows(lengths, causal=False).to(device, non_blocking=True)
+    layout = image_layout(grid_thw, visual.spatial_merge_size, device)
     layout["segments"]["windows"] = windows
-    return layout | {"window_index": torch.cat(indices).to(device), "cu_window_seqlens": windows.query_border}
+    index_N = torch.cat(indices).to(device, non_blocking=True)
+    return layout | {"window_index": index_N, "cu_window_seqlens": windows.query_border}
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ attends to the segments on its way from the root, and its positions count on fro
 what separate ones would.
 
 Shape suffixes: T tokens of the row, M marks of all solutions, L tokens of a solution, S segments, Q and K queries and
-keys of a segment, padded to the longest of a block.
+keys of a segment, padded to the longest of a block; P places of all blocks.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ import torch
 ALIKE = 0.7
 
 
-class Block(NamedTuple):
-    """Segments of like length, padded."""
+class Padded(NamedTuple):
+    """Segments padded in blocks of like length, all blocks laid flat one behind the other: as many tensors for any row,
+    so that a compiled layer serves all rows."""
 
-    query_SQ: torch.Tensor  # places in the row
-    key_SK: torch.Tensor
-    mask_S1QK: torch.Tensor | None  # which key a query sees; (S, 1, 1, K) when all of a segment do, None: all see all
+    query_P: torch.Tensor  # places in the row
+    key_P: torch.Tensor
+    place_T: torch.Tensor  # for every token of the row where its query is in query_P
+    # Which key a query sees, bool, (S, Q, K) of every block; (S, 1, K) where all of a segment do, nothing where all see
+    # all. Two more end it: for none and for one a layer would be compiled anew.
+    mask: torch.Tensor
+    shapes: torch.Tensor  # on the host: S, Q, K of every block, and how many rows of the mask a segment has
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,35 +47,43 @@ class Segments:
     # Places in the row of all segments' keys, one segment behind the other, int64; None: its keys are its queries.
     key: torch.Tensor | None = None
     causal: bool = True  # a query sees the keys up to its own; the last query of a segment has the last key
+    host: Segments | None = None  # these on the CPU, so that nobody has to wait for the device's
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Segments:
         names = ("query_border", "key_border") if self.key is None else ("query_border", "key_border", "key")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
+        return replace(self, host=self.host or self, **moved)
 
     @cached_property
-    def padded(self) -> tuple[list[Block], torch.Tensor]:
-        """Blocks of padded segments, and for every token of the row where its query is when the blocks' (S, Q) are
-        laid flat one behind the other, (T,). Kept: made under inference_mode, they cannot serve a training."""
-        device = self.query_border.device
-        starts, key_starts = self.query_border[:-1].long().cpu(), self.key_border[:-1].long().cpu()
-        lengths, key_lengths = self.query_border.diff().cpu(), self.key_border.diff().cpu()
-        key = torch.arange(int(self.key_border[-1])) if self.key is None else self.key.cpu()
+    def padded(self) -> Padded:
+        """Kept: made under inference_mode, it cannot serve a training."""
+        if self.host is not None:
+            device, host = self.query_border.device, self.host.padded
+            names = ("query_P", "key_P", "place_T", "mask")
+            return host._replace(**{name: getattr(host, name).to(device, non_blocking=True) for name in names})
+        starts, key_starts = self.query_border[:-1].long(), self.key_border[:-1].long()
+        lengths, key_lengths = self.query_border.diff(), self.key_border.diff()
+        key = torch.arange(int(self.key_border[-1])) if self.key is None else self.key
         place_T = torch.empty(int(self.query_border[-1]), dtype=torch.int64)
-        blocks, offset = [], 0
+        queries, keys, masks, offset = [], [], [], 0
+        shapes: list[int] = []
         for chosen in _alike(lengths.tolist(), key_lengths.tolist()):
             n_query, n_key = lengths[chosen, None], key_lengths[chosen, None]
             step_Q, step_K = torch.arange(int(n_query.max())), torch.arange(int(n_key.max()))
             query_SQ = starts[chosen, None] + step_Q.minimum(n_query - 1)
-            key_SK = key[key_starts[chosen, None] + step_K.minimum(n_key - 1)]
             place_T[query_SQ[step_Q < n_query]] = (
                 offset + torch.arange(query_SQ.numel()).view_as(query_SQ)[step_Q < n_query]
             )
             offset += query_SQ.numel()
             last_SQ = step_Q + (n_key - n_query) if self.causal else n_key - 1
             mask_SQK = step_K <= last_SQ[..., None]
-            mask = None if bool(mask_SQK.all()) else mask_SQK[:, None].to(device)
-            blocks.append(Block(query_SQ.to(device), key_SK.to(device), mask))
-        return blocks, place_T.to(device)
+            n_rows = 0 if bool(mask_SQK.all()) else mask_SQK.shape[1]
+            queries.append(query_SQ.flatten())
+            keys.append(key[key_starts[chosen, None] + step_K.minimum(n_key - 1)].flatten())
+            masks.append(mask_SQK[:, :n_rows].flatten())
+            shapes += [*query_SQ.shape, len(step_K), n_rows]
+        mask = torch.cat([*masks, torch.zeros(2, dtype=torch.bool)])
+        return Padded(torch.cat(queries), torch.cat(keys), place_T, mask, torch.tensor(shapes))
 
 
 def from_keys(lengths: Sequence[int], keys: Sequence[torch.Tensor], causal: bool) -> Segments:
@@ -136,7 +149,11 @@ class Batch:
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         tensors = ("input_ids_T", "position_ids", "segments", "mark_M", "mc_M", "n_M", "weight_M")
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in tensors}
-        vision = {name: value.to(device, non_blocking=non_blocking) for name, value in self.vision.items()}
+        vision = {
+            # Sizes and grids stay on the host, which works out layouts of them.
+            name: value if value.dtype == torch.int64 else value.to(device, non_blocking=non_blocking)
+            for name, value in self.vision.items()
+        }
         return replace(self, vision=vision, **moved)
 
     def pin_memory(self) -> Batch:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, DynamicCache
 
-from mprm.backbones.base import SEGMENTED
+from mprm.backbones.attention import SEGMENTED
 from mprm.backbones.chat import ChatModel
 from mprm.batching.collate import Example, collate
 from mprm.inference.policy import key_hash

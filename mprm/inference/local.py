@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mprm.backbones.attention import SEGMENTED
 from mprm.backbones.auto import family_of
-from mprm.backbones.base import SEGMENTED
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.batching.examples import image_tensors, open_images
 from mprm.inference.decoding import Prefilled, SharedPrefix, choose, decode, prefill, uniforms

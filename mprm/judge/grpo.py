@@ -186,9 +186,11 @@ class Reinforcement(TrainingModule):
     def responses(self, pairs: Sequence[PresentedPair]) -> list[list[Generation]]:
         """A group per pair, drawn from the judge as it is; the random numbers depend on seed, step and pair alone."""
         self.model.eval()  # layers that are checkpointed in training could not keep what they have seen
+        self.teardown("fit")  # and each that is compiled would be compiled for itself
         step = self.trainer.global_step
         prompts = [one.prompt(self.grpo.group_size) for one in pairs]
         found = self.sampler.generate([replace(prompt, key=f"{step}\0{prompt.key}") for prompt in prompts])
+        self.setup("fit")
         self.model.train()
         return found
 

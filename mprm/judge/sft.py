@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
-from torchmetrics import MeanMetric
 
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Batch, Example, collate
@@ -23,7 +22,7 @@ from mprm.data.questions import Pair
 from mprm.inference.scoring import answered
 from mprm.judge.judge import Judge, PresentedPair, present
 from mprm.training.lengths import Measured
-from mprm.training.module import TrainingModule
+from mprm.training.module import Mean, TrainingModule
 from mprm.training.recipe import Recipe, Schedule
 
 CHUNK = 1024  # marks whose logits are held at once
@@ -88,7 +87,8 @@ def log_likelihood(model: ChatModel, responses: ResponseBatch, temperature: floa
 
     def chunk(h_CD: torch.Tensor, token_C: torch.Tensor) -> torch.Tensor:
         logits_CV = model.hf.lm_head(h_CD).float() / temperature
-        logits_CV[:, model.image_ids] = -torch.inf
+        for token in model.image_ids:  # a list would be copied to the device, which waits for it
+            logits_CV[:, token] = -torch.inf
         return logits_CV.log_softmax(-1).gather(-1, token_C[:, None])[:, 0]
 
     parts = zip(h_MD.split(CHUNK), responses.token_M.split(CHUNK), strict=True)
@@ -158,7 +158,7 @@ class Imitation(TrainingModule):
     model: ChatModel
 
     def __init__(self, model: ChatModel, schedule: Schedule) -> None:
-        super().__init__(model, schedule, {"loss": MeanMetric(nan_strategy="disable"), "likelihood": MeanMetric()})
+        super().__init__(model, schedule, {"loss": Mean(), "likelihood": Mean()})
 
     @staticmethod
     def collate(examples: list[Example]) -> ResponseBatch:
@@ -175,7 +175,7 @@ class Imitation(TrainingModule):
 
     def loss(self, batch: ResponseBatch) -> torch.Tensor:
         logp_M = log_likelihood(self.model, batch)
-        counted_M = batch.row.weight_M > 0  # a row left empty has a filler
-        self.curve["loss"].update(-logp_M.detach()[counted_M])
+        counted_M = (batch.row.weight_M > 0).float()  # a row left empty has a filler
+        self.curve["loss"].update(-logp_M.detach(), counted_M)
         self.curve["likelihood"].update(logp_M.detach().exp(), counted_M)
         return -(logp_M * batch.row.weight_M).sum()

@@ -20,6 +20,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from mprm.runs.artifacts import is_rank_zero, write_text
 from mprm.terminal import bar, say
 from mprm.training.checkpoint import AtomicCheckpointIO, Checkpoints, latest, save_weights
+from mprm.training.compiling import one_line_errors
 from mprm.training.cost import announce
 from mprm.training.lengths import Measured
 from mprm.training.module import TrainingModule
@@ -80,14 +81,18 @@ def fit(
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     model.check_training()
-    announce(module, parts[0], folder)
+    with one_line_errors():
+        module.setup("fit")
+        announce(module, parts[0], folder)
+        module.teardown("fit")
     if start and is_rank_zero():
         say(f"resuming from step {start} of {plan.optimizer_steps}")
     module.optimizer_steps = plan.optimizer_steps
     pl.seed_everything(schedule.seed, verbose=False)
     trainer = build_trainer(module, plan, folder, start, mirror)
     model.train()  # transformers loads in eval mode, in which no layer is checkpointed
-    run_trainer(trainer, module, Loaders(*parts, start, machine), checkpoint)
+    with one_line_errors():
+        run_trainer(trainer, module, Loaders(*parts, start, machine), checkpoint)
     disconnect_ranks(trainer.strategy)
     skipped = sum(SKIPPED in line for line in read_lines(folder / "metrics.jsonl", plan.optimizer_steps))
     if skipped and is_rank_zero():

@@ -21,10 +21,20 @@ from mprm.batching.collate import Batch, collate
 from mprm.runs.artifacts import is_rank_zero
 from mprm.terminal import say
 from mprm.training.checkpoint import recount
+from mprm.training.compiling import compile_layers, restore_layers
 from mprm.training.lengths import Measured
 from mprm.training.objectives import Objective, step_weights
 from mprm.training.recipe import Schedule
 from mprm.training.strategies import Sharded, build_optimizer
+
+
+class Mean(MeanMetric):
+    """torchmetrics', but for its search for NaN at every update, which waits for the device: one shows in the mean."""
+
+    def update(self, value: torch.Tensor, weight: torch.Tensor) -> None:  # type: ignore[override]
+        """What has no weight does not count, whatever it is."""
+        self.mean_value += torch.where(weight > 0, value * weight, 0.0).sum()
+        self.weight += weight.sum()
 
 
 class TrainingModule(pl.LightningModule):
@@ -43,6 +53,13 @@ class TrainingModule(pl.LightningModule):
         self.strict_loading = False  # checkpoints hold what is trained; the rest lies in the backbone's folder
         self.random_state = torch.get_rng_state()  # as the last optimizer step ended
         self.gradient_norm = 0.0  # of the last optimizer step, before it was clipped
+
+    def setup(self, stage: str) -> None:
+        if self.schedule.machine.compile:
+            compile_layers(self.model, self.schedule.machine)
+
+    def teardown(self, stage: str) -> None:
+        restore_layers(self.model)
 
     @staticmethod
     def collate(examples: list[Any]) -> Any:
@@ -185,8 +202,7 @@ class StepScoring(TrainingModule):
         self, model: StepModel, objective: Objective, schedule: Schedule, positive_share: float | None = None
     ) -> None:
         """positive_share: learnt()'s."""
-        # A loss that is not a number is to be seen.
-        super().__init__(model, schedule, {"loss": MeanMetric(nan_strategy=math.nan), "step_accuracy": MeanMetric()})
+        super().__init__(model, schedule, {"loss": Mean(), "step_accuracy": Mean()})
         self.objective = objective
         self.positive_share = positive_share
         self.micro_batch_size = objective.micro_batch_size if objective.normalise == "micro_batch" else None
@@ -214,10 +230,9 @@ class StepScoring(TrainingModule):
 
     def loss(self, batch: Batch) -> torch.Tensor:
         loss_M, weight_M, yes_M = self.losses(batch)
-        scored_M = weight_M > 0
         hit_M = (yes_M > 0.5) == (self.objective.target(batch.mc_M) > 0.5)
-        self.curve["loss"].update(loss_M.detach()[scored_M], weight_M[scored_M])
-        self.curve["step_accuracy"].update(hit_M.float(), scored_M)
+        self.curve["loss"].update(loss_M.detach(), weight_M)
+        self.curve["step_accuracy"].update(hit_M.float(), (weight_M > 0).float())
         return (loss_M * weight_M * batch.weight_M).sum()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:

@@ -80,6 +80,8 @@ class Machine:
     offload_optimizer: bool = False
     # 32-true, bf16-mixed, or with DeepSpeed bf16-true.
     precision: str = "32-true"
+    # Decoder layers and vision blocks by torch.compile.
+    compile: bool = False
     # Text and image tokens of one forward pass on one device.
     max_tokens: int = 4096
     num_workers: int = 0

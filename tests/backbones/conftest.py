@@ -21,7 +21,7 @@ from mprm.backbones.internvl import InternVL, InternVLProcessor
 from mprm.backbones.language_model import LanguageModel
 from mprm.backbones.loading import ChatBackbone, add_adapters
 from mprm.backbones.pixels import Pixels
-from mprm.backbones.qwen import QwenProcessor
+from mprm.backbones.qwen import PatchEmbedding, QwenProcessor
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import Example
 from tools import tiny
@@ -135,6 +135,8 @@ def stock() -> Callable[[ChatModel, ChatBackbone], Stock]:
         layers = {hf.get_submodule(name) for name, layer in model.hf.named_modules() if isinstance(layer, LoraLayer)}
         if layers:
             add_adapters(hf, layers, loaded.lora_rank, loaded.lora_alpha)
+        if hasattr(hf.model, "visual"):  # as rounded as ours: the tower makes more of it, and it is tested on its own
+            hf.model.visual.patch_embed.proj.__class__ = PatchEmbedding
         theirs = dict(hf.named_parameters())
         with torch.no_grad():
             for name, parameter in model.hf.named_parameters():

@@ -1,6 +1,7 @@
 """Qwen2.5-VL against stock transformers."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def test_windows_of_several_sizes_are_used(qwen: Any, batch: Batch) -> None:
     n_tokens = len(batch.vision["pixel_values"]) // 4
     assert layout["window_index"].sort().values.equal(torch.arange(n_tokens))
     assert not layout["window_index"].equal(torch.arange(n_tokens))
+
+
+def test_the_patch_embedding_is_the_convolution(qwen: Any, batch: Batch) -> None:
+    proj = deepcopy(qwen[1].hf.model.visual.patch_embed.proj).double()
+    patches = batch.vision["pixel_values"].double().view(-1, *proj.weight.shape[1:])
+    torch.testing.assert_close(proj(patches), torch.nn.Conv3d.forward(proj, patches).flatten(1))
 
 
 def test_window_attention_is_really_local(qwen: Any, picture: Picture) -> None:

@@ -1,5 +1,7 @@
 """Who attends to whom: worked examples, and the padded form against a dense mask."""
 
+from typing import NamedTuple
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +40,24 @@ def segmented(draw: st.DrawFn) -> Segments:
     return from_keys(queries, list(map(torch.tensor, keys)), causal)
 
 
+class Block(NamedTuple):
+    query_SQ: torch.Tensor
+    key_SK: torch.Tensor
+    mask_SQK: torch.Tensor | None
+
+
+def blocks_of(segments: Segments) -> tuple[list[Block], torch.Tensor]:
+    """The blocks that `padded` has laid flat, and its place_T."""
+    query_P, key_P, place_T, mask, shapes = segments.padded
+    found, sizes = [], shapes.view(-1, 4).tolist()
+    queries, keys = query_P.split([s * q for s, q, _, _ in sizes]), key_P.split([s * k for s, _, k, _ in sizes])
+    *masks, rest = mask.split([*(s * n_rows * k for s, _, k, n_rows in sizes), 2])
+    assert not rest.any()
+    for (s, q, k, n_rows), query_N, key_N, mask_N in zip(sizes, queries, keys, masks, strict=True):
+        found.append(Block(query_N.view(s, q), key_N.view(s, k), mask_N.view(s, n_rows, k) if n_rows else None))
+    return found, place_T
+
+
 def test_rows_stand_one_behind_the_other() -> None:
     segments = rows([2, 1, 3], causal=True)
     assert segments.query_border.tolist() == segments.key_border.tolist() == [0, 2, 3, 6]
@@ -59,25 +79,25 @@ def test_a_solution_sees_the_prefix_and_itself() -> None:
         [0, 1, 2, 3],
         [0, 1, 4],
     ]
-    ((first, second, third), place_T) = segments.padded
+    ((first, second, third), place_T) = blocks_of(segments)
     assert first.query_SQ.tolist() == [[2, 3]]
     assert first.key_SK.tolist() == [[0, 1, 2, 3]]
-    assert first.mask_S1QK is not None
-    assert first.mask_S1QK.int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 1]]]]
+    assert first.mask_SQK is not None
+    assert first.mask_SQK.int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 1]]]
     assert second.key_SK.tolist() == [[0, 1]]
     assert third.key_SK.tolist() == [[0, 1, 4]]
-    assert third.mask_S1QK is None  # the one query sees all
+    assert third.mask_SQK is None  # the one query sees all
     assert place_T.tolist() == [2, 3, 0, 1, 4]
 
 
 def test_segments_of_like_length_share_a_block() -> None:
     """10 and 7 are alike, 6 is not; each block is padded to its longest."""
-    blocks, place_T = rows([7, 6, 10], causal=False).padded
+    blocks, place_T = blocks_of(rows([7, 6, 10], causal=False))
     assert [block.query_SQ.shape for block in blocks] == [(2, 10), (1, 6)]
     assert blocks[0].query_SQ[1].tolist() == [0, 1, 2, 3, 4, 5, 6, 6, 6, 6]
-    assert blocks[0].mask_S1QK is not None
-    assert blocks[0].mask_S1QK.sum(-1).tolist() == [[[10]], [[7]]]  # all queries see the same
-    assert blocks[1].mask_S1QK is None
+    assert blocks[0].mask_SQK is not None
+    assert blocks[0].mask_SQK.sum(-1).tolist() == [[10], [7]]  # all queries see the same
+    assert blocks[1].mask_SQK is None
     assert place_T[:7].tolist() == list(range(10, 17))
     assert place_T[7:13].tolist() == list(range(20, 26))
     assert place_T[13:].tolist() == list(range(10))
@@ -87,18 +107,17 @@ def test_segments_of_like_length_share_a_block() -> None:
 @given(segments=segmented())
 def test_padded_is_the_dense_mask(segments: Segments) -> None:
     mask_TT = dense(segments)
-    blocks, place_T = segments.padded
+    blocks, place_T = blocks_of(segments)
     found_TT = torch.zeros_like(mask_TT)
     laid_flat = torch.cat([block.query_SQ.flatten() for block in blocks])
     assert laid_flat[place_T].equal(torch.arange(len(mask_TT)))  # each token once, where its query is
     offset, real = 0, torch.zeros(len(laid_flat), dtype=torch.bool)
     real[place_T] = True
-    for query_SQ, key_SK, mask_S1QK in blocks:
+    for query_SQ, key_SK, mask_SQK in blocks:
         n_segments, n_query = query_SQ.shape
         seen_SQK = torch.ones(n_segments, n_query, key_SK.shape[1], dtype=torch.bool)
-        if mask_S1QK is not None:
-            assert mask_S1QK.ndim == 4
-            seen_SQK = seen_SQK & mask_S1QK[:, 0]
+        if mask_SQK is not None:
+            seen_SQK = seen_SQK & mask_SQK
         assert seen_SQK.any(-1).all()  # a softmax over nothing would be NaN, also at the padding
         for segment, step in real[offset : offset + query_SQ.numel()].view_as(query_SQ).nonzero().tolist():
             keys = key_SK[segment][seen_SQK[segment, step]]
@@ -113,7 +132,7 @@ def test_padded_is_the_dense_mask(segments: Segments) -> None:
 @settings(max_examples=100, deadline=None)
 @given(segments=segmented())
 def test_little_is_padding(segments: Segments) -> None:
-    blocks, place_T = segments.padded
+    blocks, place_T = blocks_of(segments)
     assert sum(block.query_SQ.numel() for block in blocks) <= len(place_T) / ALIKE
 
 
@@ -122,6 +141,8 @@ def test_segments_move_as_a_whole() -> None:
     assert moved.query_border.is_meta
     assert moved.key_border.is_meta
     assert (moved.longest_query, moved.longest_key, moved.key, moved.causal) == (2, 2, None, False)
+    assert moved.padded.query_P.is_meta
+    assert moved.padded.shapes.tolist() == [1, 2, 2, 0, 1, 1, 1, 0], "worked out and left on the host"
     key = torch.tensor([0, 1, 0, 1, 2])
     borders = torch.tensor([0, 2, 3]), torch.tensor([0, 2, 5])
     assert Segments(*borders, 2, 3, key).to(torch.device("meta")).key.is_meta  # type: ignore[union-attr]

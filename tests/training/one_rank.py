@@ -82,10 +82,16 @@ def main(job: dict[str, Any]) -> None:
     if machine.accelerator == "cpu":
         set_accelerator(CPU_Accelerator())  # where there is a GPU, DeepSpeed has chosen it as it was imported
     # As DeepSpeed begins it compiles an optimizer that is not used: half of this process would be torch's compiler.
-    torch.compile = lambda *_, **__: lambda function: function
+    compile_ = torch.compile
+    torch.compile = lambda function=None, dynamic=None, **_: (
+        compile_(function, dynamic=True, backend="aot_eager") if dynamic else lambda function: function
+    )
     fit_module.build_strategy = for_tests
     module = StepScoring(model, objective, Schedule(recipe, machine, Shuffled(), seed=0))
     fit_module.fit(module, train, validation, Path(job["folder"]), kill)
+    if machine.compile:
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+        assert not torch._dynamo.utils.counters["graph_break"], torch._dynamo.utils.counters["graph_break"]
 
 
 def disturb(job: dict[str, Any]) -> None:
