@@ -19,15 +19,16 @@ from mprm.metrics.estimate import (
 )
 
 N = 40  # questions
-HARD, APART, BETTER = 1.5, 0.35, 0.3  # in log odds: deviations of questions and of trainings; what b is better by
+HARD, APART, BETTER = 1.5, 0.6, 0.3  # in log odds: deviations of questions and of trainings; what b is better by
 LEAST, MOST = 0.94, 0.99
+EVERY = np.random.default_rng(1).normal(0, HARD, 4001)  # questions, in log odds
+GRID = np.linspace(-2, 6, 321)
+ANSWERED = [expit(one + EVERY).mean() for one in GRID]
 
 
 def right(log_odds: np.ndarray) -> np.ndarray:
     """The share of all questions that trainings so good answer."""
-    every = np.random.default_rng(1).normal(0, HARD, 4001)
-    grid = np.linspace(-1, 5, 241)
-    return np.interp(log_odds, grid, [expit(one + every).mean() for one in grid])
+    return np.interp(log_odds, GRID, ANSWERED)
 
 
 @pytest.mark.parametrize("n_seeds", [1, 3, 5])

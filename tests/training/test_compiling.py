@@ -26,8 +26,8 @@ from tests.backbones.test_packed import stir_adapters
 from tests.encoding import encode
 
 CASES: dict[str, dict[str, Any]] = {
-    "internvl": {"gradient_checkpointing": True},
-    "qwen2_5_vl": {"language_model": "lora", "gradient_checkpointing": True},
+    "internvl": {"checkpoint_layers": 1.0},
+    "qwen2_5_vl": {"language_model": "lora", "checkpoint_layers": 1.0},
 }
 # At most: a layer; the last one, and that for a single mark; of InternVL's tower a block, and that for a single tile;
 # of Qwen's one of windows, the first of them, whose input is a view, and one of images.
