@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.data.records import Benchmark
     from mprm.data.rollouts import Dataset
     from mprm.inference.policy import Policy
+    from mprm.inference.search import Search
     from mprm.judge.grpo import GRPO
     from mprm.judge.judge import Judge
     from mprm.judge.sft import SFT
@@ -154,6 +155,7 @@ class Config(RunConfig):
     model: "ClassVar[Component[PRM]]" = Component("prms.prm.PRM")
     questions: "ClassVar[Component[Questions]]" = Component("data.questions.Questions")
     policy: "ClassVar[Component[Policy]]" = Component("inference.policy.Policy")
+    search: "ClassVar[Component[Search]]" = Component("inference.search.Search")
     preferences: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
     reward_benchmark: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
     judge: "ClassVar[Component[Judge]]" = Component("judge.judge.Judge")

@@ -23,7 +23,7 @@ from PIL import Image
 from mprm.backbones.base import Processor, StepModel
 from mprm.backbones.chat import ChatModel, ChatProcessor, encode_text
 from mprm.batching.collate import Batch, Example, collate, common_prefix, group_members
-from mprm.batching.examples import image_fault, image_tensors, neutralise, open_images
+from mprm.batching.examples import image_fault, image_tensors, neutralise
 from mprm.batching.order import Lengths, pack, rows_needed
 from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
@@ -282,8 +282,8 @@ def _request(number: str, record: dict[str, Any]) -> ScoreRequest:
     return ScoreRequest(number, images, question, steps)
 
 
-def open_beside(file: Path) -> OpenImages:
-    """Opens images by paths that start from the file's own folder, or from the working folder; else they are looked for
+def path_beside(file: Path) -> Callable[[str], Path]:
+    """Finds images by paths that start from the file's own folder, or from the working folder; else they are looked for
     as those of annotations, below the file's folder and the one above it."""
     folders = [ImageFolder(file.absolute().parent), ImageFolder(file.absolute().parent.parent)]
 
@@ -294,4 +294,4 @@ def open_beside(file: Path) -> OpenImages:
         found = (Path(str(folder.root), image) for folder in folders if (image := folder.find(name, file.stem)))
         return next(found, Path(name))
 
-    return lambda names: open_images([path(name) for name in names])
+    return path

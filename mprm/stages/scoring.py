@@ -34,7 +34,7 @@ Found = dict[str, "StepScores | NotScored"]
 
 def score(cfg: Config) -> int:
     """Step scores for a file of solutions, by a run's model, by model=, or by the backbone as it lies in its folder."""
-    from mprm.inference.scoring import open_beside, score_file
+    from mprm.inference.scoring import path_beside, score_file
 
     source = Path(str(cfg.input))
     model = identity(cfg, cfg.run)
@@ -43,7 +43,7 @@ def score(cfg: Config) -> int:
         return 0
     check_devices(cfg)
     started = monotonic()
-    by_model = scoring(load_scorer(cfg, cfg.run), open_beside(source), "scoring solutions")
+    by_model = scoring(load_scorer(cfg, cfg.run), open_by(path_beside(source)), "scoring solutions")
     number, without, skipped = score_file(source, output.target, by_model, model)
     output.remember()
     say_without_image("solutions", without)
@@ -56,7 +56,7 @@ def score(cfg: Config) -> int:
 def rerank(cfg: Config) -> None:
     """Choose among the candidate solutions of every question by their step scores; how often that is right."""
     from mprm.data.questions import read_candidates
-    from mprm.inference.scoring import open_beside, score_kept
+    from mprm.inference.scoring import path_beside, score_kept
     from mprm.metrics.best_of_n import check_aggregate
     from mprm.metrics.results import write_results
     from mprm.reporting.best_of_n import left_out, print_best_of_n, write_best_of_n
@@ -65,7 +65,7 @@ def rerank(cfg: Config) -> None:
     check_devices(cfg)
     started = monotonic()
     source = Path(str(cfg.input))
-    models, open_images = models_of(cfg), open_beside(source)
+    models, open_images = models_of(cfg), open_by(path_beside(source))
     sets, unusable = read_candidates(source)
     settings = [content(source), {name: identity(cfg, run) for name, run in models.items()}]
     asked = [*settings, cfg.aggregate, cfg.seed]
