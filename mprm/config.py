@@ -4,27 +4,21 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from inspect import getattr_static, isfunction, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_origin
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigKeyError,
-    ConfigTypeError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-    ValidationError,
-)
 
+from mprm.binding import component, fill, resolved
 from mprm.runs.artifacts import STAGES, latest_run, reading
 from mprm.runs.hub import PINNED, local, pin
 from mprm.runs.names import run_name
 from mprm.runs.run_folder import CHECKOUT, SHIPPED, read_record
 from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, MODEL, OF_A_RUN, STEP_STAGES, TASKS
-from mprm.terminal import PRETRAINING, did_you_mean, type_name, unknown_key
+from mprm.terminal import PRETRAINING, did_you_mean
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.backbones.base import Backbone
@@ -33,6 +27,7 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.data.records import Benchmark
     from mprm.data.rollouts import Dataset
     from mprm.inference.policy import Policy
+    from mprm.inference.search import Search
     from mprm.judge.grpo import GRPO
     from mprm.judge.judge import Judge
     from mprm.judge.sft import SFT
@@ -41,8 +36,6 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.selection.selectors import Selector
     from mprm.training.objectives import Objective
     from mprm.training.recipe import Machine, Recipe
-
-MAY_BE_EMPTY = ("system", "instruction")  # texts for the model
 
 Bound = TypeVar("Bound")
 
@@ -154,6 +147,7 @@ class Config(RunConfig):
     model: "ClassVar[Component[PRM]]" = Component("prms.prm.PRM")
     questions: "ClassVar[Component[Questions]]" = Component("data.questions.Questions")
     policy: "ClassVar[Component[Policy]]" = Component("inference.policy.Policy")
+    search: "ClassVar[Component[Search]]" = Component("inference.search.Search")
     preferences: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
     reward_benchmark: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
     judge: "ClassVar[Component[Judge]]" = Component("judge.judge.Judge")
@@ -177,8 +171,8 @@ def validate(
 
     Raises ValueError if a key is unknown or unused, or a value is of a wrong type or out of range; hub.explained().
     """
-    values = _resolved(raw, "")
-    run = _fill(RunConfig, {key: value for key, value in values.items() if key not in GROUPS}, "")
+    values = resolved(raw, "")
+    run = fill(RunConfig, {key: value for key, value in values.items() if key not in GROUPS}, "")
     if run.run == "latest":
         run = replace(run, run=str(latest_run(Path(run.runs))))
     raw, task = raw.copy(), TASKS[run.task]
@@ -215,7 +209,7 @@ def bind(node: DictConfig, group: str = "") -> Any:
     member that its group asks for, or a value is refused.
     """
     group = group or str(node._key() or "component")
-    values = _resolved(node, group)
+    values = resolved(node, group)
     target = values.pop("_target_", None)
     for key, value in values.items():
         if isinstance(value, str) and value.startswith(SHIPPED):
@@ -226,28 +220,13 @@ def bind(node: DictConfig, group: str = "") -> Any:
             inner = [name for name, one in value.items() if isinstance(one, dict) and "_target_" in one]
             values[key] = value | {name: bind(node[key][name], f"{group}.{key}.{name}") for name in inner}
     try:
-        made = _fill(component(target, group), values, group)
+        made = fill(component(target, group), values, group)
     except ValueError as error:  # the reader of a part speaks of dataset.KEY
         raise ValueError(re.sub(r"^dataset\.(?!parts\.)", f"{group}.", str(error))) from error
     asked = vars(Config).get(group.partition(".")[0])
     if isinstance(asked, Component) and (lacking := asked.lacks(made)):
         raise ValueError(f"{group}._target_={target} lacks {', '.join(lacking)}; see docs/add_your_own.md")
     return made
-
-
-def component(target: Any, group: str) -> type:
-    """The dataclass of that name, whoever wrote it."""
-    module, _, name = str(target).rpartition(".")
-    reason, found = "", None
-    try:
-        found = getattr(import_module(module), name, None)
-    except (ImportError, TypeError, ValueError) as error:  # the last two: of a name that begins or ends with a dot
-        reason = f" ({error})"
-    if isinstance(found, type) and is_dataclass(found):
-        return found
-    raise ValueError(
-        f"{group}._target_={target} names no component{reason}; leave it as the files in conf/{group} have it"
-    )
 
 
 def _refuse_unused(run: RunConfig, typed: Sequence[str], has_model: bool) -> None:
@@ -264,39 +243,3 @@ def _refuse_unused(run: RunConfig, typed: Sequence[str], has_model: bool) -> Non
             raise ValueError(
                 f"task={run.task} does not use {key} (it belongs to task={', '.join(others)}); leave {override} out"
             )
-
-
-def _fill(cls: type, values: Mapping[str, Any], group: str) -> Any:
-    """An instance of the dataclass `cls`, every key and type checked; `group` is named in the messages."""
-    prefix, filled = f"{group}." if group else "", OmegaConf.structured(cls)
-    OmegaConf.set_readonly(filled, False)  # until the frozen instance is made of it
-    try:
-        try:
-            filled.merge_with(values)  # all at once, in half the time
-        except OmegaConfBaseException:
-            for key, value in values.items():  # which one it was
-                OmegaConf.merge(cls, {key: value})
-        for key, value in values.items():
-            if value == "" and key not in MAY_BE_EMPTY:
-                raise ValueError(f"{prefix}{key}= is empty; give a value, or leave it out")
-        for key, value in vars(made := OmegaConf.to_object(filled)).items():  # what the class itself does not refuse
-            for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int | float) and not 0 <= number <= 2**53:  # nan, too
-                    raise ValueError(f"{prefix}{key}={value} is not in [0, 2**53]; give another number")
-        return made
-    except ConfigKeyError as error:
-        known = [field.name for field in fields(cls)]
-        message = unknown_key(f"{prefix}{error.full_key}", known if group else [*GROUPS, *known])
-    except (ValidationError, ConfigTypeError):
-        wanted = {field.name: field.type for field in fields(cls)}[key]
-        message = f"{prefix}{key}={'null' if value is None else value} has the wrong type; give {type_name(wanted)}"
-    except MissingMandatoryValue as error:
-        message = f"{prefix}{error.key} is missing; give {prefix}{error.key}=..."
-    raise ValueError(message)
-
-
-def _resolved(node: DictConfig, group: str) -> dict[str, Any]:
-    try:
-        return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{error.full_key or group} cannot be resolved: {str(error).splitlines()[0]}") from error

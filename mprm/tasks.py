@@ -11,7 +11,7 @@ JUDGE_GROUPS = (
     *("selector", "order", "backbone", "trainer", "logger"),
 )
 MODEL = "model"  # the one group that has no choice until one is typed: somebody else's PRM
-GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, MODEL, "questions", "policy", *JUDGE_GROUPS]))
+GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, MODEL, "questions", "policy", "search", *JUDGE_GROUPS]))
 
 ALWAYS = ("task", "debug", "experiment", "hydra")
 JUDGE_KEYS = ("seed", "name", "runs", "cache", "overwrite", "redo")
@@ -143,6 +143,13 @@ TASKS = {
         keys=("seed", "solutions", "continuations", *OUTPUT),
         needs=("output=FILE.jsonl",),
     ),
+    "search": Task(
+        does="step-level search that a model guides, beside best-of-N and votes at equal tokens: input=FILE output=DIR",
+        function="search.search",
+        groups=(*SCORER, "policy", "search"),
+        keys=("seed", "run", "input", "aggregate", *OUTPUT),
+        needs=("input=FILE.jsonl (of task=sample)", "output=DIR"),
+    ),
     "contamination": Task(
         does="what training data and a benchmark share, and a list to exclude it: output=DIR",
         function="contamination.contamination",
@@ -178,7 +185,7 @@ NOT_IN_HASH = (
     # where the run lies and what is done with it; task=train continues the run that task=select began
     *("task", "name", "runs", "cache", "overwrite", "redo", "check", "debug", "logger"),
     # of tasks that open no run, and of files beside the run folder
-    *(MODEL, "questions", "policy", "run", "checkpoint", "format", "input", "predictions", "threshold"),
+    *(MODEL, "questions", "policy", "search", "run", "checkpoint", "format", "input", "predictions", "threshold"),
     *("solutions", "continuations", "aggregate", "export", "output", "push_to"),
     *("similarity", "distance", "excluded"),
     # the gradient does not depend on how a global batch is cut: a run resumes on other devices

@@ -194,6 +194,8 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
     (task,) = [word.removeprefix("task=") for word in words if word.startswith("task=")] or ["experiment"]
     if task in ("sample", "annotate"):
         words += [*FEW, *(["continuations=2"] if task == "annotate" else [])]
+    if task == "search":  # as cheap as the few candidates
+        words += ["search.beams=1", "search.expansions=2", "search.tokens=1"]
     if "egt" in command:
         task = "egt"
         words += SHORT

@@ -15,7 +15,7 @@ LIGHT = (
     (("--help",), ("hydra", "omegaconf")),
     ((*SELECT, "export=subset.jsonl"), ("numpy", "pyarrow", "xxhash")),
     (("-m", *SELECT, "seed=0,1"), ()),
-    (("task=measure", "predictions=scores.jsonl", "output=measured.json"), ()),
+    (("task=measure", "predictions=scores.jsonl", "output=measured.json"), ("scipy",)),
 )
 WATCHED = (
     *("PIL", "asyncio", "datasets", "httpx", "hydra", "jinja2", "joblib", "matplotlib", "numpy", "omegaconf", "pandas"),

@@ -82,11 +82,13 @@ def decode(
     uniform_RN: torch.Tensor,
     choose: Choose,
     end_ids: Sequence[int],
+    ended: Callable[[int, list[int]], bool] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Up to N tokens of every row, (R, N), and the entropy (nats) of what each was chosen from, (R, N) float32: of the
     model's own distribution, whatever `choose` makes of it. What stands behind the first one of `end_ids` is void.
 
-    choose: the tokens (R,) for logits (R, V) and the uniform numbers (R,).
+    choose: the tokens (R,) for logits (R, V) and the uniform numbers (R,). ended: is a row, by its number, to end
+    behind these tokens?
     """
     device = uniform_RN.device
     language_model = model.language_model
@@ -106,6 +108,9 @@ def decode(
         chosen_R = choose(logits_RV, uniform_RN[row_R, step])
         tokens_RN[row_R, step] = chosen_R
         going_R &= ~torch.isin(chosen_R, end_E)
+        if ended is not None:
+            written = zip(row_R.tolist(), tokens_RN[row_R, : step + 1].tolist(), strict=True)
+            going_R &= torch.tensor([not ended(row, ids) for row, ids in written], device=device)
         n_going = int(going_R.sum())
         if n_going == 0 or step == n_new - 1:
             break

@@ -19,7 +19,7 @@ from mprm.backbones.auto import family_of
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.batching.examples import image_tensors, open_images
 from mprm.inference.decoding import Prefilled, SharedPrefix, choose, decode, prefill, uniforms
-from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, image_refusal
+from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, first_step, image_refusal
 from mprm.inference.scoring import answered, step_ids
 from mprm.runs.artifacts import weights_written
 
@@ -29,7 +29,7 @@ class Generation:
     """What was written behind a prompt."""
 
     tokens: list[int]  # all that were chosen, the one that ended it included
-    finished: bool  # there was one that ended it
+    finished: bool  # there was one that ended it; not where one step was wanted, and the step ended
     entropy: float  # of the next token, nats, the mean over `tokens`
 
     @property
@@ -54,14 +54,17 @@ class Sampler(SamplingSettings):
     def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         """What generate() gives, as text."""
         return [
-            [Completion(self.text(one), len(one.ids), one.finished, one.entropy) for one in found]
+            [Completion(self.text(one.ids), len(one.ids), one.finished, one.entropy) for one in found]
             for found in self.generate(prompts)
         ]
 
-    def text(self, generation: Generation) -> str:
+    def text(self, ids: Sequence[int]) -> str:
         tokenizer = self.processor.tokenizer
-        text: str = tokenizer.decode(generation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+    def step_ended(self, ids: Sequence[int]) -> bool:
+        return first_step(self.text(ids), self.separator)[1] is not None
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt]) -> list[list[Generation]]:
@@ -69,6 +72,7 @@ class Sampler(SamplingSettings):
         prompt, but for the rounding of the logits. Raises ValueError for an image that cannot be read or is of a shape
         that the processor refuses."""
         device = next(self.model.parameters()).device
+        longest = max((prompt.step_tokens or self.max_new_tokens for prompt in prompts), default=0)
         found: dict[tuple[int, int], Generation] = {}
         for row in filled(self.shared_prefixes(prompts), self.max_tokens):
             prefilled = prefill(self.model, row, device)
@@ -77,7 +81,7 @@ class Sampler(SamplingSettings):
             wanted = [(number, one) for number in length for one in range(prompts[number].n)]
             wanted.sort(key=lambda row: -length[row[0]])
             while wanted:
-                n_rows = max(1, self.max_tokens // (length[wanted[0][0]] + self.max_new_tokens))
+                n_rows = max(1, self.max_tokens // (length[wanted[0][0]] + longest))
                 batch, wanted = wanted[:n_rows], wanted[n_rows:]
                 found |= zip(batch, self._generated(prompts, prefilled, batch, device), strict=True)
         self.model.language_model.set_attn_implementation(SEGMENTED)  # as it was
@@ -86,7 +90,9 @@ class Sampler(SamplingSettings):
     def _generated(
         self, prompts: Sequence[Prompt], prefilled: Prefilled, batch: list[tuple[int, int]], device: torch.device
     ) -> Iterator[Generation]:
-        numbers = [uniforms(self.seed, prompts[number].key, one, self.max_new_tokens) for number, one in batch]
+        limits = [prompts[number].step_tokens or self.max_new_tokens for number, _ in batch]
+        one_step = [prompts[number].step_tokens is not None for number, _ in batch]
+        numbers = [uniforms(self.seed, prompts[number].key, one, max(limits)) for number, one in batch]
         tokens_RN, entropy_RN = decode(
             self.model,
             prefilled,
@@ -94,9 +100,12 @@ class Sampler(SamplingSettings):
             torch.from_numpy(np.stack(numbers)).to(device),
             partial(choose, temperature=self.temperature, top_p=self.top_p),
             self.end_ids,
+            (lambda row, ids: one_step[row] and self.step_ended(ids)) if any(one_step) else None,
         )
-        for ids, entropies in zip(tokens_RN.tolist(), entropy_RN.tolist(), strict=True):
-            length = next((place + 1 for place, token in enumerate(ids) if token in self.end_ids), len(ids))
+        for row, (ids, entropies) in enumerate(zip(tokens_RN.tolist(), entropy_RN.tolist(), strict=True)):
+            length = next((n for n, token in enumerate(ids[: limits[row]], 1) if token in self.end_ids), limits[row])
+            if one_step[row]:
+                length = next((n for n in range(1, length) if self.step_ended(ids[:n])), length)
             yield Generation(ids[:length], ids[length - 1] in self.end_ids, sum(entropies[:length]) / length)
 
     def shared_prefixes(self, prompts: Sequence[Prompt]) -> Iterator[SharedPrefix]:

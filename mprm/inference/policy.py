@@ -1,6 +1,6 @@
 """What a policy is, a component that writes solutions and continues begun ones, and what it makes of questions:
 candidate solutions (`task=sample`), or solutions with a Monte-Carlo score per step (`task=annotate`), as Math-Shepherd
-and VisualPRM400K make them."""
+and VisualPRM400K make them. What a search makes of them (`task=search`) is in search.py."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mprm.runs.journal import Journal
 
 if TYPE_CHECKING:
     from mprm.backbones.chat import ChatProcessor
+    from mprm.inference.search import Guided
 
 UNUSABLE = "unusable"  # instead of a result: why the policy cannot be asked the question
 DRAWN = "\0drawn\0"  # and a prompt's key: the key of its completions, kept before their question is done
@@ -33,11 +34,13 @@ class Prompt:
     question: str
     steps: tuple[str, ...]
     n: int
+    step_tokens: int | None = None  # no more than the next step is wanted, of at most so many; None: all that follows
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What was written behind the steps that stood."""
+    """What was written behind the steps that stood; where one step is wanted, up to and with the separator that ends
+    it, and then not finished."""
 
     text: str
     n_tokens: int | None  # without the one that ends the solution; None where the policy does not tell
@@ -116,6 +119,12 @@ def split_steps(text: str, separator: str) -> tuple[str, ...]:
     return tuple(step for part in text.split(separator) if (step := part.strip()))
 
 
+def first_step(text: str, separator: str) -> tuple[str, str | None]:
+    """The first step of a text, stripped, and what stands behind its separator; None where that has not come yet."""
+    step, ended, rest = text.lstrip().partition(separator)
+    return step.strip(), rest if ended else None
+
+
 def key_hash(key: str) -> int:
     """64 bits of a prompt's key, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
@@ -137,6 +146,7 @@ class Sampling:
 
     solutions: int
     batch: int = 32  # questions that are solved together and kept together
+    step_tokens = None
 
     def results(self, solved: Sequence[Solved], draw: Draw, separator: str) -> list[dict[str, Any]]:
         return [self._result(one.question, one.completions, separator) for one in solved]
@@ -174,6 +184,7 @@ class Annotation:
     solutions: int
     continuations: int  # of every prefix: N
     batch: int = 8  # questions that are annotated together and kept together
+    step_tokens = None
 
     def results(self, solved: Sequence[Solved], draw: Draw, separator: str) -> list[dict[str, Any]]:
         def steps_of(completion: Completion) -> tuple[str, ...]:
@@ -234,7 +245,7 @@ def solve(
     policy: Policy,
     questions: Sequence[Question],
     image_path: Callable[[str], Path],
-    work: Sampling | Annotation,
+    work: Sampling | Annotation | Guided,
     kept: Journal,
     advance: Callable[[int], None],
 ) -> None:
@@ -256,7 +267,7 @@ def solve(
                 usable.append((question, paths))
             else:
                 kept.add({question.id: {UNUSABLE: reason}})
-        prompts = [Prompt(q.id, paths, q.question, (), work.solutions) for q, paths in usable]
+        prompts = [Prompt(q.id, paths, q.question, (), work.solutions, work.step_tokens) for q, paths in usable]
         solved = [Solved(*one, found) for one, found in zip(usable, drawn(policy, prompts, kept), strict=True)]
         results = work.results(solved, lambda prompts: drawn(policy, prompts, kept), policy.separator)
         found = zip(solved, results, strict=True)

@@ -9,12 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mprm.batching.examples import open_images
 from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
 from mprm.data.records import image_field, image_names
 from mprm.data.visualprm400k import question_text
-from mprm.inference.scoring import OpenImages, Scored, ScoreRequest
+from mprm.inference.scoring import Scored, ScoreRequest
 from mprm.metrics.predictions import NotScored, StepScores
 from mprm.runs.artifacts import file_hash
 from mprm.runs.journal import Journal, journal
@@ -98,8 +97,8 @@ def _request(number: str, record: dict[str, Any]) -> ScoreRequest:
     return ScoreRequest(number, images, question, steps)
 
 
-def open_beside(file: Path) -> OpenImages:
-    """Opens images by paths that start from the file's own folder, or from the working folder; else they are looked for
+def path_beside(file: Path) -> Callable[[str], Path]:
+    """Finds images by paths that start from the file's own folder, or from the working folder; else they are looked for
     as those of annotations, below the file's folder and the one above it."""
     folders = [ImageFolder(file.absolute().parent), ImageFolder(file.absolute().parent.parent)]
 
@@ -110,4 +109,4 @@ def open_beside(file: Path) -> OpenImages:
         found = (Path(str(folder.root), image) for folder in folders if (image := folder.find(name, file.stem)))
         return next(found, Path(name))
 
-    return lambda names: open_images([path(name) for name in names])
+    return path

@@ -113,7 +113,9 @@ class ServerPolicy(SamplingSettings):
                 return []
             texts = [text for text, _ in choices]
             counts = [None] * len(texts) if total is None else shares(total, [len(text) for text in texts])
-            found += [Completion(text, n, ended) for (text, ended), n in zip(choices, counts, strict=True)]
+            for (text, ended), n in zip(choices, counts, strict=True):
+                stopped = prompt.step_tokens is not None and self.separator in text
+                found.append(Completion(text, n, ended and not stopped))
         return found[: prompt.n]
 
     def request(self, prompt: Prompt) -> dict[str, Any]:
@@ -132,6 +134,9 @@ class ServerPolicy(SamplingSettings):
             "max_tokens": self.max_new_tokens,
             "seed": key_hash(f"{self.seed}\0{prompt.key}") % 2**31,
         }
+        if prompt.step_tokens is not None:  # with the separator, which tells the end of a step from that of a solution
+            stop: dict[str, Any] = {"stop": [self.separator], "include_stop_str_in_output": True}
+            body |= {"max_tokens": prompt.step_tokens} | stop
         if prompt.steps:
             steps = [neutralise(step) for step in prompt.steps]
             messages.append({"role": "assistant", "content": "".join(step + self.separator for step in steps)})

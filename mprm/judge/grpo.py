@@ -199,7 +199,7 @@ class Reinforcement(TrainingModule):
         rewards = []
         for generation in group:
             # A response that was cut off has no verdict.
-            verdict = self.prompts.judge.verdict_of(self.sampler.text(generation)) if generation.finished else None
+            verdict = self.prompts.judge.verdict_of(self.sampler.text(generation.ids)) if generation.finished else None
             rewards.append(self.grpo.reward(verdict, one.better))
             self.curve["reward"].update(rewards[-1], counted)
             self.curve["accuracy"].update(float(verdict == one.better), counted)

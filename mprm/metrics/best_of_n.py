@@ -71,7 +71,7 @@ def rerank(
     check_aggregate(aggregate)
     n_max = min(len(question.candidates) for question in sets)
     each = [
-        _curves(question, {model: scores[row] for model, scores in scores_by_model.items()}, n_max, [seed, row])
+        curves_of(question, {model: scores[row] for model, scores in scores_by_model.items()}, n_max, [seed, row])
         for row, question in enumerate(sets)
     ]
     curves = {key: np.stack([question[key] for question in each]) for key in each[0]}
@@ -97,7 +97,7 @@ def rerank(
     )
 
 
-def _curves(
+def curves_of(
     question: CandidateSet, scores: Mapping[str, Sequence[StepScores | None]], n_max: int, seed: list[int]
 ) -> Curves:
     """All curves of one question, (N,). Votes of all models are counted over the same orders."""

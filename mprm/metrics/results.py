@@ -6,10 +6,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, cast, get_args, overload
 
 from mprm.metrics.estimate import Estimate as Estimate
 from mprm.metrics.first_errors import FirstErrors
+from mprm.metrics.search_results import SearchResults
 from mprm.runs.artifacts import reading, write_json
 
 VERSION = 3  # of the layout of results.json
@@ -57,7 +58,6 @@ class ThresholdResults:
 class StepResults:
     """A step scorer on a benchmark."""
 
-    version: int = VERSION
     kind: Literal["steps"] = "steps"
     n_solutions: int
     n_steps: int  # labelled
@@ -168,7 +168,6 @@ class JudgeTraining:
 class JudgeResults:
     """A judge after each of its stages: untrained, sft, rl."""
 
-    version: int = VERSION
     kind: Literal["judge"] = "judge"
     preferences: str | None
     reward_benchmark: str | None
@@ -234,7 +233,6 @@ class AdaptiveResults:
 class BestOfNResults:
     """Choices of reward models among candidates; intervals are over questions."""
 
-    version: int = VERSION
     kind: Literal["best_of_n"] = "best_of_n"
     aggregate: str  # by which models are compared with each other
     n_max: int  # the least number of candidates that a question has
@@ -249,9 +247,9 @@ class BestOfNResults:
     adaptive: dict[str, AdaptiveResults] = field(default_factory=dict)  # by model, those that say how sure they are
 
 
-Results = StepResults | JudgeResults | BestOfNResults
+Results = StepResults | JudgeResults | BestOfNResults | SearchResults
 Some = TypeVar("Some")
-KINDS: dict[str, type[Results]] = {kind.kind: kind for kind in (StepResults, JudgeResults, BestOfNResults)}
+KINDS: dict[str, type[Results]] = {kind.kind: kind for kind in get_args(Results)}
 AGAIN = "run the command that wrote it again, with overwrite=true"
 
 
@@ -297,4 +295,4 @@ def _adapter(kind: Any) -> Any:
 
 def write_results(path: str | Path, results: Results) -> None:
     """Write results as JSON, atomically; read_results gives the same results back."""
-    write_json(path, asdict(results))
+    write_json(path, {"version": VERSION} | asdict(results))

@@ -1,12 +1,8 @@
-"""A run as a comparison sees it: its numbers, which depend on its kind, and the setting that it is one of.
-
-There are three kinds: step scorers, judges and best-of-N.
-"""
+"""A run as a comparison sees it: its numbers, which depend on its kind. There are four kinds: step scorers, judges,
+best-of-N and searches."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +13,9 @@ from mprm.metrics.estimate import Estimate, Resampled, resampled_mean
 from mprm.metrics.evaluate import step_measures
 from mprm.metrics.predictions import read_predictions
 from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults
+from mprm.metrics.search_results import SearchResults
 from mprm.reporting.plots import Measure
 from mprm.reporting.run_record import read_json_lines
-from mprm.tasks import JUDGE_TASKS, NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
 
 POLICY = {"pass@1": "one candidate", "majority": "majority vote", "pass@N": "pass@N"}
 
@@ -36,7 +32,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One of the three kinds of results."""
+    """One of the kinds of results."""
 
     title: str
     items: str  # what the benchmark consists of, and the bootstrap draws
@@ -131,6 +127,21 @@ KINDS = {
         note="Right choices among all candidates of a question, in percent: the one of the highest aggregate, and a "
         "vote in which every candidate counts by its mean score.",
     ),
+    "search": Kind(
+        title="Searches",
+        items="questions",
+        kept="rollouts",
+        measures=(
+            *_shares("right answers (%)", search="search"),
+            *_shares("points", minus_best_of_n="search - best-of-N", minus_majority="search - majority vote"),
+        ),
+        shown=3,
+        sources="right answers (%)",
+        curves=STEP_CURVES,
+        curves_from="Of the trainings that made the models, on held-out rollouts with Monte-Carlo labels.",
+        note="Right answers of a search that the model guides, in percent, and in points, paired, less what it chooses "
+        "among candidates, and what these vote for, that cost as many tokens.",
+    ),
 }
 
 
@@ -197,6 +208,27 @@ def measured(folder: Path, results: Results, model: str, trained: Path) -> Measu
                 references={"best_of_n": {POLICY[name]: way.accuracy[-1].value for name, way in policy.items()}},
             )
 
+        case SearchResults():
+            return _searched(folder, results)
+
+
+def _searched(folder: Path, results: SearchResults) -> Measured:
+    lines = {f"{place} {one['id']}": one["accuracy"] for place, one in enumerate(_lines(folder / "search.jsonl"))}
+
+    def reached(way: str) -> Resampled:
+        return resampled_mean({name: float(accuracy[way]) for name, accuracy in lines.items()})
+
+    search = reached("search")
+    minus: dict[str, Resampled | Estimate] = {
+        f"minus_{way}": search.minus(reached(way)) for way in ("best_of_n", "majority")
+    }
+    sources = {f"source/{name}": accuracy for name, accuracy in results.sources.items()}
+    return Measured(
+        content={"questions": results.content, "search": results.label, "aggregate": results.aggregate},
+        numbers={"search": search, **minus, **sources},
+        references={"search": {"one candidate": results.ways["pass@1"].accuracy.value}},
+    )
+
 
 def _verdicts(path: Path) -> Resampled:
     """Is the judge right? By pair, the mean of both orders."""
@@ -211,75 +243,3 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if lines is None:
         raise ValueError(f"{path} is not there; run the command that wrote its folder again, with overwrite=true")
     return lines
-
-
-# ---- what makes runs seeds of one setting, and what tells settings apart
-
-
-def setting_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves of a run's config by dotted key, without the seed of the run and what does not change results."""
-    of_others = OF_STEP_SCORERS if config.get("task") in JUDGE_TASKS else OF_JUDGES
-    return {key: value for key, value in _leaves(config) if key.partition(".")[0] not in of_others}
-
-
-def others(settings: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[str]:
-    """What tells the settings apart beside the labels of their selectors and the shares kept, one text per setting."""
-    shown = ["model", "selector._target_", "selector.ratio", "selector.count"]
-    told = []
-    keys = {key for setting in settings for key in setting if key not in shown}
-    # Choices come before fields, the fields of the selector last.
-    for key in sorted(keys, key=lambda key: (key.startswith("selector."), not key.endswith("._target_"), key)):
-        said = all(_in_label(key, setting, label) for setting, label in zip(settings, labels, strict=True))
-        if not said and _varies(key, settings) and not any(_follows(key, one, settings) for one in shown):
-            shown.append(key)
-            told.append(key)
-    return [", ".join(_assignment(key, setting[key]) for key in told if key in setting) for setting in settings]
-
-
-def _in_label(key: str, setting: Mapping[str, Any], label: str) -> bool:
-    """Does the selector's label say the value of its field, where it has the field?"""
-    group, _, name = key.partition(".")
-    value = setting.get(key)
-    words = f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}"
-    return group == "selector" and (key not in setting or words in label)
-
-
-def _follows(key: str, shown: str, settings: Sequence[Mapping[str, Any]]) -> bool:
-    """Does what is shown already say the value of the key? Of two values alone, any other two would follow."""
-    values: dict[str, set[str]] = {}
-    for setting in settings:
-        if shown in setting or key in setting:  # a model that no run made has neither
-            values.setdefault(json.dumps(setting.get(shown)), set()).add(json.dumps(setting.get(key)))
-    if any(len(of_one) > 1 for of_one in values.values()):
-        return False
-    of_backbone = shown.startswith("backbone.") and key.startswith("recipe.")  # a backbone brings its recipe
-    return of_backbone or len(values) > 2 or all(of_one == {value} for value, of_one in values.items())
-
-
-def _varies(key: str, settings: Sequence[Mapping[str, Any]]) -> bool:
-    """Does the key tell some settings apart? Another class brings other fields with it: its name says enough."""
-    group = key.split(".")[0]
-    by_class = "" if group == "selector" or key.endswith("._target_") else f"{group}._target_"
-    values: dict[Any, set[str]] = {}
-    for setting in settings:
-        if key in setting:
-            values.setdefault(setting.get(by_class), set()).add(json.dumps(setting[key]))
-    return any(len(of_one_class) > 1 for of_one_class in values.values())
-
-
-def _assignment(key: str, value: Any) -> str:
-    if key.endswith("._target_"):
-        return f"{key.removesuffix('._target_')} {str(value).rpartition('.')[2]}"
-    return f"{key}={value}"
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for name, child in node.items():
-            path = f"{key}.{name}" if key else str(name)
-            # The seed of a dataset or benchmark says which data, every other one follows the seed of the run.
-            follows_seed = name == "seed" and key not in ("dataset", "benchmark")
-            if path not in NOT_IN_HASH and not follows_seed:
-                yield from _leaves(child, path)
-    else:
-        yield key, node

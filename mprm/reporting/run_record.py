@@ -98,7 +98,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def run_folders(directory: Path) -> list[Path]:
-    """The folders of runs, and of what task=evaluate and task=rerank wrote, directly under `directory`, by name.
+    """The folders of runs, and of what task=evaluate, rerank and search wrote, directly under `directory`, by name.
 
     Raises ValueError when there is none.
     """

@@ -16,7 +16,8 @@ import numpy as np
 
 from mprm.metrics.estimate import Estimate, OverSeeds, Resampled, over_items, over_seeds
 from mprm.metrics.results import BestOfNResults, Curation, JudgeResults, Results, StepResults, read_results
-from mprm.reporting.kinds import KINDS, Kind, Measured, measured, others, setting_of
+from mprm.reporting.apart import others, setting_of
+from mprm.reporting.kinds import KINDS, Kind, Measured, measured
 from mprm.reporting.plots import Measure
 from mprm.reporting.run_record import check_whole, read_config, read_json_object, read_manifest
 from mprm.runs.artifacts import MODEL_FILE

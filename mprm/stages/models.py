@@ -115,11 +115,12 @@ def check_scored(found: Mapping[str, StepScores | NotScored], what: str, kept: J
 def opener(cfg: Config, of: str) -> OpenImages:
     """Opens images of the dataset, the benchmark or the input by their names there."""
     from mprm.batching.examples import open_images
-    from mprm.inference.score_file import open_beside
+    from mprm.inference.score_file import path_beside
 
     if of == "input":
-        return open_beside(Path(str(cfg.input)))
-    image_path = (cfg.dataset if of == "dataset" else cfg.benchmark).image_folder.path
+        image_path = path_beside(Path(str(cfg.input)))
+    else:
+        image_path = (cfg.dataset if of == "dataset" else cfg.benchmark).image_folder.path
     return lambda names: open_images([image_path(name) for name in names])
 
 

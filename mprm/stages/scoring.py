@@ -131,7 +131,7 @@ def measured_model(cfg: Config) -> dict[str, Any]:
     options = used_config(cfg.raw)[MODEL] if cfg.has_model else {}
     folder = str(Path(str(options.pop("path", cfg.run))).resolve())
     about = {"name": name, "folder": folder, "run": folder if made_by_run else None, "options": options}
-    return about | {"benchmark": used_config(cfg.raw)["benchmark"]}
+    return about | {"benchmark": used_config(cfg.raw).get("benchmark")}
 
 
 def score_benchmark(

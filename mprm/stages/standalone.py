@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mprm.config import Config, component, config_of_run
+from mprm.binding import component
+from mprm.config import Config, config_of_run
 from mprm.runs.journal import journal, read_jobs
 from mprm.runs.run_folder import CHECKOUT, used_config
 from mprm.stages.models import load_backbone
@@ -135,7 +138,8 @@ def sample(cfg: Config) -> None:
     from mprm.inference.policy import Sampling
 
     def records(result: dict[str, Any]) -> list[dict[str, Any]]:
-        return [result | {"image": [str(cfg.questions.image_folder.path(name)) for name in result["image"]]}]
+        images = [str(cfg.questions.image_folder.path(name)) for name in result["image"]]
+        return [result | {"image": images, "policy": policy_hash(cfg)}]
 
     started = monotonic()
     results = _worked(cfg, Sampling(cfg.solutions), records)
@@ -150,6 +154,13 @@ def sample(cfg: Config) -> None:
     runs = [f"run={cfg.runs}"] if any(Path(cfg.runs).glob("*/weights.safetensors")) else []
     chosen = output.with_name(f"{output.stem}_best_of_{cfg.solutions}")
     say_next("task=rerank", *runs, f"input={output}", f"output={chosen}")
+
+
+def policy_hash(cfg: Config) -> str:
+    """Of what the policy's completions depend on but for the seed, whatever folder its weights lie in."""
+    settings = cfg.policy.identity() | {"seed": None, "written": None}
+    settings["path"] = Path(str(settings.get("path"))).name
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def annotate(cfg: Config) -> None:

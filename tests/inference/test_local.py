@@ -134,6 +134,27 @@ def test_neither_order_nor_company_matters(family: str, tiny_policy: Any, prompt
         assert as_written(found) == [expected(family)[n] for n in chosen]
 
 
+def test_one_step_is_the_first_of_what_follows(
+    family: str, tiny_policy: Any, prompts: list[Prompt], expected: Any
+) -> None:
+    """Up to and with the separator, of the same tokens; whole solutions beside them stay what they are."""
+    policy = tiny_policy(family, max_tokens=300, **HOT)
+    one_step = [replace(prompt, step_tokens=limit) for prompt in prompts for limit in (N_NEW, 4)]
+    found = as_written(policy.complete([*one_step, *prompts]))
+    assert found[len(one_step) :] == expected(family)
+    ends = set()
+    for prompt, of_prompt in zip(one_step, found[: len(one_step)], strict=True):
+        for step, whole in zip(of_prompt, expected(family)[one_step.index(prompt) // 2], strict=True):
+            text, ended, _ = whole.text.lstrip().partition("\n")
+            assert whole.text.startswith(step.text)
+            assert step.n_tokens <= prompt.step_tokens
+            if step.n_tokens < prompt.step_tokens:
+                assert step.text.lstrip() == text + ended
+                assert step.finished == (whole.finished and not ended)
+            ends.add("finished" if step.finished else "step" if step.text.endswith("\n") else "cut off")
+    assert ends >= {"step", "cut off"}
+
+
 def test_the_likeliest_tokens_are_those_of_generate(family: str, tiny_policy: Any, prompts: list[Prompt]) -> None:
     policy = tiny_policy(family, temperature=0.0, max_new_tokens=40)
     hf = stock(policy)

@@ -28,7 +28,7 @@ from mprm.batching.examples import open_images
 from mprm.chartworld.corpus import ChartWorldBenchmark
 from mprm.data.records import Solution
 from mprm.inference import scoring
-from mprm.inference.score_file import AT_ONCE, open_beside, score_file
+from mprm.inference.score_file import AT_ONCE, path_beside, score_file
 from mprm.inference.scoring import Scored, ScoreRequest, Scoring
 from mprm.metrics.predictions import NotScored, StepScores
 from tests.encoding import normalised
@@ -427,10 +427,11 @@ def test_images_lie_beside_the_file_or_in_the_working_folder(tmp_path: Path, mon
     for path in (tmp_path / "beside" / "a.png", tmp_path / "b.png"):
         Image.new("RGB", (len(path.parts), 1)).save(path)
     monkeypatch.chdir(tmp_path)
-    pictures = open_beside(tmp_path / "beside" / "in.jsonl")(["a.png", "b.png"])
+    path = path_beside(tmp_path / "beside" / "in.jsonl")
+    pictures = open_images([path("a.png"), path("b.png")])
     assert pictures[0].width == pictures[1].width + 1
     with pytest.raises(ValueError, match=r"^image c.png cannot be read"):
-        open_beside(tmp_path / "beside" / "in.jsonl")(["c.png"])
+        open_images([path("c.png")])
 
 
 def test_images_of_published_records_are_found_as_annotations_find_them(tmp_path: Path) -> None:
@@ -438,8 +439,9 @@ def test_images_of_published_records_are_found_as_annotations_find_them(tmp_path
     for name in ("images/Geo/0.png", "images/nlvr2/images/train-0.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    opened = open_beside(tmp_path / "annotations" / "nlvr2_en.jsonl")
-    assert len(opened(["VisualPRM400K-v1.1-Raw/Geo/0.png", "images/train-0.png"])) == 2
+    path = path_beside(tmp_path / "annotations" / "nlvr2_en.jsonl")
+    assert path("VisualPRM400K-v1.1-Raw/Geo/0.png") == tmp_path / "images/Geo/0.png"
+    assert path("images/train-0.png").is_file()
 
 
 def test_published_records_are_read_as_they_are(tmp_path: Path) -> None:

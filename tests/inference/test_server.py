@@ -5,7 +5,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,15 @@ def test_a_begun_solution_is_a_last_message_to_be_continued(stand_in: StandIn, p
     assert body["messages"][1:] == [{"role": "assistant", "content": "red is 4.\n\n[image] is\nblue.\n\n"}]
     assert body["continue_final_message"] is True
     assert body["add_generation_prompt"] is False
+
+
+def test_one_step_is_asked_for_by_the_separator_that_ends_it(stand_in: StandIn, prompt: Any) -> None:
+    policy = ServerPolicy(url=stand_in.url, model="m", separator="\n")
+    [[first, *_]] = policy.complete([replace(prompt(), step_tokens=40)])
+    [body] = stand_in.seen
+    assert (body["max_tokens"], body["stop"], body["include_stop_str_in_output"]) == (40, ["\n"], True)
+    assert not first.finished  # the server says "stop" of the step
+    assert policy.complete([prompt()])[0][0].finished
 
 
 def test_completions_come_in_order_with_their_share_of_the_tokens(stand_in: StandIn, prompt: Any) -> None:

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from rich.console import Console
 
+from mprm.reporting.apart import others, setting_of
 from mprm.reporting.comparison import runs_table, settings_table, unlike, unrounded, write_comparison
-from mprm.reporting.kinds import others, setting_of
 from mprm.reporting.run_record import run_folders
 from mprm.reporting.settings import Comparison, compare
 from mprm.runs.journal import SweepJob

@@ -1,11 +1,17 @@
-"""What tests of sweeps share."""
+"""What tests of sweeps share, and a trained run."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 from program import RUN, Program, forked_python, run_program, start_program
+
+from mprm.config import Config
+from mprm.runs.artifacts import write_text
+from mprm.training.checkpoint import save_weights
 
 Started = Callable[..., contextlib.AbstractContextManager[Program]]
 Execute = Callable[..., tuple[int, str, str]]
@@ -43,3 +49,19 @@ def execute() -> Execute:
         return done.returncode, done.stdout, done.stderr
 
     return execute
+
+
+@pytest.fixture
+def run(load: Callable[..., Config], tmp_path: Path) -> Callable[..., Path]:
+    """run("name", kappa, seed): the folder of a trained run."""
+
+    def run(name: str, kappa: bool = False, seed: int = 0) -> Path:
+        config = load("backbone=chartworld_internvl", f"name={name}", f"seed={seed}")
+        torch.manual_seed(seed)
+        model = config.backbone.load()[1]
+        model.set_kappa(kappa)
+        write_text(tmp_path / "runs" / name / "config.yaml", OmegaConf.to_yaml(config.raw, resolve=True))
+        save_weights(model, tmp_path / "runs" / name / "weights.safetensors")
+        return tmp_path / "runs" / name
+
+    return run

@@ -7,35 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from mprm.config import Config, validate
 from mprm.metrics.predictions import Prediction, StepScores, write_predictions
-from mprm.runs.artifacts import read_json, write_text
+from mprm.runs.artifacts import read_json
 from mprm.runs.names import short_names
 from mprm.stages import scoring, standalone, step_scorer
-from mprm.training.checkpoint import save_weights
 from tools import tiny
 
 Load = Callable[..., Config]
 RIGHT, WRONG = ["red is 4.", "blue is 3.", "The answer is 7."], ["red is 4.", "blue is 2.", "The answer is 6."]
-
-
-@pytest.fixture
-def run(load: Load, tmp_path: Path) -> Callable[[str, bool], Path]:
-    """run("name", kappa): the folder of a trained run."""
-
-    def run(name: str, kappa: bool = False) -> Path:
-        config = load("backbone=chartworld_internvl", f"name={name}")
-        torch.manual_seed(0)
-        model = config.backbone.load()[1]
-        model.set_kappa(kappa)
-        write_text(tmp_path / "runs" / name / "config.yaml", OmegaConf.to_yaml(config.raw, resolve=True))
-        save_weights(model, tmp_path / "runs" / name / "weights.safetensors")
-        return tmp_path / "runs" / name
-
-    return run
 
 
 @pytest.fixture
