@@ -87,7 +87,7 @@ def test_a_search_beside_candidates_and_a_killed_one(
         with pytest.raises(KeyboardInterrupt):
             search(task(*given))
     monkeypatch.setattr("mprm.inference.local.LocalPolicy.complete", killed)
-    monkeypatch.setattr("mprm.inference.scoring.Scoring._evaluated", lambda *_: iter(()))
+    monkeypatch.setattr("mprm.inference.scoring.Scoring._each", lambda *_: iter(()))
     search(task(*given))
     for name in ("search.jsonl", "results.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "found" / name).read_bytes()
