@@ -63,13 +63,10 @@ def test_the_limits_leave_time_to_end() -> None:
 
 
 def test_parts_on_the_cpu(environment: dict[str, str]) -> None:
-    ended = bash(str(GPU / "slot.sh"), "internvl", "zero3", "train", "lora", "score", env=environment)
+    ended = bash(str(GPU / "slot.sh"), "train", "score", env=environment)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = {str(line["part"]): " ".join(line["figures"]) for line in figures(environment)}  # type: ignore[arg-type]
-    assert re.search(r"AUC .*\d\.\d", found["internvl"])
-    assert "killed and resumed at step 10 of" in found["zero3"]
-    for part in ("train", "lora"):
-        assert {"ours", "published", "stock"} <= {*found[part].split()}
+    assert {"ours", "published", "stock"} <= {*found["train"].split()}
     assert "ours_shared" in found["score"]
 
 

@@ -81,7 +81,7 @@ def test_a_layer_is_one_graph_for_any_row_and_its_gradients_are_those_of_transfo
     model.train()
     names = list(model.state_dict())
     stir_adapters(model)
-    for batch in batches(processor, 4):
+    for batch in batches(processor, 3):
         expected = gradients(model, batch)
         compile_layers(model, Machine())
         assert list(model.state_dict()) == names
