@@ -1,9 +1,10 @@
-"""One training step on the same rollouts, three ways, which train_step.py times.
+"""One training step on the same rollouts, several ways, which train_step.py times.
 
 stock: transformers as it is: padded micro-batches, logits of the whole vocabulary at every token and their
 cross-entropy. published: the same forward pass, loss of two of the logits at the marks. ours: rows without padding,
-shared prefixes, hidden states at the marks only, the frozen vision tower under no_grad. All train the same parameters
-with AdamW; the vision tower is frozen, which for stock and published means requires_grad=False and no more.
+shared prefixes, hidden states at the marks only, the frozen vision tower under no_grad. compiled: ours with
+trainer.compile=true, which runs where --arms asks for it. All train the same parameters with AdamW; the vision tower is
+frozen, which for stock and published means requires_grad=False and no more.
 
 Shape suffixes: B rollouts, L tokens, M marks, V vocabulary, 2 logits (no, yes).
 """
@@ -27,13 +28,15 @@ from mprm.backbones.loading import ChatBackbone, add_adapters, checkpoint_layers
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL, Qwen2_5StepModel
 from mprm.batching.collate import Example, collate
 from mprm.inference.scoring import rows
+from mprm.training.compiling import compile_layers
 from mprm.training.objectives import step_losses
+from mprm.training.recipe import Machine
 from tools import tiny
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "mprm" / "chartworld" / "weights"
 STEP_MODELS: dict[str, Any] = {"internvl": InternVLStepModel, "qwen2_5_vl": Qwen2_5StepModel}
 BACKBONES: dict[str, Any] = {"internvl": InternVL, "qwen2_5_vl": Qwen2_5_VL}
-ARMS = ("ours", "published", "stock")
+ARMS = ("ours", "published", "stock", "compiled")
 Losses = Callable[[list[Example]], Iterator[torch.Tensor]]
 
 
@@ -84,8 +87,10 @@ class Arm:
 def make_arm(name: str, setting: Setting) -> Arm:
     """The arm, its model on the device."""
     device, tokenizer = setting.device, tiny.build_tokenizer(setting.family)
-    if name == "ours":
+    if name in ("ours", "compiled"):
         ours = STEP_MODELS[setting.family](setting.load(), tokenizer, setting.options).to(device).train()
+        if name == "compiled":
+            compile_layers(ours, Machine())
 
         def packed(rollouts: list[Example]) -> list[list[Example]]:
             return rows(rollouts, setting.max_tokens)

@@ -1,4 +1,4 @@
-"""One training step on the same rollouts, three ways (arms.py says which), side by side in one run.
+"""One training step on the same rollouts, several ways (arms.py says which), side by side in one run.
 
     python tests/benchmarks/train_step.py                                 tiny, both families: minutes on two cores
     python tests/benchmarks/train_step.py --size small                    the proportions of a 3b model, minutes, too
@@ -180,7 +180,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--size", choices=["tiny", *DRAWN], default="3b" if on_gpu else "tiny")
     parser.add_argument("--family", choices=[*BACKBONES], nargs="*", default=[*BACKBONES])
-    parser.add_argument("--arms", default=",".join(ARMS), help="which of them, in which order")
+    parser.add_argument("--arms", default=",".join(ARMS[:3]), help=f"of {','.join(ARMS)}")
     parser.add_argument("--steps", type=int, default=4 if on_gpu else 8, help="the first of which warms up")
     parser.add_argument("--rollouts", type=int, default=7 if on_gpu else 8, help="of a step; tiny has 32")
     parser.add_argument("--per-question", type=int, nargs="*", default=[1, 4], help="rollouts that share an image")
