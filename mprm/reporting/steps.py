@@ -168,8 +168,8 @@ def benchmark_table(results: StepResults, who: str) -> Table:
         "how many are wrong; so is that of the position. Optimistic: searched on the benchmark itself, as published. "
         f"Brackets: 95 % bootstrap over solutions, for {who}."
     )
-    columns = ("", "threshold", who, *BASELINES.values())
-    padded = tuple((*row, *["-"] * (len(columns) - len(row))) for row in rows)
+    columns = ("", who, *BASELINES.values(), "threshold")  # a phone shows the first two
+    padded = tuple((name, *f1, *["-"] * (len(columns) - 2 - len(f1)), at) for name, at, *f1 in rows)
     return Table("Benchmark", columns, padded, note, rows[1][0])
 
 

@@ -69,20 +69,20 @@ def test_the_tables_hold_the_numbers_of_the_results(record: RunRecord) -> None:
     others = results.baselines.values()
     f1 = {name: at.overall_step_weighted_macro_f1.points() for name, at in results.thresholds.items()}
     assert found["Benchmark"] == {
-        "AUC": ("-", "0.893 [0.882, 0.904]", *["0.893 [0.882, 0.904]"] * 2),
+        "AUC": (*["0.893 [0.882, 0.904]"] * 3, "-"),
         "F1 at the fitted threshold": (
-            *("0.430", f1["fitted"]),
-            *(at.overall_step_weighted_macro_f1.points() for at in others),
+            *(f1["fitted"], *(at.overall_step_weighted_macro_f1.points() for at in others)),
+            "0.430",
         ),
-        "F1 at 0.5": ("0.500", f1["fixed"], "-", "-"),
-        "optimistic F1": ("0.471", f1["optimistic"], "-", "-"),
-        "F1, all sources pooled": ("0.430", *(at.pooled_macro_f1.points() for at in (results.main, *others))),
-        "first errors found (%)": ("0.430", *["61.2 [58.2, 64.2]"] * 3),
-        "average precision of wrong steps": ("-", "0.700 [0.685, 0.715]", "-", "-"),
-        "ECE (calibration error)": ("-", "0.071", "-", "-"),
-        "Brier score": ("-", "0.123", "-", "-"),
-        "solutions": ("-", "120", "-", "-"),
-        "labelled steps": ("-", "903", "-", "-"),
+        "F1 at 0.5": (f1["fixed"], "-", "-", "0.500"),
+        "optimistic F1": (f1["optimistic"], "-", "-", "0.471"),
+        "F1, all sources pooled": (*(at.pooled_macro_f1.points() for at in (results.main, *others)), "0.430"),
+        "first errors found (%)": (*["61.2 [58.2, 64.2]"] * 3, "0.430"),
+        "average precision of wrong steps": ("0.700 [0.685, 0.715]", "-", "-", "-"),
+        "ECE (calibration error)": ("0.071", "-", "-", "-"),
+        "Brier score": ("0.123", "-", "-", "-"),
+        "solutions": ("120", "-", "-", "-"),
+        "labelled steps": ("903", "-", "-", "-"),
     }
     by_source = results.main.per_source
     assert {name: row[1] for name, row in found["Benchmark by source (threshold 0.430)"].items()} == {
@@ -132,7 +132,7 @@ def test_what_is_undefined_is_a_dash(record: RunRecord) -> None:
     undefined = replace(results, auc=None, average_precision=None, ece=None, brier=None, thresholds=thresholds)
     report = step_report(replace(record, results=undefined))
     found = tables(report)
-    assert found["Benchmark"]["AUC"][1].startswith("- (all 903 labelled steps are")
+    assert found["Benchmark"]["AUC"][0].startswith("- (all 903 labelled steps are")
     assert found["Benchmark by source (threshold 0.500)"]["bars_sum"] == ("300", "77.0", "89.0", "69.0")
     assert "F1 at the fitted threshold" not in found["Benchmark"]
     assert not {"calibration", "thresholds"} & set(figures(report))
@@ -144,7 +144,7 @@ def test_results_as_the_evaluation_writes_them(run: Path) -> None:
     write_results(run / "results.json", results)
     record = read_run(run)
     found = tables(step_report(record))
-    assert found["Benchmark"]["optimistic F1"][1] == (
+    assert found["Benchmark"]["optimistic F1"][0] == (
         results.thresholds["optimistic"].overall_step_weighted_macro_f1.points()
     )
     assert record.predictions
