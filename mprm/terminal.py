@@ -103,7 +103,7 @@ def say_without_image(what: str, number: int) -> None:
 
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-TYPE_NAMES |= {dict[str, float]: "a number by name, {a: 2, b: 1},"}
+TYPE_NAMES |= {dict[str, float]: "a number by name, {a: 2, b: 1},", dict[str, Any]: "keys with values, or leave it out"}
 
 # Names for keys of other projects, and of earlier versions.
 ALIASES = {"lr": "learning_rate", "batch_size": "global_batch_size", "num_epochs": "epochs", "model": "path"}
@@ -175,6 +175,7 @@ def unknown_key(full_key: str, known: list[str], inner: Iterable[str] = ()) -> s
     """inner: keys one level below the known ones, in which the user may have meant it."""
     parent, _, key = full_key.rpartition(".")
     place, more = (f"{parent} has", "; task=list shows all") if parent else ("the keys are", "")
+    more += f"; +dataset@{full_key}=NAME adds a part" if parent == "dataset.parts" else ""
     named = [name for name in [*known, *inner] if name.rpartition(".")[2] == ALIASES.get(key, key)]
     meant = f" (did you mean {' or '.join(named)}?)" if named else did_you_mean(key, known)
     return f"{full_key} is not a known key{meant}; {place} {', '.join(known) or 'no keys'}{more}"

@@ -191,6 +191,14 @@ def test_a_bad_override_is_one_line_for_the_user(override: str, message: str) ->
     assert exit_code == 2
 
 
+def test_a_part_that_a_mixture_has_not_is_one_line_with_its_remedy() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(HydraException) as caught:
+        compose("config", ["dataset=mixture", "dataset.parts.a.path=x"])
+    line, _ = explain(caught.value) or ("", 0)
+    assert line.startswith("dataset.parts.a is not a known key")
+    assert line.endswith("+dataset@dataset.parts.a=NAME adds a part")
+
+
 def test_a_run_of_an_earlier_version_is_used_and_continued(load: Callable[..., Config], tmp_path: Path) -> None:
     config = load("task=experiment")
     older = config.raw.copy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterator, Sequence
+from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 
@@ -68,14 +69,16 @@ OPTION = re.compile(
     r"|(?:,\s|\s[-–—(])(?P<remark>(?!.*\b[A-J]\b)(?!.*\b(?:and|or)\b).*))?)",  # noqa: RUF001
     re.DOTALL,
 )
+LINE = re.compile(r"([xyz])\s*=")  # x = 1 is not y = 1
 OPTION_LENGTH = len("(A)")
 WRAPPERS = re.compile(
-    r"\\f?boxed\s?\{(?P<boxed>.*)\}|\$\$?(?P<dollar>[^$]*)\$\$?|\\[(\[](?P<math>.*)\\[)\]]"
+    r"\\f?boxed\s?\{(?P<boxed>.*)\}|\$\$?(?P<dollar>(?:\\\$)?[^$]*)\$\$?|\\[(\[](?P<math>.*)\\[)\]]"
     r"|\\(?:text|textbf|textit|mathrm|mathbf|mbox)\{(?P<text>[^{}]*)\}|\*{1,3}(?P<bold>[^*]*)\*{1,3}|`+(?P<code>[^`]*)`+"
     r"|\"(?P<double>[^\"]*)\"|'(?P<single>[^']*)'|<(?P<tag>\w+)>(?P<tagged>[^<>]*)</\w+>|\((?P<round>[A-Za-z]{2,})\)",
     re.DOTALL,
 )
 QUOTED = re.compile(r"\"(?P<quoted>[^\"]+)\"\s*[,}].*", re.DOTALL)  # the value of a JSON object, or a quotation
+BASE = re.compile(r"(?<=\d_)\{(\d+)\}")  # 11_{2} is 11_2
 ARTICLE = re.compile(r"\b(?:a|an|the)\s+(?=[a-z]{2})")
 PUNCTUATION = re.compile(r"(?<![.,;:!?])[.,;:!?]+(?=\s|$)|[\"`*]")
 YES_OR_NO = re.compile(r"(yes|no|true|false)\b(?:\s*[.,;:!-](?!\s*\d).*)?", re.DOTALL)
@@ -117,7 +120,7 @@ def is_right(given: str, reference: str) -> bool:
 
     It is when it has the key of the reference. What one of the two leaves out does not count against it: a unit or a
     percent sign (50 and 0.5 are right for 50 %, and 50 % for either), the text of an option or its letter. So answers
-    that are right for one reference may differ from each other.
+    that are right for one reference may differ from each other. The line x = 1 is not y = 1, though their keys are.
     """
     given, reference = _bare(given), _bare(reference)
     (letter, text), (right_letter, right_text) = _option(given), _option(reference)
@@ -127,7 +130,8 @@ def is_right(given: str, reference: str) -> bool:
         return is_right(text or given, right_text or reference)
     said, right = _reading(given), _reading(reference)
     if said.key == right.key:
-        return bool(given)
+        lines = {axis[1] for axis in map(LINE.match, (given, reference)) if axis}
+        return bool(given) and (len(lines) < 2 or not isinstance(said.key, Fraction | str))
     return said.key == right.plain if said.plain is None else right.plain is None and said.plain == right.key
 
 
@@ -257,5 +261,5 @@ def _option(text: str) -> tuple[str | None, str]:
 
 @lru_cache(maxsize=10_000)
 def _words(text: str) -> str:
-    text = INNER_TEXT.sub(r"\1", text).casefold()
+    text = BASE.sub(r"\1", INNER_TEXT.sub(r"\1", text)).casefold()
     return " ".join(ARTICLE.sub("", PUNCTUATION.sub(" ", text)).split())

@@ -30,7 +30,8 @@ TOKEN = re.compile(
 LETTER = re.compile("[A-Za-z\u03b1-\u03c9]")
 FUNCTIONS = {name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp")}
 FUNCTIONS |= {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
-SYMBOLS = {rf"\{name}" for name in ("alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "rho", "phi", "omega")}
+GREEK = ("alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "rho", "phi", "omega")
+SYMBOLS = {rf"\{name}": letter for name, letter in zip(GREEK, "αβγδθλμρφω", strict=True)}
 TIMES, OVER = {"*", r"\times", r"\cdot", "·"}, {"/", r"\div", "÷"}
 CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|"}
 
@@ -187,7 +188,7 @@ class _Reader:
         if token in (r"\pi", "e", "i"):
             return mp.mpc(0, 1) if token == "i" else +mp.pi if token == r"\pi" else +mp.e
         if LETTER.match(token) or token in SYMBOLS:
-            return self.symbol(re.sub(r"[{}]", "", token.lower()))
+            return self.symbol(SYMBOLS.get(token, re.sub(r"[{}]", "", token.lower())))
         raise ValueError("not an expression")
 
     def function(self, name: str) -> Any:

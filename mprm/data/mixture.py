@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,20 @@ class Mixture:
         for name, part in self.parts.items():
             if isinstance(part, dict):
                 raise ValueError(f"dataset.parts.{name} has no reader; add +dataset@dataset.parts.{name}=NAME")
+            if not is_dataclass(part):
+                raise ValueError(
+                    f"dataset.parts.{name}={part} is no data set; write +dataset@dataset.parts.{name}=NAME instead"
+                )
             if isinstance(part, Mixture):
                 raise ValueError(f"dataset.parts.{name} is a mixture, too; give its parts to dataset.parts")
             if not NAME.fullmatch(name):
                 raise ValueError(f"dataset.parts: {name!r} is no name of a part; use letters, digits, - and _ alone")
         for name, weight in (self.weights or {}).items():
             if name not in self.parts:
-                raise ValueError(f"dataset.weights: {name} is not one of the parts {', '.join(self.parts) or '(none)'}")
+                raise ValueError(
+                    f"dataset.weights: {name} is not one of the parts {', '.join(self.parts) or '(none)'}; take its "
+                    f"weight out, as by ~dataset.weights.{name}"
+                )
             if not 0 < weight < float("inf"):
                 raise ValueError(
                     f"dataset.weights.{name}={weight:g} is not positive; to do without the part, take it out of "
@@ -118,6 +125,11 @@ def part_of(source: str) -> str:
     return source.partition("/")[0]
 
 
+def parts_in(dataset: Dataset) -> dict[str, Dataset]:
+    """The parts of a mixture by name; none of any other data set."""
+    return dataset.parts if isinstance(dataset, Mixture) else {}
+
+
 @contextmanager
 def said_of(part: str) -> Iterator[None]:
     """A ValueError of the part's reader in the block names its options as the mixture has them."""
@@ -158,8 +170,10 @@ def excluded_lines(dataset: Dataset) -> dict[str, set[int]]:
                 '{"source": "NAME", "line": 3}, lines counted from 0'
             )
         lines.setdefault(place[0], set()).add(place[1])
-    for name, part in dataset.parts.items() if isinstance(dataset, Mixture) else ():
-        for source, numbers in excluded_lines(part).items():
+    for name, part in parts_in(dataset).items():
+        with said_of(name):
+            of_part = excluded_lines(part)
+        for source, numbers in of_part.items():
             lines.setdefault(f"{name}/{source}", set()).update(numbers)
     return lines
 

@@ -68,6 +68,7 @@ NAME = re.compile(
 )
 NAMED = re.compile(r"([A-Za-z]+)(?:_\{?\w+\}?)?\s*=")
 MATRIX = re.compile(r"\\begin\{[bp]?matrix\}(.*)\\end\{[bp]?matrix\}", re.DOTALL)
+MEMBER = re.compile(r"[A-Za-z]\s*(?:\\in\b|∈)\s*(?=[(\[{])")
 BRACKETS = {"(": ")]", "[": ")]", "{": "}"}
 FLIPPED = {">": "<", "≥": "≤"}
 
@@ -147,7 +148,7 @@ def _decimal(number: str) -> Fraction | None:
 
 def _key(text: str) -> Hashable:
     """The key of an answer without unit, None for what cannot be read."""
-    text = text.strip()
+    text = MEMBER.sub("", text.strip())
     if (number := _decimal(text)) is not None:
         return number
     if RANGE.fullmatch(text):

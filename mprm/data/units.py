@@ -31,6 +31,7 @@ inch 1 in inch inche
 % 1 % percent
 """
 UNITS = {name: (line.split()[0], Fraction(line.split()[1])) for line in TABLE.split("\n") for name in line.split()[2:]}
+MEGA = re.compile("M(?:g|[WJVNA]|Pa|Hz|eV)")  # no milligram, no milliwatt
 UNITS |= dict.fromkeys(("degree", "deg", "度", "unit"), ("", Fraction(1)))  # as good as none
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -48,7 +49,7 @@ TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?(?:\s*([ap])\.?m\.?)?
 
 def base_unit(name: str) -> tuple[str, Fraction]:
     """The base of a unit, and how many of it the unit is: cm is 1/100 m. An unknown unit is its own base."""
-    name = name.lower()
+    name = name if MEGA.fullmatch(name) else name.lower()
     name = name.removesuffix("s") if len(name) > 2 else name
     return UNITS.get(name, (name, Fraction(1)))
 

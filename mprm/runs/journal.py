@@ -91,18 +91,19 @@ def _read(file: IO[bytes], header: str) -> dict[str, Any]:
     content = file.read()
     whole = content[: content.rfind(b"\n") + 1]
     file.truncate(len(whole))
-    if not whole:
+    first, *lines = whole.split(b"\n")
+    if not any(lines):  # nothing is lost: a command that failed at once does not bar the corrected one
+        file.truncate(0)
         file.write(f"{header}\n".encode())
         file.flush()
         return {}
-    first, *lines = whole.split(b"\n")[:-1]
     if first != header.encode():
         raise ValueError(
             f"{file.name} was begun with other settings or another input; finish it with those, delete it, or give "
             "another output="
         )
     with reading(file.name, "delete it: what it kept is then done again"):
-        return dict(json.loads(line) for line in lines)
+        return dict(json.loads(line) for line in lines[:-1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mprm.data.lines import first_keys
-from mprm.data.mixture import Mixture, excluded_lines
+from mprm.data.mixture import Mixture, excluded_lines, parts_in, said_of
 from mprm.data.rollouts import Dataset
 from mprm.runs.artifacts import atomic_file, atomic_folder, write_json_lines
 from mprm.runs.manifest import AllPositive, Chosen, Manifest, SourceCounts, Statistics, Totals
@@ -237,18 +237,21 @@ def remarks(dataset: Dataset, signals: pa.Table) -> list[str]:
     listed = sum(map(len, excluded_lines(dataset).values()))
     excluded = pc.sum(pc.equal(signals["drop_reason"].cast(pa.string()), "excluded")).as_py() or 0
     if excluded < listed:
-        said.append(f"dataset.exclude={dataset.exclude}: {listed - excluded:,} of {listed:,} lines match no record")
+        lists = {"dataset": dataset} | {f"dataset.parts.{name}": part for name, part in parts_in(dataset).items()}
+        given = ", ".join(f"{name}.exclude={one.exclude}" for name, one in lists.items() if one.exclude)
+        said.append(f"{given}: {listed - excluded:,} of {listed:,} lines match no record")
     if without := pc.sum(pc.equal(pc.list_value_length(signals["image_hashes"]), 0)).as_py():
         said.append(f"{without:,} rollouts name no image")
     return said + _missing_images(dataset, signals)
 
 
 def _check_left(dataset: Dataset, signals: pa.Table, kept: pa.Table) -> None:
-    for name, part in dataset.parts.items() if isinstance(dataset, Mixture) else ():
+    for name, part in parts_in(dataset).items():
         rows = signals.filter(pc.starts_with(signals["source"].cast(pa.string()), f"{name}/"))
         if not pc.any(rows["ranked"]).as_py():
             own = pc.utf8_slice_codeunits(rows["source"].cast(pa.string()), len(name) + 1)
-            raise ValueError(f"dataset.parts.{name}: {_nothing_left(part, rows.set_column(0, 'source', own))}")
+            with said_of(name):
+                raise ValueError(f"dataset.parts.{name}: {_nothing_left(part, rows.set_column(0, 'source', own))}")
     if kept.num_rows == 0:
         raise ValueError(f"dataset: {_nothing_left(dataset, signals)}")
 

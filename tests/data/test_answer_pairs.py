@@ -43,6 +43,19 @@ def test_the_same_answer_is_right_and_which_of_two_is_the_reference_does_not_mat
     assert [(a, b) for a, b in SAME + DIFFERENT if is_right(a, b) != is_right(b, a)] == []
 
 
+def test_a_line_is_not_another_line_though_the_name_of_an_unknown_does_not_count() -> None:
+    assert not is_right("x = 1", "y = 1")
+    assert not is_right("y=1/2", "x = 0.5")
+    for given, reference in (
+        ("x = 1", "1"),
+        ("1", "y = 1"),
+        ("n = 1", "x = 1"),
+        ("y = x", "x = y"),
+        ("x=1", "x = 1.0"),
+    ):
+        assert is_right(given, reference), (given, reference)
+
+
 def test_the_same_is_an_equivalence_and_votes_follow_it_in_any_order() -> None:
     keys = {text: answer_key(text) for pair in SAME + DIFFERENT for text in pair}
     same = {a: {b for b in keys if keys[a] == keys[b]} for a in keys}

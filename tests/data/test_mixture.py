@@ -17,7 +17,7 @@ from mprm.data.visualprm400k import JsonLines, VisualPRM400K
 from mprm.main import open_loader
 from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
-from mprm.selection.subset import held_out, keep, write_subset
+from mprm.selection.subset import held_out, keep, remarks, write_subset
 
 Load = Callable[..., Config]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "select.md"
@@ -90,13 +90,19 @@ def test_a_file_has_one_name_in_all_parts(tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         ("dataset.weights={a:1}", r"^dataset\.weights has none for b; give every part one, or dataset\.weights=null$"),
-        ("dataset.weights={a:1,b:1,c:1}", r"^dataset\.weights: c is not one of the parts a, b$"),
+        (
+            "dataset.weights={a:1,b:1,c:1}",
+            r"^dataset\.weights: c is not one of the parts a, b; .* ~dataset\.weights\.c$",
+        ),
         ("dataset.weights={a:1,b:0}", r"^dataset\.weights\.b=0 is not positive; .* add ~dataset\.parts\.b$"),
         ("dataset.weights={a:1,b:-2}", r"^dataset\.weights\.b=-2 is not positive"),
         ("dataset.weights={a:1,b:inf}", r"^dataset\.weights\.b=inf is not positive"),
         ("dataset.weights=3", r"^dataset\.weights=3 has the wrong type; give a number by name, {a: 2, b: 1}, or null"),
         ("+dataset@dataset.parts.c=mixture", r"^dataset\.parts\.c is a mixture, too; give its parts"),
         ("+dataset.parts.c.path=x", r"^dataset\.parts\.c has no reader; add \+dataset@dataset\.parts\.c=NAME$"),
+        ("dataset.parts.a=prm800k", r"^dataset\.parts\.a=prm800k is no data set; write \+dataset@dataset\.parts\.a="),
+        ("dataset.parts.a=null", r"^dataset\.parts\.a=None is no data set; write \+dataset@dataset\.parts\.a="),
+        ("dataset.parts=null", r"^dataset\.parts=null has the wrong type; give keys with values, or leave it out$"),
         (
             "dataset.parts.b.neutral=maybe",
             r"^dataset\.parts\.b\.neutral=maybe is unknown; choose right, wrong, ignore$",
@@ -135,3 +141,18 @@ def test_what_is_not_there_is_said_of_its_part(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=message + r"question\.problem"):
         write_subset(tmp_path / "subset", wrong, signals, Full(), seed=0)
+    empty = Mixture(parts={"a": good, "b": JsonLines(path=str(write(tmp_path / "no_question.jsonl", "")))})
+    signals = build_signals(empty, tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"^dataset\.parts\.b: .* \(dataset\.parts\.b\.fields\)$"):
+        write_subset(tmp_path / "subset", empty, signals, Full(), seed=0)
+
+
+def test_what_is_wrong_with_a_list_is_said_of_its_part(tmp_path: Path) -> None:
+    file, listed = write(tmp_path / "good.jsonl", "Why?"), tmp_path / "list.jsonl"
+    listed.write_text('{"source": "b/good", "line": 0}')  # a part's own list has the names without the part
+    mixture = Mixture(parts={"a": JsonLines(path=str(file)), "b": JsonLines(path=str(file), exclude=str(listed))})
+    said = remarks(mixture, build_signals(mixture, tmp_path / "cache"))
+    assert said[0] == f"dataset.parts.b.exclude={listed}: 1 of 1 lines match no record"
+    listed.write_text("{}")
+    with pytest.raises(ValueError, match=r"^dataset\.parts\.b\.exclude: line 0 \(from 0\) of .* names no record"):
+        build_signals(mixture, tmp_path / "cache")

@@ -58,6 +58,17 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_other_settings_begin_anew_what_holds_no_result(tmp_path: Path) -> None:
+    """A command that failed at once, by a wrong run= for one, does not bar the corrected one from its output."""
+    keep(tmp_path / "out")
+    with journal(tmp_path / "out", SETTINGS | {"seed": 1}) as kept:
+        kept.add({"one": 1})
+    with journal(tmp_path / "out", SETTINGS | {"seed": 1}) as kept:
+        assert kept.done == {"one": 1}
+    with pytest.raises(ValueError, match="begun with other settings"), journal(tmp_path / "out", SETTINGS):
+        pass
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         journal(tmp_path / "out", SETTINGS),
