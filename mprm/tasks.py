@@ -190,7 +190,7 @@ NOT_IN_HASH = (
     *("similarity", "distance", "excluded"),
     # the gradient does not depend on how a global batch is cut: a run resumes on other devices
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_tokens"),
-    *("trainer.offload_optimizer", "trainer.num_workers", "trainer.peak_tflops"),
+    *("trainer.offload_optimizer", "trainer.num_workers", "trainer.peak_tflops", "trainer.compile"),
     *("backbone.checkpoint_layers", "backbone.gradient_checkpointing"),  # the second: of earlier versions
     # what is kept, and when
     *("trainer.checkpoint_every", "trainer.checkpoint_minutes", "trainer.keep_optimizer", "trainer.validate_every"),

@@ -121,6 +121,10 @@ IN_WORKER = re.compile(
     re.DOTALL,
 )
 
+# A worker that died, as torch says it.
+DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*\) (?:is killed by signal|exited unexpectedly)")
+FEWER_WORKERS = "Most often the machine's memory is full: give fewer trainer.num_workers; the same command resumes"
+
 
 def explain(error: Exception) -> tuple[str, int] | None:
     """One line and an exit code for an error that its message explains: 2 for the user's mistake, 1 for the machine's.
@@ -155,6 +159,8 @@ def explain(error: Exception) -> tuple[str, int] | None:
         return " ".join(str(error).split()), 2
     if isinstance(error, OSError):
         return " ".join(str(error).split()), 1
+    if isinstance(error, RuntimeError) and DEAD_WORKER.match(str(error)):
+        return f"{str(error).strip(' .')}. {FEWER_WORKERS}", 1
     if isinstance(error, ValueError):
         if from_worker := IN_WORKER.match(str(error)):
             # torch gives the traceback of a loader's process as text

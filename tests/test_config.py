@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from mprm.config import Config, RunConfig, bind, config_of_run, validate
 from mprm.runs.run_folder import config_hash
 from mprm.tasks import ALWAYS, GROUPS, TASKS
-from mprm.terminal import explain
+from mprm.terminal import FEWER_WORKERS, explain
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -210,6 +210,11 @@ def test_a_run_of_an_earlier_version_is_used_and_continued(load: Callable[..., C
     assert config_hash(older) == config_hash(config.raw)
 
 
+def test_compiled_or_not_is_the_same_run(load: Callable[..., Config]) -> None:
+    without, compiled = load("trainer.compile=false"), load("trainer.compile=true")
+    assert config_hash(without.raw) == config_hash(compiled.raw)
+
+
 def test_bind_resolves_converts_and_freezes() -> None:
     bound = bind(part(size=2, count="${seed}", names=["a", "b"]))
     assert bound == Part(size=2.0, count=3, names=["a", "b"])
@@ -377,3 +382,8 @@ def test_an_error_that_is_not_the_users_is_not_explained(tmp_path: Path) -> None
     with pytest.raises(OSError, match="No such file") as os_error:
         (tmp_path / "nowhere").read_text()
     assert explain(os_error.value) == (f"[Errno 2] No such file or directory: '{tmp_path / 'nowhere'}'", 1)
+    killed = RuntimeError("DataLoader worker (pid 4429) is killed by signal: Killed. ")
+    assert explain(killed) == ("DataLoader worker (pid 4429) is killed by signal: Killed. " + FEWER_WORKERS, 1)
+    exited = RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly")
+    assert explain(exited) == ("DataLoader worker (pid(s) 7, 8) exited unexpectedly. " + FEWER_WORKERS, 1)
+    assert explain(RuntimeError("DataLoader worker of another kind")) is None

@@ -42,7 +42,7 @@ def one_line_errors() -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).partition("Set TORCHDYNAMO_VERBOSE")[0].split())[:300]
         raise ValueError(
             f"trainer.compile=true: torch.compile failed ({reason}); install what it names, such as a C++ compiler, "
             "or give trainer.compile=false"
