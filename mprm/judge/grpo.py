@@ -1,8 +1,10 @@
 """Stage 3: reinforcement learning by GRPO (arXiv 2402.03300), in the order that `order` gives: low entropy first.
 
 Every optimizer step draws a group of responses per pair from the judge as it is, rewards them, and makes those more
-likely that earn more than their group's mean. Each response serves one step: the ratio of the new to the old policy is
-1, and there is nothing to clip. There is no reference model.
+likely that earn more than their group's mean. A group whose responses all earn the same has no advantage and is
+skipped; it counts in the mean over the pairs, as published, so that the gradient is the smaller the fewer groups are
+left. Each response serves one step: the ratio of the new to the old policy is 1, and there is nothing to clip. There is
+no reference model.
 
 Shape suffixes: N pairs, G responses of a pair, M tokens of all responses in a row.
 """
@@ -23,13 +25,13 @@ from mprm.batching.examples import image_tensors, in_every_row, open_images
 from mprm.batching.order import Lengths
 from mprm.inference.local import Generation
 from mprm.inference.scoring import answered
-from mprm.judge.judge import Judge, PresentedPair, in_seeded_order, sampler_of
+from mprm.judge.judge import PresentedPair, in_seeded_order, sampler_of
 from mprm.judge.sft import Prompts, collate_responses, log_likelihood
 from mprm.training.lengths import Measured, token_lengths
 from mprm.training.module import TrainingModule
 from mprm.training.recipe import Machine, Recipe, Schedule
 
-LEAST_DEVIATION = 1e-4  # added to a group's, which is 0 where all earn the same
+LEAST_DEVIATION = 1e-4  # added to a group's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class GRPO(Recipe):
 
     # Responses per pair.
     group_size: int = 8
+    # Of the responses that are drawn, and of the policy that is trained.
+    temperature: float = 1.0
     # For the verdict that the label gives.
     verdict_reward: float = 1.0
     # For reasoning that ends in a verdict, whichever it is.
@@ -49,6 +53,11 @@ class GRPO(Recipe):
         super().__post_init__()
         if self.group_size < 2:
             raise ValueError(f"grpo.group_size={self.group_size} leaves nothing to compare with; give 2 or more")
+        if not self.temperature > 0:
+            raise ValueError(
+                f"grpo.temperature={self.temperature} is not positive: all responses of a group would be the same, "
+                "with nothing to compare; try 1"
+            )
         for name in ("verdict_reward", "format_reward"):
             if getattr(self, name) < 0:
                 raise ValueError(f"grpo.{name}={getattr(self, name)} is negative")
@@ -59,10 +68,12 @@ class GRPO(Recipe):
 
 
 def advantages(reward_G: torch.Tensor) -> torch.Tensor:
-    """(reward - mean) / (standard deviation + 1e-4) within the group, (G,).
+    """(reward - mean) / (standard deviation + 1e-4) within the group, (G,); exactly 0 where all earn the same.
 
     Example: rewards 1, 0, 0, 0 have mean 0.25 and deviation 0.4330: advantages 1.7317, and -0.5772 three times.
     """
+    if reward_G.min() == reward_G.max():  # from which the mean, rounded, may be a little away
+        return torch.zeros_like(reward_G)
     return (reward_G - reward_G.mean()) / (reward_G.std(correction=0) + LEAST_DEVIATION)
 
 
@@ -94,13 +105,8 @@ def measure_prompts(prompts: Prompts, recipe: GRPO, machine: Machine, max_length
     return Measured(prompts, lengths, usable, {"too_long": len(prompts) - len(usable)})
 
 
-def check_sampling(judge: Judge, machine: Machine) -> None:
-    """Raises ValueError if all responses of a group would be the same, or the machine's strategy can write none."""
-    if judge.temperature == 0:
-        raise ValueError(
-            "judge.temperature=0 writes the same response again and again, which leaves grpo nothing to compare; "
-            "try judge.temperature=1"
-        )
+def check_machine(machine: Machine) -> None:
+    """Raises ValueError if its strategy cannot write responses."""
     if machine.strategy == "deepspeed_stage_3":
         raise ValueError(
             "trainer.strategy=deepspeed_stage_3 shards the weights that every response needs whole; use "
@@ -122,8 +128,7 @@ class Reinforcement(TrainingModule):
         super().__init__(model, schedule, {"loss": SumMetric(nan_strategy="disable"), **means})
         self.grpo = recipe
         self.prompts = prompts
-        judge = prompts.judge
-        self.sampler = sampler_of(judge, prompts.processor, model, judge.temperature, schedule.seed)
+        self.sampler = sampler_of(prompts.judge, prompts.processor, model, recipe.temperature, schedule.seed)
 
     @staticmethod
     def collate(keys: list[tuple[int, float]]) -> torch.Tensor:
@@ -131,7 +136,7 @@ class Reinforcement(TrainingModule):
         return torch.tensor(keys, dtype=torch.float64)
 
     def prepare(self) -> None:
-        check_sampling(self.prompts.judge, self.schedule.machine)
+        check_machine(self.schedule.machine)
         self.model.train_generation()
 
     def terms(self, part: Measured) -> np.ndarray:
@@ -139,12 +144,20 @@ class Reinforcement(TrainingModule):
         return np.ones(len(part.lengths), dtype=np.int64)
 
     def loss(self, batch: torch.Tensor) -> torch.Tensor:
-        positions, weights = batch.T.tolist()
-        pairs = [self.in_some_order(self.prompts.pairs[int(position)]) for position in positions]
-        groups, advantages_G = self.responses(pairs), []
-        for one, group, weight in zip(pairs, groups, weights, strict=True):
-            advantages_G.append(advantages(torch.tensor(self.rewards(one, group, counted=weight > 0))))
-        return self.loss_of(pairs, groups, advantages_G, weights)
+        counted = [(int(position), weight) for position, weight in batch.tolist() if weight > 0]
+        pairs = [self.in_some_order(self.prompts.pairs[position]) for position, _ in counted]
+        groups = self.responses(pairs)
+        advantages_G = [advantages(self.rewards(one, group)) for one, group in zip(pairs, groups, strict=True)]
+        chosen = [number for number, advantage_G in enumerate(advantages_G) if advantage_G.any()]
+        if not chosen:  # a gradient of 0, for other ranks to be added to
+            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            return torch.cat([parameter.flatten()[:0] for parameter in trained]).sum()
+        return self.loss_of(
+            [pairs[number] for number in chosen],
+            [groups[number] for number in chosen],
+            [advantages_G[number] for number in chosen],
+            [counted[number][1] for number in chosen],
+        )
 
     def rehearse(self, batch: torch.Tensor) -> torch.Tensor:
         """Of responses that nobody wrote, as long as they can become."""
@@ -175,7 +188,7 @@ class Reinforcement(TrainingModule):
                 examples.append(replace(example, weight=weights[number] / len(group) / n_tokens))
                 advantage.append(advantage_of_response.expand(n_tokens))
         batch = collate_responses(examples).to(self.device)
-        logp_M = log_likelihood(self.model, batch, judge.temperature)
+        logp_M = log_likelihood(self.model, batch, self.grpo.temperature)
         loss = (grpo_losses(logp_M, torch.cat(advantage).to(self.device)) * batch.row.weight_M).sum()
         self.curve["loss"].update(loss.detach())
         return loss
@@ -194,16 +207,16 @@ class Reinforcement(TrainingModule):
         self.model.train()
         return found
 
-    def rewards(self, one: PresentedPair, group: Sequence[Generation], counted: bool) -> list[float]:
-        """Of every response of a pair; counted: they enter what is logged, a filler of a row left empty does not."""
+    def rewards(self, one: PresentedPair, group: Sequence[Generation]) -> torch.Tensor:
+        """Of every response of a pair, (G,); they enter what is logged."""
         rewards = []
         for generation in group:
             # A response that was cut off has no verdict.
             verdict = self.prompts.judge.verdict_of(self.sampler.text(generation.ids)) if generation.finished else None
             rewards.append(self.grpo.reward(verdict, one.better))
-            self.curve["reward"].update(rewards[-1], counted)
-            self.curve["accuracy"].update(float(verdict == one.better), counted)
-            self.curve["format"].update(float(verdict is not None), counted)
-            self.curve["entropy"].update(generation.entropy, counted)
-            self.curve["tokens"].update(len(generation.ids), counted)
-        return rewards
+            self.curve["reward"].update(rewards[-1])
+            self.curve["accuracy"].update(float(verdict == one.better))
+            self.curve["format"].update(float(verdict is not None))
+            self.curve["entropy"].update(generation.entropy)
+            self.curve["tokens"].update(len(generation.ids))
+        return torch.tensor(rewards)

@@ -96,7 +96,7 @@ class Judge:
     instruction: str = ""
     # How a response must end; `{}` stands for A or B.
     verdict: str = "The better answer is {}."
-    # Of the responses that give a pair its entropy, and of those that reinforcement learning draws.
+    # Of the responses that give a pair its entropy.
     temperature: float = 1.0
     # Responses whose mean entropy is that of a pair.
     samples: int = 1

@@ -27,7 +27,7 @@ BENCHMARK = ("reward_benchmark",)  # what no training depends on
 def train_judge(cfg: Config) -> None:
     """The stages of the task; what the last of them will want and has not is told before the first one starts."""
     from mprm.data.questions import Pair
-    from mprm.judge.grpo import check_sampling
+    from mprm.judge.grpo import check_machine
     from mprm.judge.judge import signals_of
     from mprm.selection.subset import keep
 
@@ -36,7 +36,7 @@ def train_judge(cfg: Config) -> None:
     if CURATE in stages:  # does the selector need a signal that pairs do not have? It is tried on one
         keep(signals_of([Pair("", "", (), "", "", "", "a")], {}, []), cfg.selector)
     if RL in stages:
-        check_sampling(cfg.judge, cfg.trainer)
+        check_machine(cfg.trainer)
     with opened(JudgeWork, cfg, LINE) as work:
         for stage in stages:
             run_stage(stage, work)

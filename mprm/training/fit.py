@@ -40,10 +40,12 @@ from mprm.training.throughput import Throughput
 Mirror = Callable[[dict[str, float]], None]
 
 # What Lightning and torchmetrics say and what is meant here: loaders without workers on the CPU, a frozen tower in eval
-# mode, batches that begin where the checkpoint ends, a small validation with one class, and trainings without one.
+# mode, batches that begin where the checkpoint ends, a small validation with one class, trainings without one, and a
+# rank whose row was left empty.
 NOT_MEANT_HERE = (
     "does not have many workers|in eval mode|LeafSpec|ended before the epoch ended|exists and is not empty|"
-    "No (negative|positive) samples in targets|handles gradient clipping internally|have no `validation_step`"
+    "No (negative|positive) samples in targets|handles gradient clipping internally|have no `validation_step`|"
+    "before the ``update`` method"
 )
 SKIPPED = "train/skipped"  # of a step whose gradient was not finite, and which has no other values
 

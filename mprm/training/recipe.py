@@ -11,7 +11,7 @@ from mprm.runs.artifacts import is_rank_zero, remove
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Component `recipe`; the defaults are the published ones. AdamW, linear warm-up, cosine to 0."""
+    """Component `recipe`; the defaults are the published ones. AdamW, linear warm-up, then `schedule`."""
 
     GROUP: ClassVar[str] = "recipe"  # of the configuration, for messages
 
@@ -21,6 +21,8 @@ class Recipe:
     eps: float = 1e-8
     # Share of the optimizer steps.
     warmup: float = 0.05
+    # Of the learning rate behind the warm-up: cosine, to 0, or constant.
+    schedule: str = "cosine"
     # 0 leaves the backbone untrained; null where `steps` says how long.
     epochs: int | None = 1
     # Optimizer steps, instead of epochs: one epoch follows another until so many are done.
@@ -35,6 +37,7 @@ class Recipe:
             "learning_rate": (self.learning_rate > 0, "is not positive; try 1e-05"),
             "eps": (self.eps > 0, "is not positive; try 1e-08"),
             "warmup": (0 <= self.warmup < 1, "is not in [0, 1): a share of the steps, try 0.05"),
+            "schedule": (self.schedule in ("cosine", "constant"), "is not one of cosine, constant"),
             "epochs": (self.epochs is None or self.epochs >= 0, "is negative; give 0 for the untrained backbone"),
             "steps": (
                 self.steps is None or self.steps >= 1,
@@ -62,6 +65,8 @@ class Recipe:
         warmup = math.ceil(self.warmup * total)
         if step < warmup:
             return (step + 1) / warmup
+        if self.schedule == "constant":
+            return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ def test_warm_up_and_cosine() -> None:
     assert factors[52] == pytest.approx(0.5, abs=0.02)
     assert factors == sorted(factors[:5]) + sorted(factors[5:], reverse=True)
     assert 0 < factors[-1] < 0.001
+    constant = Recipe(warmup=0.05, schedule="constant")
+    assert [constant.factor(step, 100) for step in range(100)] == factors[:5] + [1.0] * 95
 
 
 def test_every_device_has_a_rollout() -> None:
@@ -28,10 +31,12 @@ def test_the_longest_rollout_fits_a_forward_pass() -> None:
         Machine(max_tokens=100).check(Recipe(), 101)
 
 
-@pytest.mark.parametrize("bad", [{"learning_rate": 0.0}, {"warmup": 1.0}, {"epochs": -1}, {"global_batch_size": 0}])
-def test_values_that_make_no_sense(bad: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "bad", [{"learning_rate": 0.0}, {"warmup": 1.0}, {"epochs": -1}, {"global_batch_size": 0}, {"schedule": "step"}]
+)
+def test_values_that_make_no_sense(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"recipe.{next(iter(bad))}="):
-        Recipe(**bad)  # type: ignore[arg-type]
+        Recipe(**bad)
 
 
 @pytest.mark.parametrize(
