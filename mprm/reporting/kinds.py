@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from mprm.metrics.best_of_n_results import BestOfNResults
 from mprm.metrics.estimate import Estimate, Resampled, resampled_mean
 from mprm.metrics.evaluate import step_measures
 from mprm.metrics.predictions import read_predictions
-from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults
+from mprm.metrics.results import JudgeResults, Results, StepResults
 from mprm.metrics.search_results import SearchResults
 from mprm.reporting.plots import Measure
 from mprm.reporting.run_record import read_json_lines

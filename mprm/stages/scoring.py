@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from mprm.data.records import Solution
     from mprm.inference.score_file import Score
     from mprm.inference.scoring import ScoreRequest
+    from mprm.metrics.best_of_n_results import BestOfNResults
     from mprm.metrics.predictions import NotScored, Prediction, StepScores
-    from mprm.metrics.results import BestOfNResults, StepResults
+    from mprm.metrics.results import StepResults
 
 Found = dict[str, "StepScores | NotScored"]
 
