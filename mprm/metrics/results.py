@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, overload
 
-from mprm.metrics.best_of_n_results import BestOfNResults
+from mprm.metrics.best_of_n_results import BestOfNResults as BestOfNResults
 from mprm.metrics.estimate import Estimate as Estimate
 from mprm.metrics.first_errors import FirstErrors
 from mprm.metrics.search_results import SearchResults
@@ -114,6 +114,7 @@ class JudgeAccuracy:
 
     pairs: int
     accuracy: Estimate  # no verdict counts as wrong
+    votes: tuple[Estimate, ...] = ()  # of K = 1, 2, .. further responses; K = 1: of a single one
     macro_accuracy: float  # mean over sources
     sources: dict[str, PairSource]
     items: int = 0  # as of a source
@@ -176,6 +177,9 @@ class JudgeResults:
     unusable: dict[str, int]  # records of the benchmark, by reason
     judges: dict[str, JudgeAccuracy]  # by stage
     differences: dict[str, Estimate]  # of accuracies, paired: "sft - untrained", "rl - sft"
+    vote_differences: dict[str, tuple[Estimate, ...]] = field(default_factory=dict)  # the same of votes of K = 1, 2, ..
+    temperature: float = 0.0  # of the responses behind `accuracy`
+    vote_temperature: float = 1.0  # and of those behind `votes`
     training: dict[str, JudgeTraining]  # by stage, those that were run
     curation: Curation | None
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mprm.metrics.best_of_n_results import BestOfNResults
 from mprm.metrics.estimate import Estimate, OverSeeds, Resampled, over_items, over_seeds
-from mprm.metrics.results import Curation, JudgeResults, Results, StepResults, read_results
+from mprm.metrics.results import BestOfNResults, Curation, JudgeResults, Results, StepResults, read_results
 from mprm.reporting.apart import others, setting_of
 from mprm.reporting.kinds import KINDS, Kind, Measured, measured
 from mprm.reporting.plots import Measure

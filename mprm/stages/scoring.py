@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from mprm.data.records import Solution
     from mprm.inference.score_file import Score
     from mprm.inference.scoring import ScoreRequest
-    from mprm.metrics.best_of_n_results import BestOfNResults
     from mprm.metrics.predictions import NotScored, Prediction, StepScores
-    from mprm.metrics.results import StepResults
+    from mprm.metrics.results import BestOfNResults, StepResults
 
 Found = dict[str, "StepScores | NotScored"]
 
