@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -25,9 +25,9 @@ from mprm.batching.collate import Example
 from mprm.batching.examples import image_size
 from mprm.data.questions import Pair
 from mprm.inference.local import Sampler
-from mprm.inference.policy import Prompt, key_hash
+from mprm.inference.policy import Completion, Prompt, key_hash
 from mprm.metrics.estimate import TAILS, Estimate
-from mprm.metrics.pairwise import entropy_bins
+from mprm.metrics.pairwise import VOTES, entropy_bins
 from mprm.metrics.results import Curation, WrongLabels
 from mprm.runs.artifacts import atomic_folder, reading, write_json
 from mprm.runs.journal import Journal
@@ -102,6 +102,10 @@ class Judge:
     samples: int = 1
     # Of the one response per order whose verdict is measured.
     evaluation_temperature: float = 0.0
+    # Further responses per order, whose verdicts are measured one by one and in votes; 0: none.
+    votes: int = 0
+    # Of these further responses.
+    vote_temperature: float = 1.0
     # A response that does not end within them has no verdict.
     max_new_tokens: int = 1024
     # Held at once while responses are written.
@@ -110,12 +114,14 @@ class Judge:
     def __post_init__(self) -> None:
         if self.verdict.count("{}") != 1 or not self.verdict.replace("{}", "").strip():
             raise ValueError(f"judge.verdict={self.verdict} has no single {{}}; try 'The better answer is {{}}.'")
-        for name in ("temperature", "evaluation_temperature"):
+        for name in ("temperature", "evaluation_temperature", "vote_temperature"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"judge.{name}={getattr(self, name)} is negative; 0 takes the most likely token")
         for name in ("samples", "max_new_tokens", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"judge.{name}={getattr(self, name)} is not positive")
+        if self.votes < 0:
+            raise ValueError(f"judge.votes={self.votes} is negative; 0 measures the one response per order alone")
 
     def layout(self, one: PresentedPair, processor: ChatProcessor) -> Example:
         """The prompt that asks for a verdict, without its pixels."""
@@ -170,16 +176,15 @@ def sampler_of(judge: Judge, processor: ChatProcessor, model: ChatModel, tempera
 
 
 def respond(
-    sampler: Sampler,
+    draws: Mapping[str, tuple[Sampler, int]],
     judge: Judge,
     pairs: Sequence[PresentedPair],
-    samples: int,
     kept: Journal,
     advance: Callable[[int], None],
     batch: int = 64,
 ) -> None:
-    """Fill the journal: key of the pair -> {"id", "swapped", "better", "responses": [{"text", "verdict", "in_format",
-    "entropy", "n_tokens"}]}.
+    """Fill the journal: key of the pair -> {"id", "swapped", "better", NAME: [{"text", "verdict", "in_format",
+    "entropy", "n_tokens"}]}, a NAME for every one of `draws`: who draws, and how many responses.
 
     verdict: A, B or null, as it is meant; in_format: it stands as judge.verdict wants it. entropy: nats, of the judge's
     own next-token distribution, whatever the temperature: the mean over the tokens of the response.
@@ -188,23 +193,27 @@ def respond(
     """
     waiting = (one for one in pairs if one.key not in kept.done)
     while chosen := list(islice(waiting, batch)):
-        found = sampler.complete([one.prompt(samples) for one in chosen])
-        records: dict[str, Any] = {}
-        for one, completions in zip(chosen, found, strict=True):
-            responses = [
-                {
-                    "text": completion.text,
-                    "verdict": judge.meant(completion.text) if completion.finished else None,
-                    "in_format": completion.finished and judge.verdict_of(completion.text) is not None,
-                    "entropy": completion.entropy,
-                    "n_tokens": completion.n_tokens,
-                }
-                for completion in completions
-            ]
-            pair = {"id": one.pair.id, "swapped": one.swapped, "better": one.better}
-            records[one.key] = {**pair, "responses": responses}
+        records: dict[str, Any] = {
+            one.key: {"id": one.pair.id, "swapped": one.swapped, "better": one.better} for one in chosen
+        }
+        for name, (sampler, n) in draws.items():
+            prompts = [one.prompt(n) for one in chosen]
+            if name == VOTES:  # at one temperature they would repeat the other responses
+                prompts = [replace(prompt, key=f"{name}\0{prompt.key}") for prompt in prompts]
+            for one, completions in zip(chosen, sampler.complete(prompts), strict=True):
+                records[one.key][name] = [_response(judge, completion) for completion in completions]
         kept.add(records)
         advance(len(chosen))
+
+
+def _response(judge: Judge, completion: Completion) -> dict[str, Any]:
+    return {
+        "text": completion.text,
+        "verdict": judge.meant(completion.text) if completion.finished else None,
+        "in_format": completion.finished and judge.verdict_of(completion.text) is not None,
+        "entropy": completion.entropy,
+        "n_tokens": completion.n_tokens,
+    }
 
 
 # ---- curation

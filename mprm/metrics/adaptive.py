@@ -12,9 +12,9 @@ import numpy as np
 
 from mprm.data.questions import CandidateSet
 from mprm.metrics.best_of_n import Scores, candidate_scores, orders
+from mprm.metrics.best_of_n_results import AdaptiveResults, Draws
 from mprm.metrics.estimate import DIFFERENCE, SHARE, Floats, mean, saved
 from mprm.metrics.predictions import StepScores
-from mprm.metrics.results import AdaptiveResults, Draws
 
 # As published (arXiv 2605.15529).
 AT_ONCE = 4  # candidates to start with, and to add

@@ -19,9 +19,9 @@ import numpy as np
 
 from mprm.data.answers import answer_classes
 from mprm.data.questions import CandidateSet
+from mprm.metrics.best_of_n_results import BestOfNBenchmark, BestOfNResults, Between, Method
 from mprm.metrics.estimate import DIFFERENCE, Bools, Floats, Ints, mean, means
 from mprm.metrics.predictions import StepScores
-from mprm.metrics.results import BestOfNBenchmark, BestOfNResults, Between, Method
 
 Scores = Sequence[Sequence[StepScores | None]]  # by question and candidate; None: could not be scored
 Curves = dict[tuple[str, str], Floats]  # (POLICY or model, method) -> (N,) of one question, or (Q, N)

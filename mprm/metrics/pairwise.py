@@ -1,22 +1,27 @@
 """How often a judge is right, and whether its entropy tells: pairwise accuracy, position bias, accuracy by entropy.
 
-A pair is judged once in either order. Both judgements count; intervals are bootstrapped over pairs.
+A pair is judged once in either order, and K times more where votes are measured. Both orders count; intervals are
+bootstrapped over pairs.
 
-Shape suffixes: P pairs, 2 orders (as in the record, swapped), R some of the pairs, I items of several pairs.
+Shape suffixes: P pairs, 2 orders (as in the record, swapped), K further responses, or how many of them vote, R some of
+the pairs, I items of several pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import comb
 from typing import Any
 
 import numpy as np
 
-from mprm.metrics.estimate import DIFFERENCE, SHARE, Bools, Estimate, Floats, Ints, mean, saved
+from mprm.metrics.estimate import DIFFERENCE, SHARE, Bools, Estimate, Floats, Ints, mean, means, saved
 from mprm.metrics.results import EntropyBin, JudgeAccuracy, PairSource
 from mprm.metrics.step_metrics import LabelledSteps, rankings
 
+RESPONSES, VOTES = "responses", "votes"  # in a record: what is judged by, and the further responses
 FIRST = "A"  # the verdict for the answer that is presented first
 BINS = 5
 
@@ -32,6 +37,8 @@ class Judgements:
     entropy_P2: Floats  # of the response, nats
     tokens_P2: Ints  # its length
     in_format_P2: Bools  # the verdict is in the words that judge.verdict wants
+    right_P2K: Bools  # of the further responses
+    valid_P2K: Bools
     item_P: np.ndarray | None = None  # names of the items that pairs belong to, None where they stand alone
 
 
@@ -46,17 +53,23 @@ def judgements(
     both = [[of[name, swapped] for swapped in (False, True)] for name in sources]
 
     def each(key: str) -> np.ndarray:
-        return np.array([[record["responses"][0][key] for record in orders] for orders in both])
+        return np.array([[record[RESPONSES][0][key] for record in orders] for orders in both])
 
-    verdict_P2 = np.array([[record["responses"][0]["verdict"] or "" for record in orders] for orders in both])
+    def verdicts(name: str) -> np.ndarray:  # (P, 2, responses)
+        return np.array([[[o["verdict"] or "" for o in one.get(name, [])] for one in orders] for orders in both], str)
+
+    better_P2 = np.array([[record["better"] for record in orders] for orders in both])
+    verdict_P2, vote_P2K = verdicts(RESPONSES)[:, :, 0], verdicts(VOTES)
     return Judgements(
         source_P=np.array(list(sources.values())),
         first_P2=verdict_P2 == FIRST,
         valid_P2=verdict_P2 != "",
-        right_P2=verdict_P2 == np.array([[record["better"] for record in orders] for orders in both]),
+        right_P2=verdict_P2 == better_P2,
         entropy_P2=each("entropy"),
         tokens_P2=each("n_tokens"),
         in_format_P2=each("in_format"),
+        right_P2K=vote_P2K == better_P2[:, :, None],
+        valid_P2K=vote_P2K != "",
         item_P=np.array([items[name] for name in sources]) if items else None,
     )
 
@@ -69,6 +82,7 @@ def measure_judge(judged: Judgements) -> JudgeAccuracy:
     return JudgeAccuracy(
         pairs=len(right_P),
         accuracy=mean(right_P, SHARE),
+        votes=means(vote_accuracies(judged)),
         macro_accuracy=float(np.mean([right_P[rows_R].mean() for rows_R in rows.values()])),
         consistent=mean(consistent_P.astype(float), SHARE),
         first=first_share(judged),
@@ -89,6 +103,42 @@ def measure_judge(judged: Judgements) -> JudgeAccuracy:
         },
         **acc_plus(judged, np.arange(len(right_P))),
     )
+
+
+def vote_accuracies(judged: Judgements) -> Floats:
+    """How right votes of K = 1, 2, .. of the further responses are, (P, K): the mean over both orders. K = 1 is the
+    accuracy of a single one."""
+    right_P2, n = judged.right_P2K.sum(axis=2), judged.right_P2K.shape[2]
+    wrong_P2 = judged.valid_P2K.sum(axis=2) - right_P2
+    return np.array(
+        [
+            np.mean([vote_accuracy(*one, n) for one in zip(*orders, strict=True)], axis=0)
+            for orders in zip(right_P2.tolist(), wrong_P2.tolist(), strict=True)
+        ]
+    )
+
+
+@cache
+def vote_accuracy(right: int, wrong: int, n: int) -> Floats:
+    """How right a vote of K = 1..n of n responses is, (K,), whichever K they are: the mean over all choices.
+
+    `right` of the responses have the right verdict, `wrong` the other one. The verdict that more of the K have wins; a
+    tie counts a half, a fair coin's expectation; without any verdict the vote is wrong, as a response is.
+    Example: of 3 responses 2 are right and 1 is wrong. K = 1: 2/3. K = 2: one choice of three is right, two are tied:
+    1/3 + 2/3 x 1/2 = 2/3. K = 3: 1.
+    """
+    won_V = np.zeros(right + wrong + 1)  # by number of verdicts: choices that win, a tie for a half
+    for r in range(right + 1):
+        for w in range(wrong + 1):
+            won_V[r + w] += comb(right, r) * comb(wrong, w) * (1.0 if r > w else 0.5 * (r == w > 0))
+    silent = n - right - wrong
+    choices = [comb(n, k) for k in range(n + 1)]
+    return (np.convolve(won_V, [comb(silent, k) for k in range(silent + 1)]) / choices)[1:]
+
+
+def vote_differences(one: Judgements, other: Judgements) -> tuple[Estimate, ...]:
+    """Accuracy of the votes of K = 1, 2, .. of `one` minus that of `other` on the same pairs, paired."""
+    return tuple(mean(differences_P, DIFFERENCE) for differences_P in (vote_accuracies(one) - vote_accuracies(other)).T)
 
 
 def accuracy_difference(one: Judgements, other: Judgements) -> Estimate:

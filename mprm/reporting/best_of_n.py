@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from rich.console import Console
 
-from mprm.metrics.results import AdaptiveResults, BestOfNResults, Draws, Method, read_results
+from mprm.metrics.best_of_n_results import AdaptiveResults, BestOfNResults, Draws, Method
+from mprm.metrics.results import read_results
 from mprm.reporting.plots import percents
 from mprm.reporting.report import (
     Figure,

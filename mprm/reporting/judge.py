@@ -8,6 +8,15 @@ from pathlib import Path
 from rich.console import Console
 
 from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults, read_results
+from mprm.reporting.judge_accuracy import (
+    STAGES,
+    WHEN,
+    accuracy_sentences,
+    judges_table,
+    measured,
+    sources_table,
+    votes_table,
+)
 from mprm.reporting.plots import percents, speed_table, training_curves
 from mprm.reporting.report import (
     Figure,
@@ -23,8 +32,6 @@ from mprm.reporting.report import (
 from mprm.reporting.run_record import read_json_lines
 from mprm.reporting.style import CARD, INK, legend_below, looks, name_axes, panels
 
-STAGES = {"untrained": "untrained", "sft": "after SFT", "rl": "after RL"}
-WHEN = {"untrained": "Without training", "sft": "After SFT", "rl": "After RL"}
 TRAININGS = {
     "rl": (
         "Reinforcement learning",
@@ -51,9 +58,9 @@ def write_judge(folder: Path) -> Path:
 
 def print_judge(results: JudgeResults, console: Console | None = None) -> None:
     """Print the judge by stage, what was kept where none was measured, and what can be said of both."""
-    first = judges_table(results) if results.judges else curation_table(results)
+    first = [judges_table(results), votes_table(results)] if results.judges else [curation_table(results)]
     said = Text("", sentences(results) or [headline(results)], "list")
-    print_report(Report("", "", [first, sources_table(results, acc_plus=True), said]), console)
+    print_report(Report("", "", [*first, sources_table(results, acc_plus=True), said]), console)
 
 
 def judge_report(folder: Path, results: JudgeResults) -> Report:
@@ -69,6 +76,7 @@ def judge_report(folder: Path, results: JudgeResults) -> Report:
         *curves,
         speed_table({TRAININGS[stage][0]: lines for stage, lines in metrics.items()}),
         judges_table(results),
+        votes_table(results),
         sources_table(results),
         sources_table(results, acc_plus=True),
         curation_table(results),
@@ -79,17 +87,7 @@ def judge_report(folder: Path, results: JudgeResults) -> Report:
     return Report(f"mprm judge {folder.resolve().name}", headline(results), sections, wide=True)
 
 
-def measured(results: JudgeResults) -> dict[str, JudgeAccuracy]:
-    """What was measured, in the order of the stages."""
-    return {stage: results.judges[stage] for stage in STAGES if stage in results.judges}
-
-
 # ---- in words
-
-
-def gain(results: JudgeResults, stage: str) -> Estimate | None:
-    """Accuracy of a stage minus that of the one before it."""
-    return next((one for name, one in results.differences.items() if name.startswith(f"{stage} - ")), None)
 
 
 def headline(results: JudgeResults) -> str:
@@ -107,12 +105,7 @@ def headline(results: JudgeResults) -> str:
 
 def sentences(results: JudgeResults) -> list[str]:
     """What can be said of the judge, of its entropy, and of the pairs that were kept."""
-    judges, said = measured(results), []
-    for place, (stage, judge) in enumerate(judges.items()):
-        text = f"{WHEN[stage]} {'it' if place else 'the judge'} is right in {judge.accuracy.points()} %"
-        if difference := gain(results, stage):
-            text += f", {difference.relation()} before: {difference.signed_points()} points"
-        said.append(f"{text}.")
+    judges, said = measured(results), accuracy_sentences(results)
     if judges:
         stage = "sft" if "sft" in judges else next(iter(judges))  # pairs are kept by the entropy after SFT
         said += _trend(f"{WHEN[stage]} accuracy", [one.accuracy for one in judges[stage].bins])
@@ -152,42 +145,6 @@ def _last_words(begin: str, judge: JudgeAccuracy) -> list[str]:
 
 
 # ---- in tables
-
-
-def judges_table(results: JudgeResults) -> Table:
-    """Every stage that was measured."""
-    rows = []
-    for stage, judge in measured(results).items():
-        before = gain(results, stage)
-        numbers = (judge.accuracy.points(), before.signed_points() if before else "-")
-        shown = (judge.consistent.points(), judge.first.points() if judge.first else "-")
-        rows.append((STAGES[stage], *numbers, f"{100 * judge.macro_accuracy:.1f}", *shown))
-    note = (
-        "Accuracy: right verdicts, every pair judged in both orders; no verdict counts as wrong. Minus before: paired "
-        "difference in points. Macro: mean over sources. Consistent: the same answer wins in both orders. First: "
-        "verdicts for the answer that is shown first, 50 without a position bias. Brackets: 95 % bootstrap over the "
-        "benchmark's pairs, for this training."
-    )
-    columns = ("judge", "accuracy (%)", "minus before", "macro (%)", "consistent (%)", "first (%)")
-    return Table("The judge by stage", columns, tuple(rows), note, rows[-1][0] if rows else "")
-
-
-def sources_table(results: JudgeResults, acc_plus: bool = False) -> Table | None:
-    """Accuracy, or ACC+, by source of the pair, a column per judge; None where that says nothing."""
-    judges = measured(results)
-    names = list(next(iter(judges.values())).sources) if judges else []
-    if not any(judge.acc_plus for judge in judges.values()) if acc_plus else len(names) < 2:
-        return None
-    rows = []
-    for name in [*names, "all"] if acc_plus else names:
-        parts = [judge if name == "all" else judge.sources[name] for judge in judges.values()]
-        values = [part.acc_plus if acc_plus else part.accuracy for part in parts]
-        size = parts[0].items if acc_plus else parts[0].pairs
-        rows.append((name, f"{size:,}", *(value.points() if value else "-" for value in values)))
-    columns = ("source", "items" if acc_plus else "pairs", *(f"{STAGES[stage]} (%)" for stage in judges))
-    note = "Items of which all pairs are judged right, the mean over both orders of the answers. " if acc_plus else ""
-    title = "ACC+" if acc_plus else "Accuracy by source"
-    return Table(title, columns, tuple(rows), f"{note}Brackets: 95 % bootstrap.")
 
 
 def curation_table(results: JudgeResults) -> Table | None:

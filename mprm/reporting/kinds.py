@@ -11,6 +11,7 @@ import numpy as np
 
 from mprm.metrics.estimate import Estimate, Resampled, resampled_mean
 from mprm.metrics.evaluate import step_measures
+from mprm.metrics.pairwise import RESPONSES, VOTES, vote_accuracy
 from mprm.metrics.predictions import read_predictions
 from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults
 from mprm.metrics.search_results import SearchResults
@@ -104,6 +105,8 @@ KINDS = {
         extra=_shares(
             "points",
             rl_minus_sft="RL - SFT",
+            rl_minus_sft_sampled="sampled RL - SFT",
+            rl_minus_sft_vote="in a vote RL - SFT",
             wrong_kept="wrong labels kept (%)",
             wrong_random="wrong at random (%)",
         ),
@@ -113,8 +116,9 @@ KINDS = {
             Curve("rl/metrics.jsonl", "train/entropy", "Entropy in RL", "mean entropy (nats)"),
         ),
         curves_from="Running means of what RL sampled for its own pairs.",
-        note="Accuracy in percent, every pair judged in both orders. RL - SFT: in points, paired. Wrong labels: among "
-        "the kept pairs, and in random subsets with as many pairs of every source.",
+        note="Accuracy in percent, every pair judged in both orders. RL - SFT: in points, paired; sampled: of the mean "
+        "over the judge.votes responses, in a vote: of their majority. Wrong labels: among the kept pairs, and in "
+        "random subsets with as many pairs of every source.",
     ),
     "best_of_n": Kind(
         title="Best-of-N",
@@ -184,10 +188,10 @@ def measured(folder: Path, results: Results, model: str, trained: Path) -> Measu
             )
         case JudgeResults():
             by_stage = {stage: _verdicts(folder / f"judged_{stage}.jsonl") for stage in results.judges}
-            found = dict(by_stage)
+            found = {stage: by_measure[""] for stage, by_measure in by_stage.items()}
             if {"sft", "rl"} <= by_stage.keys():
-                rl, sft = by_stage["rl"], by_stage["sft"]
-                found["rl_minus_sft"] = rl.minus(sft)
+                sft = by_stage["sft"]
+                found |= {f"rl_minus_sft{name}": rl.minus(sft[name]) for name, rl in by_stage["rl"].items()}
             if wrong := results.curation and results.curation.flipped:
                 found |= {"wrong_kept": Estimate(wrong.kept), "wrong_random": Estimate(wrong.random)}
             for judge in [*results.judges.values()][-1:]:
@@ -230,12 +234,21 @@ def _searched(folder: Path, results: SearchResults) -> Measured:
     )
 
 
-def _verdicts(path: Path) -> Resampled:
-    """Is the judge right? By pair, the mean of both orders."""
-    right: dict[str, list[bool]] = {}
+def _verdicts(path: Path) -> dict[str, Resampled]:
+    """Is the judge right? By measure, of every pair the mean of both orders."""
+    right: dict[str, dict[str, list[float]]] = {}
     for one in _lines(path):
-        right.setdefault(one["id"], []).append(one["responses"][0]["verdict"] == one["better"])
-    return resampled_mean({name: float(np.mean(verdicts)) for name, verdicts in right.items()})
+        measures = {"": float(one[RESPONSES][0]["verdict"] == one["better"])}
+        if votes := [vote["verdict"] for vote in one.get(VOTES, [])]:
+            agreeing = votes.count(one["better"])
+            by_votes = vote_accuracy(agreeing, len(votes) - votes.count(None) - agreeing, len(votes))
+            measures |= {"_sampled": float(by_votes[0]), "_vote": float(by_votes[-1])}
+        for name, value in measures.items():
+            right.setdefault(name, {}).setdefault(one["id"], []).append(value)
+    return {
+        name: resampled_mean({pair: float(np.mean(both)) for pair, both in pairs.items()})
+        for name, pairs in right.items()
+    }
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

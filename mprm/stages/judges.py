@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
 from mprm.runs.artifacts import is_rank_zero
@@ -19,9 +19,12 @@ from mprm.stages.training_set import usable
 from mprm.tasks import TASKS
 from mprm.terminal import console, listed, retyped, say, say_next
 
-# What the first stage, the responses of its judge and their measure do not depend on; the last of it the measure does.
-AFTER_SFT = ("selector", "order", "grpo", "reward_benchmark")
-BENCHMARK = ("reward_benchmark",)  # what no training depends on
+if TYPE_CHECKING:
+    from mprm.metrics.results import JudgeTraining
+
+MEASURE = ("reward_benchmark", "judge.evaluation_temperature", "judge.votes", "judge.vote_temperature")
+LATER = ("selector", "order", "grpo")  # what the judge of the first stage and its measure do not depend on
+AFTER_SFT = (*LATER, *MEASURE)  # and what its training and curation do not
 
 
 def train_judge(cfg: Config) -> None:
@@ -128,8 +131,8 @@ def _rl(work: JudgeWork) -> dict[str, Any]:
 
 
 def _judge(work: JudgeWork) -> dict[str, Any]:
-    from mprm.metrics.pairwise import accuracy_difference, judgements, measure_judge
-    from mprm.metrics.results import Curation, JudgeResults, JudgeTraining, read_part, write_results
+    from mprm.metrics.pairwise import accuracy_difference, judgements, measure_judge, vote_differences
+    from mprm.metrics.results import Curation, JudgeResults, read_part, write_results
 
     cfg, run = work.cfg, work.run
     pairs, unusable = work.benchmark.usable, work.benchmark.dropped
@@ -142,36 +145,40 @@ def _judge(work: JudgeWork) -> dict[str, Any]:
     items = {pair.id: pair.item or pair.id for pair in pairs} if any(pair.item for pair in pairs) else None
     found = {}
     for stage in stages:
-        asked = work.inputs(() if stage == RL.name else AFTER_SFT[:-1])
+        asked = work.inputs(() if stage == RL.name else LATER)
         asked |= {"the reward benchmark": work.benchmark.hash}
         records, refused = responses(work, f"judge/judged_{stage}", stage, asked, pairs)
         sources = {pair.id: pair.source for pair in pairs if pair.id not in refused}
         found[stage] = judgements(records, sources, items)
     curated = run.path / "curated" / "manifest.json"
+    compared = {f"{b} - {a}": (found[b], found[a]) for a, b in pairwise(stages)}
     results = JudgeResults(
         preferences=cfg.preferences.path,
         reward_benchmark=cfg.reward_benchmark.path,
         reward_benchmark_hash=work.benchmark.hash,
         unusable=dict(unusable + Counter(refused.values())),
         judges={stage: measure_judge(one) for stage, one in found.items()},
-        differences={
-            f"{later} - {earlier}": accuracy_difference(found[later], found[earlier])
-            for earlier, later in pairwise(stages)
-        },
-        training={
-            stage: JudgeTraining(
-                examples=done.get("traces", done.get("pairs", 0)),
-                optimizer_steps=done["optimizer_steps"],
-                seconds=done["seconds"],
-                left_out=done.get("left_out", {"too_long": done.get("too_long", 0)}),
-                order=done.get("order"),
-            )
-            for stage, done in ((stage, run.summary(stage)) for stage in stages if stage != UNTRAINED)
-        },
+        differences={name: accuracy_difference(*both) for name, both in compared.items()},
+        vote_differences={name: vote_differences(*both) for name, both in compared.items()},
+        temperature=cfg.judge.evaluation_temperature,
+        vote_temperature=cfg.judge.vote_temperature,
+        training={stage: _training(run.summary(stage)) for stage in stages if stage != UNTRAINED},
         curation=read_part(curated, Curation) if run.finished("curate") else None,
     )
     write_results(run.path / "results.json", results)
     return {f"accuracy_{stage}": one.accuracy.value for stage, one in results.judges.items()}
+
+
+def _training(done: dict[str, Any]) -> JudgeTraining:
+    from mprm.metrics.results import JudgeTraining
+
+    return JudgeTraining(
+        examples=done.get("traces", done.get("pairs", 0)),
+        optimizer_steps=done["optimizer_steps"],
+        seconds=done["seconds"],
+        left_out=done.get("left_out", {"too_long": done.get("too_long", 0)}),
+        order=done.get("order"),
+    )
 
 
 def _after_judging(work: JudgeWork, taken: bool) -> None:
@@ -214,7 +221,7 @@ CURATE = Stage[JudgeWork](
 )
 RL = Stage[JudgeWork](
     name="rl",
-    inputs=lambda work: work.inputs(BENCHMARK),
+    inputs=lambda work: work.inputs(MEASURE),
     do=_rl,
     files=("rl/metrics.jsonl", "rl/weights.safetensors"),
     remains=("rl",),

@@ -100,6 +100,7 @@ def _ask(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: 
     """Write the responses; returns why pairs cannot be looked at, by id."""
     from mprm.inference.policy import image_refusal
     from mprm.judge.judge import in_seeded_order, present, respond, sampler_of
+    from mprm.metrics.pairwise import RESPONSES, VOTES
 
     cfg, measuring = work.cfg, file.startswith("judged_")
     group = cfg.reward_benchmark if measuring else cfg.preferences
@@ -120,15 +121,20 @@ def _ask(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: 
             f"{group.path}: the images of no pair can be used ({listed(Counter(unusable.values()))}); see where "
             "preferences.images and reward_benchmark.images lead"
         )
-    samples, temperature = (
-        (1, cfg.judge.evaluation_temperature) if measuring else (cfg.judge.samples, cfg.judge.temperature)
-    )
-    sampler = sampler_of(cfg.judge, processor, model, temperature, cfg.seed)
+    judge = cfg.judge
+    wanted = {RESPONSES: (judge.temperature, judge.samples)}
+    if measuring:
+        wanted = {RESPONSES: (judge.evaluation_temperature, 1), VOTES: (judge.vote_temperature, judge.votes)}
+    draws = {
+        name: (sampler_of(judge, processor, model, temperature, cfg.seed), n)
+        for name, (temperature, n) in wanted.items()
+        if n
+    }
     keys = [one.key for one in asked]
     settings = [inputs, weights_written(work.run.path / after), keys]
     with journal(work.run.path / file, settings) as kept, bar() as progress:
         doing = f"judging pairs ({file.removesuffix('.jsonl')})"
         task = progress.add_task(doing, total=len(asked), completed=len(kept.done))
-        respond(sampler, cfg.judge, asked, samples, kept, lambda more: progress.advance(task, more), AT_ONCE)
+        respond(draws, judge, asked, kept, lambda more: progress.advance(task, more), AT_ONCE)
         kept.finish(kept.done[key] for key in keys)
     return unusable

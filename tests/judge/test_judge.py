@@ -129,6 +129,8 @@ def test_either_order_is_shown_and_the_label_goes_with_its_answer(label: str, be
         ({"verdict": " {} "}, r"judge\.verdict= \{\}  has no single"),
         ({"temperature": -1.0}, r"judge\.temperature=-1\.0 is negative; 0 takes the most likely token"),
         ({"evaluation_temperature": float("nan")}, r"judge\.evaluation_temperature=nan is negative"),
+        ({"vote_temperature": -1.0}, r"judge\.vote_temperature=-1\.0 is negative"),
+        ({"votes": -1}, r"judge\.votes=-1 is negative; 0 measures"),
         ({"samples": 0}, r"judge\.samples=0 is not positive"),
         ({"max_new_tokens": 0}, r"judge\.max_new_tokens=0 is not positive"),
         ({"max_tokens": -5}, r"judge\.max_tokens=-5 is not positive"),

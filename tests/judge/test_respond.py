@@ -120,7 +120,8 @@ def test_a_killed_task_goes_on_to_the_same_file_and_asks_nothing_twice(
                 raise KeyboardInterrupt
 
         with journal(tmp_path / name, "settings") as kept:
-            respond(counting, judge, orders, 2, kept, advance, batch=3)  # type: ignore[arg-type]
+            draws = {"responses": (counting, 1), "votes": (counting, 2)}
+            respond(draws, judge, orders, kept, advance, batch=3)  # type: ignore[arg-type]
             assert told[-1] == 1
             kept.finish([kept.done[one.key] for one in orders])
         return (tmp_path / name).read_bytes()
@@ -130,15 +131,17 @@ def test_a_killed_task_goes_on_to_the_same_file_and_asks_nothing_twice(
     for stop_at in (1, 2):
         with pytest.raises(KeyboardInterrupt):
             run("resumed.jsonl", resumed, stop_at)
-    assert len(resumed.asked) == 9
+    assert len(resumed.asked) == 2 * 9
     assert run("resumed.jsonl", resumed, 0) == whole
-    assert resumed.asked == [one.key for one in orders]
+    keys = [one.key for one in orders]
+    assert [key for key in resumed.asked if key in keys] == keys
+    assert len(set(resumed.asked)) == len(resumed.asked) == 20, "a vote is drawn by itself"
     records = [json.loads(line) for line in whole.splitlines()]
     assert [(record["id"], record["swapped"], record["better"]) for record in records] == [
         (one.pair.id, one.swapped, one.better) for one in orders
     ]
-    assert {response["verdict"] for record in records for response in record["responses"]} == {"A", "B", None}
-    assert len(set(resumed.asked)) == 10, "either order has a name of its own"
+    assert {response["verdict"] for record in records for response in record["votes"]} == {"A", "B", None}
+    assert {(len(record["responses"]), len(record["votes"])) for record in records} == {(1, 2)}
 
 
 def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[PresentedPair], tmp_path: Path) -> None:
@@ -156,7 +159,7 @@ def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[PresentedPair], 
 
     one = replace(pairs[0], better="B", swapped=True)
     with journal(tmp_path / "said.jsonl", "settings") as kept:
-        respond(Scripted(), Judge(), [one], 4, kept, lambda _: None)  # type: ignore[arg-type]
+        respond({"responses": (Scripted(), 4)}, Judge(), [one], kept, lambda _: None)  # type: ignore[dict-item]
         assert kept.done[one.key] == {
             "id": one.pair.id,
             "swapped": True,

@@ -1,12 +1,15 @@
 """What is said of a judge: three pairs by hand, and the judges at the edges.
 
-Shape suffixes: P pairs, 2 orders, N responses.
+Shape suffixes: P pairs, 2 orders, N responses, K of them.
 """
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mprm.metrics.estimate import Estimate
 from mprm.metrics.pairwise import (
@@ -16,6 +19,8 @@ from mprm.metrics.pairwise import (
     judgements,
     measure_judge,
     told_apart,
+    vote_accuracy,
+    vote_differences,
 )
 
 
@@ -46,7 +51,9 @@ def always(first_P2: Any, valid_P2: Any, right_P2: Any) -> Judgements:
     shape = np.shape(first_P2)
     entropy_P2 = np.linspace(0.1, 0.9, shape[0] * 2).reshape(shape)
     verdicts = (np.array(one, dtype=bool) for one in (first_P2, valid_P2, right_P2))
-    return Judgements(np.array(["x"] * shape[0]), *verdicts, entropy_P2, np.ones(shape), np.ones(shape, bool))
+    no_votes_P2K = np.zeros((*shape, 0), bool)
+    alike = (np.ones(shape), np.ones(shape, bool), no_votes_P2K, no_votes_P2K)
+    return Judgements(np.array(["x"] * shape[0]), *verdicts, entropy_P2, *alike)
 
 
 def test_responses_go_to_their_pair_and_order(three: Judgements) -> None:
@@ -163,3 +170,38 @@ def test_two_judges_are_compared_pair_by_pair(three: Judgements) -> None:
     assert found.low < 0 < found.high  # of three pairs nothing is told
     assert accuracy_difference(three, better).value == -found.value
     assert accuracy_difference(three, three) == Estimate(0.0, 0.0, 0.0)
+
+
+def by_enumeration(verdicts: list[bool | None], k: int) -> float:
+    """Every choice of k of the responses votes; None has no verdict."""
+    won = []
+    for chosen in combinations(verdicts, k):
+        right, wrong = chosen.count(True), chosen.count(False)
+        won.append(float(right > wrong) if right != wrong else 0.5 * (right > 0))
+    return sum(won) / len(won)
+
+
+@given(st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=7))
+def test_a_vote_is_the_mean_over_all_choices(verdicts: list[bool | None]) -> None:
+    found = vote_accuracy(verdicts.count(True), verdicts.count(False), len(verdicts))
+    assert found == pytest.approx([by_enumeration(verdicts, k) for k in range(1, len(verdicts) + 1)], abs=1e-12)
+
+
+def test_votes_by_hand() -> None:
+    """p: A A B and B B B of A and B; q: no verdict, none and A of A, then A, none, none of B."""
+    said = {("p", False): "AAB", ("p", True): "BBB", ("q", False): "--A", ("q", True): "A--"}
+    records = [
+        one | {"votes": [{"verdict": None if v == "-" else v} for v in said[one["id"], one["swapped"]]]}
+        for one in RECORDS
+        if one["id"] != "r"
+    ]
+    judged = judgements(records, {"p": "x", "q": "x"})
+    found = measure_judge(judged).votes
+    # p: 2/3, 2/3 and 1 with 1, 2 and 3 votes, and 1 in the other order; q: 1/3, 2/3 and 1, and 0 in the other order.
+    assert [one.value for one in found] == pytest.approx([1 / 2, 7 / 12, 3 / 4])
+    assert all(0 <= one.low <= one.value <= one.high <= 1 for one in found)
+    wrong = judgements([one | {"better": "BA"[one["better"] == "B"]} for one in records], {"p": "x", "q": "x"})
+    # p: 1/3, 1/3 and 0, and 0; q: 0, and 1/3, 2/3 and 1.
+    assert [one.value for one in vote_differences(judged, wrong)] == pytest.approx([1 / 3, 1 / 3, 1 / 2])
+    assert vote_differences(judged, judged) == (Estimate(0.0, 0.0, 0.0),) * 3
+    assert measure_judge(judgements(RECORDS, SOURCES)).votes == ()

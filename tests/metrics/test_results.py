@@ -6,21 +6,10 @@ from typing import Any
 
 import pytest
 
+from mprm.metrics.best_of_n_results import AdaptiveResults, BestOfNBenchmark, BestOfNResults, Between, Draws, Method
 from mprm.metrics.evaluate import measure
 from mprm.metrics.predictions import Prediction
-from mprm.metrics.results import (
-    AdaptiveResults,
-    BestOfNBenchmark,
-    BestOfNResults,
-    Between,
-    Draws,
-    Estimate,
-    JudgeResults,
-    Method,
-    StepResults,
-    read_results,
-    write_results,
-)
+from mprm.metrics.results import Estimate, JudgeResults, StepResults, read_results, write_results
 from mprm.runs.artifacts import write_json
 
 NUMBER = Estimate(0.5, 0.4, 0.6)

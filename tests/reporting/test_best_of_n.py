@@ -9,16 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mprm.metrics.results import (
-    AdaptiveResults,
-    BestOfNBenchmark,
-    BestOfNResults,
-    Between,
-    Draws,
-    Estimate,
-    Method,
-    write_results,
-)
+from mprm.metrics.best_of_n_results import AdaptiveResults, BestOfNBenchmark, BestOfNResults, Between, Draws, Method
+from mprm.metrics.results import Estimate, write_results
 from mprm.reporting.best_of_n import (
     METHODS,
     adaptive_figure,

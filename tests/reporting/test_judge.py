@@ -159,6 +159,47 @@ def test_what_is_not_distinguishable_is_called_so(results: JudgeResults) -> None
     assert len(sentences(with_judge(results, "rl", first=None))) == 7
 
 
+def with_votes(results: JudgeResults, sampled: float, vote: float) -> JudgeResults:
+    """RL changes the two by so much."""
+    judges = {
+        stage: replace(one, votes=(number(0.7), number(0.75), number(0.78))) for stage, one in results.judges.items()
+    }
+    changes = {"sft - untrained": (number(0.2), number(0.2), number(0.3))}
+    changes["rl - sft"] = (number(sampled), number(sampled), number(vote))
+    return replace(results, judges=judges, vote_differences=changes)
+
+
+def test_every_change_is_judged_in_all_measures(results: JudgeResults) -> None:
+    said = sentences(with_votes(results, sampled=0.034, vote=0.01))
+    assert said[:2] == [
+        "Without training the judge is right in 50.0 [48.0, 52.0] % greedily, 70.0 [68.0, 72.0] % sampled at "
+        "temperature 1 and 78.0 [76.0, 80.0] % in a vote of 3.",
+        "After SFT it is right in 80.0 [78.0, 82.0] % greedily, 70.0 [68.0, 72.0] % sampled at temperature 1 and 78.0 "
+        "[76.0, 80.0] % in a vote of 3.",
+    ]
+    assert said[2] == (
+        "SFT changes this by +30.0 [28.0, 32.0] points greedily, +20.0 [18.0, 22.0] points sampled at temperature 1 "
+        "and +30.0 [28.0, 32.0] points in a vote of 3: better than before by every measure."
+    )
+    assert said[4].endswith(
+        "+1.0 [-1.0, 3.0] points in a vote of 3: better than before greedily and sampled at temperature 1; not "
+        "distinguishable from before in a vote of 3."
+    )
+    worse = sentences(replace(with_votes(results, -0.03, 0.0), temperature=0.5, vote_temperature=0.2))[4]
+    assert worse.endswith(
+        ": better than before at temperature 0.5; worse than before sampled at temperature 0.2; not distinguishable "
+        "from before in a vote of 3."
+    )
+
+
+def test_votes_have_a_table(results: JudgeResults) -> None:
+    assert "One response and votes" not in tables(results)
+    rows = tables(with_votes(results, 0.034, 0.01))["One response and votes"]
+    assert [row[0] for row in rows] == ["untrained", "after SFT", "minus before", "after RL", "minus before"]
+    assert rows[-1] == ("minus before", "+4.0 [2.0, 6.0]", "+3.4 [1.4, 5.4]", "+1.0 [-1.0, 3.0]")
+    assert rows[-2][1:] == ("84.0 [82.0, 86.0]", "70.0 [68.0, 72.0]", "78.0 [76.0, 80.0]")
+
+
 def test_tables_have_every_stage(results: JudgeResults) -> None:
     found = tables(results)
     assert found["The judge by stage"][::2] == (

@@ -24,6 +24,7 @@ SHORT = (
     "grpo.group_size=2",
     "grpo.global_batch_size=4",
     "judge.max_new_tokens=4",
+    "judge.votes=2",
 )
 
 
@@ -53,7 +54,9 @@ def test_all_stages_and_what_a_second_run_shares(
     assert len(results["reward_benchmark_hash"]) == 64
     assert list(results["judges"]) == ["untrained", "sft", "rl"]
     assert results["judges"]["rl"]["pairs"] == 4
-    assert list(results["differences"]) == ["sft - untrained", "rl - sft"]
+    assert list(results["differences"]) == list(results["vote_differences"]) == ["sft - untrained", "rl - sft"]
+    assert [len(results["judges"][stage]["votes"]) for stage in results["judges"]] == [2, 2, 2]
+    assert {len(one["votes"]) for one in read_json_lines(run / "judged_rl.jsonl") or []} == {2}
     assert results["training"]["rl"]["order"] == "LowToHigh"
     curation = results["curation"]
     assert curation["eligible"] + curation["dropped"]["traced"] == 40
@@ -78,7 +81,8 @@ def test_all_stages_and_what_a_second_run_shares(
         assert (other / name).read_bytes() == (run / name).read_bytes(), name
     assert read_json(other / "stages.json")["stages"]["judge/judged_rl"].get("shared_with") is None
 
-    third = judging("reward_benchmark.size=3", f"reward_benchmark.path={tmp_path / 'other' / 'pairs.jsonl'}")
+    other_world = f"reward_benchmark.path={tmp_path / 'other' / 'pairs.jsonl'}"
+    third = judging("reward_benchmark.size=3", other_world, "judge.votes=0", "judge.evaluation_temperature=0.5")
     judges.train_judge(third)
     assert f"RL: the same as that of {run.name}, taken from there" in capsys.readouterr().out
     assert read_json(folder_of(third) / "results.json")["judges"]["rl"]["pairs"] == 3
