@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,10 +29,22 @@ RANKED = {(0, 1): "a", (1, 0): "b", (0, 0): "tie", (1, 1): "tie"}
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """How a benchmark's own scripts count verdicts (mprm/metrics/published_judges.py), accuracy over pairs and per
+    group."""
+
+    words: str  # the rule, for reports
+    silent: float | None  # what a response without a verdict counts; None: its pair is left out
+    random_order: bool = False  # drawn for every response; else the answers are in the order of the record
+    votes: tuple[int, ...] = ()  # numbers of sampled responses whose majority counts; (): the one that is measured
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardBenchmark(PairFile):
     """Your own pairs, in the layout of `preferences`."""
 
     group = "reward_benchmark"
+    rule: ClassVar[Published | None] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +60,23 @@ class VLRewardBench(RewardBenchmark):
     MMInstruction/VL-RewardBench and by the repository vl-rewardbench/VL_RewardBench. The groups are `general`,
     `hallucination` and `reasoning`, by the beginning of the id as in the repository's cal.py; that the ids from POVID
     begin with `hallucination` is taken from its data.jsonl, where cal.py looks for another prefix. Two equal ranks are
-    our reading of a tie.
+    our reading of a tie. As in its inference.py "<image>" and a line's end are removed from query and answers.
+
+    The rule is that of inference.py and cal.py: an order of the answers is drawn for every response, 10 responses are
+    sampled at temperature .2 and top_p .2 (here 1), a pair one of whose K = 1, 3, 5, 7 or 9 responses has no verdict is
+    left out, and the macro accuracy is the mean over the groups.
     """
 
     wanted = "the test parquet file of VL-RewardBench"
     all_have_images = True
+    rule = Published(
+        words="cal.py of VL-RewardBench: an order of the answers is drawn for every response; a pair with a response "
+        "without a verdict is left out; macro: mean over the groups. Its responses are sampled: judge.votes=9 "
+        "judge.vote_temperature=0.2",
+        silent=None,
+        random_order=True,
+        votes=(1, 3, 5, 7, 9),
+    )
 
     def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         name = str(record.get("id"))
@@ -61,8 +85,13 @@ class VLRewardBench(RewardBenchmark):
             source = "hallucination"
         elif name.startswith(("mathverse", "mmmu")):
             source = "reasoning"
-        if self._is_json:
-            return _chosen_first(record, number, source)
+        pair = _chosen_first(record, number, source) if self._is_json else self._ranked(record, number, source)
+        for name in ("prompt", "answer_a", "answer_b"):
+            if isinstance(pair[name], str):
+                pair[name] = pair[name].replace("<image>\n", "")
+        return pair
+
+    def _ranked(self, record: dict[str, Any], number: int, source: str) -> dict[str, Any]:
         answers, ranks = record["response"], record["human_ranking"]
         if not isinstance(answers, list) or len(answers) != 2:
             raise Unusable("no_answer")
@@ -144,10 +173,19 @@ class MultimodalRewardBench(RewardBenchmark):
     is the category, with `safety` split into `safety/bias` (ID begins with pairs) and `safety/toxicity`, `reasoning`
     into `reasoning/math` (ID begins with math) and `reasoning/coding`. The scripts take whatever is not Output2 as
     Output1; here a third value is no label. The repository leaves out the 500 toxicity pairs of the paper's 5,211.
+
+    The rule is that of its 1_run_model_as_judge_gpt4o.py and 2_get_accuracy.py: Output1 is shown first; a fair coin is
+    thrown where there is no verdict. Here such a pair counts a half, which is the coin's expectation: the script's
+    number, with its seed, is one draw around it.
     """
 
     wanted = "the all_data.json of Multimodal RewardBench"
     all_have_images = True
+    rule = Published(
+        words="2_get_accuracy.py of Multimodal RewardBench: the answers are in the order of the file; a response "
+        "without a verdict counts a half, the expectation of the script's coin",
+        silent=0.5,
+    )
 
     def items(self) -> Iterable[tuple[int, Any]]:
         content = self.file().read_bytes()
@@ -183,14 +221,24 @@ class MMRLHFRewardBench(RewardBenchmark):
     Read are id, image (or images), prompt, chosen and rejected; the label is always a. Fields are taken from the file
     itself and the scripts beside it in the repository yfzhang114/r1_reward, and from a copy of MM-RLHF
     (julyanghar/MM-RLHF), which agree. A group is the folder of the image: `mcq`, `long`, `short` or `safety` (the
-    scripts look for these words anywhere in the path). The fifth group, video, is dropped as no_image. All pairs of one
-    question share the record's id: it is their item, and ACC+ counts the items whose pairs are all judged right.
+    scripts look for these words anywhere in the path). The fifth group, records with a video, is dropped as video. All
+    pairs of one question share the record's id: it is their item, and ACC+ counts the items whose pairs are all right.
+
+    The rule is that of r1_reward.py and get_acc.py in that repository: the chosen answer is always shown first, so that
+    a judge that prefers the first is flattered, and no verdict is wrong. MM-RLHF's own reward model gives scores.
     """
 
     wanted = "the mm_reward_bench.jsonl of MM-RLHF-RewardBench"
     all_have_images = True
+    rule = Published(
+        words="get_acc.py of R1-Reward: the chosen answer is always shown first, which flatters a judge that prefers "
+        "the first; a response without a verdict is wrong; records with a video are left out",
+        silent=0.0,
+    )
 
     def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+        if record.get("video"):
+            raise Unusable("video")
         images = image_names(image_field(record))
         folders = {folder for image in images for folder in PurePosixPath(image).parts[:-1]}
         group = next((group for group in ("mcq", "long", "short", "safety") if group in folders), None)

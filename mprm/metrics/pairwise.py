@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import comb
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -110,12 +110,8 @@ def vote_accuracies(judged: Judgements) -> Floats:
     accuracy of a single one."""
     right_P2, n = judged.right_P2K.sum(axis=2), judged.right_P2K.shape[2]
     wrong_P2 = judged.valid_P2K.sum(axis=2) - right_P2
-    return np.array(
-        [
-            np.mean([vote_accuracy(*one, n) for one in zip(*orders, strict=True)], axis=0)
-            for orders in zip(right_P2.tolist(), wrong_P2.tolist(), strict=True)
-        ]
-    )
+    found_P2K = np.vectorize(partial(vote_accuracy, n=n), signature="(),()->(k)")(right_P2, wrong_P2)
+    return cast(Floats, found_P2K.mean(axis=1))
 
 
 @cache

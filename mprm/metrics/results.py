@@ -109,6 +109,19 @@ class PairSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishedAccuracy:
+    """A judge on the reward benchmark by the rule of the benchmark's own scripts."""
+
+    votes: int  # responses per pair, the majority of which counts
+    left_out: int  # pairs, for want of a verdict
+    accuracy: Estimate | None  # None where nothing is left, as below
+    macro_accuracy: float | None
+    sources: dict[str, Estimate | None]
+    acc_plus: Estimate | None  # None where pairs stand alone
+    source_acc_plus: dict[str, Estimate | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class JudgeAccuracy:
     """A judge on the reward benchmark, every pair judged in both orders; intervals are over pairs."""
 
@@ -128,6 +141,7 @@ class JudgeAccuracy:
     tokens: float  # mean of a response
     bins: tuple[EntropyBin, ...]
     tells: float | None  # P(wrong response has the higher entropy than a right one); None where all are alike
+    published: tuple[PublishedAccuracy, ...] = ()  # by number of votes; () where the benchmark has no rule of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +194,7 @@ class JudgeResults:
     vote_differences: dict[str, tuple[Estimate, ...]] = field(default_factory=dict)  # the same of votes of K = 1, 2, ..
     temperature: float = 0.0  # of the responses behind `accuracy`
     vote_temperature: float = 1.0  # and of those behind `votes`
+    rule: str = ""  # of the benchmark's own scripts, in words
     training: dict[str, JudgeTraining]  # by stage, those that were run
     curation: Curation | None
 

@@ -14,6 +14,7 @@ from mprm.reporting.judge_accuracy import (
     accuracy_sentences,
     judges_table,
     measured,
+    published_table,
     sources_table,
     votes_table,
 )
@@ -60,7 +61,9 @@ def print_judge(results: JudgeResults, console: Console | None = None) -> None:
     """Print the judge by stage, what was kept where none was measured, and what can be said of both."""
     first = [judges_table(results), votes_table(results)] if results.judges else [curation_table(results)]
     said = Text("", sentences(results) or [headline(results)], "list")
-    print_report(Report("", "", [*first, sources_table(results, acc_plus=True), said]), console)
+    print_report(
+        Report("", "", [*first, sources_table(results, acc_plus=True), published_table(results), said]), console
+    )
 
 
 def judge_report(folder: Path, results: JudgeResults) -> Report:
@@ -79,6 +82,7 @@ def judge_report(folder: Path, results: JudgeResults) -> Report:
         votes_table(results),
         sources_table(results),
         sources_table(results, acc_plus=True),
+        published_table(results),
         curation_table(results),
         training_table(results),
         left_out_table(results),

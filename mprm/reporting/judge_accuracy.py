@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults
+from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults, PublishedAccuracy
 from mprm.reporting.report import Table
+from mprm.reporting.verdicts import listed
 
 STAGES = {"untrained": "untrained", "sft": "after SFT", "rl": "after RL"}
 WHEN = {"untrained": "Without training", "sft": "After SFT", "rl": "After RL"}
@@ -31,14 +32,10 @@ def accuracy_sentences(results: JudgeResults) -> list[str]:
     said = []
     for place, (stage, judge) in enumerate(measured(results).items()):
         right = by_measure(results, judge.accuracy, judge.votes)
-        text = f"{WHEN[stage]} {'it' if place else 'the judge'} is right in "
-        if len(right) > 1:
-            said.append(text + _listed([f"{value.points()} % {how}" for how, value in right.items()]) + ".")
-            said += _change(results, stage)
-        else:
-            difference = gain(results, stage)
-            change = f", {difference.relation()} before: {difference.signed_points()} points" if difference else ""
-            said.append(f"{text}{judge.accuracy.points()} %{change}.")
+        shares = listed([f"{share.points()} % {how}" for how, share in right.items()])
+        said.append(f"{WHEN[stage]} {'it' if place else 'the judge'} is right in {shares}.")
+        if difference := gain(results, stage):
+            said.append(_change(stage, by_measure(results, difference, vote_gain(results, stage))))
     return said
 
 
@@ -53,23 +50,14 @@ def by_measure(results: JudgeResults, one: Estimate, votes: Sequence[Estimate]) 
     return found
 
 
-def _change(results: JudgeResults, stage: str) -> list[str]:
-    """What a training has changed, one judgement if all measures agree."""
-    if not (difference := gain(results, stage)):
-        return []
-    changes = by_measure(results, difference, vote_gain(results, stage))
+def _change(stage: str, changes: dict[str, Estimate]) -> str:
+    """What a training has changed, with one judgement where all measures agree."""
     judged: dict[str, list[str]] = {}
     for how, change in changes.items():
         judged.setdefault(change.relation(), []).append(how)
-    by = _listed([f"{change.signed_points()} points {how}" for how, change in changes.items()])
-    said = [f"{relation} before {_listed(how)}" for relation, how in judged.items()]
-    if len(judged) == 1:
-        said = [f"{next(iter(judged))} before by every measure"]
-    return [f"{stage.upper()} changes this by {by}: {'; '.join(said)}."]
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    by = listed([f"{change.signed_points()} points {how}" for how, change in changes.items()])
+    relations = [f"{relation} before{f' {listed(how)}' * (len(judged) > 1)}" for relation, how in judged.items()]
+    return f"{stage.upper()} changes this by {by}: {'; '.join(relations)}."
 
 
 def judges_table(results: JudgeResults) -> Table:
@@ -110,6 +98,29 @@ def votes_table(results: JudgeResults) -> Table | None:
     )
     columns = ("judge", "accuracy (%)", *("sampled (%)" if k == 1 else f"vote of {k} (%)" for k in shown))
     return Table("One response and votes", columns, tuple(rows), note)
+
+
+def published_table(results: JudgeResults) -> Table | None:
+    """Accuracy as the benchmark's own scripts count it; None where it has none."""
+    judges = measured(results)
+    if not results.rule or not judges:
+        return None
+    rows = [("ours, in both orders", *(judge.accuracy.points() for judge in judges.values()))]
+    for of_votes in zip(*(judge.published for judge in judges.values()), strict=True):
+        vote = f" in a vote of {of_votes[0].votes}" if of_votes[0].votes > 1 else ""
+        by_judge = [_published(one) for one in of_votes]
+        rows += [(f"{name}{vote}", *(one[name] for one in by_judge)) for name in by_judge[0]]
+    columns = ("measure", *(f"{STAGES[stage]} (%)" for stage in judges))
+    return Table("As published", columns, tuple(rows), f"{results.rule}. Brackets: 95 % bootstrap.")
+
+
+def _published(one: PublishedAccuracy) -> dict[str, str]:
+    macro = None if one.macro_accuracy is None else Estimate(one.macro_accuracy)
+    shares = {"accuracy": one.accuracy, "macro accuracy": macro, **one.sources}
+    if one.acc_plus:
+        shares |= {"ACC+": one.acc_plus, **{f"ACC+ {name}": share for name, share in one.source_acc_plus.items()}}
+    shown = {name: share.points() if share else "-" for name, share in shares.items()}
+    return shown | {"pairs left out": f"{one.left_out:,}"}
 
 
 def sources_table(results: JudgeResults, acc_plus: bool = False) -> Table | None:

@@ -125,15 +125,15 @@ def _outcome(shown: Sequence[tuple[Measure, OverSeeds]], other: str) -> str:
     for measure, one in shown:
         named.setdefault(one.relation("higher", "lower"), []).append(measure.name)
     if len(named) == 1:
-        everywhere = f", in {_listed(next(iter(named.values())))} alike" if len(shown) > 1 else ""
+        everywhere = f", in {listed(next(iter(named.values())))} alike" if len(shown) > 1 else ""
         return f"is {shown[0][1].relation()} {other}{everywhere}"
-    said = [f"a {way} {_listed(named[way])}" for way in ("higher", "lower") if way in named]
+    said = [f"a {way} {listed(named[way])}" for way in ("higher", "lower") if way in named]
     rest = set(named) - {"higher", "lower"}
-    same = f", and is not distinguishable from it in {_listed(named[rest.pop()])}" if rest else ""
+    same = f", and is not distinguishable from it in {listed(named[rest.pop()])}" if rest else ""
     return f"has {' but '.join(said)} than {other}{same}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 

@@ -20,6 +20,7 @@ from mprm.tasks import TASKS
 from mprm.terminal import console, listed, retyped, say, say_next
 
 if TYPE_CHECKING:
+    from mprm.data.reward_benchmarks import Published
     from mprm.metrics.results import JudgeTraining
 
 MEASURE = ("reward_benchmark", "judge.evaluation_temperature", "judge.votes", "judge.vote_temperature")
@@ -132,9 +133,11 @@ def _rl(work: JudgeWork) -> dict[str, Any]:
 
 def _judge(work: JudgeWork) -> dict[str, Any]:
     from mprm.metrics.pairwise import accuracy_difference, judgements, measure_judge, vote_differences
+    from mprm.metrics.published_judges import as_published
     from mprm.metrics.results import Curation, JudgeResults, read_part, write_results
 
     cfg, run = work.cfg, work.run
+    rule: Published | None = getattr(cfg.reward_benchmark, "rule", None)  # a component need not have one
     pairs, unusable = work.benchmark.usable, work.benchmark.dropped
     if not pairs:
         raise ValueError(
@@ -157,11 +160,15 @@ def _judge(work: JudgeWork) -> dict[str, Any]:
         reward_benchmark=cfg.reward_benchmark.path,
         reward_benchmark_hash=work.benchmark.hash,
         unusable=dict(unusable + Counter(refused.values())),
-        judges={stage: measure_judge(one) for stage, one in found.items()},
+        judges={
+            stage: replace(measure_judge(one), published=as_published(one, rule) if rule else ())
+            for stage, one in found.items()
+        },
         differences={name: accuracy_difference(*both) for name, both in compared.items()},
         vote_differences={name: vote_differences(*both) for name, both in compared.items()},
         temperature=cfg.judge.evaluation_temperature,
         vote_temperature=cfg.judge.vote_temperature,
+        rule=rule.words if rule else "",
         training={stage: _training(run.summary(stage)) for stage in stages if stage != UNTRAINED},
         curation=read_part(curated, Curation) if run.finished("curate") else None,
     )

@@ -128,9 +128,11 @@ def test_the_headline_and_the_sentences_say_what_is_real(results: JudgeResults) 
         "is right in 84.0 [82.0, 86.0] % after RL."
     )
     assert sentences(results) == [
-        "Without training the judge is right in 50.0 [48.0, 52.0] %.",
-        "After SFT it is right in 80.0 [78.0, 82.0] %, better than before: +30.0 [28.0, 32.0] points.",
-        "After RL it is right in 84.0 [82.0, 86.0] %, better than before: +4.0 [2.0, 6.0] points.",
+        "Without training the judge is right in 50.0 [48.0, 52.0] % greedily.",
+        "After SFT it is right in 80.0 [78.0, 82.0] % greedily.",
+        "SFT changes this by +30.0 [28.0, 32.0] points greedily: better than before.",
+        "After RL it is right in 84.0 [82.0, 86.0] % greedily.",
+        "RL changes this by +4.0 [2.0, 6.0] points greedily: better than before.",
         "After SFT accuracy falls with entropy: 90.0 [88.0, 92.0] % in the lowest of 2 bins, 70.0 [68.0, 72.0] % in "
         "the highest.",
         "On the training pairs agreement with the labels falls with entropy: 95.0 [93.0, 97.0] % in the lowest of 2 "
@@ -151,12 +153,12 @@ def test_what_is_not_distinguishable_is_called_so(results: JudgeResults) -> None
     flipped = WrongLabels(kept=0.06, random=0.174, difference=number(0.01))
     results = with_curation(results, bins=bins((0.01, 0.06, 0.2), (0.6, 0.9)), flipped=flipped)
     said = sentences(results)
-    assert said[2].endswith("%, not distinguishable from before: +1.0 [-1.0, 3.0] points.")
-    assert said[3].startswith("After SFT accuracy is not distinguishable between low and high entropy: 80.0 [78.0,")
-    assert said[4].startswith("On the training pairs agreement with the labels rises with entropy: 60.0 [58.0,")
-    assert "wrong labels, not distinguishable from random subsets of that size, 17.4 %: +1.0 [-1.0" in said[5]
-    assert said[6].startswith("After RL no position bias is distinguishable: 51.0 [49.0, 53.0] %")
-    assert len(sentences(with_judge(results, "rl", first=None))) == 7
+    assert said[4] == "RL changes this by +1.0 [-1.0, 3.0] points greedily: not distinguishable from before."
+    assert said[5].startswith("After SFT accuracy is not distinguishable between low and high entropy: 80.0 [78.0,")
+    assert said[6].startswith("On the training pairs agreement with the labels rises with entropy: 60.0 [58.0,")
+    assert "wrong labels, not distinguishable from random subsets of that size, 17.4 %: +1.0 [-1.0" in said[7]
+    assert said[8].startswith("After RL no position bias is distinguishable: 51.0 [49.0, 53.0] %")
+    assert len(sentences(with_judge(results, "rl", first=None))) == 9
 
 
 def with_votes(results: JudgeResults, sampled: float, vote: float) -> JudgeResults:
@@ -179,7 +181,7 @@ def test_every_change_is_judged_in_all_measures(results: JudgeResults) -> None:
     ]
     assert said[2] == (
         "SFT changes this by +30.0 [28.0, 32.0] points greedily, +20.0 [18.0, 22.0] points sampled at temperature 1 "
-        "and +30.0 [28.0, 32.0] points in a vote of 3: better than before by every measure."
+        "and +30.0 [28.0, 32.0] points in a vote of 3: better than before."
     )
     assert said[4].endswith(
         "+1.0 [-1.0, 3.0] points in a vote of 3: better than before greedily and sampled at temperature 1; not "
@@ -329,7 +331,7 @@ def test_the_terminal_has_a_row_per_stage(results: JudgeResults, monkeypatch: py
     shown = buffer.getvalue().splitlines()
     assert max(map(len, shown)) <= 100
     assert any(re.match(r"after RL +84\.0 \[82\.0, 86\.0\] +\+4\.0 \[2\.0, 6\.0\] +83\.0 ", line) for line in shown)
-    assert "After RL it is right in 84.0 [82.0, 86.0] %, better than before: +4.0 [2.0, 6.0] points." in shown
+    assert "RL changes this by +4.0 [2.0, 6.0] points greedily: better than before." in shown
 
 
 def test_the_card_of_an_exported_judge_has_every_stage(results: JudgeResults, tmp_path: Path) -> None:
