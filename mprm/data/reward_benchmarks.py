@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,13 +28,12 @@ IMAGES = ("image", "images")
 RANKED = {(0, 1): "a", (1, 0): "b", (0, 0): "tie", (1, 1): "tie"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Published:
-    """How a benchmark's own scripts count verdicts (mprm/metrics/published_judges.py), accuracy over pairs and per
-    group."""
+    """How a benchmark's own scripts count verdicts (mprm/metrics/published_judges.py)."""
 
     words: str  # the rule, for reports
-    silent: float | None  # what a response without a verdict counts; None: its pair is left out
+    silent: Literal["wrong", "coin", "left_out"]  # what a response without a verdict is; left_out: its pair
     random_order: bool = False  # drawn for every response; else the answers are in the order of the record
     votes: tuple[int, ...] = ()  # numbers of sampled responses whose majority counts; (): the one that is measured
 
@@ -70,10 +69,9 @@ class VLRewardBench(RewardBenchmark):
     wanted = "the test parquet file of VL-RewardBench"
     all_have_images = True
     rule = Published(
-        words="cal.py of VL-RewardBench: an order of the answers is drawn for every response; a pair with a response "
-        "without a verdict is left out; macro: mean over the groups. Its responses are sampled: judge.votes=9 "
-        "judge.vote_temperature=0.2",
-        silent=None,
+        "cal.py of VL-RewardBench: an order of the answers is drawn for every response, a pair one of whose responses "
+        "has no verdict is left out. Published are votes at temperature .2: judge.votes=9 judge.vote_temperature=0.2",
+        "left_out",
         random_order=True,
         votes=(1, 3, 5, 7, 9),
     )
@@ -85,13 +83,8 @@ class VLRewardBench(RewardBenchmark):
             source = "hallucination"
         elif name.startswith(("mathverse", "mmmu")):
             source = "reasoning"
-        pair = _chosen_first(record, number, source) if self._is_json else self._ranked(record, number, source)
-        for name in ("prompt", "answer_a", "answer_b"):
-            if isinstance(pair[name], str):
-                pair[name] = pair[name].replace("<image>\n", "")
-        return pair
-
-    def _ranked(self, record: dict[str, Any], number: int, source: str) -> dict[str, Any]:
+        if self._is_json:
+            return _chosen_first(record, number, source)
         answers, ranks = record["response"], record["human_ranking"]
         if not isinstance(answers, list) or len(answers) != 2:
             raise Unusable("no_answer")
@@ -104,6 +97,11 @@ class VLRewardBench(RewardBenchmark):
             "answer_b": answers[1],
             "label": RANKED.get(tuple(ranks)) if isinstance(ranks, list) else None,
         }
+
+    def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
+        pair = super().read(record, stem, number)
+        texts = {name: getattr(pair, name).replace("<image>\n", "") for name in ("prompt", "answer_a", "answer_b")}
+        return replace(pair, **texts)
 
     def items(self) -> Iterable[tuple[int, Any]]:
         return super().items() if self._is_json else enumerate(self._rows(*COLUMNS))
@@ -182,9 +180,9 @@ class MultimodalRewardBench(RewardBenchmark):
     wanted = "the all_data.json of Multimodal RewardBench"
     all_have_images = True
     rule = Published(
-        words="2_get_accuracy.py of Multimodal RewardBench: the answers are in the order of the file; a response "
-        "without a verdict counts a half, the expectation of the script's coin",
-        silent=0.5,
+        "2_get_accuracy.py of Multimodal RewardBench: the answers are in the order of the file, and a response without "
+        "a verdict counts a half, the expectation of the script's coin",
+        "coin",
     )
 
     def items(self) -> Iterable[tuple[int, Any]]:
@@ -231,9 +229,9 @@ class MMRLHFRewardBench(RewardBenchmark):
     wanted = "the mm_reward_bench.jsonl of MM-RLHF-RewardBench"
     all_have_images = True
     rule = Published(
-        words="get_acc.py of R1-Reward: the chosen answer is always shown first, which flatters a judge that prefers "
-        "the first; a response without a verdict is wrong; records with a video are left out",
-        silent=0.0,
+        "get_acc.py of R1-Reward: the chosen answer is always shown first, which flatters a judge that prefers the "
+        "first; no verdict is wrong; records with a video are left out",
+        "wrong",
     )
 
     def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:

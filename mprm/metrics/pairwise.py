@@ -78,12 +78,9 @@ def measure_judge(judged: Judgements) -> JudgeAccuracy:
     """All that is said of one judge."""
     right_P, entropy_P = judged.right_P2.mean(axis=1), judged.entropy_P2.mean(axis=1)
     consistent_P = judged.valid_P2.all(axis=1) & (judged.first_P2.sum(axis=1) == 1)
-    rows = {name: np.flatnonzero(judged.source_P == name) for name in dict.fromkeys(judged.source_P.tolist())}
     return JudgeAccuracy(
-        pairs=len(right_P),
-        accuracy=mean(right_P, SHARE),
+        **accuracies(judged.right_P2, judged.source_P, judged.item_P),
         votes=means(vote_accuracies(judged)),
-        macro_accuracy=float(np.mean([right_P[rows_R].mean() for rows_R in rows.values()])),
         consistent=mean(consistent_P.astype(float), SHARE),
         first=first_share(judged),
         without_verdict=float(1 - judged.valid_P2.mean()),
@@ -93,16 +90,26 @@ def measure_judge(judged: Judgements) -> JudgeAccuracy:
         tokens=float(judged.tokens_P2.mean()),
         bins=entropy_bins(right_P, entropy_P),
         tells=told_apart(judged.entropy_P2.ravel(), judged.right_P2.ravel()),
-        sources={
-            name: PairSource(
-                pairs=len(rows_R),
-                accuracy=mean(right_P[rows_R], SHARE),
-                **acc_plus(judged, rows_R),
-            )
-            for name, rows_R in rows.items()
-        },
-        **acc_plus(judged, np.arange(len(right_P))),
     )
+
+
+def accuracies(right_P2: Bools, source_P: np.ndarray, item_P: np.ndarray | None) -> dict[str, Any]:
+    """The fields of PairAccuracy. ACC+ (arXiv 2502.10391) is the share of items all of whose pairs are judged right,
+    the mean over both orders of the answers, with the interval over items; none where pairs stand alone."""
+
+    def of(rows_P: Bools) -> PairSource:
+        right_R2 = right_P2[rows_P]
+        accuracy = mean(right_R2.mean(axis=1), SHARE)
+        if item_P is None:
+            return PairSource(pairs=len(right_R2), accuracy=accuracy)
+        item_R = item_P[rows_P]
+        all_I = [right_R2[item_R == item].all(axis=0).mean() for item in dict.fromkeys(item_R.tolist())]
+        plus = mean(np.array(all_I), SHARE)
+        return PairSource(pairs=len(right_R2), accuracy=accuracy, items=len(all_I), acc_plus=plus)
+
+    sources = {name: of(source_P == name) for name in dict.fromkeys(source_P.tolist())}
+    macro_accuracy = float(np.mean([one.accuracy.value for one in sources.values()]))
+    return {**vars(of(np.ones(len(source_P), bool))), "macro_accuracy": macro_accuracy, "sources": sources}
 
 
 def vote_accuracies(judged: Judgements) -> Floats:
@@ -140,16 +147,6 @@ def vote_differences(one: Judgements, other: Judgements) -> tuple[Estimate, ...]
 def accuracy_difference(one: Judgements, other: Judgements) -> Estimate:
     """Accuracy of `one` minus that of `other` on the same pairs, paired."""
     return mean(one.right_P2.mean(axis=1) - other.right_P2.mean(axis=1), DIFFERENCE)
-
-
-def acc_plus(judged: Judgements, rows_R: Ints) -> dict[str, Any]:
-    """MM-RLHF-RewardBench's ACC+ (arXiv 2502.10391): the share of items all of whose pairs are judged right, the mean
-    over both orders of the answers, with the interval over items; nothing where pairs stand alone."""
-    if judged.item_P is None:
-        return {}
-    item_R = judged.item_P[rows_R]
-    right_I = [judged.right_P2[rows_R[item_R == item]].all(axis=0).mean() for item in dict.fromkeys(item_R)]
-    return {"items": len(right_I), "acc_plus": mean(np.array(right_I), SHARE)}
 
 
 def first_share(judged: Judgements) -> Estimate | None:

@@ -109,29 +109,26 @@ class PairSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedAccuracy:
-    """A judge on the reward benchmark by the rule of the benchmark's own scripts."""
+class PairAccuracy(PairSource):
+    """How often a judge is right over all sources; intervals are over pairs."""
 
-    votes: int  # responses per pair, the majority of which counts
-    left_out: int  # pairs, for want of a verdict
-    accuracy: Estimate | None  # None where nothing is left, as below
-    macro_accuracy: float | None
-    sources: dict[str, Estimate | None]
-    acc_plus: Estimate | None  # None where pairs stand alone
-    source_acc_plus: dict[str, Estimate | None]
+    macro_accuracy: float  # mean over sources
+    sources: dict[str, PairSource]
+    left_out: int = 0  # pairs, for want of a verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeAccuracy:
-    """A judge on the reward benchmark, every pair judged in both orders; intervals are over pairs."""
+class PublishedAccuracy(PairAccuracy):
+    """By the rule of the benchmark's own scripts."""
 
-    pairs: int
-    accuracy: Estimate  # no verdict counts as wrong
+    votes: int  # responses per pair, the majority of which counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeAccuracy(PairAccuracy):
+    """A judge on the reward benchmark, every pair judged in both orders; no verdict counts as wrong."""
+
     votes: tuple[Estimate, ...] = ()  # of K = 1, 2, .. further responses; K = 1: of a single one
-    macro_accuracy: float  # mean over sources
-    sources: dict[str, PairSource]
-    items: int = 0  # as of a source
-    acc_plus: Estimate | None = None
     consistent: Estimate  # pairs of which the same answer wins in both orders
     first: Estimate | None  # verdicts for the answer that is shown first, 0.5 without position bias; None: no verdict
     without_verdict: float

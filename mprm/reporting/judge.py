@@ -14,9 +14,7 @@ from mprm.reporting.judge_accuracy import (
     accuracy_sentences,
     judges_table,
     measured,
-    published_table,
-    sources_table,
-    votes_table,
+    source_tables,
 )
 from mprm.reporting.plots import percents, speed_table, training_curves
 from mprm.reporting.report import (
@@ -59,11 +57,9 @@ def write_judge(folder: Path) -> Path:
 
 def print_judge(results: JudgeResults, console: Console | None = None) -> None:
     """Print the judge by stage, what was kept where none was measured, and what can be said of both."""
-    first = [judges_table(results), votes_table(results)] if results.judges else [curation_table(results)]
+    first = judges_table(results) if results.judges else curation_table(results)
     said = Text("", sentences(results) or [headline(results)], "list")
-    print_report(
-        Report("", "", [*first, sources_table(results, acc_plus=True), published_table(results), said]), console
-    )
+    print_report(Report("", "", [first, *source_tables(results)[1:], said]), console)
 
 
 def judge_report(folder: Path, results: JudgeResults) -> Report:
@@ -79,10 +75,7 @@ def judge_report(folder: Path, results: JudgeResults) -> Report:
         *curves,
         speed_table({TRAININGS[stage][0]: lines for stage, lines in metrics.items()}),
         judges_table(results),
-        votes_table(results),
-        sources_table(results),
-        sources_table(results, acc_plus=True),
-        published_table(results),
+        *source_tables(results),
         curation_table(results),
         training_table(results),
         left_out_table(results),

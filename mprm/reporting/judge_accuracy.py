@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults, PublishedAccuracy
+from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults, PairAccuracy, PairSource
 from mprm.reporting.report import Table
 from mprm.reporting.verdicts import listed
 
@@ -17,16 +17,6 @@ def measured(results: JudgeResults) -> dict[str, JudgeAccuracy]:
     return {stage: results.judges[stage] for stage in STAGES if stage in results.judges}
 
 
-def gain(results: JudgeResults, stage: str) -> Estimate | None:
-    """Accuracy of a stage minus that of the one before it."""
-    return next((one for name, one in results.differences.items() if name.startswith(f"{stage} - ")), None)
-
-
-def vote_gain(results: JudgeResults, stage: str) -> Sequence[Estimate]:
-    """The same of votes of K = 1, 2, .., K = 1: of a sampled response."""
-    return next((votes for name, votes in results.vote_differences.items() if name.startswith(f"{stage} - ")), ())
-
-
 def accuracy_sentences(results: JudgeResults) -> list[str]:
     """How right the judge is after every stage, and what the stage has changed."""
     said = []
@@ -34,8 +24,8 @@ def accuracy_sentences(results: JudgeResults) -> list[str]:
         right = by_measure(results, judge.accuracy, judge.votes)
         shares = listed([f"{share.points()} % {how}" for how, share in right.items()])
         said.append(f"{WHEN[stage]} {'it' if place else 'the judge'} is right in {shares}.")
-        if difference := gain(results, stage):
-            said.append(_change(stage, by_measure(results, difference, vote_gain(results, stage))))
+        if changes := _gains(results, stage):
+            said.append(_change(stage, changes))
     return said
 
 
@@ -50,6 +40,12 @@ def by_measure(results: JudgeResults, one: Estimate, votes: Sequence[Estimate]) 
     return found
 
 
+def _gains(results: JudgeResults, stage: str) -> dict[str, Estimate]:
+    """The paired differences from the stage before, by measure; {} of the first stage."""
+    name = next((name for name in results.differences if name.startswith(f"{stage} - ")), "")
+    return by_measure(results, results.differences[name], results.vote_differences.get(name, ())) if name else {}
+
+
 def _change(stage: str, changes: dict[str, Estimate]) -> str:
     """What a training has changed, with one judgement where all measures agree."""
     judged: dict[str, list[str]] = {}
@@ -61,81 +57,58 @@ def _change(stage: str, changes: dict[str, Estimate]) -> str:
 
 
 def judges_table(results: JudgeResults) -> Table:
-    """Every stage that was measured."""
+    """A column per stage that was measured."""
+    judges = measured(results)
+    right = [by_measure(results, judge.accuracy, judge.votes) for judge in judges.values()]
+    gains = [_gains(results, stage) for stage in judges]
     rows = []
-    for stage, judge in measured(results).items():
-        before = gain(results, stage)
-        numbers = (judge.accuracy.points(), before.signed_points() if before else "-")
-        shown = (judge.consistent.points(), judge.first.points() if judge.first else "-")
-        rows.append((STAGES[stage], *numbers, f"{100 * judge.macro_accuracy:.1f}", *shown))
+    for how in right[0] if right else ():
+        rows.append((f"right {how}", *(one[how].points() for one in right)))
+        rows.append(("minus before", *(one[how].signed_points() if one else "-" for one in gains)))
+    shown = [
+        (f"{100 * one.macro_accuracy:.1f}", one.consistent.points(), _points(one.first)) for one in judges.values()
+    ]
+    rows += zip(("macro", "consistent", "first"), *shown, strict=True) if shown else ()
     note = (
-        "Accuracy: right verdicts, every pair judged in both orders; no verdict counts as wrong. Minus before: paired "
+        "Right: verdicts, every pair judged in both orders; no verdict counts as wrong. Sampled: mean of judge.votes "
+        "responses per order. Vote: the verdict that more of them have; a tie counts a half. Minus before: paired "
         "difference in points. Macro: mean over sources. Consistent: the same answer wins in both orders. First: "
         "verdicts for the answer that is shown first, 50 without a position bias. Brackets: 95 % bootstrap over the "
         "benchmark's pairs, for this training."
     )
-    columns = ("judge", "accuracy (%)", "minus before", "macro (%)", "consistent (%)", "first (%)")
-    return Table("The judge by stage", columns, tuple(rows), note, rows[-1][0] if rows else "")
+    return Table("The judge by stage", ("", *(f"{STAGES[stage]} (%)" for stage in judges)), tuple(rows), note)
 
 
-def votes_table(results: JudgeResults) -> Table | None:
-    """Accuracy by how the verdict is found; None where nothing was sampled."""
-    judges = {stage: judge for stage, judge in measured(results).items() if judge.votes}
-    if not judges:
-        return None
-    n = len(next(iter(judges.values())).votes)
-    shown = sorted({1, n // 2, n} - {0})
-    rows = []
-    for stage, judge in judges.items():
-        rows.append((STAGES[stage], *(one.points() for one in (judge.accuracy, *(judge.votes[k - 1] for k in shown)))))
-        if before := gain(results, stage):
-            minus = (before, *(vote_gain(results, stage)[k - 1] for k in shown))
-            rows.append(("minus before", *(value.signed_points() for value in minus)))
-    note = (
-        f"Sampled: one of {n} responses per order at temperature {results.vote_temperature:g}. Vote: the verdict that "
-        "more of so many of these have, the mean over all choices; a tie counts a half, no verdict as wrong. Minus "
-        "before: paired difference in points. Brackets: 95 % bootstrap."
-    )
-    columns = ("judge", "accuracy (%)", *("sampled (%)" if k == 1 else f"vote of {k} (%)" for k in shown))
-    return Table("One response and votes", columns, tuple(rows), note)
-
-
-def published_table(results: JudgeResults) -> Table | None:
-    """Accuracy as the benchmark's own scripts count it; None where it has none."""
+def source_tables(results: JudgeResults) -> list[Table | None]:
+    """Accuracy by source in both orders, and as published by number of votes."""
     judges = measured(results)
-    if not results.rule or not judges:
+    note = "ACC+: items of which all pairs are judged right, the mean over both orders of the answers."
+    tables = [_by_source("Accuracy by source", note, judges)]
+    for k in sorted({one.votes for judge in judges.values() for one in judge.published}):
+        found = {stage: one for stage, judge in judges.items() for one in judge.published if one.votes == k}
+        tables.append(_by_source("As published" + (f", vote of {k}" if k > 1 else ""), f"{results.rule}.", found))
+    return tables
+
+
+def _by_source(title: str, note: str, judges: Mapping[str, PairAccuracy]) -> Table | None:
+    """A column per judge; None of a single source."""
+    parts: dict[str, list[PairSource | None]] = {"all": [*judges.values()]}
+    for name in dict.fromkeys(name for judge in judges.values() for name in judge.sources):
+        parts[name] = [judge.sources.get(name) for judge in judges.values()]
+    if len(parts) < 3:
         return None
-    rows = [("ours, in both orders", *(judge.accuracy.points() for judge in judges.values()))]
-    for of_votes in zip(*(judge.published for judge in judges.values()), strict=True):
-        vote = f" in a vote of {of_votes[0].votes}" if of_votes[0].votes > 1 else ""
-        by_judge = [_published(one) for one in of_votes]
-        rows += [(f"{name}{vote}", *(one[name] for one in by_judge)) for name in by_judge[0]]
-    columns = ("measure", *(f"{STAGES[stage]} (%)" for stage in judges))
-    return Table("As published", columns, tuple(rows), f"{results.rule}. Brackets: 95 % bootstrap.")
+    rows: list[tuple[str, ...]] = []
+    for name, of in parts.items():
+        n = max(one.pairs for one in of if one)
+        rows.append((f"{name}, {n:,} pairs", *(_points(one.accuracy if one else None) for one in of)))
+    rows.append(("macro", *(f"{100 * judge.macro_accuracy:.1f}" for judge in judges.values())))
+    for name, of in parts.items():
+        if n := max(one.items for one in of if one):
+            rows.append((f"ACC+ {name}, {n:,} items", *(_points(one.acc_plus if one else None) for one in of)))
+    rows.append(("pairs left out", *(f"{judge.left_out:,}" for judge in judges.values())))
+    columns = ("source", *(f"{STAGES[stage]} (%)" for stage in judges))
+    return Table(title, columns, tuple(rows), f"{note} Brackets: 95 % bootstrap.")
 
 
-def _published(one: PublishedAccuracy) -> dict[str, str]:
-    macro = None if one.macro_accuracy is None else Estimate(one.macro_accuracy)
-    shares = {"accuracy": one.accuracy, "macro accuracy": macro, **one.sources}
-    if one.acc_plus:
-        shares |= {"ACC+": one.acc_plus, **{f"ACC+ {name}": share for name, share in one.source_acc_plus.items()}}
-    shown = {name: share.points() if share else "-" for name, share in shares.items()}
-    return shown | {"pairs left out": f"{one.left_out:,}"}
-
-
-def sources_table(results: JudgeResults, acc_plus: bool = False) -> Table | None:
-    """Accuracy, or ACC+, by source of the pair, a column per judge; None where that says nothing."""
-    judges = measured(results)
-    names = list(next(iter(judges.values())).sources) if judges else []
-    if not any(judge.acc_plus for judge in judges.values()) if acc_plus else len(names) < 2:
-        return None
-    rows = []
-    for name in [*names, "all"] if acc_plus else names:
-        parts = [judge if name == "all" else judge.sources[name] for judge in judges.values()]
-        values = [part.acc_plus if acc_plus else part.accuracy for part in parts]
-        size = parts[0].items if acc_plus else parts[0].pairs
-        rows.append((name, f"{size:,}", *(value.points() if value else "-" for value in values)))
-    columns = ("source", "items" if acc_plus else "pairs", *(f"{STAGES[stage]} (%)" for stage in judges))
-    note = "Items of which all pairs are judged right, the mean over both orders of the answers. " if acc_plus else ""
-    title = "ACC+" if acc_plus else "Accuracy by source"
-    return Table(title, columns, tuple(rows), f"{note}Brackets: 95 % bootstrap.")
+def _points(share: Estimate | None) -> str:
+    return share.points() if share else "-"

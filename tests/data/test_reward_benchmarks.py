@@ -56,6 +56,13 @@ def test_vl_rewardbench(tmp_path: Path) -> None:
     assert benchmark.image_folder.path(*other.images).read_bytes() == png(9)
 
 
+def test_vl_rewardbench_shows_no_placeholder_of_the_image(tmp_path: Path) -> None:
+    """As its inference.py; "<image>" within a line stands."""
+    (pair,) = vl_file(tmp_path, vl_row(query="<image>\nIs <image> red?", response=["<image>\nYes", "No"])).records()
+    assert isinstance(pair, Pair)
+    assert (pair.prompt, pair.answer_a, pair.answer_b) == ("Is <image> red?", "Yes", "No")
+
+
 def test_images_inside_a_file_are_written_once_and_found_by_their_content(tmp_path: Path) -> None:
     (pair,) = vl_file(tmp_path, vl_row()).records()
     assert isinstance(pair, Pair)
@@ -237,7 +244,7 @@ def test_mm_rlhf_rewardbench(tmp_path: Path) -> None:
             mm_rlhf_record(image="short/1.png"),
             Pair("0737_62:2", "short", ("short/1.png",), "How?", "10", "11", "a", item="0737_62"),
         ),
-        (video, "no_image"),
+        (video, "video"),
         (mm_rlhf_record(image="long/1.jpg"), "missing_image_file"),
         (mm_rlhf_record(image="elsewhere/1.png"), "no_source"),
         (mm_rlhf_record(prompt=""), "no_question"),

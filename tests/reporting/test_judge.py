@@ -20,6 +20,7 @@ from mprm.metrics.results import (
     JudgeResults,
     JudgeTraining,
     PairSource,
+    PublishedAccuracy,
     WrongLabels,
     write_results,
 )
@@ -194,22 +195,24 @@ def test_every_change_is_judged_in_all_measures(results: JudgeResults) -> None:
     )
 
 
-def test_votes_have_a_table(results: JudgeResults) -> None:
-    assert "One response and votes" not in tables(results)
-    rows = tables(with_votes(results, 0.034, 0.01))["One response and votes"]
-    assert [row[0] for row in rows] == ["untrained", "after SFT", "minus before", "after RL", "minus before"]
-    assert rows[-1] == ("minus before", "+4.0 [2.0, 6.0]", "+3.4 [1.4, 5.4]", "+1.0 [-1.0, 3.0]")
-    assert rows[-2][1:] == ("84.0 [82.0, 86.0]", "70.0 [68.0, 72.0]", "78.0 [76.0, 80.0]")
-
-
 def test_tables_have_every_stage(results: JudgeResults) -> None:
     found = tables(results)
-    assert found["The judge by stage"][::2] == (
-        ("untrained", "50.0 [48.0, 52.0]", "-", "49.0", "40.0 [38.0, 42.0]", "50.0 [48.5, 51.5]"),
-        ("after RL", "84.0 [82.0, 86.0]", "+4.0 [2.0, 6.0]", "83.0", "74.0 [72.0, 76.0]", "52.0 [50.5, 53.5]"),
+    assert found["The judge by stage"] == (
+        ("right greedily", "50.0 [48.0, 52.0]", "80.0 [78.0, 82.0]", "84.0 [82.0, 86.0]"),
+        ("minus before", "-", "+30.0 [28.0, 32.0]", "+4.0 [2.0, 6.0]"),
+        ("macro", "49.0", "79.0", "83.0"),
+        ("consistent", "40.0 [38.0, 42.0]", "70.0 [68.0, 72.0]", "74.0 [72.0, 76.0]"),
+        ("first", "50.0 [48.5, 51.5]", "49.0 [47.5, 50.5]", "52.0 [50.5, 53.5]"),
     )
-    pies = ("pies", "100", "50.0 [47.0, 53.0]", "80.0 [77.0, 83.0]", "84.0 [81.0, 87.0]")
-    assert found["Accuracy by source"][1] == pies
+    with_more = tables(with_votes(results, 0.034, 0.01))["The judge by stage"]
+    assert with_more[2:6] == (
+        ("right sampled at temperature 1", *["70.0 [68.0, 72.0]"] * 3),
+        ("minus before", "-", "+20.0 [18.0, 22.0]", "+3.4 [1.4, 5.4]"),
+        ("right in a vote of 3", *["78.0 [76.0, 80.0]"] * 3),
+        ("minus before", "-", "+30.0 [28.0, 32.0]", "+1.0 [-1.0, 3.0]"),
+    )
+    pies = ("pies, 100 pairs", "50.0 [47.0, 53.0]", "80.0 [77.0, 83.0]", "84.0 [81.0, 87.0]")
+    assert found["Accuracy by source"][2] == pies
     assert dict(found["Curation"]) == {
         "eligible pairs": "3,000",
         "kept pairs": "1,500 (50.0 %)",
@@ -231,7 +234,8 @@ def test_tables_have_every_stage(results: JudgeResults) -> None:
         ("pairs for RL", "too_long", "3"),
         ("pairs to be kept", "traced", "3,000"),
     )
-    assert "ACC+" not in found
+    assert not [row for row in found["Accuracy by source"] if "ACC+" in row[0]]
+    assert "As published" not in found
 
 
 def test_acc_plus_by_source_and_over_all_items(results: JudgeResults) -> None:
@@ -243,11 +247,35 @@ def test_acc_plus_by_source_and_over_all_items(results: JudgeResults) -> None:
         return replace(one, sources=sources, items=42, acc_plus=number(0.5))
 
     judges = {stage: with_items(judge) for stage, judge in results.judges.items()}
-    assert [row[:3] for row in tables(replace(results, judges=judges))["ACC+"]] == [
-        ("bars", "21", "40.0 [38.0, 42.0]"),
-        ("pies", "21", "60.0 [58.0, 62.0]"),
-        ("all", "42", "50.0 [48.0, 52.0]"),
+    assert [row[:2] for row in tables(replace(results, judges=judges))["Accuracy by source"][4:7]] == [
+        ("ACC+ all, 42 items", "50.0 [48.0, 52.0]"),
+        ("ACC+ bars, 21 items", "40.0 [38.0, 42.0]"),
+        ("ACC+ pies, 21 items", "60.0 [58.0, 62.0]"),
     ]
+
+
+def test_the_published_measure_has_a_table_per_number_of_votes(results: JudgeResults) -> None:
+    """The untrained judge gives no verdict, so that nothing of it is left."""
+    part = PairSource(pairs=90, accuracy=number(0.8))
+
+    def published(k: int) -> PublishedAccuracy:
+        sources = {"bars": part, "pies": part}
+        return PublishedAccuracy(
+            pairs=180, accuracy=number(0.8), votes=k, sources=sources, macro_accuracy=0.8, left_out=20
+        )
+
+    judges = {
+        stage: one if stage == "untrained" else replace(one, published=(published(1), published(3)))
+        for stage, one in results.judges.items()
+    }
+    found = replace(results, judges=judges, rule="as cal.py counts")
+    shown = {one.title: one for one in judge_report(Path("nowhere"), found).shown if isinstance(one, Table)}
+    table = shown["As published, vote of 3"]
+    assert table.columns == ("source", "after SFT (%)", "after RL (%)")
+    assert table.rows[0] == ("all, 180 pairs", "80.0 [78.0, 82.0]", "80.0 [78.0, 82.0]")
+    assert table.rows[-2:] == (("macro", "80.0", "80.0"), ("pairs left out", "20", "20"))
+    assert table.note == "as cal.py counts. Brackets: 95 % bootstrap."
+    assert "As published" in shown
 
 
 def test_a_line_per_judge_runs_over_the_entropy_of_its_responses(results: JudgeResults) -> None:
@@ -324,13 +352,13 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
 
 
-def test_the_terminal_has_a_row_per_stage(results: JudgeResults, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_terminal_has_a_column_per_stage(results: JudgeResults, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     buffer = io.StringIO()
     print_judge(results, Console(file=buffer, width=100))
     shown = buffer.getvalue().splitlines()
     assert max(map(len, shown)) <= 100
-    assert any(re.match(r"after RL +84\.0 \[82\.0, 86\.0\] +\+4\.0 \[2\.0, 6\.0\] +83\.0 ", line) for line in shown)
+    assert any(re.match(r"minus before +- +\+30\.0 \[28\.0, 32\.0\] +\+4\.0 \[2\.0, 6\.0\]", line) for line in shown)
     assert "RL changes this by +4.0 [2.0, 6.0] points greedily: better than before." in shown
 
 
