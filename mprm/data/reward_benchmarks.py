@@ -60,10 +60,7 @@ class VLRewardBench(RewardBenchmark):
     `hallucination` and `reasoning`, by the beginning of the id as in the repository's cal.py; that the ids from POVID
     begin with `hallucination` is taken from its data.jsonl, where cal.py looks for another prefix. Two equal ranks are
     our reading of a tie. As in its inference.py "<image>" and a line's end are removed from query and answers.
-
-    The rule is that of inference.py and cal.py: an order of the answers is drawn for every response, 10 responses are
-    sampled at temperature .2 and top_p .2 (here 1), a pair one of whose K = 1, 3, 5, 7 or 9 responses has no verdict is
-    left out, and the macro accuracy is the mean over the groups.
+    The rule is that of inference.py and cal.py, but for top_p, there .2.
     """
 
     wanted = "the test parquet file of VL-RewardBench"
@@ -171,10 +168,7 @@ class MultimodalRewardBench(RewardBenchmark):
     is the category, with `safety` split into `safety/bias` (ID begins with pairs) and `safety/toxicity`, `reasoning`
     into `reasoning/math` (ID begins with math) and `reasoning/coding`. The scripts take whatever is not Output2 as
     Output1; here a third value is no label. The repository leaves out the 500 toxicity pairs of the paper's 5,211.
-
-    The rule is that of its 1_run_model_as_judge_gpt4o.py and 2_get_accuracy.py: Output1 is shown first; a fair coin is
-    thrown where there is no verdict. Here such a pair counts a half, which is the coin's expectation: the script's
-    number, with its seed, is one draw around it.
+    The rule is that of 1_run_model_as_judge_gpt4o.py and 2_get_accuracy.py; its coin has a seed, one draw around ours.
     """
 
     wanted = "the all_data.json of Multimodal RewardBench"
@@ -221,9 +215,7 @@ class MMRLHFRewardBench(RewardBenchmark):
     (julyanghar/MM-RLHF), which agree. A group is the folder of the image: `mcq`, `long`, `short` or `safety` (the
     scripts look for these words anywhere in the path). The fifth group, records with a video, is dropped as video. All
     pairs of one question share the record's id: it is their item, and ACC+ counts the items whose pairs are all right.
-
-    The rule is that of r1_reward.py and get_acc.py in that repository: the chosen answer is always shown first, so that
-    a judge that prefers the first is flattered, and no verdict is wrong. MM-RLHF's own reward model gives scores.
+    The rule is that of r1_reward.py and get_acc.py in that repository; MM-RLHF's own reward model gives scores.
     """
 
     wanted = "the mm_reward_bench.jsonl of MM-RLHF-RewardBench"

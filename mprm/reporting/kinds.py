@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mprm.metrics.estimate import Estimate, Resampled, resampled_mean
 from mprm.metrics.evaluate import step_measures
-from mprm.metrics.pairwise import RESPONSES, VOTES, vote_accuracy
+from mprm.metrics.pairwise import judgements, vote_accuracies
 from mprm.metrics.predictions import read_predictions
 from mprm.metrics.results import BestOfNResults, JudgeResults, Results, StepResults
 from mprm.metrics.search_results import SearchResults
@@ -236,19 +234,13 @@ def _searched(folder: Path, results: SearchResults) -> Measured:
 
 def _verdicts(path: Path) -> dict[str, Resampled]:
     """Is the judge right? By measure, of every pair the mean of both orders."""
-    right: dict[str, dict[str, list[float]]] = {}
-    for one in _lines(path):
-        measures = {"": float(one[RESPONSES][0]["verdict"] == one["better"])}
-        if votes := [vote["verdict"] for vote in one.get(VOTES, [])]:
-            agreeing = votes.count(one["better"])
-            by_votes = vote_accuracy(agreeing, len(votes) - votes.count(None) - agreeing, len(votes))
-            measures |= {"_sampled": float(by_votes[0]), "_vote": float(by_votes[-1])}
-        for name, value in measures.items():
-            right.setdefault(name, {}).setdefault(one["id"], []).append(value)
-    return {
-        name: resampled_mean({pair: float(np.mean(both)) for pair, both in pairs.items()})
-        for name, pairs in right.items()
-    }
+    lines = _lines(path)
+    ids = [*dict.fromkeys(one["id"] for one in lines)]
+    judged = judgements(lines, dict.fromkeys(ids, ""))
+    right, votes_PK = {"": judged.right_P2.mean(axis=1)}, vote_accuracies(judged)
+    if votes_PK.size:
+        right |= {"_sampled": votes_PK[:, 0], "_vote": votes_PK[:, -1]}
+    return {name: resampled_mean(dict(zip(ids, right_P.tolist(), strict=True))) for name, right_P in right.items()}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

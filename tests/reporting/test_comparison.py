@@ -281,10 +281,12 @@ def judge(
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config | more))
     write_results(folder / "results.json", results)
+    said = {"entropy": 0.1, "n_tokens": 5, "in_format": True}
     for stage, value in accuracies.items():
         right = [number < round(80 * value) for number in range(80)]
         lines = [
-            {"id": f"{n // 2}", "better": "A", "responses": [{"verdict": "A" if one else "B"}]}
+            {"id": f"{n // 2}", "swapped": n % 2 == 1, "better": "A", "responses": [said | {"verdict": "BA"[one]}]}
+            | {"votes": [{"verdict": "A"}, {"verdict": "BA"[one]}, {"verdict": None}]}
             for n, one in enumerate(right)
         ]
         write_json_lines(folder / f"judged_{stage}.jsonl", lines)
@@ -323,12 +325,14 @@ def test_judges_have_the_same_page(tmp_path: Path) -> None:
     table = settings_table(compare(run_folders(tmp_path)).groups[0])
     assert table.columns == (
         *("setting", "pairs", "seeds", "accuracy after RL", "accuracy after SFT"),
-        *("RL - SFT", "wrong labels kept (%)", "wrong at random (%)"),
+        *("RL - SFT", "sampled RL - SFT", "in a vote RL - SFT", "wrong labels kept (%)", "wrong at random (%)"),
     )
     # sd 0.025, t 4.3027 with 2 degrees of freedom: 4.3027 * 2.5 / sqrt(3) = 6.2 points, and over the 40 pairs about 10.
-    label, kept, seeds, rl, sft, minus, *wrong = table.rows[1]
+    label, kept, seeds, rl, sft, minus, sampled, vote, *wrong = table.rows[1]
     assert (label, kept, seeds, rl, wrong) == ("Entropy, 50 %", "1,500", "3", "87.5 [70.8, 95.3]", ["6.0", "17.0"])
     assert (sft[:6], minus[:5]) == ("80.0 [", "7.5 [")
+    # Of three votes A is right, one as the response, one has no verdict: 2/3 and 1 of a right one, 1/3 and 1/2 else.
+    assert (sampled[:5], vote[:5]) == ("2.5 [", "3.7 [")
     assert table.rows[0][:4] == ("Full", "1,500", "1", "-")
     assert table.rows[0][4].startswith("80.0 [")
     assert table.main == "Entropy, 50 %"

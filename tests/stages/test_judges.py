@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 from mprm.config import Config, config_of_run
 from mprm.reporting.run_record import read_json_lines
-from mprm.runs.artifacts import read_json
+from mprm.runs.artifacts import read_json, write_json
 from mprm.runs.run_folder import open_run
 from mprm.stages import judges, standalone
 from mprm.stages.responses import JudgeWork
@@ -45,7 +45,7 @@ def folder_of(config: Config) -> Path:
 
 @pytest.mark.filterwarnings("error:constrained_layout")  # of a figure whose labels leave it no room
 def test_all_stages_and_what_a_second_run_shares(
-    judging: Load, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    judging: Load, load: Load, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     first = judging()
     judges.train_judge(first)
@@ -81,11 +81,26 @@ def test_all_stages_and_what_a_second_run_shares(
         assert (other / name).read_bytes() == (run / name).read_bytes(), name
     assert read_json(other / "stages.json")["stages"]["judge/judged_rl"].get("shared_with") is None
 
-    other_world = f"reward_benchmark.path={tmp_path / 'other' / 'pairs.jsonl'}"
-    third = judging("reward_benchmark.size=3", other_world, "judge.votes=0", "judge.evaluation_temperature=0.5")
+    # Measured on other pairs, in a published layout, and otherwise.
+    pairs = read_json_lines(Path(str(first.reward_benchmark.path))) or []
+    published = [
+        {"ID": pair["id"], "Category": pair["source"], "Text": pair["prompt"], "Image": pair["image"]}
+        | {"Output1": pair["answer_a"], "Output2": pair["answer_b"], "Better": f"Output{'ab'.index(pair['label']) + 1}"}
+        for pair in pairs[:3]
+    ]
+    file = tmp_path / "reward_benchmark" / "all_data.json"
+    write_json(file, published)
+    measure = ("reward_benchmark=multimodal_rewardbench", "judge.votes=0", "judge.evaluation_temperature=0.5")
+    rest = [one for one in SHORT if one.partition("=")[0] not in ("reward_benchmark.size", "judge.votes")]
+    preferences = f"preferences.path={first.preferences.path}"
+    third = load("experiment=egt", *measure, *rest, preferences, f"reward_benchmark.path={file}")
     judges.train_judge(third)
     assert f"RL: the same as that of {run.name}, taken from there" in capsys.readouterr().out
-    assert read_json(folder_of(third) / "results.json")["judges"]["rl"]["pairs"] == 3
+    found = read_json(folder_of(third) / "results.json")
+    assert found["judges"]["rl"]["pairs"] == found["judges"]["rl"]["published"][0]["pairs"] == 3
+    assert "2_get_accuracy.py" in found["rule"]
+    assert results["rule"] == ""
+    assert results["judges"]["rl"]["published"] == []
     weights = [(folder_of(config) / "rl" / "weights.safetensors").read_bytes() for config in (first, third)]
     assert weights[0] == weights[1]
 
