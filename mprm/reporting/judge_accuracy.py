@@ -64,7 +64,8 @@ def judges_table(results: JudgeResults) -> Table:
     rows = []
     for how in right[0] if right else ():
         rows.append((f"right {how}", *(one[how].points() for one in right)))
-        rows.append(("minus before", *(one[how].signed_points() if one else "-" for one in gains)))
+        if any(gains):
+            rows.append(("minus before", *(one[how].signed_points() if one else "-" for one in gains)))
     shown = [
         (f"{100 * one.macro_accuracy:.1f}", one.consistent.points(), _points(one.first)) for one in judges.values()
     ]
