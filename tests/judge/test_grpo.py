@@ -3,14 +3,16 @@
 Shape suffixes: R responses, T tokens of the longest, M tokens of all responses, V vocabulary.
 """
 
-from collections import defaultdict
-from types import SimpleNamespace
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from mprm.judge.grpo import GRPO, advantages, grpo_losses, kl_losses
+
+ORACLE = json.loads((Path(__file__).parents[1] / "oracle_data" / "grpo" / "trl.json").read_text())
 
 
 def test_advantages_are_distances_from_the_mean_in_deviations() -> None:
@@ -86,44 +88,26 @@ def test_so_many_steps_see_the_fewer_pairs_the_more_updates_each_has() -> None:
     assert GRPO(epochs=2, updates=4).seen(100) == 200
 
 
-@pytest.mark.parametrize("updated", [False, True])
-def test_loss_and_gradient_are_those_of_trl(updated: bool) -> None:
-    """Its GRPOTrainer, given the log-probabilities of two pairs' three responses of different lengths."""
-    trainer = pytest.importorskip("trl.trainer.grpo_trainer").GRPOTrainer
-    torch.manual_seed(0)
-    recipe, length_R = GRPO(group_size=3, clip=0.1, kl=0.3), torch.tensor([4, 1, 7, 3, 3, 2])
-    mask_RT = (torch.arange(7) < length_R[:, None]).float()
-    logp_RT, other_RT, reference_RT = (0.3 * torch.randn(3, 6, 7) - 2).unbind()
-    logp_RT.requires_grad_()
-    old_RT = other_RT if updated else logp_RT.detach()
-    advantage_R = torch.cat([advantages(torch.tensor(rewards)) for rewards in ([1.2, 0.2, 0.0], [0.2, 0.2, 1.2])])
+@pytest.mark.parametrize("case", ORACLE["cases"], ids=["first update", "later update", "with a KL term"])
+def test_loss_and_gradient_are_those_of_trl(case: dict[str, Any]) -> None:
+    """GRPOTrainer._compute_loss of TRL 1.16.0, loss_type grpo, was given these logits, for six responses of different
+    lengths to two pairs; 35 % of the tokens of a later update are clipped."""
+    length_R = torch.tensor(ORACLE["lengths"])
+    of_RT = torch.arange(length_R.max()) < length_R[:, None]
 
-    stub = SimpleNamespace(
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None),
-        model=SimpleNamespace(training=True),
-        accelerator=SimpleNamespace(reduce=lambda value, reduction: value, gather=lambda value: value),
-        _get_per_token_logps_and_entropies=lambda *given, **options: (logp_RT, torch.zeros(6, 7), None),
-        _metrics={"train": defaultdict(list)},
-        **dict.fromkeys(["aux_loss_enabled", "use_vllm", "_entropy_bonus_enabled"], False),
-        **{"loss_type": "grpo", "importance_sampling_level": "token", "beta": recipe.kl},
-        **{"epsilon_low": recipe.clip, "epsilon_high": recipe.clip, "top_entropy_quantile": 1.0},
-        **{"off_policy_mask_threshold": None, "current_gradient_accumulation_steps": 1},
-    )
-    ids_RT = torch.zeros(6, 7, dtype=torch.long)
-    given = {"prompt_ids": ids_RT, "prompt_mask": ids_RT, "completion_ids": ids_RT, "completion_mask": mask_RT}
-    given |= {"advantages": advantage_R, "ref_per_token_logps": reference_RT}
-    theirs = trainer._compute_loss(stub, None, given | ({"old_per_token_logps": old_RT} if updated else {}))
-    theirs.backward()
-    assert logp_RT.grad is not None
-    expected_RT, logp_RT.grad = logp_RT.grad, None
+    def likelihood(logits_RTV: torch.Tensor) -> torch.Tensor:
+        logp_RTV = (logits_RTV / ORACLE["temperature"]).log_softmax(-1)
+        return logp_RTV.gather(-1, torch.tensor(ORACLE["tokens"])[..., None])[of_RT][:, 0]
 
-    of = mask_RT.bool()
+    logits_RTV = torch.tensor(ORACLE["logits"], requires_grad=True)
+    logp_M = likelihood(logits_RTV)
+    old_M = likelihood(torch.tensor(ORACLE["old_logits"])) if case["updated"] else logp_M.detach()
+    reference_M = likelihood(torch.tensor(ORACLE["reference_logits"]))
+    advantage_M = torch.repeat_interleave(torch.tensor(ORACLE["advantages"]), length_R)
     weight_M = torch.repeat_interleave(1 / 2 / 3 / length_R, length_R)  # of a pair, of a response, of a token
-    advantage_M = torch.repeat_interleave(advantage_R, length_R)
-    loss_M = grpo_losses(logp_RT[of], old_RT[of], advantage_M, recipe.clip)
-    loss = ((loss_M + recipe.kl * kl_losses(logp_RT[of], reference_RT[of])) * weight_M).sum()
+    loss_M = grpo_losses(logp_M, old_M, advantage_M, ORACLE["clip"]) + case["kl"] * kl_losses(logp_M, reference_M)
+    loss = (loss_M * weight_M).sum()
     loss.backward()
-    torch.testing.assert_close(loss, theirs)
-    torch.testing.assert_close(logp_RT.grad, expected_RT)
-    clipped = stub._metrics["train"]["clip_ratio/region_mean"][0]
-    assert (clipped > 0.2) == updated
+    assert loss.item() == pytest.approx(case["loss"], abs=1e-6)
+    assert logits_RTV.grad is not None
+    torch.testing.assert_close(logits_RTV.grad, torch.tensor(case["gradient"]), atol=1e-6, rtol=1e-4)

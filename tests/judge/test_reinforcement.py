@@ -186,7 +186,7 @@ def train(pairs: list[PresentedPair], taught: Any, judge: Judge) -> Train:
         folder: Path, mirror: Any = None, options: dict[str, Any] | None = None, judge: Judge = judge, **machine: Any
     ) -> Run:
         processor, model = taught.load()
-        sizes = {"group_size": 4, "global_batch_size": 3}
+        sizes = {"group_size": 2, "global_batch_size": 3}  # some earn the same
         rate = {"learning_rate": 3e-4, "weight_decay": 0.0, "warmup": 0.0}
         recipe = GRPO(temperature=1.5, **rate, **sizes, **(options or {}))  # type: ignore[arg-type]
         settings = Machine(**{"checkpoint_every": 1} | machine)
@@ -250,15 +250,16 @@ def test_pairs_are_asked_from_low_to_high_entropy(
     ]
     assert [step for step, _, _ in keys] == [*"0001112"]
     assert {order for _, _, order in keys} == {"swapped", "as it stands"}
-    assert {prompt.n for prompt in asked_for["plain"]} == {4}
+    assert {prompt.n for prompt in asked_for["plain"]} == {2}
     assert [line["rollouts"] for line in whole[1]] == [3, 6, 7]
     assert all(abs(line["train/loss"]) < 1e-6 for line in whole[1]), "advantages have mean 0"
     assert len({line["train/reward"] for line in whole[1]}) > 1
+    assert {line["train/advantage"] < 1 for line in whole[1]} == {True, False}, "some earn the same, and are skipped"
 
 
 def test_how_a_step_is_cut_does_not_matter(train: Train, whole: Run, tmp_path: Path) -> None:
     """Forward passes of one pair or two instead of three."""
-    assert_same(train(tmp_path, max_tokens=180), whole, 1e-5)
+    assert_same(train(tmp_path, max_tokens=150), whole, 1e-5)
 
 
 @pytest.mark.slow
@@ -303,11 +304,7 @@ def test_what_the_options_do_shows(
     for number, names in enumerate(by_step):
         assert len(set(names)) == len(names) <= 7 - 3 * number
         assert all(column[number] in names for column in columns if number < len(column))
-    assert len(by_step[0]) > 3, "some are replaced"
-
-
-def test_how_a_step_is_cut_does_not_matter_with_options(train: Train, with_options: Run, tmp_path: Path) -> None:
-    assert_same(train(tmp_path, options=OPTIONS, max_tokens=180), with_options, 1e-5)
+    assert len(by_step[0]) + len(by_step[1]) > 6, "some are replaced"
 
 
 @pytest.mark.slow
@@ -316,12 +313,12 @@ def test_two_ranks_equal_one_with_options(
 ) -> None:
     strategy = DDPStrategy(process_group_backend="gloo", start_method="fork")
     monkeypatch.setattr(fit_module, "build_strategy", lambda machine: strategy)
-    found = train(tmp_path / "ranks", options=OPTIONS, devices=2, strategy="ddp_cpu")
+    found = train(tmp_path / "ranks", options=OPTIONS, devices=2, strategy="ddp_cpu", max_tokens=150)
     assert_same(found, with_options, 1e-5)
 
 
 def test_a_training_that_is_killed_between_two_updates_draws_again(
-    train: Train, with_options: Run, tmp_path: Path
+    train: Train, with_options: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The power is cut behind the first of two updates; later a signal comes there, and is heard behind the second."""
 
@@ -336,6 +333,7 @@ def test_a_training_that_is_killed_between_two_updates_draws_again(
     with pytest.raises(RuntimeError, match="the power is cut"):
         train(tmp_path, stop, OPTIONS)
     assert latest(tmp_path / "checkpoints")[1] == 2
+    assert "parameters 12 MiB, gradients 5 MiB" in capsys.readouterr().out, "7 MiB, and a copy of what is trained"
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, tell, OPTIONS, checkpoint_every=100)
     assert latest(tmp_path / "checkpoints")[1] == 4
