@@ -44,26 +44,22 @@ class GRPO(Recipe):
         super().__post_init__()
         checks = {
             "group_size": (self.group_size >= 2, "leaves nothing to compare with; give 2 or more"),
-            "temperature": (
-                self.temperature > 0,
-                "is not positive: all responses of a group would be the same, with nothing to compare; try 1",
-            ),
+            "temperature": (self.temperature > 0, "leaves nothing to compare: all responses are the same; try 1"),
             "verdict_reward": (self.verdict_reward >= 0, "is negative"),
             "format_reward": (self.format_reward >= 0, "is negative"),
             "standardise": (self.standardise in ("group", "none"), "is not one of group, none"),
             "tries": (self.tries >= 0, "is negative; 0 replaces no pair"),
             "updates": (self.updates >= 1, "is not positive; give 1 or more"),
+            "steps": (
+                not (self.steps or 0) % max(1, self.updates),
+                f"is no multiple of grpo.updates={self.updates}; take one",
+            ),
             "clip": (0 < self.clip < 1, "is not between 0 and 1; try 0.2"),
             "kl": (self.kl >= 0, "is negative; 0 is without a KL term"),
         }
         for name, (right, words) in checks.items():
             if not right:
                 raise ValueError(f"grpo.{name}={getattr(self, name)} {words}")
-        if self.steps is not None and self.steps % self.updates:
-            raise ValueError(
-                f"grpo.steps={self.steps} is no multiple of grpo.updates={self.updates}, the steps on the same "
-                f"responses; try grpo.steps={-(-self.steps // self.updates) * self.updates}"
-            )
 
     def seen(self, n: int) -> int:
         """Pairs that the training sees, of n different ones, each for all its updates."""

@@ -123,9 +123,6 @@ class Reinforcement(TrainingModule):
     def trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def on_train_start(self) -> None:
-        self.reference = [copy.to(weight) for copy, weight in zip(self.reference, self.trained(), strict=False)]
-
     def terms(self, part: Measured) -> np.ndarray:
         """A pair is one: it weighs as much as any other, however long its responses become."""
         return np.ones(len(part.lengths), dtype=np.int64)
@@ -234,7 +231,7 @@ class Reinforcement(TrainingModule):
         """The trained weights and their copies change places."""
         torch.clear_autocast_cache()  # of what is cast from those that go
         for number, weight in enumerate(self.trained()):
-            weight.data, self.reference[number] = self.reference[number], weight.data
+            weight.data, self.reference[number] = self.reference[number].to(weight), weight.data
 
     def in_some_order(self, one: PresentedPair) -> PresentedPair:
         return in_seeded_order(one, self.schedule.seed, self.drawn_at)

@@ -66,7 +66,7 @@ def test_rewards_are_for_the_right_verdict_and_for_any() -> None:
     ("settings", "line"),
     [
         ({"group_size": 1}, r"grpo\.group_size=1 leaves nothing to compare with; give 2 or more"),
-        ({"temperature": 0.0}, r"grpo\.temperature=0\.0 is not positive: all responses of a group would be the same"),
+        ({"temperature": 0.0}, r"grpo\.temperature=0\.0 leaves nothing to compare: all responses are the same; try 1"),
         ({"verdict_reward": -1.0}, r"grpo\.verdict_reward=-1\.0 is negative"),
         ({"format_reward": -0.5}, r"grpo\.format_reward=-0\.5 is negative"),
         ({"learning_rate": 0.0}, r"grpo\.learning_rate=0\.0 is not positive"),
@@ -75,7 +75,7 @@ def test_rewards_are_for_the_right_verdict_and_for_any() -> None:
         ({"updates": 0}, r"grpo\.updates=0 is not positive"),
         ({"clip": 1.0}, r"grpo\.clip=1\.0 is not between 0 and 1; try 0\.2"),
         ({"kl": -0.1}, r"grpo\.kl=-0\.1 is negative"),
-        ({"updates": 4, "steps": 10, "epochs": None}, r"grpo\.steps=10 is no multiple of .*; try grpo\.steps=12"),
+        ({"updates": 4, "steps": 10, "epochs": None}, r"grpo\.steps=10 is no multiple of grpo\.updates=4"),
     ],
 )
 def test_wrong_settings_are_one_line(settings: dict[str, Any], line: str) -> None:
