@@ -31,8 +31,8 @@ AFTER_SFT = (*LATER, *MEASURE)  # and what its training and curation do not
 def train_judge(cfg: Config) -> None:
     """The stages of the task; what the last of them will want and has not is told before the first one starts."""
     from mprm.data.questions import Pair
-    from mprm.judge.grpo import check_machine
     from mprm.judge.judge import signals_of
+    from mprm.judge.reinforcement import check_machine
     from mprm.selection.subset import keep
 
     stages = [stage for stage in LINE if stage.name in TASKS[cfg.task].stages]
@@ -101,8 +101,8 @@ def _curate(work: JudgeWork) -> dict[str, Any]:
 
 
 def _rl(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.grpo import Reinforcement, measure_prompts
     from mprm.judge.judge import present, read_kept
+    from mprm.judge.reinforcement import Reinforcement, measure_prompts
     from mprm.judge.sft import Prompts
     from mprm.training.fit import fit
     from mprm.training.recipe import Schedule

@@ -75,7 +75,8 @@ class Checkpoints(pl.Callback):
     """Writes checkpoints/step-N.ckpt after N optimizer steps, keeps the last two, and writes the weights at the end.
 
     All ranks agree before every forward pass whether to write, so that they write together. A checkpoint may be written
-    in the middle of a step, whose forward passes are computed again on resume.
+    in the middle of a step, whose forward passes are computed again on resume. It is not written between two updates on
+    one global batch: the first of them prepares what the others need.
     """
 
     def __init__(self, folder: Path, machine: Machine, start: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -107,12 +108,15 @@ class Checkpoints(pl.Callback):
         step = trainer.global_step
         if step != self.seen:
             self.seen, module.random_state = step, torch.get_rng_state()
+        if step % module.updates:
+            return
         overdue = trainer.is_global_zero and self.clock() - self.written_at >= 60 * self.machine.checkpoint_minutes
         told = max(self.heard, int(overdue))
         if trainer.world_size > 1:
             asked = torch.tensor(told, device=trainer.strategy.root_device)
             told = int(trainer.strategy.reduce(asked, reduce_op="max"))
-        if (told or step % self.machine.checkpoint_every == 0) and step != self.written:
+        every = self.machine.checkpoint_every
+        if (told and step != self.written) or step // every > self.written // every:
             if trainer.is_global_zero:
                 prune(self.folder / "checkpoints", KEPT - 1)  # before, so that the disk never holds one more
             trainer.save_checkpoint(self.folder / "checkpoints" / f"step-{step}.ckpt", weights_only=False)

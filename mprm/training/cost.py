@@ -72,6 +72,8 @@ def announce(module: TrainingModule, train: Part, folder: Path, with_time: bool 
     on_cpu = machine.accelerator == "cpu" and with_time and work * most < MOST_ON_A_CPU
     available = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
     memory, seconds = states(model, machine), None
+    copies = sum(copy.numel() for copy in module.reference) * (machine.bytes if machine.is_deepspeed else 4)
+    memory = replace(memory, parameters=memory.parameters + copies)
     check(memory, available, machine)
     if on_gpu or on_cpu:
         seconds, activations = rehearse(module, train, largest)

@@ -40,12 +40,10 @@ from mprm.training.throughput import Throughput
 Mirror = Callable[[dict[str, float]], None]
 
 # What Lightning and torchmetrics say and what is meant here: loaders without workers on the CPU, a frozen tower in eval
-# mode, batches that begin where the checkpoint ends, a small validation with one class, trainings without one, and a
-# rank whose row was left empty.
+# mode, batches that begin where the checkpoint ends, a small validation with one class, and trainings without one.
 NOT_MEANT_HERE = (
     "does not have many workers|in eval mode|LeafSpec|ended before the epoch ended|exists and is not empty|"
-    "No (negative|positive) samples in targets|handles gradient clipping internally|have no `validation_step`|"
-    "before the ``update`` method"
+    "No (negative|positive) samples in targets|handles gradient clipping internally|have no `validation_step`"
 )
 SKIPPED = "train/skipped"  # of a step whose gradient was not finite, and which has no other values
 
@@ -89,7 +87,7 @@ def fit(
         module.teardown("fit")
     if start and is_rank_zero():
         say(f"resuming from step {start} of {plan.optimizer_steps}")
-    module.optimizer_steps = plan.optimizer_steps
+    module.plan = plan
     pl.seed_everything(schedule.seed, verbose=False)
     trainer = build_trainer(module, plan, folder, start, mirror)
     model.train()  # transformers loads in eval mode, in which no layer is checkpointed
@@ -174,8 +172,7 @@ class History(pl.Callback):
 
     def words(self, step: int) -> str:
         """The line of progress after so many optimizer steps."""
-        seen = min((step + 1) * self.plan.global_batch_size, len(self.plan.order))
-        epoch, epochs = (-(-examples // self.examples) for examples in (seen, len(self.plan.order)))
+        epoch, epochs = (-(-seen // self.examples) for seen in (self.plan.seen(step + 1), len(self.plan.order)))
         return f"training, epoch {epoch} of {epochs}, step {step:,} of {self.plan.optimizer_steps:,}"
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -211,6 +208,8 @@ class History(pl.Callback):
         elif not math.isfinite(loss := values["train/loss"]):
             group = module.schedule.recipe.GROUP
             raise ValueError(f"train/loss is {loss} at step {step}: the training diverged; lower {group}.learning_rate")
+        else:
+            module.look(values)
         module.log_dict(values, prog_bar=True)
         self.throughput.lap(waited=False)
         values |= {"lr": float(trainer.optimizers[0].param_groups[0]["lr"])} | self.throughput.of_step(step - 1)
@@ -227,9 +226,9 @@ class History(pl.Callback):
     def write(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:
             return
-        rollouts = min(trainer.global_step * self.plan.global_batch_size, len(self.plan.order))
         seconds = self.seconds_before + time.monotonic() - self.started
-        line = {"step": trainer.global_step, "rollouts": rollouts, "seconds": round(seconds, 2), **values}
+        step, rollouts = trainer.global_step, self.plan.seen(trainer.global_step)
+        line = {"step": step, "rollouts": rollouts, "seconds": round(seconds, 2), **values}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self.mirror is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -27,6 +27,9 @@ from mprm.training.objectives import Objective, step_weights
 from mprm.training.recipe import Schedule
 from mprm.training.strategies import Sharded, build_optimizer
 
+if TYPE_CHECKING:
+    from mprm.training.planner import BatchPlan
+
 
 class Mean(MeanMetric):
     """torchmetrics', but for its search for NaN at every update, which waits for the device: one shows in the mean."""
@@ -43,13 +46,17 @@ class TrainingModule(pl.LightningModule):
 
     rows_are_planned = True  # whether they have the tokens of the plan, not those of responses that are still to draw
     micro_batch_size: int | None = None  # examples whose terms are averaged first; None: all of a global batch
+    updates = 1  # optimizer steps on every global batch
 
     def __init__(self, model: StepModel, schedule: Schedule, curve: dict[str, Metric]) -> None:
         super().__init__()
         self.model = model
         self.schedule = schedule
         self.curve: Any = nn.ModuleDict(curve)
-        self.optimizer_steps = 0  # told by fit()
+        self.plan: BatchPlan | None = None  # told by fit()
+        self.reference: list[
+            torch.Tensor
+        ] = []  # copies of the trained weights as they were before, where they are needed
         self.strict_loading = False  # checkpoints hold what is trained; the rest lies in the backbone's folder
         self.random_state = torch.get_rng_state()  # as the last optimizer step ended
         self.gradient_norm = 0.0  # of the last optimizer step, before it was clipped
@@ -78,6 +85,9 @@ class TrainingModule(pl.LightningModule):
         """The sum of all terms of the batch, each times its weight."""
         raise AssertionError("a training has a loss")
 
+    def look(self, logged: dict[str, float]) -> None:
+        """At what an optimizer step has logged. Raises ValueError if the training gets nowhere."""
+
     def rehearse(self, batch: Any) -> torch.Tensor:
         """Something as costly as loss(), before there is a trainer."""
         return self.loss(batch)
@@ -95,7 +105,9 @@ class TrainingModule(pl.LightningModule):
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = build_optimizer(groups, recipe, self.schedule.machine)
-        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.factor(step, self.optimizer_steps))
+        assert self.plan is not None
+        total = self.plan.optimizer_steps
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -42,15 +42,16 @@ class BatchPlan:
     max_tokens: int
     world_size: int
     micro_batch_size: int | None = None  # examples whose terms are averaged first; None: all of a global batch
+    updates: int = 1  # optimizer steps on every global batch
 
     @property
     def optimizer_steps(self) -> int:
-        return -(-len(self.order) // self.global_batch_size)
+        return -(-len(self.order) // self.global_batch_size) * self.updates
 
     @cached_property
     def accumulate(self) -> int:
         """Rows per rank and optimizer step: Lightning and DeepSpeed want the same number in every step."""
-        batches = [self.chosen(step) for step in range(self.optimizer_steps)]
+        batches = [self.chosen(step) for step in range(0, self.optimizer_steps, self.updates)]
         needed = [rows_needed(self.lengths, batch, self.max_tokens, self.world_size) for batch in batches]
         n_rows = max(needed, default=0)
         while any(pack(self.lengths, batch, self.max_tokens, n_rows) is None for batch in batches):
@@ -64,8 +65,13 @@ class BatchPlan:
 
     def chosen(self, step: int) -> list[int]:
         """Examples of the global batch of optimizer step `step`."""
-        chosen: list[int] = self.order[step * self.global_batch_size : (step + 1) * self.global_batch_size].tolist()
+        start = step // self.updates * self.global_batch_size
+        chosen: list[int] = self.order[start : start + self.global_batch_size].tolist()
         return chosen
+
+    def seen(self, steps: int) -> int:
+        """Examples of the first so many optimizer steps."""
+        return min(-(-steps // self.updates) * self.global_batch_size, len(self.order))
 
     def cut(self, step: int) -> list[list[Row]]:
         """Rows of optimizer step `step`: [forward pass][rank]. A row left empty gets the shortest example, weight 0."""
@@ -140,6 +146,7 @@ def plan_parts(module: TrainingModule, train: Measured, validation: Measured | N
     epochs = [usable[order.epoch(question, entropy, seed, epoch)] for epoch in range(-(-seen // len(usable)))]
     sequence = np.concatenate(epochs)[:seen]
     trained = part(train, sequence, recipe.global_batch_size, machine.max_tokens, module.micro_batch_size)
+    trained = trained._replace(plan=replace(trained.plan, updates=module.updates))
     if validation is None:
         return trained, None
     # Without a backward pass twice the tokens fit.

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from mprm.training.fit import History, fit, run_trainer
 from mprm.training.lengths import measure_again
 from mprm.training.module import StepScoring, TrainingModule
 from mprm.training.objectives import Hard
+from mprm.training.planner import BatchPlan
 from mprm.training.recipe import Machine, Recipe, Schedule
 from tests.clock import without_clock
 
@@ -348,8 +350,9 @@ def test_an_interrupt_is_told_from_a_job_that_is_started_again(code: int | None,
     ],
 )
 def test_the_epoch_is_that_of_the_plan(step: int, words: str) -> None:
-    plan: Any = SimpleNamespace(global_batch_size=8, order=[*range(40)] * 2, optimizer_steps=10)
-    assert History(Path("metrics.jsonl"), plan, throughput=None).words(step) == words
+    unused: Any = None
+    plan = BatchPlan(np.array([*range(40)] * 2), np.ones(40), unused, 8, 400, 1)
+    assert History(Path("metrics.jsonl"), plan, unused).words(step) == words
 
 
 def test_steps_are_those_of_so_many_epochs(train: Any, whole: Lines, whole_folder: Path, tmp_path: Path) -> None:

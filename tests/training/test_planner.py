@@ -73,17 +73,33 @@ def test_resumed_batches_are_the_tail(n: int, world_size: int, max_tokens: int, 
     assert tail == whole[start * plan.accumulate :]
 
 
-@given(n=st.integers(1, 20), steps=st.integers(1, 12), size=st.integers(1, 16), seed=st.integers(0, 3))
-def test_so_many_steps_are_whole_global_batches_of_epoch_after_epoch(n: int, steps: int, size: int, seed: int) -> None:
+@given(
+    n=st.integers(1, 20),
+    steps=st.integers(1, 12),
+    size=st.integers(1, 16),
+    seed=st.integers(0, 3),
+    updates=st.integers(1, 3),
+)
+def test_so_many_steps_are_whole_global_batches_of_epoch_after_epoch(
+    n: int, steps: int, size: int, seed: int, updates: int
+) -> None:
     """With n rollouts of one step each: all batches are full, and of every n rollouts that follow each other from an
-    epoch's begin none is twice."""
-    module: Any = SimpleNamespace(terms=lambda part: np.ones(n, dtype=int), micro_batch_size=None)
+    epoch's begin none is twice. Each batch is that of as many optimizer steps as it has updates."""
+    module: Any = SimpleNamespace(terms=lambda part: np.ones(n, dtype=int), micro_batch_size=None, updates=updates)
     recipe = Recipe(epochs=None, steps=steps, global_batch_size=size)
     module.schedule = Schedule(recipe, Machine(), Shuffled(), seed)
     part = Measured(SimpleNamespace(entropy=np.full(n, np.nan)), lengths_of(n), np.arange(n), {})
     plan = plan_parts(module, part, None)[0].plan
-    assert plan.optimizer_steps == steps
+    assert plan.optimizer_steps == steps * updates
     assert len(plan.order) == steps * size
+    batches = plan.order.reshape(steps, size).tolist()
+    assert [plan.chosen(step) for step in range(plan.optimizer_steps)] == [
+        one for one in batches for _ in range(updates)
+    ]
+    assert [plan.seen(step) for step in range(plan.optimizer_steps + 1)] == [
+        0,
+        *(number * size for number in range(1, steps + 1) for _ in range(updates)),
+    ]
     for epoch in range(-(-steps * size // n)):
         seen = plan.order[epoch * n : epoch * n + n]
         expected = Shuffled().epoch(part.lengths.question, np.full(n, np.nan), seed, epoch)
