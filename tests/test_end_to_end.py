@@ -109,7 +109,7 @@ def test_whole_job_killed_and_restarted_ends_with_the_same_numbers(command: Comm
 @pytest.mark.slow
 def test_adapters_of_all_parts_and_a_kappa_head_go_from_rollouts_to_a_report(command: Command, tmp_path: Path) -> None:
     parts = ("backbone=chartworld_qwen2_5_vl", "backbone.language_model=lora", "backbone.vision=lora")
-    other = ("objective=beta_binomial", "order=shuffled_questions", "trainer.max_tokens=600", "recipe.epochs=1")
+    other = ("objective=beta_binomial", "order=shuffled", "trainer.max_tokens=600", "recipe.epochs=1")
     whole = execute(command("adapters", *parts, *other))
     assert whole.returncode == 0, whole.stderr
     folder = one_run(tmp_path / "adapters")
