@@ -17,7 +17,7 @@ from mprm.runs.artifacts import STAGES, latest_run, reading
 from mprm.runs.hub import PINNED, local, pin
 from mprm.runs.names import run_name
 from mprm.runs.run_folder import CHECKOUT, SHIPPED, read_record
-from mprm.tasks import ALWAYS, GROUPS, JUDGE_STAGES, JUDGE_TASKS, MODEL, OF_A_RUN, STEP_STAGES, TASKS
+from mprm.tasks import ALWAYS, GROUPS, LINES, MODEL, OF_A_RUN, TASKS
 from mprm.terminal import PRETRAINING, did_you_mean
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
@@ -78,7 +78,7 @@ class RunConfig:
         for name in ("solutions", "continuations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not positive; give e.g. 16")
-        stages = JUDGE_STAGES if self.task in JUDGE_TASKS else STEP_STAGES
+        stages = next(line for line in LINES if {*TASKS[self.task].stages} <= {*line})
         if self.redo is not None and self.redo not in stages:
             raise ValueError(f"redo={self.redo} is no stage of task={self.task}; choose one of {', '.join(stages)}")
         if self.task == "evaluate" and self.redo not in (None, "evaluate"):

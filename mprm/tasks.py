@@ -10,6 +10,7 @@ JUDGE_GROUPS = (
     *("preferences", "reward_benchmark", "judge", "sft", "grpo"),
     *("selector", "order", "backbone", "trainer", "logger"),
 )
+REWARD_GROUPS = ("preferences", "reward_benchmark", "backbone", "recipe", "trainer", "logger")
 MODEL = "model"  # the one group that has no choice until one is typed: somebody else's PRM
 GROUPS = tuple(dict.fromkeys([*RUN_GROUPS, MODEL, "questions", "policy", "search", *JUDGE_GROUPS]))
 
@@ -59,6 +60,8 @@ class Task:
 
 STEP_STAGES = ("select", "train", "evaluate")  # of a step scorer's run, in the order of work
 JUDGE_STAGES = ("sft", "curate", "rl", "judge")
+REWARD_MODEL = "reward_model"  # the task and its stage: a reward model of whole answers
+LINES = (STEP_STAGES, JUDGE_STAGES, (REWARD_MODEL, "judge"))
 
 
 def _judge_task(does: str, stages: tuple[str, ...], leaves: str | None) -> Task:
@@ -174,10 +177,19 @@ TASKS = {
     "curate": _judge_task("its second: keep the pairs that the selector ranks highest", JUDGE_STAGES[:2], "curated"),
     "rl": _judge_task("its third: reinforcement learning on them", JUDGE_STAGES[:3], "rl/weights.safetensors"),
     "judge": _judge_task("measure it after every stage that is done", JUDGE_STAGES[3:], None),
+    REWARD_MODEL: Task(
+        does="the baseline of judges: train a reward model on pairs, which scores answers without reasoning",
+        function="reward_model.reward_model",
+        groups=REWARD_GROUPS,
+        keys=JUDGE_KEYS,
+        every_rank=True,
+        stages=LINES[2],
+        leaves="report.html",
+    ),
     "list": Task(does="every choice of every group, with its fields", function="standalone.choices"),
 }
 
-# Of the two lines of work the second: judges.
+# Of the lines of work the second: judges.
 JUDGE_TASKS = tuple(name for name, task in TASKS.items() if task.groups == JUDGE_GROUPS)
 
 # Keys that do not change what a run computes: changing them finds the same run again. A group name covers its keys.
@@ -197,6 +209,8 @@ NOT_IN_HASH = (
     "trainer.non_finite",  # a run that stopped is finished with skip; its summary counts what was skipped
 )
 
-# What belongs to the other line of work alone.
-OF_JUDGES = tuple(group for group in JUDGE_GROUPS if group not in RUN_GROUPS)
-OF_STEP_SCORERS = (*(group for group in RUN_GROUPS if group not in JUDGE_GROUPS), "held_out")
+
+def unused(task: str | None) -> tuple[str, ...]:
+    """The groups, and the key, that belong to other lines of work alone."""
+    of = TASKS[task or "experiment"]
+    return (*(group for group in GROUPS if group not in of.groups), *(() if "held_out" in of.keys else ("held_out",)))

@@ -196,6 +196,8 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
         words += [*FEW, *(["continuations=2"] if task == "annotate" else [])]
     if task == "search":  # as cheap as the few candidates
         words += ["search.beams=1", "search.expansions=2", "search.tokens=1"]
+    if task == "reward_model":
+        words += SHORT[:3]
     if "egt" in command:
         task = "egt"
         words += SHORT

@@ -83,6 +83,7 @@ class StepModel(nn.Module):
 
     head: StepHead
     kappa: KappaHead | None
+    rates_answers: bool = False  # it was trained as a reward model of whole answers, and is exported as one
     recomputes: float = 0.0  # share of the layers that the backward pass computes again (activation checkpointing)
 
     def __init__(self) -> None:

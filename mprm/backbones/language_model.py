@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from mprm.backbones.chat import CHATML, ChatModel, ChatProcessor, Turns
 from mprm.backbones.loading import DTYPES, ChatBackbone, load_hf
@@ -44,10 +44,26 @@ class LanguageModel(ChatBackbone):
             )
         hf = load_hf(AutoModelForCausalLM, folder, DTYPES[self.dtype])
         model = LanguageStepModel(hf, tokenizer, self)
+        model.pad_id = tokenizer.pad_token_id
         return TextProcessor(tokenizer, model.mark_id, self.system, ("", "", ""), turns), model
 
 
 class LanguageStepModel(ChatModel):
+    pad_id: int | None = None
+
+    @torch.no_grad()
+    def fold(self) -> PreTrainedModel:
+        """transformers' model; of a reward model its classifier of sequences, whose one logit is the score."""
+        score_1D = self.head.weight.diff(dim=0)  # yes - no
+        hf: Any = super().fold()
+        if not self.rates_answers:
+            return cast(PreTrainedModel, hf)
+        hf.config.num_labels, hf.config.pad_token_id = 1, self.pad_id
+        with torch.device("meta"):
+            classifier = AutoModelForSequenceClassification.from_config(hf.config)
+        classifier.model, classifier.score.weight = hf.model, nn.Parameter(score_1D.to(hf.dtype))
+        return cast(PreTrainedModel, classifier)
+
     def vision_tower(self) -> nn.Module:
         return nn.Identity()  # nothing to freeze, train or adapt
 

@@ -107,8 +107,8 @@ class ChatBackbone(Options):
         # What had to be trained one by one cannot be used otherwise.
         return {name: getattr(self, name) for name in (*self.prompt_fields, *([] if self.exact else ["exact"]))}
 
-    def usage(self) -> str:
-        return usage(self.plain, self.picture, self.system, self.no, self.yes)
+    def usage(self, rates_answers: bool = False) -> str:
+        return usage(self.plain, self.picture, (self.system, self.no, self.yes), rates_answers)
 
     def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
         """Write a folder that transformers reads by itself; the weights have the type of the language model's."""

@@ -70,6 +70,15 @@ class Scoring:
 
         return self._each(requests, open_images, encode, partial(step_scores, self.model))
 
+    def answers(self, requests: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
+        """Scores of whole answers, each the only step of its request, by a reward model: their log odds."""
+
+        def encode(sizes: Sizes, request: ScoreRequest) -> Example:
+            assert isinstance(self.processor, ChatProcessor)
+            return conversation(self.processor, sizes, request.question, *request.steps)
+
+        return self._each(requests, open_images, encode, partial(step_scores, self.model))
+
     def entropies(
         self, requests: Sequence[ScoreRequest], open_images: OpenImages
     ) -> Iterator[tuple[str, float | NotScored]]:
@@ -240,3 +249,10 @@ def answered(asked: Example, ids: list[int]) -> Example:
         position_ids=torch.cat([asked.position_ids, behind], dim=-1),
         marks=torch.arange(begun - 1, length - 1),
     )
+
+
+def conversation(processor: ChatProcessor, sizes: Sizes, prompt: str, answer: str) -> Example:
+    """A question and its answer in two whole turns, marked at the last token, where a reward model has its score."""
+    ids = encode_text(processor.tokenizer, [neutralise(answer)])[0]
+    whole = answered(processor.ask(sizes, prompt), [*ids, *processor.closing_ids])
+    return replace(whole, marks=torch.tensor([len(whole.input_ids) - 1]))

@@ -98,17 +98,13 @@ def log_likelihood(model: ChatModel, responses: ResponseBatch, temperature: floa
 # ---- what is learnt
 
 
-class Prompts:
+class PresentedPairs:
     """Map-style view of pairs, asked for as batching's Examples are. entropy: (N,), nats."""
 
     def __init__(
-        self,
-        pairs: Sequence[PresentedPair],
-        processor: ChatProcessor,
-        judge: Judge,
-        entropy: np.ndarray | None = None,
+        self, pairs: Sequence[PresentedPair], processor: ChatProcessor, entropy: np.ndarray | None = None
     ) -> None:
-        self.pairs, self.processor, self.judge = pairs, processor, judge
+        self.pairs, self.processor = pairs, processor
         self.entropy = np.full(len(pairs), np.nan) if entropy is None else entropy
         self.question = np.arange(len(pairs))  # no two pairs share their whole prompt
         self.ids = [one.pair.id for one in pairs]
@@ -120,6 +116,21 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def pixels(self, keys: Sequence[tuple[int, float]]) -> list[dict[str, torch.Tensor]]:
+        """Image tensors of every pair of a row."""
+        images = [open_images(self.pairs[position].images) for position, _ in keys]
+        return in_every_row([image_tensors(shown, self.processor) for shown in images], self.processor)
+
+
+class Prompts(PresentedPairs):
+    """What a judge is asked about pairs."""
+
+    def __init__(
+        self, pairs: Sequence[PresentedPair], processor: ChatProcessor, judge: Judge, entropy: np.ndarray | None = None
+    ) -> None:
+        super().__init__(pairs, processor, entropy)
+        self.judge = judge
 
     def layout(self, position: int) -> Example:
         """The prompt without its pixels."""
@@ -143,11 +154,9 @@ class Traces(Prompts):
 
     def __getitems__(self, keys: Sequence[tuple[int, float]]) -> list[Example]:
         """The examples of one row, given by position and weight."""
-        images = [open_images(self.pairs[position].images) for position, _ in keys]
-        vision = in_every_row([image_tensors(shown, self.processor) for shown in images], self.processor)
         return [
             replace(self.layout(position), vision=pixels, weight=weight)
-            for (position, weight), pixels in zip(keys, vision, strict=True)
+            for (position, weight), pixels in zip(keys, self.pixels(keys), strict=True)
         ]
 
 

@@ -78,18 +78,19 @@ def measure_judge(judged: Judgements) -> JudgeAccuracy:
     """All that is said of one judge."""
     right_P, entropy_P = judged.right_P2.mean(axis=1), judged.entropy_P2.mean(axis=1)
     consistent_P = judged.valid_P2.all(axis=1) & (judged.first_P2.sum(axis=1) == 1)
+    writes = bool(judged.tokens_P2.any())  # a reward model gives scores: they have no entropy and know no order
     return JudgeAccuracy(
         **accuracies(judged.right_P2, judged.source_P, judged.item_P),
         votes=means(vote_accuracies(judged)),
         consistent=mean(consistent_P.astype(float), SHARE),
-        first=first_share(judged),
+        first=first_share(judged) if writes else None,
         without_verdict=float(1 - judged.valid_P2.mean()),
         in_format=float(judged.in_format_P2.mean()),
         accuracy_in_format=float((judged.right_P2 & judged.in_format_P2).mean()),
         entropy=float(entropy_P.mean()),
         tokens=float(judged.tokens_P2.mean()),
-        bins=entropy_bins(right_P, entropy_P),
-        tells=told_apart(judged.entropy_P2.ravel(), judged.right_P2.ravel()),
+        bins=entropy_bins(right_P, entropy_P) if writes else (),
+        tells=told_apart(judged.entropy_P2.ravel(), judged.right_P2.ravel()) if writes else None,
     )
 
 

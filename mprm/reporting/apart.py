@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mprm.tasks import JUDGE_TASKS, NOT_IN_HASH, OF_JUDGES, OF_STEP_SCORERS
+from mprm.tasks import NOT_IN_HASH, unused
 
 
 def setting_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Leaves of a run's config by dotted key, without the seed of the run and what does not change results."""
-    of_others = OF_STEP_SCORERS if config.get("task") in JUDGE_TASKS else OF_JUDGES
+    of_others = unused(config.get("task"))
     return {key: value for key, value in _leaves(config) if key.partition(".")[0] not in of_others}
 
 

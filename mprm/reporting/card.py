@@ -30,19 +30,22 @@ def model_card(
     import yaml
 
     base, kept, judge = str(config["backbone"].get("path")), front_matter(backbone), "judge" in config
+    rates_answers = "preferences" in config and not judge
     read = {name: config[name] for name in DATA if name in config}
     read |= {f"dataset {name}": part for name, part in read.get("dataset", {}).get("parts", {}).items()}
     paths = {name: one.get("root") or one.get("path") for name, one in read.items()}
     data = {name: str(path) for name, path in paths.items() if path}  # a reader of one's own may have others
     ids = [path.partition("@")[0] for path in data.values() if PINNED.fullmatch(path)]
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text", **kept}
-    front["tags"] = ["mprm", "reward-model", "llm-as-a-judge" if judge else "process-reward-model"]
+    tags = ["llm-as-a-judge"] if judge else [] if rates_answers else ["process-reward-model"]
+    front["tags"] = ["mprm", "reward-model", *tags]
     front |= {"base_model": base.partition("@")[0]} if PINNED.fullmatch(base) else {}
     front |= {"datasets": ids} if ids else {}
     rows = {"backbone": named(base), "its licence": kept.get("license_name", kept.get("license", "see the backbone"))}
     rows |= {name.replace("_", " "): named(path) for name, path in data.items()} | made_of(run)
     results = read_results(run / "results.json") if finished and (run / "results.json").is_file() else None
     told = "which of two answers is better" if judge else "of every step of a solution how probably it is right"
+    told = "how good an answer is, in one number" if rates_answers else told
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
 

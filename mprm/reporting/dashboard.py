@@ -64,7 +64,7 @@ def store_files(run: Any, folder: Path, log_model: bool) -> None:
     is left out."""
     import wandb
 
-    weights = [f"{stage}/weights.safetensors" for stage in ("rl", "sft", ".")]
+    weights = [f"{stage}/weights.safetensors" for stage in ("rl", "sft", "reward_model", ".")]
     model = [*[name for name in weights if (folder / name).is_file()][:1], "config.yaml"]  # as run=DIR finds it
     kinds = {"subset-manifest": ["subset/manifest.json", "curated/manifest.json"], "report": ["report.html"]}
     for kind, names in (kinds | ({"model": model} if log_model else {})).items():

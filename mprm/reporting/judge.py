@@ -40,6 +40,13 @@ TRAININGS = {
         },
     ),
     "sft": ("Supervised fine-tuning", {("Loss", "loss per token (nats)"): {"train/loss": "loss"}}),
+    "reward_model": (
+        "Bradley-Terry",
+        {
+            ("Loss", "loss per pair (nats)"): {"train/loss": "loss"},
+            ("Accuracy", "right pairs (share)"): {"train/accuracy": "accuracy"},
+        },
+    ),
 }
 
 
@@ -137,6 +144,8 @@ def _last_words(begin: str, judge: JudgeAccuracy) -> list[str]:
         if first.above(0.5) or first.below(0.5):
             bias = f"it prefers the answer that is shown {'first' if first.above(0.5) else 'second'}"
         said.append(f"{begin} {bias}: {first.points()} % of its verdicts are for the first.")
+    if not judge.tokens:  # a reward model
+        return said
     with_verdict = f"{begin} {100 * (1 - judge.without_verdict):.1f} % of its responses have a verdict"
     return [*said, f"{with_verdict}, {100 * judge.in_format:.1f} % in the words of judge.verdict."]
 
@@ -163,12 +172,13 @@ def curation_table(results: JudgeResults) -> Table | None:
 
 
 def training_table(results: JudgeResults) -> Table:
-    """What the two trainings cost."""
+    """What the trainings cost."""
     rows = []
-    for stage, examples in (("sft", "traces"), ("rl", "pairs")):
+    names = {"sft": ("SFT", "traces"), "rl": ("RL", "pairs"), "reward_model": ("Bradley-Terry", "pairs")}
+    for stage, (name, examples) in names.items():
         if done := results.training.get(stage):
             numbers = (f"{done.examples:,} {examples}", f"{done.optimizer_steps:,}", f"{done.seconds:,.1f}")
-            rows.append((stage.upper(), *numbers, done.order or "-"))
+            rows.append((name, *numbers, done.order or "-"))
     columns = ("stage", "trained on", "optimizer steps", "seconds", "order")
     return Table("Training", columns, tuple(rows))
 
@@ -176,7 +186,7 @@ def training_table(results: JudgeResults) -> Table:
 def left_out_table(results: JudgeResults) -> Table:
     """What could not be used, by reason."""
     counts = {"records": results.unusable}
-    for stage, words in (("sft", "traces for SFT"), ("rl", "pairs for RL")):
+    for stage, words in (("sft", "traces for SFT"), ("rl", "pairs for RL"), ("reward_model", "pairs to train on")):
         if training := results.training.get(stage):
             counts[words] = training.left_out
     if results.curation:

@@ -8,8 +8,8 @@ from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults, PairAccu
 from mprm.reporting.report import Table
 from mprm.reporting.verdicts import listed
 
-STAGES = {"untrained": "untrained", "sft": "after SFT", "rl": "after RL"}
-WHEN = {"untrained": "Without training", "sft": "After SFT", "rl": "After RL"}
+STAGES = {"untrained": "untrained", "sft": "after SFT", "rl": "after RL", "reward_model": "reward model"}
+WHEN = {"untrained": "Without training", "sft": "After SFT", "rl": "After RL", "reward_model": "Without reasoning"}
 
 
 def measured(results: JudgeResults) -> dict[str, JudgeAccuracy]:

@@ -96,7 +96,7 @@ KINDS = {
         kept="pairs",
         measures=_shares(
             "right verdicts (%)",
-            rl="accuracy after RL",
+            last="accuracy",
             sft="accuracy after SFT",
             untrained="accuracy untrained",
         ),
@@ -114,8 +114,9 @@ KINDS = {
             Curve("rl/metrics.jsonl", "train/entropy", "Entropy in RL", "mean entropy (nats)"),
         ),
         curves_from="Running means of what RL sampled for its own pairs.",
-        note="Accuracy in percent, every pair judged in both orders. RL - SFT: in points, paired; sampled: of the mean "
-        "over the judge.votes responses, in a vote: of their majority. Wrong labels: among the kept pairs, and in "
+        note="Accuracy in percent, every pair judged in both orders, after the last stage: RL, where it was done, or "
+        "the training of a reward model. RL - SFT: in points, paired; sampled: of the mean over the judge.votes "
+        "responses, in a vote: of their majority. Wrong labels: among the kept pairs, and in "
         "random subsets with as many pairs of every source.",
     ),
     "best_of_n": Kind(
@@ -187,6 +188,7 @@ def measured(folder: Path, results: Results, model: str, trained: Path) -> Measu
         case JudgeResults():
             by_stage = {stage: _verdicts(folder / f"judged_{stage}.jsonl") for stage in results.judges}
             found = {stage: by_measure[""] for stage, by_measure in by_stage.items()}
+            found |= dict(zip(["last"], [*found.values()][-1:], strict=False))
             if {"sft", "rl"} <= by_stage.keys():
                 sft = by_stage["sft"]
                 found |= {f"rl_minus_sft{name}": rl.minus(sft[name]) for name, rl in by_stage["rl"].items()}

@@ -118,7 +118,7 @@ def check_whole(folder: Path) -> None:
         read_results(folder / "results.json")
     read_parquet(folder / "subset" / "kept.parquet")
     _predictions(folder / "predictions.jsonl")
-    for stage in (".", "sft", "rl"):
+    for stage in (".", "sft", "rl", "reward_model"):
         read_json_lines(folder / stage / "metrics.jsonl")
 
 

@@ -278,7 +278,7 @@ def _selection(name: str, trained: Path, results: Results) -> Selection:
     data_hash = ""
     if isinstance(results, JudgeResults):
         if results.curation is None:
-            return Selection(label="no curation")
+            return Selection(label="reward model" if "reward_model" in results.judges else "no curation")
         chosen: Curation | Chosen = results.curation
         selector, kept, eligible = results.curation.selector, results.curation.kept, results.curation.eligible
     elif manifest := read_manifest(trained):

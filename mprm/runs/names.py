@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mprm.runs.run_folder import config_hash
-from mprm.tasks import JUDGE_TASKS
+from mprm.tasks import JUDGE_TASKS, REWARD_MODEL
 
 
 def run_name(raw: dict[str, Any], choices: Mapping[str, str | None]) -> str:
@@ -18,17 +18,18 @@ def run_name(raw: dict[str, Any], choices: Mapping[str, str | None]) -> str:
         for key, value in (raw.get("selector") or {}).items()
         if isinstance(value, int | float) and not isinstance(value, bool) and key != "seed"
     ]
-    judge = raw.get("task") in JUDGE_TASKS
+    judge, reward = raw.get("task") in JUDGE_TASKS, raw.get("task") == REWARD_MODEL
     chosen = [choices.get(group) for group in ("selector", "order" if judge else "objective", "backbone")]
-    data = ("preferences", "reward_benchmark") if judge else ("dataset", "benchmark")
+    data = ("preferences", "reward_benchmark") if judge or reward else ("dataset", "benchmark")
     others = [choices.get(group) for group in data if choices.get(group) != "chartworld"]
     balance = "none" if judge else (raw.get("objective") or {}).get("balance", "none")
     objective = [chosen[1], None if balance == "none" else f"balance_{balance}"]
     path = (raw.get("backbone") or {}).get("path") if chosen[2] == "auto" else None
     model = path and re.sub(r"[^\w.-]", "_", model_name(path))  # to be typed without quotes
     backbone = [chosen[2], model]
-    parts = ["egt" if judge else None, chosen[0], *numbers, *objective, *backbone, *others, f"seed{raw.get('seed')}"]
-    return "-".join(part for part in [*parts, config_hash(raw)[:8]] if part)
+    selected = [REWARD_MODEL] if reward else ["egt" if judge else None, chosen[0], *numbers, *objective]
+    parts = [*selected, *backbone, *others, f"seed{raw.get('seed')}", config_hash(raw)[:8]]
+    return "-".join(part for part in parts if part)
 
 
 def model_name(path: str) -> str:

@@ -16,7 +16,7 @@ from mprm.stages.models import check_before_selection, load_backbone
 from mprm.stages.responses import UNTRAINED, JudgeWork, responses
 from mprm.stages.stage import LEFT_OUT, Stage, opened, run_stage, start_tracker
 from mprm.stages.training_set import usable
-from mprm.tasks import TASKS
+from mprm.tasks import REWARD_MODEL, TASKS
 from mprm.terminal import console, listed, retyped, say, say_next
 
 if TYPE_CHECKING:
@@ -145,6 +145,8 @@ def _judge(work: JudgeWork) -> dict[str, Any]:
             f"({listed(unusable) or 'empty'})"
         )
     stages = [UNTRAINED, *(stage.name for stage in (SFT, RL) if run.finished(stage.name, costly=True))]
+    if cfg.task == REWARD_MODEL:
+        stages = [REWARD_MODEL]
     items = {pair.id: pair.item or pair.id for pair in pairs} if any(pair.item for pair in pairs) else None
     found = {}
     for stage in stages:
@@ -200,7 +202,8 @@ def _after_judging(work: JudgeWork, taken: bool) -> None:
     print_judge(read_results(run.path / "results.json", JudgeResults), console())
     say(f"judged {len(work.benchmark.usable):,} pairs in {summary['seconds']:.1f} s; wrote {page}")
     trained = ["task=export", f"run={run.path}", f"output=exported/{run.path.name}"]
-    say_next(*(trained if run.finished(SFT.name, costly=True) else retyped("egt")))
+    is_trained = work.cfg.task == REWARD_MODEL or run.finished(SFT.name, costly=True)
+    say_next(*(trained if is_trained else retyped("egt")))
 
 
 def mirrored(log: Any, stage: str, before: int, line: dict[str, float]) -> None:

@@ -13,9 +13,10 @@ from mprm.data.lines import Dropped
 from mprm.runs.artifacts import weights_written
 from mprm.runs.journal import journal
 from mprm.runs.run_folder import config_hash
-from mprm.stages.models import device, load_backbone
+from mprm.stages.models import device, load_backbone, max_tokens
 from mprm.stages.stage import Stage, Work, run_stage
-from mprm.terminal import bar, listed
+from mprm.tasks import REWARD_MODEL
+from mprm.terminal import bar, listed, tracked
 
 if TYPE_CHECKING:
     from mprm.backbones.chat import ChatModel, ChatProcessor
@@ -90,7 +91,8 @@ def responses(
     file = f"{part.rpartition('/')[2]}.jsonl"
 
     def ask(work: JudgeWork) -> dict[str, Any]:
-        return {"unusable": _ask(work, file, after, inputs, pairs)}
+        say_of = _score if after == REWARD_MODEL else _ask
+        return {"unusable": say_of(work, file, after, inputs, pairs)}
 
     run_stage(Stage[JudgeWork](name=part, inputs=lambda _: inputs, do=ask, files=(file,), taken=""), work)
     return read_json_lines(work.run.path / file) or [], work.run.summary(part)["unusable"]
@@ -137,4 +139,50 @@ def _ask(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: 
         task = progress.add_task(doing, total=len(asked), completed=len(kept.done))
         respond(draws, judge, asked, kept, lambda more: progress.advance(task, more), AT_ONCE)
         kept.finish(kept.done[key] for key in keys)
+    return unusable
+
+
+def _score(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: list[Pair]) -> dict[str, str]:
+    """_ask() of a reward model, which scores every answer by itself: the higher score wins, and of two that are the
+    same the one that is presented first, which is right in one order of the two."""
+    from mprm.batching.examples import open_images
+    from mprm.inference.scoring import ScoreRequest, Scoring
+    from mprm.metrics.predictions import NotScored
+
+    cfg, group = work.cfg, work.cfg.reward_benchmark
+    processor, model = work.judge_after(after)
+    machine = max_tokens(cfg), device(cfg), cfg.trainer.num_workers
+    scoring = Scoring(model, processor, cfg.backbone.max_length, *machine)
+    requests = [
+        ScoreRequest(f"{pair.id}\0{number}", pair.images, pair.prompt, [answer])
+        for pair in pairs
+        for number, answer in enumerate((pair.answer_a, pair.answer_b))
+    ]
+    settings = [inputs, weights_written(work.run.path / after), [request.id for request in requests]]
+    with journal(work.run.path / file, settings) as kept:
+        waiting = [request for request in requests if request.id not in kept.done]
+        found = scoring.answers(waiting, lambda names: open_images([group.image_folder.path(name) for name in names]))
+        scored = tracked(found, len(waiting), f"scoring answers ({file.removesuffix('.jsonl')})")
+        kept.add_each(
+            ((name, one.reason if isinstance(one, NotScored) else one.log_odds[0]) for name, one in scored), AT_ONCE
+        )
+        records: list[dict[str, Any]] = []
+        unusable: dict[str, str] = {}
+        for pair in pairs:
+            scores = [kept.done[f"{pair.id}\0{number}"] for number in range(2)]
+            if reasons := [score for score in scores if isinstance(score, str)]:
+                unusable[pair.id] = reasons[0]
+                continue
+            response = {"in_format": True, "entropy": 0.0, "n_tokens": 0}
+            for swapped, (first, second) in ((False, scores), (True, scores[::-1])):
+                better = "B" if (pair.label == "b") != swapped else "A"
+                record = {"id": pair.id, "swapped": swapped, "better": better, "scores": [first, second]}
+                records.append(record | {"responses": [{"verdict": "AB"[first < second]} | response]})
+        if not records:
+            kept.remove()
+            raise ValueError(
+                f"{group.path}: the answers of no pair can be scored ({listed(Counter(unusable.values()))}); see "
+                "where reward_benchmark.images leads, and backbone.max_length"
+            )
+        kept.finish(records)
     return unusable

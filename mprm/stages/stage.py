@@ -198,7 +198,8 @@ def start_tracker(work: Work) -> Tracker:
 
     if not is_rank_zero():
         return Tracker()
-    return start(work.cfg.logger, work.run.path, used_config(work.cfg.raw), work.cfg.selector.label)
+    config = used_config(work.cfg.raw)
+    return start(work.cfg.logger, work.run.path, config, work.cfg.selector.label if "selector" in config else "")
 
 
 @dataclass(frozen=True)

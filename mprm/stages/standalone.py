@@ -21,7 +21,7 @@ from mprm.runs.journal import journal, read_jobs
 from mprm.runs.run_folder import CHECKOUT, used_config
 from mprm.stages.models import load_backbone
 from mprm.stages.stage import Output, content
-from mprm.tasks import GROUPS, JUDGE_TASKS
+from mprm.tasks import GROUPS, JUDGE_TASKS, REWARD_MODEL
 from mprm.terminal import bar, command, console, listed, retyped, say, say_next, say_without_image
 
 if TYPE_CHECKING:
@@ -39,8 +39,10 @@ def export(cfg: Config) -> None:
 
     folder = Path(str(cfg.run))
     trained = config_of_run(folder)
-    judge, source = trained.task in JUDGE_TASKS, trained.backbone.folder()
-    use = trained.backbone.usage() if not judge and isinstance(trained.backbone, Auto | ChatBackbone) else ""
+    judge, source, use = trained.task in JUDGE_TASKS, trained.backbone.folder(), ""
+    rates_answers = trained.task == REWARD_MODEL
+    if not judge and isinstance(trained.backbone, Auto | ChatBackbone):
+        use = trained.backbone.usage(rates_answers)
     prompt, finished = trained.backbone.prompt(), cfg.checkpoint is None
     card = model_card(folder, used_config(trained.raw), source, prompt, use, finished)
     weights = sorted(folder.glob("**/weights.safetensors"))
@@ -51,6 +53,9 @@ def export(cfg: Config) -> None:
         processor, model = load_backbone(trained)
         if judge:
             folder /= "rl" if (folder / "rl" / "weights.safetensors").is_file() else "sft"
+        model.rates_answers = rates_answers
+        if rates_answers:
+            folder /= REWARD_MODEL
         if cfg.checkpoint is None:
             load_weights(model, folder / "weights.safetensors")
         else:
@@ -61,7 +66,7 @@ def export(cfg: Config) -> None:
     if cfg.push_to is not None:
         again = f"{command()} {shlex.join(retyped('export'))}"
         say(f"uploaded {cfg.output} to {push(output.target, cfg.push_to, again)}; a new repository is private")
-    if judge:
+    if judge or rates_answers:
         say_next("task=report", f"runs={Path(str(cfg.run)).parent}")
     elif Path(str(trained.raw.benchmark.path)).is_file():
         run = cfg.output if (output.target / "config.json").is_file() else cfg.run  # of a backbone of one's own

@@ -200,7 +200,7 @@ def check_launcher(config: Config, launcher: str, settings: DictConfig) -> None:
     Without submitit Lightning would start the command, and so the sweep, again for the further devices.
     """
     trainer = config.trainer
-    if config.task not in ("experiment", "train", "egt", "sft", "curate", "rl"):
+    if config.task not in ("experiment", "train", "egt", "sft", "curate", "rl", "reward_model"):
         return
     needed = {"tasks_per_node": trainer.devices}
     if launcher != "submitit_slurm" and trainer.accelerator == "gpu":

@@ -1,5 +1,6 @@
 """A language model on its own: the prompt without an image line, no image ever, what it writes, and its export."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from mprm.backbones.auto import family_of
 from mprm.backbones.language_model import LanguageModel
@@ -15,6 +16,7 @@ from mprm.batching.collate import collate
 from mprm.inference.local import Sampler
 from mprm.inference.policy import Prompt
 from mprm.inference.scoring import ScoreRequest, Scoring
+from mprm.training.checkpoint import export
 from tools import tiny
 
 QUESTION = "What is red plus blue?"
@@ -174,3 +176,40 @@ def test_an_export_is_read_by_plain_transformers_and_by_the_backbone(
     _, again = replace(backbone, path=str(tmp_path), language_model="trained").load()
     with torch.inference_mode():
         torch.testing.assert_close(again.eval()(batch).logits_M2, expected_M2, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
+def test_a_reward_model_is_a_sequence_classifier_of_transformers(
+    kind: str, component: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its one logit is the score, alone by the code in docs/judges.md, and padded on either side."""
+    tokenizer = AutoTokenizer.from_pretrained(component("qwen2").path)
+    tokenizer.pad_token = "<|endoftext|>"
+    small = {**SMALL, "vocab_size": len(tokenizer), "tie_word_embeddings": kind == "qwen3"}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **small)).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    backbone = LanguageModel(path=str(tmp_path / "base"))
+    processor, model = backbone.load()
+    torch.nn.init.normal_(model.head.weight)
+    answers = ["The answer is 11.", "11, I think."]
+    requests = [ScoreRequest(answer, [], QUESTION, [answer]) for answer in answers]
+    scored: Any = dict(Scoring(model, processor, 999, 999, "cpu").answers(requests, lambda names: []))
+    expected_B = torch.tensor([scored[answer].log_odds[0] for answer in answers])
+    model.rates_answers = True
+    export(model, processor, backbone, tmp_path / "exported", "hf")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    texts = [f"{TURN}{QUESTION}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n" for answer in answers]
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported", dtype=torch.float32).eval()
+    assert classifier.config.num_labels == 1
+    with torch.inference_mode():
+        for side in ("left", "right"):
+            tokenizer.padding_side = side
+            padded = tokenizer(texts, padding=True, return_tensors="pt")
+            torch.testing.assert_close(classifier(**padded).logits[:, 0], expected_B, atol=1e-5, rtol=0)
+    assert expected_B.diff().abs() > 1e-3
+    page = (Path(__file__).parents[2] / "docs" / "judges.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code.replace("What is blue plus purple?", QUESTION).replace("The answer is 10.", answers[0]), found)
+    assert found["score"] == pytest.approx(float(expected_B[0]), abs=1e-5)

@@ -19,7 +19,15 @@ from mprm.data.questions import Candidate, CandidateSet
 from mprm.metrics.best_of_n import choices, rerank
 from mprm.metrics.estimate import Estimate
 from mprm.metrics.predictions import StepScores
-from mprm.metrics.results import Curation, JudgeAccuracy, JudgeResults, PairSource, WrongLabels, write_results
+from mprm.metrics.results import (
+    Curation,
+    JudgeAccuracy,
+    JudgeResults,
+    PairSource,
+    WrongLabels,
+    read_results,
+    write_results,
+)
 from mprm.reporting.comparison import runs_table, settings_table, unfinished_lines, unfinished_table, write_comparison
 from mprm.reporting.run_record import run_folders
 from mprm.reporting.settings import Comparison, compare
@@ -320,11 +328,16 @@ def test_judges_have_the_same_page(tmp_path: Path) -> None:
         judge(tmp_path / f"e{seed}", seed, ENTROPY, rl)
         judge(tmp_path / f"r{seed}", seed, RANDOM, 0.6)
     judge(tmp_path / "full", 0, FULL, None)
+    judge(tmp_path / "baseline", 0, FULL, None, task="reward_model")
+    one = read_results(tmp_path / "baseline" / "results.json", JudgeResults)
+    one = replace(one, judges={"reward_model": one.judges["sft"]}, curation=None)
+    write_results(tmp_path / "baseline" / "results.json", one)
+    (tmp_path / "baseline" / "judged_sft.jsonl").rename(tmp_path / "baseline" / "judged_reward_model.jsonl")
     judge(tmp_path / "twice", 0, ENTROPY, 0.9)
     shown = write(tmp_path, compare(run_folders(tmp_path)))
     table = settings_table(compare(run_folders(tmp_path)).groups[0])
     assert table.columns == (
-        *("setting", "pairs", "seeds", "accuracy after RL", "accuracy after SFT"),
+        *("setting", "pairs", "seeds", "accuracy", "accuracy after SFT"),
         *("RL - SFT", "sampled RL - SFT", "in a vote RL - SFT", "wrong labels kept (%)", "wrong at random (%)"),
     )
     # sd 0.025, t 4.3027 with 2 degrees of freedom: 4.3027 * 2.5 / sqrt(3) = 6.2 points, and over the 40 pairs about 10.
@@ -333,14 +346,13 @@ def test_judges_have_the_same_page(tmp_path: Path) -> None:
     assert (sft[:6], minus[:5]) == ("80.0 [", "7.5 [")
     # Of three votes A is right, one as the response, one has no verdict: 2/3 and 1 of a right one, 1/3 and 1/2 else.
     assert (sampled[:5], vote[:5]) == ("2.5 [", "3.7 [")
-    assert table.rows[0][:4] == ("Full", "1,500", "1", "-")
-    assert table.rows[0][4].startswith("80.0 [")
+    assert table.rows[0][:3] == ("Full", "1,500", "1")
+    assert [cell[:6] for cell in table.rows[0][3:5]] == ["80.0 ["] * 2, "it stopped after SFT"
+    assert [row[:4] for row in table.rows if row[0] == "reward model"] == [("reward model", "-", "1", table.rows[0][3])]
     assert table.main == "Entropy, 50 %"
     words = " ".join(shown.split())
-    assert (
-        "Entropy, 50 % has the highest mean accuracy after RL, 87.5: it has a higher accuracy after RL than the second,"
-        in words
-    )
+    assert "Entropy, 50 % has the highest mean accuracy, 87.5: it " in words
+    assert "(accuracy +27.5 [10.4, 43.0], accuracy after SFT +0.0 [0.0, 0.0]; 3 seeds)" in words
     assert "Left out: twice (same setting and seed as e0)" in words
     page = (tmp_path / "report.html").read_text()
     assert all(f'<section id="{name}">' in page for name in ("comparison", "settings", "verdicts", "sources", "runs"))

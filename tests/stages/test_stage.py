@@ -18,11 +18,11 @@ from mprm.data.records import VisualProcessBench, usable_records
 from mprm.runs.artifacts import file_states, read_json
 from mprm.runs.run_folder import open_run
 from mprm.scorer import StepScorer
-from mprm.stages import judges, step_scorer
+from mprm.stages import judges, reward_model, step_scorer
 from mprm.stages.scoring import content_hash
 from mprm.stages.stage import Stage, Work, opened
 from mprm.stages.step_scorer import StepWork
-from mprm.tasks import JUDGE_STAGES, STEP_STAGES
+from mprm.tasks import JUDGE_STAGES, STEP_STAGES, TASKS
 
 Load = Callable[..., Config]
 
@@ -153,6 +153,7 @@ def test_a_run_that_was_begun_goes_on_with_its_own_training(small: Load, monkeyp
 LINES: tuple[tuple[tuple[Stage[Any], ...], tuple[str, ...]], ...] = (
     (step_scorer.LINE, STEP_STAGES),
     (judges.LINE, JUDGE_STAGES),
+    (reward_model.LINE, TASKS["reward_model"].stages),
 )
 
 
@@ -172,7 +173,8 @@ def test_redo_forgets_the_stage_and_all_that_follow_it(
                     path.touch()
                 work.run.finish(stage.name, {}, file_states(folder, stage.files))
                 work.run.finish(f"{stage.name}/part", {})
-        again = replace(config, task="egt" if "judge" in names else "experiment", redo=redo)
+        task = next(name for name in ("reward_model", "egt", "experiment") if {*names} <= {*TASKS[name].stages})
+        again = replace(config, task=task, redo=redo)
         with monkeypatch.context() as launched:
             launched.setenv("WORLD_SIZE", "2")
             with pytest.raises(ValueError, match="task=select with it first"), opened(Work, again, line):

@@ -26,6 +26,7 @@ from mprm.backbones.internvl import InternVL
 from mprm.backbones.loading import ChatBackbone
 from mprm.backbones.qwen2_5_vl import Qwen2_5_VL
 from mprm.batching.collate import collate
+from mprm.inference.scoring import conversation
 from mprm.training.checkpoint import export
 from mprm.training.objectives import step_losses
 from tests.encoding import encode, normalised
@@ -113,6 +114,25 @@ def test_the_code_on_the_card_gives_the_same_scores(name: str, tmp_path: Path, m
     exec(ours.replace("\nscorer.score(", "\nours = scorer.score(") + plain, found)
     torch.testing.assert_close(torch.tensor(found["scores"]), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.from_numpy(found["ours"]).float(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["internvl", "qwen2_5_vl"])
+def test_the_code_on_the_card_of_a_reward_model_gives_the_same_score(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    component = replace(BACKBONES[name](), system="Be 'kind'.")
+    processor, model = component.load()
+    example = conversation(processor, [PICTURE.size], "What is blue plus purple?", "The answer is 10.")
+    with torch.inference_mode():
+        batch = collate([replace(example, vision=processor.vision([PICTURE]))])
+        expected = float(model.eval()(batch).logits_M2.diff())
+    export(model, processor, component, tmp_path / "out", "hf", component.usage(rates_answers=True))
+    monkeypatch.chdir(tmp_path / "out")
+    PICTURE.save("chart.png")
+    [code] = re.findall(r"^```python\n(.*?)^```", Path("README.md").read_text(), re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["score"] == pytest.approx(expected, abs=1e-5)
 
 
 class WithoutVideos(InternVLProcessor):
