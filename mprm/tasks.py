@@ -129,6 +129,14 @@ TASKS = {
         needs=("input=FILE.jsonl (candidates)", "output=DIR"),
         scores=True,
     ),
+    "compare": Task(
+        does="a judge's choice between two answers, for your own pairs: run=JUDGE input=FILE output=FILE",
+        function="comparing.compare",
+        groups=("judge", "backbone", "trainer", "policy"),
+        keys=("seed", "run", "input", *OUTPUT),
+        needs=("input=FILE.jsonl (image, prompt, answer_a, answer_b)", "output=FILE.jsonl"),
+        bound=("judge", "backbone", "trainer"),
+    ),
     "sample": Task(
         does="candidate solutions of questions, by a policy model",
         function="standalone.sample",

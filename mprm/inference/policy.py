@@ -52,15 +52,8 @@ Keep = Callable[[Prompt, list[Completion]], None]
 Draw = Callable[[Sequence[Prompt]], list[list[Completion]]]
 
 
-class Policy(Protocol):
-    """Component of the config group `policy`."""
-
-    @property
-    def separator(self) -> str:
-        """What stands between the steps of a solution."""
-
-    def identity(self) -> dict[str, Any]:
-        """All settings that the completions depend on, as JSON values. Raises ValueError if one is missing."""
+class Writes(Protocol):
+    """What completes prompts: a policy, or a judge."""
 
     def refusal(self, images: Sequence[Path]) -> str | None:
         """Why the policy cannot look at these images, a reason of image_refusal(); None when it can."""
@@ -71,6 +64,17 @@ class Policy(Protocol):
         keep: to be told of a prompt's completions as soon as they are there, where they come one by one and cost
         something. A policy whose completions come together may leave it alone.
         """
+
+
+class Policy(Writes, Protocol):
+    """Component of the config group `policy`."""
+
+    @property
+    def separator(self) -> str:
+        """What stands between the steps of a solution."""
+
+    def identity(self) -> dict[str, Any]:
+        """All settings that the completions depend on, as JSON values. Raises ValueError if one is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +280,7 @@ def solve(
         advance(len(chosen))
 
 
-def drawn(policy: Policy, prompts: Sequence[Prompt], kept: Journal) -> list[list[Completion]]:
+def drawn(policy: Writes, prompts: Sequence[Prompt], kept: Journal) -> list[list[Completion]]:
     """The completions of every prompt, in order. Those that a policy hands over one by one are in the journal at once,
     and not asked for again by a process that goes on after a kill."""
 

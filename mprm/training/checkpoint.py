@@ -19,7 +19,16 @@ from torch import nn
 
 from mprm.backbones.base import KAPPA, Backbone, StepModel
 from mprm.backbones.loading import PROMPT
-from mprm.runs.artifacts import atomic_file, atomic_folder, is_rank_zero, reading, remove, write_json, write_text
+from mprm.runs.artifacts import (
+    JUDGE_FILE,
+    atomic_file,
+    atomic_folder,
+    is_rank_zero,
+    reading,
+    remove,
+    write_json,
+    write_text,
+)
 from mprm.training.recipe import Machine
 from mprm.training.strategies import INTERRUPTED, SIGNALS_TO_END, disconnect_ranks, in_main_thread
 
@@ -170,7 +179,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 def load_weights(model: StepModel, path: Path) -> None:
     """Put trained parameters back, and a kappa head with them. Raises ValueError if they are another backbone's."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing; train first (task=train), or name another run")
+        raise ValueError(f"{path} is missing; train first (task=train, a judge: task=egt), or name another run")
     with reading(path):
         tensors = load_file(path)
     model.set_kappa("kappa.weight" in tensors)
@@ -208,13 +217,25 @@ def _put_back(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) ->
             parameters[name].copy_(tensor)
 
 
+def last_trained(run: Path) -> Path:
+    """The weights that the last training of a judge's run has left."""
+    reinforced, tuned = (run / stage / "weights.safetensors" for stage in ("rl", "sft"))
+    return reinforced if reinforced.is_file() else tuned
+
+
 def export(
-    model: StepModel, processor: Any, backbone: Backbone, folder: Path, layout: str, card: str | None = None
+    model: StepModel,
+    processor: Any,
+    backbone: Backbone,
+    folder: Path,
+    layout: str,
+    card: str | None = None,
+    judge: dict[str, Any] | None = None,
 ) -> None:
     """Write the model into `folder`, in place of what is there; the model is not a step model any more.
 
     layout: hf, for transformers' AutoModelForImageTextToText, or original, OpenGVLab's, which the backbone's own folder
-    must then be in. A kappa head has a file of its own, which other software passes over.
+    must then be in; judge: how one is asked. A kappa head has a file of its own, which other software passes over.
     Raises ValueError if the backbone cannot write the layout.
     """
     with atomic_folder(folder) as temporary:
@@ -222,5 +243,7 @@ def export(
         if model.kappa is not None:
             save_file(model.kappa.state_dict(), temporary / KAPPA)
         write_json(temporary / PROMPT, backbone.prompt())
+        if judge is not None:
+            write_json(temporary / JUDGE_FILE, judge)
         if card is not None:  # not the backbone's own, which the original layout brings
             write_text(temporary / "README.md", card)
