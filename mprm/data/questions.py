@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from mprm.data.answers import final_answer, is_right
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
-from mprm.data.records import RecordFile, Records, id_and_source, image_field, images_and_question
+from mprm.data.records import RecordFile, Records, id_and_source, image_field, image_names, images_and_question
 
 Record = TypeVar("Record")
 
@@ -173,9 +173,9 @@ class PairFile(RecordFile):
 
     def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
         record = self.layout(record, number)
-        pair = pair_of(record, stem, number)
-        if not pair.images and self.all_have_images:
+        if self.all_have_images and not image_names(image_field(record)):
             raise Unusable("no_image")
+        pair = pair_of(record, stem, number)
         trace, flipped, label = record.get("trace"), record.get("flipped"), pair.label
         if label in ("tie", "both"):
             raise Unusable("tie")

@@ -56,14 +56,11 @@ class Writes(Protocol):
     """What completes prompts: a policy, or a judge."""
 
     def refusal(self, images: Sequence[Path]) -> str | None:
-        """Why the policy cannot look at these images, a reason of image_refusal(); None when it can."""
+        """Why it cannot look at these images, a reason of image_refusal(); None when it can."""
 
     def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
-        """prompt.n completions of every prompt, in order; none of a prompt that is too long for the policy.
-
-        keep: to be told of a prompt's completions as soon as they are there, where they come one by one and cost
-        something. A policy whose completions come together may leave it alone.
-        """
+        """prompt.n completions of every prompt, in order; none of a prompt that is too long. keep: told of a prompt's as
+        soon as they are there, where they come one by one and cost something, not where they come together."""
 
 
 class Policy(Writes, Protocol):
