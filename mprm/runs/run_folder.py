@@ -261,7 +261,8 @@ def differences(before: DictConfig, now: DictConfig) -> str:
 def _hashed_values(cfg: DictConfig | dict[str, Any], leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The leaves that enter the hash, by dotted key."""
     of_others = OF_STEP_SCORERS if cfg.get("task") in JUDGE_TASKS else OF_JUDGES
-    left_out = (*NOT_IN_HASH, *of_others, *leave_out)
+    served = cfg.get("task") in JUDGE_TASKS and (cfg.get("judge") or {}).get("engine") == "server"
+    left_out = (*(name for name in NOT_IN_HASH if not (served and name == "policy")), *of_others, *leave_out)
     return {
         key: value
         for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg, "")
