@@ -59,8 +59,8 @@ class Writes(Protocol):
         """Why it cannot look at these images, a reason of image_refusal(); None when it can."""
 
     def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
-        """prompt.n completions of every prompt, in order; none of a prompt that is too long. keep: told of a prompt's as
-        soon as they are there, where they come one by one and cost something, not where they come together."""
+        """prompt.n completions of every prompt, in order; none of one that is too long. keep: told of a prompt's as
+        soon as they are there, where they come one by one and cost something."""
 
 
 class Policy(Writes, Protocol):

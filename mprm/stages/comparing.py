@@ -56,9 +56,7 @@ def compare(cfg: Config) -> int:
                 reasons["too_long"] += 1
         if not records:
             kept.remove()
-            raise ValueError(
-                f"input={source}: no pair can be judged ({listed(reasons)}); mend the images or shorten it"
-            )
+            raise ValueError(f"input={source}: no pair can be judged ({listed(reasons)}); mend them")
         kept.finish(records)
     output.remember()
     say_without_image("pairs", sum(not pair.images for pair, _ in found))
