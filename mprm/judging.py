@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -56,9 +55,8 @@ class Judge:
         Raises ValueError if the folder is neither, or its weights are missing, and as mprm.runs.hub.explained().
         """
         folder = Path(local("path", str(path)))
-        node, processor, model = load_judge(folder, dtype)
-        settings = bind(OmegaConf.create({"judge": node})["judge"])
-        return cls(settings, processor, model, device, seed)
+        loaded = load_judge(folder, dtype)
+        return cls(bind(OmegaConf.create({"judge": judge_of(folder)})["judge"]), *loaded, device, seed)
 
     def compare(
         self, image: Pictures, prompt: str, a: str, b: str, votes: int = 1, both_orders: bool = True
@@ -108,16 +106,16 @@ class Judge:
         ]
 
 
-def load_judge(folder: Path, dtype: str | None = None) -> tuple[dict[str, Any], ChatProcessor, ChatModel]:
-    """How it is asked (its node `judge`), processor and model of an exported judge or a judge's run. Raises ValueError
-    if the folder is neither, or nothing was trained there."""
-    if (node := judge_of(folder)) is None:
+def load_judge(folder: Path, dtype: str | None = None) -> tuple[ChatProcessor, ChatModel]:
+    """Processor and model of an exported judge or a judge's run. Raises ValueError if the folder is neither, or nothing
+    was trained there."""
+    if judge_of(folder) is None:
         raise ValueError(f"{folder} is no judge; give a folder that task=export wrote of one, or its run, runs/NAME")
     _, processor, model = load_trained(folder, dtype)
     model.train_generation()
     if (folder / "config.yaml").is_file():
         load_weights(model, last_trained(folder))
-    return node, processor, model
+    return processor, model
 
 
 def _paths(image: Pictures, folder: Path) -> list[Path]:

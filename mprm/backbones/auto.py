@@ -84,8 +84,8 @@ class Auto(Options):
     def prompt(self) -> dict[str, Any]:
         return self.chosen.prompt()
 
-    def usage(self, judge: bool = False) -> str:
-        return self.chosen.usage(judge)
+    def usage(self) -> str:
+        return self.chosen.usage()
 
     def export(self, model: Any, processor: Any, folder: Path, layout: str) -> None:
         self.chosen.export(model, processor, folder, layout)

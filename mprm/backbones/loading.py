@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
-from mprm.backbones.usage import of_judge, usage
+from mprm.backbones.usage import usage
 from mprm.batching.examples import MARK
 from mprm.runs.artifacts import read_json
 
@@ -107,8 +107,8 @@ class ChatBackbone(Options):
         # What had to be trained one by one cannot be used otherwise.
         return {name: getattr(self, name) for name in (*self.prompt_fields, *([] if self.exact else ["exact"]))}
 
-    def usage(self, judge: bool = False) -> str:
-        return of_judge(self.picture) if judge else usage(self.plain, self.picture, self.system, self.no, self.yes)
+    def usage(self) -> str:
+        return usage(self.plain, self.picture, self.system, self.no, self.yes)
 
     def export(self, model: ChatModel, processor: ChatProcessor, folder: Path, layout: str) -> None:
         """Write a folder that transformers reads by itself; the weights have the type of the language model's."""

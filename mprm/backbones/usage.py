@@ -21,7 +21,7 @@ With mprm:
 from mprm import Judge
 
 judge = Judge.from_pretrained(".")  # this folder, or its id on the hub, ORG/NAME
-found = judge.compare($picture, "What is blue plus purple?", "The answer is 10.", "The answer is 7.", votes=8)
+found = judge.compare("chart.png", "What is blue plus purple?", "The answer is 10.", "The answer is 7.", votes=8)
 print(found.winner, found.share, found.reasoning)
 ```
 """
@@ -45,11 +45,6 @@ with torch.inference_mode():
 scores = logits[:, tokenizer.convert_tokens_to_ids(["$no", "$yes"])].softmax(-1)[:, 1].tolist()
 ```
 """
-
-
-def of_judge(picture: str) -> str:
-    """Markdown for a judge. picture: as ChatBackbone has it."""
-    return Template(AS_A_JUDGE).substitute(picture=picture)
 
 
 def usage(plain: tuple[str, str, str] | None, picture: str, system: str, no: str, yes: str) -> str:

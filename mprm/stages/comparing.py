@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mprm.config import Config
 from mprm.data.questions import read_pairs
-from mprm.runs.artifacts import weights_written
 from mprm.runs.journal import journal
 from mprm.stages.models import check_devices, device, identity, load_backbone
 from mprm.stages.responses import looked_at, responder, server
 from mprm.stages.stage import Output, content
 from mprm.terminal import bar, listed, say, say_without_image
-
-if TYPE_CHECKING:
-    from mprm.inference.policy import Writes
 
 AT_ONCE = 32  # pairs: what a kill can lose
 
@@ -26,7 +23,7 @@ AT_ONCE = 32  # pairs: what a kill can lose
 def compare(cfg: Config) -> int:
     """Judge every pair of a file in both orders of its answers, by a run's judge, a server or the backbone as it is."""
     from mprm.inference.score_file import path_beside
-    from mprm.judge.compare import compared, orders
+    from mprm.judge.compare import compared, orders, voting
     from mprm.judge.judge import respond
     from mprm.metrics.pairwise import VOTES
 
@@ -37,16 +34,15 @@ def compare(cfg: Config) -> int:
     if output.is_made():
         return 0
     started = monotonic()
-    asked, votes = load_responder(cfg)
-    found, unusable = looked_at(pairs, path_beside(source), asked)
+    votes, temperature = voting(cfg.judge, cfg.judge.votes)
+    writer = replace(responder(cfg, partial(load, cfg)), temperature=temperature)
+    found, unusable = looked_at(pairs, path_beside(source), writer)
     reasons = Counter(dropped) + Counter(unusable.values())
     of_pair = {pair.id: orders(pair, paths) for pair, paths in found}
     with journal(output.target, settings) as kept, bar() as progress:
         every = [one for presented in of_pair.values() for one in presented]
-        task = progress.add_task(
-            "comparing answers", total=len(every), completed=sum(one.key in kept.done for one in every)
-        )
-        respond({VOTES: (asked, votes)}, cfg.judge, every, kept, lambda more: progress.advance(task, more), 2 * AT_ONCE)
+        task = progress.add_task("comparing answers", total=len(every), completed=len(kept.done))
+        respond({VOTES: (writer, votes)}, cfg.judge, every, kept, partial(progress.advance, task), 2 * AT_ONCE)
         records = []
         for name, presented in of_pair.items():
             said = [(one, kept.done[one.key][VOTES]) for one in presented]
@@ -73,29 +69,14 @@ def compare(cfg: Config) -> int:
 def judge_identity(cfg: Config) -> list[Any]:
     """All that a judge's responses depend on besides what it is asked, as JSON values."""
     how = {name: value for name, value in asdict(cfg.judge).items() if name != "max_tokens"}
-    if cfg.judge.engine == "server":
-        return [cfg.seed, how, server(cfg).identity()]
-    model = identity(cfg, cfg.run)
-    if cfg.run is not None:
-        from mprm.training.checkpoint import last_trained
-
-        model["written"] = model["written"] or weights_written(last_trained(Path(cfg.run)).parent)
-    return [cfg.seed, how, model]
+    return [cfg.seed, how, server(cfg).identity() if cfg.judge.engine == "server" else identity(cfg, cfg.run)]
 
 
-def load_responder(cfg: Config) -> tuple[Writes, int]:
-    """What is asked to judge, and for how many responses in each order."""
-    from mprm.judge.compare import voting
+def load(cfg: Config) -> tuple[Any, Any]:
+    """Processor and model of run=, or of the backbone as it lies in its folder."""
     from mprm.judging import load_judge
 
-    def load() -> tuple[Any, Any]:
-        check_devices(cfg)
-        if cfg.run is not None:
-            _, processor, model = load_judge(Path(cfg.run))
-        else:
-            processor, model = load_backbone(cfg)
-            model.train_generation()
-        return processor, model.to(device(cfg)).eval()
-
-    votes, temperature = voting(cfg.judge, cfg.judge.votes)
-    return replace(responder(cfg, load), temperature=temperature), votes
+    check_devices(cfg)
+    processor, model = load_backbone(cfg) if cfg.run is None else load_judge(Path(cfg.run))
+    model.train_generation()
+    return processor, model.to(device(cfg)).eval()

@@ -130,7 +130,8 @@ def identity(cfg: Config, run: str | None) -> dict[str, Any]:
     folder = Path(run or str(own.path)).resolve()
     options = {} if run else asdict(own)
     kind = {"prm": type(own).__name__} if cfg.has_model else {}
-    return kind | {"folder": str(folder), "written": weights_written(folder), "backbone": options or None}
+    written = max(weights_written(folder / part) for part in (".", "sft", "rl"))  # the latter two of a judge's run
+    return kind | {"folder": str(folder), "written": written, "backbone": options or None}
 
 
 def models_of(cfg: Config) -> dict[str, str | None]:

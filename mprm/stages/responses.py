@@ -132,6 +132,11 @@ def _ask(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: 
         task = progress.add_task(doing, total=len(asked), completed=len(kept.done))
         respond(draws, judge, asked, kept, lambda more: progress.advance(task, more), AT_ONCE)
         too_long = {one.pair.id: "too_long" for one in asked if not kept.done[one.key][RESPONSES]}
+        if len(too_long) == len(found):
+            kept.remove()
+            raise ValueError(
+                f"policy.model: the server calls all {len(found)} pairs too long; serve it with a longer context"
+            )
         kept.finish(kept.done[one.key] for one in asked if one.pair.id not in too_long)
     return unusable | too_long
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mprm.binding import component
 from mprm.config import Config, config_of_run, judge_of
+from mprm.runs.artifacts import JUDGE_FILE
 from mprm.runs.journal import journal, read_jobs
 from mprm.runs.run_folder import CHECKOUT, used_config
 from mprm.stages.models import load_backbone
@@ -32,6 +33,7 @@ def export(cfg: Config) -> None:
     """A trained run as a folder that other software loads; with push_to=ORG/NAME also on the hub."""
     from mprm.backbones.auto import Auto
     from mprm.backbones.loading import PROMPT, ChatBackbone
+    from mprm.backbones.usage import AS_A_JUDGE
     from mprm.reporting.card import model_card
     from mprm.runs.hub import push
     from mprm.training.checkpoint import export as write
@@ -40,8 +42,8 @@ def export(cfg: Config) -> None:
     folder = Path(str(cfg.run))
     trained, judge = config_of_run(folder), judge_of(folder)
     source, finished = trained.backbone.folder(), cfg.checkpoint is None
-    use = trained.backbone.usage(judge is not None) if isinstance(trained.backbone, Auto | ChatBackbone) else ""
-    prompt = trained.backbone.prompt() | ({} if judge is None else {"judge": judge})
+    use = trained.backbone.usage() if isinstance(trained.backbone, Auto | ChatBackbone) else ""
+    use, prompt = use if judge is None else AS_A_JUDGE, trained.backbone.prompt() | ({"judge": judge} if judge else {})
     card = model_card(folder, used_config(trained.raw), source, prompt, use, finished)
     weights = sorted(folder.glob("**/weights.safetensors"))
     settings = [*map(content, weights), cfg.checkpoint, content(cfg.checkpoint), cfg.format, card]
@@ -53,7 +55,7 @@ def export(cfg: Config) -> None:
             load_weights(model, folder / "weights.safetensors" if judge is None else last_trained(folder))
         else:
             load_checkpoint(model, Path(cfg.checkpoint))
-        write(model, processor, trained.backbone, output.target, cfg.format, card, judge)
+        write(model, processor, trained.backbone, output.target, cfg.format, card, {JUDGE_FILE: judge} if judge else {})
         output.remember()
         say(f"wrote {cfg.output} in {monotonic() - started:.1f} s")
     if cfg.push_to is not None:
