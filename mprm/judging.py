@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,16 +13,20 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
-from mprm.batching.examples import on_white
+from mprm.batching.examples import image_fault, on_white
 from mprm.config import bind, judge_of
 from mprm.data.questions import Pair
 from mprm.inference.rewards import Pictures
+from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, asked
 from mprm.judge.compare import Comparison, compared, orders, shares_of_wins, voting
 from mprm.judge.judge import Judge as Settings
 from mprm.judge.judge import response_of, sampler_of
+from mprm.metrics.predictions import NotScored, StepScores
 from mprm.runs.hub import local
 from mprm.scorer import load_trained
 from mprm.training.checkpoint import last_trained, load_weights
+
+SURE = 1e-6  # for the log odds of a share of 0 or 1
 
 
 class Judge:
@@ -79,6 +84,21 @@ class Judge:
         pairs = list(combinations(range(len(answers)), 2))
         found = self._compared(image, prompt, [(answers[a], answers[b]) for a, b in pairs], votes, both_orders)
         return shares_of_wins(len(answers), [(*pair, one) for pair, one in zip(pairs, found, strict=True)])
+
+    def scored(self, solutions: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
+        """What scores() says of every solution among the others of its question, by id as they come: for best-of-N, as
+        P(yes) of one step, in [1e-6, 1 - 1e-6]. Solutions of the same text are one."""
+        for (question, *names), members in groupby(sorted(solutions, key=asked), key=asked):
+            texts = {one.id: "\n\n".join(one.steps) for one in members}
+            answers = list(dict.fromkeys(filter(str.strip, texts.values())))
+            try:
+                shares = dict(zip(answers, self.scores(open_images(names), question, answers), strict=True))
+            except ValueError as error:
+                yield from ((name, NotScored(image_fault(error), str(error))) for name in texts)
+                continue
+            for name, text in texts.items():
+                share = min(max(shares.get(text, 0.0), SURE), 1 - SURE)
+                yield name, StepScores((math.log(share / (1 - share)),))
 
     def _compared(
         self, image: Pictures, prompt: str, answers: Sequence[tuple[str, str]], votes: int, both_orders: bool

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from transformers import AutoModelForImageTextToText
 from mprm import Judge, StepScorer
 from mprm.batching.examples import open_images
 from mprm.config import Config, validate
+from mprm.inference import score_file
 from mprm.inference.local import Sampler
 from mprm.inference.policy import Prompt
 from mprm.judge.compare import orders
 from mprm.judge.judge import PresentedPair
 from mprm.runs.artifacts import write_text
-from mprm.stages import comparing, judges, standalone
+from mprm.stages import comparing, judges, scoring, standalone
 from tests.encoding import normalised
 
 Load = Callable[..., Config]
@@ -143,6 +145,41 @@ def test_a_killed_comparison_goes_on_to_the_same_file(
     compare(cut)
     assert len(asked) == 4
     assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_a_tournament_chooses_among_candidates(
+    run: Path, pairs: list[PresentedPair], load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the share of wins; the same after a kill in the middle of a question."""
+    texts = [["3 and", "so 3."], ["It is 4."], ["It is 5."], ["It is 4."]]
+    source, folder = run.parent / "candidates.jsonl", run.parent / "best"
+    records = [
+        {"id": str(n), "image": str(one.images[0]), "question": one.pair.prompt, "answer": "4"}
+        | {"candidates": [{"steps": steps} for steps in texts]}
+        for n, one in enumerate(pairs[1:3])
+    ]
+    source.write_text("".join(json.dumps(one) + "\n" for one in records))
+    config = load("task=rerank", f"run={run}", f"input={source}", f"output={folder}")
+    monkeypatch.setattr(score_file, "AT_ONCE", 2)
+    scored = Judge.scored
+
+    def killed(judge: Judge, *given: Any) -> Iterator[Any]:
+        yield from islice(scored(judge, *given), 2)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Judge, "scored", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scoring.rerank(config)
+    scoring.rerank(config)
+    judge = Judge.from_pretrained(run, device="cpu")
+    answers = ["\n\n".join(steps) for steps in texts[:3]]
+    shares = [judge.scores(one.images[0], one.pair.prompt, answers) for one in pairs[1:3]]
+    found = lines(folder / "choices.jsonl")
+    assert [one["score"] for one in found] == pytest.approx([max(of_each) for of_each in shares], abs=1e-5)
+    of_first = lines(folder / "scores.jsonl")[:4]
+    log_odds = {one["candidate"]: one["log_odds"] for one in of_first}
+    assert log_odds["J/0/1"] == log_odds["J/0/3"], "the same text"
 
 
 @pytest.fixture
