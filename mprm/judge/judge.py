@@ -193,7 +193,6 @@ def respond(
     verdict: A, B or null, as it is meant; in_format: it stands as judge.verdict wants it. entropy: nats, of the judge's
     own next-token distribution, whatever the temperature: the mean over the tokens; null of a server, which may give no
     n_tokens either, and no responses to what is too long.
-
     batch: pairs that are asked together and kept together; advance: told how many more are done.
     """
     waiting = (one for one in pairs if one.key not in kept.done)

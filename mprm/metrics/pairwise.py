@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from mprm.metrics.estimate import DIFFERENCE, SHARE, Bools, Estimate, Floats, Ints, mean, means, saved
+from mprm.metrics.estimate import DIFFERENCE, SHARE, Bools, Estimate, Floats, mean, means, saved
 from mprm.metrics.results import EntropyBin, JudgeAccuracy, PairSource
 from mprm.metrics.step_metrics import LabelledSteps, rankings
 
