@@ -113,16 +113,16 @@ class Judge:
                 raise ValueError(f"both answers are {pair[0]!r}; give two that differ")
         with TemporaryDirectory() as folder:
             paths = tuple(_paths(image, Path(folder)))
-            asked = [
+            shown = [
                 orders(Pair("\0".join((prompt, a, b)), "", (), prompt, a, b, ""), paths, both_orders)
                 for a, b in answers
             ]
             _, temperature = voting(self.settings, votes)
             sampler = sampler_of(self.settings, self.processor, self.model, temperature, self.seed)
-            said = iter(sampler.complete([one.prompt(votes) for of_pair in asked for one in of_pair]))
+            said = iter(sampler.complete([one.prompt(votes) for of_pair in shown for one in of_pair]))
         return [
             compared([(one, [response_of(self.settings, text) for text in next(said)]) for one in of_pair])
-            for of_pair in asked
+            for of_pair in shown
         ]
 
 

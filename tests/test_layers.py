@@ -33,7 +33,18 @@ MAY_IMPORT = {
     "config": {"binding", "runs", "tasks", "terminal"},
     "main": {"config", "runs", "stages", "tasks", "terminal"},
     "scorer": {"config", "runs", "data", "batching", "backbones", "training", "inference", "metrics"},
-    "judging": {"config", "runs", "data", "batching", "backbones", "training", "inference", "judge", "scorer"},
+    "judging": {
+        "config",
+        "runs",
+        "data",
+        "batching",
+        "backbones",
+        "training",
+        "inference",
+        "metrics",
+        "judge",
+        "scorer",
+    },
     "__init__": {"scorer", "judging"},
 }
 ROOMS = set(MAY_IMPORT)

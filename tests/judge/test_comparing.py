@@ -67,6 +67,13 @@ def record(one: PresentedPair) -> dict[str, Any]:
     return {"id": pair.id, "image": str(one.images[0]), **texts}
 
 
+def with_run(load: Load, run: Path, *words: str) -> Config:
+    """What these words, typed beside run=, make: the run's judge, asked otherwise where a word says so."""
+    raw = load(*words).raw
+    raw.run = str(run)
+    return validate(raw, {}, [*words, f"run={run}"])
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -92,11 +99,10 @@ def test_a_run_and_what_is_exported_of_it_compare_a_file(
         comparing.compare(load(*given, f"run={exported}"))
     comparing.compare(load(*given, f"run={exported}", "overwrite=true"))
     assert lines(target) == found
-    typed = [*given, f"run={exported}", "judge.votes=3", "overwrite=true"]
-    comparing.compare(validate(load(*typed).raw, {}, typed))  # of the run but for what is typed
+    comparing.compare(with_run(load, exported, *given, "judge.votes=3", "overwrite=true"))
     assert [len(one["verdicts"]) for one in lines(target)] == [6] * 6
     with pytest.raises(ValueError, match=r"^judge=default does nothing beside run="):
-        validate(load(*typed).raw, {}, [*typed, "judge=default"])
+        with_run(load, exported, *given, "judge=default")
     with pytest.raises(ValueError, match=r"is a judge, which compares answers; give it to mprm.Judge or to task="):
         StepScorer.from_pretrained(exported)
 
@@ -129,11 +135,10 @@ def test_a_killed_comparison_goes_on_to_the_same_file(
             raise KeyboardInterrupt
         return complete(sampler, prompts)
 
-    typed = ["task=compare", f"run={run}", f"input={file}", "judge.votes=2"]
     whole, cut = (file.with_name(f"{name}.jsonl") for name in ("whole", "cut"))
 
     def compare(target: Path) -> None:
-        comparing.compare(validate(load(*typed, f"output={target}").raw, {}, typed))
+        comparing.compare(with_run(load, run, "task=compare", f"input={file}", f"output={target}", "judge.votes=2"))
 
     compare(whole)
     monkeypatch.setattr(Sampler, "complete", killed)
@@ -224,9 +229,9 @@ def test_a_server_says_what_the_judge_on_this_machine_says(
 ) -> None:
     serving = ("judge.engine=server", "policy=server", "policy.model=m", f"policy.url={stand_in}")
     here, there = (file.with_name(f"{name}.jsonl") for name in ("here", "there"))
-    given = ["task=compare", f"run={exported}", f"input={file}"]
-    comparing.compare(load(*given, f"output={here}"))
-    comparing.compare(validate(load(*given, *serving, f"output={there}").raw, {}, [*given, *serving]))
+    given = ("task=compare", f"input={file}")
+    comparing.compare(with_run(load, exported, *given, f"output={here}"))
+    comparing.compare(with_run(load, exported, *given, *serving, f"output={there}"))
     assert there.read_bytes() == here.read_bytes()
 
     world = [f"{group}.path={tmp_path / group / 'pairs.jsonl'}" for group in ("preferences", "reward_benchmark")]
