@@ -1,17 +1,22 @@
-"""Select, train, evaluate and compare multimodal process reward models."""
+"""Select, train, evaluate and compare multimodal process reward models, and judges."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mprm.judging import Judge as Judge
     from mprm.scorer import StepScorer as StepScorer
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """StepScorer, imported when it is asked for: it brings torch, which not every task needs."""
+    """Imported when it is asked for: it brings torch, which not every task needs."""
     if name == "StepScorer":
         from mprm.scorer import StepScorer
 
         return StepScorer
+    if name == "Judge":
+        from mprm.judging import Judge
+
+        return Judge
     raise AttributeError(f"module 'mprm' has no attribute {name!r}")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_origin
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.binding import component, fill, resolved
-from mprm.runs.artifacts import STAGES, latest_run, reading
+from mprm.runs.artifacts import JUDGE_FILE, STAGES, latest_run, read_json, reading
 from mprm.runs.hub import PINNED, local, pin
 from mprm.runs.names import run_name
 from mprm.runs.run_folder import CHECKOUT, SHIPPED, read_record
-from mprm.tasks import ALWAYS, GROUPS, LINES, MODEL, OF_A_RUN, TASKS
+from mprm.tasks import ALWAYS, GROUPS, JUDGE_TASKS, LINES, MODEL, OF_A_RUN, TASKS
 from mprm.terminal import PRETRAINING, did_you_mean
 
 if TYPE_CHECKING:  # the rooms are imported when a component is bound
@@ -179,6 +179,9 @@ def validate(
     _refuse_unused(run, typed, MODEL in raw)
     if any(getattr(run, need.partition("=")[0]) is None for need in task.needs):
         raise ValueError(f"task={run.task} needs {' and '.join(task.needs)}")
+    if run.run is not None and "judge" in task.groups and (judge := judge_of(Path(run.run))) is not None:
+        asked = {key: value for key, value in values["judge"].items() if f"judge.{key}" in map(_key, typed)}
+        raw.judge = judge | asked
     pin(raw, values, task.groups, Path(run.runs))
     raw.name = run.name or run_name(values, choices)
     config = Config(**{**vars(run), "name": raw.name}, raw=raw)
@@ -200,6 +203,15 @@ def config_of_run(folder: Path) -> Config:
             raise TypeError("not a mapping")
     raw.get("backbone", {}).pop("gradient_checkpointing", None)  # of earlier versions, for the training alone
     return validate(raw, {}, bound=("backbone",))
+
+
+def judge_of(folder: Path) -> dict[str, Any] | None:
+    """The node `judge` of a judge's run, or of a folder that was exported of one; None of anything else."""
+    if (folder / JUDGE_FILE).is_file():
+        return read_json(folder / JUDGE_FILE, "export the folder again")
+    if (folder / "config.yaml").is_file() and (of_run := config_of_run(folder)).task in JUDGE_TASKS:
+        return resolved(of_run.raw.judge, "judge")
+    return None
 
 
 def bind(node: DictConfig, group: str = "") -> Any:
@@ -229,14 +241,18 @@ def bind(node: DictConfig, group: str = "") -> Any:
     return made
 
 
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
 def _refuse_unused(run: RunConfig, typed: Sequence[str], has_model: bool) -> None:
     used = {*ALWAYS, *TASKS[run.task].groups, *TASKS[run.task].keys}
     if run.run is not None and has_model:
         raise ValueError(f"run={run.run} and model= name two models; leave one of them out")
     other = "model=" if has_model else None if run.run is None else f"run={run.run}"
     for override in typed:
-        key = re.split(r"[.=@/:]", override.lstrip("+~"))[0]
-        if other and "run" in used and key in OF_A_RUN:
+        key = re.split(r"[.@/:]", _key(override))[0]
+        if other and "run" in used and (key in OF_A_RUN or _key(override) == "judge"):
             raise ValueError(f"{override} does nothing beside {other}, which has its own; leave it out")
         if key not in used:
             others = [name for name, task in TASKS.items() if key in (*task.groups, *task.keys)]

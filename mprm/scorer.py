@@ -15,7 +15,7 @@ from mprm.backbones.auto import family_of
 from mprm.backbones.base import Backbone, Processor, StepModel
 from mprm.backbones.loading import PROMPT
 from mprm.batching.examples import on_white, open_images
-from mprm.config import config_of_run
+from mprm.config import config_of_run, judge_of
 from mprm.inference.rewards import Messages, Picture, Pictures, StepRewards, read_completions
 from mprm.inference.scoring import SEPARATOR, OpenImages, Scored, ScoreRequest, Scoring
 from mprm.metrics.best_of_n import AGGREGATORS, check_aggregate
@@ -25,6 +25,24 @@ from mprm.runs.hub import local
 from mprm.training.checkpoint import load_weights
 
 MAX_TOKENS = 16_384  # of one forward pass
+
+
+def load_trained(folder: Path, dtype: str | None) -> tuple[Backbone, Any, Any]:
+    """Backbone, processor and model of a folder that task=export wrote; of a run without what it has learnt.
+
+    Raises ValueError if the folder is neither."""
+    if (folder / "config.yaml").is_file():
+        backbone: Backbone = config_of_run(folder).backbone
+    elif (folder / PROMPT).is_file():
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{folder} is of a backbone of your own; give backbone=NAME backbone.path={folder} instead of run="
+            )
+        options = read_json(folder / PROMPT)
+        backbone = family_of(folder, options.get("exact", True))(path=str(folder), dtype="stored", **options)
+    else:
+        raise ValueError(f"{folder} is no trained model; give a folder that task=export wrote, or a run, runs/NAME")
+    return (backbone, *(backbone if dtype is None else replace(backbone, dtype=dtype)).load())
 
 
 class StepScorer:
@@ -70,18 +88,9 @@ class StepScorer:
         Raises ValueError if the folder is neither, or its weights are missing, and as mprm.runs.hub.explained().
         """
         folder = Path(local("path", str(path)))
-        if (folder / "config.yaml").is_file():
-            backbone: Backbone = config_of_run(folder).backbone
-        elif (folder / PROMPT).is_file():
-            if not (folder / "config.json").is_file():
-                raise ValueError(
-                    f"{path} is of a backbone of your own; give backbone=NAME backbone.path={path} instead of run="
-                )
-            options = read_json(folder / PROMPT)
-            backbone = family_of(folder, options.get("exact", True))(path=str(folder), dtype="stored", **options)
-        else:
-            raise ValueError(f"{path} is no trained model; give a folder that task=export wrote, or a run, runs/NAME")
-        processor, model = (backbone if dtype is None else replace(backbone, dtype=dtype)).load()
+        if judge_of(folder) is not None:
+            raise ValueError(f"{path} is a judge, which compares answers; give it to mprm.Judge or to task=compare")
+        backbone, processor, model = load_trained(folder, dtype)
         if (folder / "config.yaml").is_file():
             load_weights(model, folder / "weights.safetensors")
         return cls(processor, model, backbone.max_length, max_tokens, device, num_workers)

@@ -68,8 +68,9 @@ def _judge_task(does: str, stages: tuple[str, ...], leaves: str | None) -> Task:
     return Task(
         does=does,
         function="judges.train_judge",
-        groups=JUDGE_GROUPS,
+        groups=(*JUDGE_GROUPS, "policy"),
         keys=JUDGE_KEYS,
+        bound=JUDGE_GROUPS,
         every_rank=stages != JUDGE_STAGES[3:],  # only the trainings are distributed
         stages=stages,
         leaves=leaves,
@@ -132,6 +133,14 @@ TASKS = {
         needs=("input=FILE.jsonl (candidates)", "output=DIR"),
         scores=True,
     ),
+    "compare": Task(
+        does="a judge's choice between two answers, for your own pairs: run=JUDGE input=FILE output=FILE",
+        function="comparing.compare",
+        groups=("judge", "backbone", "trainer", "policy"),
+        keys=("seed", "run", "input", *OUTPUT),
+        needs=("input=FILE.jsonl (image, prompt, answer_a, answer_b)", "output=FILE.jsonl"),
+        bound=("judge", "backbone", "trainer"),
+    ),
     "sample": Task(
         does="candidate solutions of questions, by a policy model",
         function="standalone.sample",
@@ -190,7 +199,7 @@ TASKS = {
 }
 
 # Of the lines of work the second: judges.
-JUDGE_TASKS = tuple(name for name, task in TASKS.items() if task.groups == JUDGE_GROUPS)
+JUDGE_TASKS = tuple(name for name, task in TASKS.items() if set(JUDGE_GROUPS) <= set(task.groups))
 
 # Keys that do not change what a run computes: changing them finds the same run again. A group name covers its keys.
 NOT_IN_HASH = (
@@ -206,6 +215,8 @@ NOT_IN_HASH = (
     *("backbone.checkpoint_layers", "backbone.gradient_checkpointing"),  # the second: of earlier versions
     # what is kept, and when
     *("trainer.checkpoint_every", "trainer.checkpoint_minutes", "trainer.keep_optimizer", "trainer.validate_every"),
+    # where a served judge is: of its policy, the one that enters the hash, what it is asked does not depend on these
+    *(f"policy.{name}" for name in ("url", "parallel", "retries", "timeout", "api_key_env")),
     "trainer.non_finite",  # a run that stopped is finished with skip; its summary counts what was skipped
 )
 

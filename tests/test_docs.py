@@ -142,6 +142,15 @@ def latest(place: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
+def judge(place: Path) -> None:
+    """A judge's run named runs/JUDGE, what is exported of it, and pairs to compare."""
+    execute(place, "run.py", "task=sft", "name=JUDGE", *SHORT)
+    execute(place, "run.py", "task=export", "run=runs/JUDGE", "output=judge")
+    pair = {"image": "chart.png", "prompt": QUESTION, "answer_a": STEPS[-1], "answer_b": "The answer is 7."}
+    (place / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+
+
+@pytest.fixture(scope="module")
 def candidates(place: Path) -> Path:
     execute(place, "run.py", "task=sample", "output=candidates.jsonl", *FEW)
     return place / "candidates.jsonl"
@@ -174,6 +183,8 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
         request.getfixturevalue("grid")
     if any(name in command for name in ("runs/NAME", "run=runs ", "exported")):
         request.getfixturevalue("exported")
+    if "run=runs/JUDGE" in words or "run=judge" in words:
+        request.getfixturevalue("judge")
     if "run=latest" in words:
         place = request.getfixturevalue("latest")
     if "candidates.jsonl" in command:
@@ -238,6 +249,19 @@ def test_the_python_api_as_shown(place: Path, exported: Path) -> None:
     assert scores == pytest.approx(json.loads((place / "ours.jsonl").read_text())["step_scores"], abs=1e-5)
     assert (lengths, n_mixed, sure) == ([3, 3], 2, None)
     assert best in (0, 1)
+
+
+@pytest.mark.slow
+def test_a_judge_is_used_as_shown(place: Path, judge: None) -> None:
+    code = python_block("judge.compare(")
+    assert len([line for line in code.splitlines() if line]) <= 10
+    wanted = "[found.winner, found.share, len(found.responses), scores]"
+    (place / "use.py").write_text(f"{code}\nimport json\nopen('use.json', 'w').write(json.dumps({wanted}))\n")
+    execute(place, "use.py")
+    winner, share, responses, scores = json.loads((place / "use.json").read_text())
+    assert winner in ("a", "b", None)
+    assert share is None or 0.5 <= share <= 1
+    assert (responses, sum(scores)) == (16, 1.5)
 
 
 @pytest.mark.slow

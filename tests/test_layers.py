@@ -33,7 +33,19 @@ MAY_IMPORT = {
     "config": {"binding", "runs", "tasks", "terminal"},
     "main": {"config", "runs", "stages", "tasks", "terminal"},
     "scorer": {"config", "runs", "data", "batching", "backbones", "training", "inference", "metrics"},
-    "__init__": {"scorer"},
+    "judging": {
+        "config",
+        "runs",
+        "data",
+        "batching",
+        "backbones",
+        "training",
+        "inference",
+        "metrics",
+        "judge",
+        "scorer",
+    },
+    "__init__": {"scorer", "judging"},
 }
 ROOMS = set(MAY_IMPORT)
 MAY_IMPORT["stages"] = ROOMS - {"__init__", "main"}

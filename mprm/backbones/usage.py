@@ -1,4 +1,4 @@
-"""How an exported step scorer or reward model is used, for its model card: code that is run in its folder."""
+"""How an exported model is used, for its model card: code that is run in its folder."""
 
 from string import Template
 
@@ -11,6 +11,18 @@ from mprm import StepScorer
 
 scorer = StepScorer.from_pretrained(".")  # this folder, or its id on the hub, ORG/NAME
 scorer.score($picture, "What is blue plus purple?", ["blue is 3.", "purple is 7.", "The answer is 10."])
+```
+"""
+AS_A_JUDGE = """## Use
+
+With mprm:
+
+```python
+from mprm import Judge
+
+judge = Judge.from_pretrained(".")  # this folder, or its id on the hub, ORG/NAME
+found = judge.compare("chart.png", "What is blue plus purple?", "The answer is 10.", "The answer is 7.", votes=8)
+print(found.winner, found.share, found.reasoning)
 ```
 """
 IN_PLAIN_TRANSFORMERS = """

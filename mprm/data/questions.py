@@ -3,15 +3,16 @@ reward model chooses one; and pairs of answers, one of them better, which judges
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from mprm.data.answers import final_answer, is_right
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
-from mprm.data.records import RecordFile, Records, id_and_source, image_field, images_and_question
+from mprm.data.records import RecordFile, Records, id_and_source, image_field, image_names, images_and_question
 
-FIELDS = "image, question, answer and candidates"
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +85,24 @@ def read_candidates(path: str | Path) -> tuple[list[CandidateSet], dict[str, int
     answer. A candidate without steps cannot be scored, and is wrong unless `correct` says otherwise. Image paths are
     given as they stand, and not looked for. Raises ValueError if none of the records can be used.
     """
-    path = Path(path)
+    return _read(Path(path), "image, question, answer and candidates", _candidate_set)
+
+
+def _read(
+    path: Path, wanted: str, read: Callable[[dict[str, Any], str, int], Record]
+) -> tuple[list[Record], dict[str, int]]:
+    """What `read` makes of record, stem and line number, for every line of input=; the number of others by reason."""
     if not path.is_file():
-        raise ValueError(f"input={path} is not a file; give JSON lines with {FIELDS}")
-    read = list(read_json_lines(path, "input", lambda number, record: _candidate_set(record, path.stem, number)))
-    sets = [one for one in read if not isinstance(one, Dropped)]
-    unusable = Counter(one.reason for one in read if isinstance(one, Dropped))
-    if not sets:
+        raise ValueError(f"input={path} is not a file; give JSON lines with {wanted}")
+    lines = list(read_json_lines(path, "input", lambda number, record: read(record, path.stem, number)))
+    records = [one for one in lines if not isinstance(one, Dropped)]
+    unusable = Counter(one.reason for one in lines if isinstance(one, Dropped))
+    if not records:
         reasons = ", ".join(f"{reason} {count}" for reason, count in unusable.items()) or "it is empty"
         raise ValueError(
-            f"input={path} has no usable record ({reasons}): {first_keys(path)}; give JSON lines with {FIELDS}"
+            f"input={path} has no usable record ({reasons}): {first_keys(path)}; give JSON lines with {wanted}"
         )
-    return sets, dict(unusable)
+    return records, dict(unusable)
 
 
 def _candidate_set(record: dict[str, Any], stem: str, number: int) -> CandidateSet:
@@ -166,25 +173,39 @@ class PairFile(RecordFile):
 
     def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
         record = self.layout(record, number)
-        images, prompt = images_and_question(image_field(record), record.get("prompt", record.get("question")))
-        if not images and self.all_have_images:
+        if self.all_have_images and not image_names(image_field(record)):
             raise Unusable("no_image")
-        trace, flipped = record.get("trace"), record.get("flipped")
-        label, answers = record.get("label"), (record.get("answer_a"), record.get("answer_b"))
-        if "chosen" in record and answers == (None, None):
-            label, answers = "a", (record["chosen"], record.get("rejected"))
-        label = label.lower() if isinstance(label, str) else label
-        answer_a, answer_b = map(answer_text, answers)
-        if answer_a is None or answer_b is None:
-            raise Unusable("no_answer")
-        if answer_a == answer_b:
-            raise Unusable("same_answers")
+        pair = pair_of(record, stem, number)
+        trace, flipped, label = record.get("trace"), record.get("flipped"), pair.label
         if label in ("tie", "both"):
             raise Unusable("tie")
         if label not in ("a", "b") or not (flipped is None or isinstance(flipped, bool)):
             raise Unusable("bad_label")
-        name, source = id_and_source(record.get("id", f"{stem}:{number}"), record.get("source", stem))
         if trace is not None and not (isinstance(trace, str) and trace.strip()):
             raise Unusable("bad_trace")
-        check_text(name, source, prompt, answer_a, answer_b, trace or "", *images)
-        return Pair(name, source, images, prompt, answer_a, answer_b, label, trace, flipped)
+        check_text(trace or "")
+        return replace(pair, trace=trace, flipped=flipped)
+
+
+def pair_of(record: dict[str, Any], stem: str, number: int) -> Pair:
+    """The pair of a record in line `number` of the file `stem`, its label as it stands there; or Unusable."""
+    images, prompt = images_and_question(image_field(record), record.get("prompt", record.get("question")))
+    label, answers = record.get("label"), (record.get("answer_a"), record.get("answer_b"))
+    if "chosen" in record and answers == (None, None):
+        label, answers = "a", (record["chosen"], record.get("rejected"))
+    answer_a, answer_b = map(answer_text, answers)
+    if answer_a is None or answer_b is None:
+        raise Unusable("no_answer")
+    if answer_a == answer_b:
+        raise Unusable("same_answers")
+    name, source = id_and_source(record.get("id", f"{stem}:{number}"), record.get("source", stem))
+    check_text(name, source, prompt, answer_a, answer_b, *images)
+    return Pair(name, source, images, prompt, answer_a, answer_b, label.lower() if isinstance(label, str) else "")
+
+
+def read_pairs(path: str | Path) -> tuple[list[Pair], dict[str, int]]:
+    """Read a file of pairs that need no label: the pairs in file order, and the number of unusable records by reason.
+
+    Image paths are given as they stand, and not looked for. Raises ValueError if none of the records can be used.
+    """
+    return _read(Path(path), "image, prompt, answer_a and answer_b", pair_of)

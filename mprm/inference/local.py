@@ -51,8 +51,11 @@ class Sampler(SamplingSettings):
         """The tokens that end what is written."""
         return [self.processor.turn_end_id, self.processor.tokenizer.eos_token_id]
 
-    def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
-        """What generate() gives, as text."""
+    def refusal(self, images: Sequence[Path]) -> str | None:
+        return image_refusal(images, self.processor)
+
+    def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
+        """What generate() gives, as text. They come together, so that keep is told of none."""
         return [
             [Completion(self.text(one.ids), len(one.ids), one.finished, one.entropy) for one in found]
             for found in self.generate(prompts)
@@ -190,8 +193,7 @@ class LocalPolicy(SamplingSettings):
         return Sampler(processor=processor, model=model.to(self.device).eval(), **settings)
 
     def refusal(self, images: Sequence[Path]) -> str | None:
-        return image_refusal(images, self.sampler.processor)
+        return self.sampler.refusal(images)
 
     def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
-        """They come together, so that keep is told of none."""
         return self.sampler.complete(prompts)

@@ -52,7 +52,18 @@ Keep = Callable[[Prompt, list[Completion]], None]
 Draw = Callable[[Sequence[Prompt]], list[list[Completion]]]
 
 
-class Policy(Protocol):
+class Writes(Protocol):
+    """What completes prompts: a policy, or a judge."""
+
+    def refusal(self, images: Sequence[Path]) -> str | None:
+        """Why it cannot look at these images, a reason of image_refusal(); None when it can."""
+
+    def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
+        """prompt.n completions of every prompt, in order; none of one that is too long. keep: told of a prompt's as
+        soon as they are there, where they come one by one and cost something."""
+
+
+class Policy(Writes, Protocol):
     """Component of the config group `policy`."""
 
     @property
@@ -61,16 +72,6 @@ class Policy(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """All settings that the completions depend on, as JSON values. Raises ValueError if one is missing."""
-
-    def refusal(self, images: Sequence[Path]) -> str | None:
-        """Why the policy cannot look at these images, a reason of image_refusal(); None when it can."""
-
-    def complete(self, prompts: Sequence[Prompt], keep: Keep | None = None) -> list[list[Completion]]:
-        """prompt.n completions of every prompt, in order; none of a prompt that is too long for the policy.
-
-        keep: to be told of a prompt's completions as soon as they are there, where they come one by one and cost
-        something. A policy whose completions come together may leave it alone.
-        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +277,7 @@ def solve(
         advance(len(chosen))
 
 
-def drawn(policy: Policy, prompts: Sequence[Prompt], kept: Journal) -> list[list[Completion]]:
+def drawn(policy: Writes, prompts: Sequence[Prompt], kept: Journal) -> list[list[Completion]]:
     """The completions of every prompt, in order. Those that a policy hands over one by one are in the journal at once,
     and not asked for again by a process that goes on after a kill."""
 

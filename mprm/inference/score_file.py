@@ -13,7 +13,7 @@ from mprm.data.image_folder import ImageFolder
 from mprm.data.lines import Dropped, Unusable, check_text, first_keys, read_json_lines
 from mprm.data.records import image_field, image_names
 from mprm.data.visualprm400k import question_text
-from mprm.inference.scoring import Scored, ScoreRequest
+from mprm.inference.scoring import Scored, ScoreRequest, asked
 from mprm.metrics.predictions import NotScored, StepScores
 from mprm.runs.artifacts import file_hash
 from mprm.runs.journal import Journal, journal
@@ -59,8 +59,18 @@ def score_file(source: Path, target: Path, score: Score, settings: Any) -> tuple
     return len(found) - skipped.total(), sum(not one.images for one in requests), dict(skipped)
 
 
-def score_kept(kept: Journal, requests: Sequence[ScoreRequest], score: Score) -> dict[str, StepScores | NotScored]:
-    """Scores of the solutions by id: those that the journal has, and the others', which it keeps as they come."""
+def score_kept(
+    kept: Journal, requests: Sequence[ScoreRequest], score: Score, whole: bool = False
+) -> dict[str, StepScores | NotScored]:
+    """Scores of the solutions by id: those that the journal has, and the others', which it keeps as they come.
+
+    whole: the solutions of a question are scored against each other, so that a part of them that is kept is not used.
+    """
+    if whole:
+        missing = {asked(request) for request in requests if request.id not in kept.done}
+        for request in requests:
+            if asked(request) in missing:
+                kept.done.pop(request.id, None)
     scored = score([request for request in requests if request.id not in kept.done])
     kept.add_each(((name, asdict(found)) for name, found in scored), AT_ONCE)
     return {request.id: _found(kept.done[request.id]) for request in requests}

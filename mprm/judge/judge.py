@@ -25,7 +25,7 @@ from mprm.batching.collate import Example
 from mprm.batching.examples import image_size
 from mprm.data.questions import Pair
 from mprm.inference.local import Sampler
-from mprm.inference.policy import Completion, Prompt, key_hash
+from mprm.inference.policy import Completion, Prompt, Writes, drawn, key_hash
 from mprm.metrics.estimate import TAILS, Estimate
 from mprm.metrics.pairwise import VOTES, entropy_bins
 from mprm.metrics.results import Curation, WrongLabels
@@ -106,6 +106,8 @@ class Judge:
     votes: int = 0
     # Of these further responses.
     vote_temperature: float = 1.0
+    # Who writes the responses: local, this machine, or server, that of policy=server.
+    engine: str = "local"
     # A response that does not end within them has no verdict.
     max_new_tokens: int = 1024
     # Held at once while responses are written.
@@ -114,6 +116,8 @@ class Judge:
     def __post_init__(self) -> None:
         if self.verdict.count("{}") != 1 or not self.verdict.replace("{}", "").strip():
             raise ValueError(f"judge.verdict={self.verdict} has no single {{}}; try 'The better answer is {{}}.'")
+        if self.engine not in ("local", "server"):
+            raise ValueError(f"judge.engine={self.engine} is unknown; choose local, or server with policy=server")
         for name in ("temperature", "evaluation_temperature", "vote_temperature"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"judge.{name}={getattr(self, name)} is negative; 0 takes the most likely token")
@@ -176,7 +180,7 @@ def sampler_of(judge: Judge, processor: ChatProcessor, model: ChatModel, tempera
 
 
 def respond(
-    draws: Mapping[str, tuple[Sampler, int]],
+    draws: Mapping[str, tuple[Writes, int]],
     judge: Judge,
     pairs: Sequence[PresentedPair],
     kept: Journal,
@@ -187,8 +191,8 @@ def respond(
     "entropy", "n_tokens"}]}, a NAME for every one of `draws`: who draws, and how many responses.
 
     verdict: A, B or null, as it is meant; in_format: it stands as judge.verdict wants it. entropy: nats, of the judge's
-    own next-token distribution, whatever the temperature: the mean over the tokens of the response.
-
+    own next-token distribution, whatever the temperature: the mean over the tokens; null of a server, which may give no
+    n_tokens either, and no responses to what is too long.
     batch: pairs that are asked together and kept together; advance: told how many more are done.
     """
     waiting = (one for one in pairs if one.key not in kept.done)
@@ -196,17 +200,17 @@ def respond(
         records: dict[str, Any] = {
             one.key: {"id": one.pair.id, "swapped": one.swapped, "better": one.better} for one in chosen
         }
-        for name, (sampler, n) in draws.items():
+        for name, (writer, n) in draws.items():
             prompts = [one.prompt(n) for one in chosen]
             if name == VOTES:  # at one temperature they would repeat the other responses
                 prompts = [replace(prompt, key=f"{name}\0{prompt.key}") for prompt in prompts]
-            for one, completions in zip(chosen, sampler.complete(prompts), strict=True):
-                records[one.key][name] = [_response(judge, completion) for completion in completions]
+            for one, completions in zip(chosen, drawn(writer, prompts, kept), strict=True):
+                records[one.key][name] = [response_of(judge, completion) for completion in completions]
         kept.add(records)
         advance(len(chosen))
 
 
-def _response(judge: Judge, completion: Completion) -> dict[str, Any]:
+def response_of(judge: Judge, completion: Completion) -> dict[str, Any]:
     return {
         "text": completion.text,
         "verdict": judge.meant(completion.text) if completion.finished else None,

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from mprm.metrics.estimate import DIFFERENCE, SHARE, Bools, Estimate, Floats, Ints, mean, means, saved
+from mprm.metrics.estimate import DIFFERENCE, SHARE, Bools, Estimate, Floats, mean, means, saved
 from mprm.metrics.results import EntropyBin, JudgeAccuracy, PairSource
 from mprm.metrics.step_metrics import LabelledSteps, rankings
 
@@ -34,8 +34,8 @@ class Judgements:
     first_P2: Bools  # the verdict is for the answer that is presented first
     valid_P2: Bools  # there is a verdict
     right_P2: Bools  # it is that of the label
-    entropy_P2: Floats  # of the response, nats
-    tokens_P2: Ints  # its length
+    entropy_P2: Floats  # of the response, nats; NaN where a server does not tell
+    tokens_P2: Floats  # its length; NaN likewise
     in_format_P2: Bools  # the verdict is in the words that judge.verdict wants
     right_P2K: Bools  # of the further responses
     valid_P2K: Bools
@@ -65,8 +65,8 @@ def judgements(
         first_P2=verdict_P2 == FIRST,
         valid_P2=verdict_P2 != "",
         right_P2=verdict_P2 == better_P2,
-        entropy_P2=each("entropy"),
-        tokens_P2=each("n_tokens"),
+        entropy_P2=each("entropy").astype(float),
+        tokens_P2=each("n_tokens").astype(float),
         in_format_P2=each("in_format"),
         right_P2K=vote_P2K == better_P2[:, :, None],
         valid_P2K=vote_P2K != "",
@@ -77,6 +77,7 @@ def judgements(
 def measure_judge(judged: Judgements) -> JudgeAccuracy:
     """All that is said of one judge."""
     right_P, entropy_P = judged.right_P2.mean(axis=1), judged.entropy_P2.mean(axis=1)
+    told = bool(np.isfinite(entropy_P).all())
     consistent_P = judged.valid_P2.all(axis=1) & (judged.first_P2.sum(axis=1) == 1)
     writes = bool(judged.tokens_P2.any())  # a reward model gives scores: they have no entropy and know no order
     return JudgeAccuracy(
@@ -87,10 +88,10 @@ def measure_judge(judged: Judgements) -> JudgeAccuracy:
         without_verdict=float(1 - judged.valid_P2.mean()),
         in_format=float(judged.in_format_P2.mean()),
         accuracy_in_format=float((judged.right_P2 & judged.in_format_P2).mean()),
-        entropy=float(entropy_P.mean()),
-        tokens=float(judged.tokens_P2.mean()),
-        bins=entropy_bins(right_P, entropy_P) if writes else (),
-        tells=told_apart(judged.entropy_P2.ravel(), judged.right_P2.ravel()) if writes else None,
+        entropy=float(entropy_P.mean()) if told else None,
+        tokens=float(tokens) if np.isfinite(tokens := judged.tokens_P2.mean()) else None,
+        bins=entropy_bins(right_P, entropy_P) if told else (),
+        tells=told_apart(judged.entropy_P2.ravel(), judged.right_P2.ravel()) if told else None,
     )
 
 

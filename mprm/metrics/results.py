@@ -134,8 +134,8 @@ class JudgeAccuracy(PairAccuracy):
     without_verdict: float
     in_format: float  # verdicts in the words that judge.verdict wants, which is all that reinforcement learning rewards
     accuracy_in_format: float
-    entropy: float  # mean of a response, nats
-    tokens: float  # mean of a response
+    entropy: float | None  # mean of a response, nats; None where a server does not tell, as are tokens and tells
+    tokens: float | None  # mean of a response
     bins: tuple[EntropyBin, ...]
     tells: float | None  # P(wrong response has the higher entropy than a right one); None where all are alike
     published: tuple[PublishedAccuracy, ...] = ()  # by number of votes; () where the benchmark has no rule of its own

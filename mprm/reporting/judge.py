@@ -144,7 +144,7 @@ def _last_words(begin: str, judge: JudgeAccuracy) -> list[str]:
         if first.above(0.5) or first.below(0.5):
             bias = f"it prefers the answer that is shown {'first' if first.above(0.5) else 'second'}"
         said.append(f"{begin} {bias}: {first.points()} % of its verdicts are for the first.")
-    if not judge.tokens:  # a reward model
+    if judge.tokens == 0:  # a reward model
         return said
     with_verdict = f"{begin} {100 * (1 - judge.without_verdict):.1f} % of its responses have a verdict"
     return [*said, f"{with_verdict}, {100 * judge.in_format:.1f} % in the words of judge.verdict."]

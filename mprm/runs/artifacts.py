@@ -16,6 +16,7 @@ from uuid import uuid4
 
 TEMPORARY = ".tmp-"
 STAGES = "stages.json"  # of a run folder: what each stage has left there
+JUDGE_FILE = "judge.json"  # of an exported judge: how it is asked
 MODEL_FILE = "model.json"  # of an evaluation that no training belongs to: whose model it was
 
 FileState = list[Any]  # size in bytes, SHA-256 in hex

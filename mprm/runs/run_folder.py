@@ -29,7 +29,7 @@ from mprm.runs.artifacts import (
     write_text,
 )
 from mprm.runs.hub import PINNED
-from mprm.tasks import GROUPS, NOT_IN_HASH, TASKS, unused
+from mprm.tasks import GROUPS, JUDGE_TASKS, NOT_IN_HASH, TASKS, unused
 
 # Enters every config hash. Raise it when a file of the run folder changes its meaning: older runs are then refused.
 FORMAT_VERSION = 3
@@ -260,7 +260,9 @@ def differences(before: DictConfig, now: DictConfig) -> str:
 
 def _hashed_values(cfg: DictConfig | dict[str, Any], leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The leaves that enter the hash, by dotted key."""
-    left_out = (*NOT_IN_HASH, *unused(cfg.get("task")), *leave_out)
+    served = cfg.get("task") in JUDGE_TASKS and (cfg.get("judge") or {}).get("engine") == "server"
+    not_in_hash = (name for name in NOT_IN_HASH if not (served and name == "policy"))
+    left_out = (*not_in_hash, *unused(cfg.get("task")), *leave_out)
     return {
         key: value
         for key, value in _leaves(OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg, "")

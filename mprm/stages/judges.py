@@ -36,6 +36,8 @@ def train_judge(cfg: Config) -> None:
     from mprm.selection.subset import keep
 
     stages = [stage for stage in LINE if stage.name in TASKS[cfg.task].stages]
+    if cfg.judge.engine == "server" and stages != [JUDGE]:
+        raise ValueError("judge.engine=server judges and is not trained; give task=judge, or task=compare, with it")
     check_before_selection(cfg)
     if CURATE in stages:  # does the selector need a signal that pairs do not have? It is tried on one
         keep(signals_of([Pair("", "", (), "", "", "", "a")], {}, []), cfg.selector)

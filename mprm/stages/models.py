@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mprm.config import Config
+from mprm.config import Config, judge_of
 from mprm.runs.artifacts import weights_written
 from mprm.runs.journal import Journal, journal
 from mprm.runs.names import model_name, short_names
@@ -80,8 +80,11 @@ def load_backbone(cfg: Config) -> tuple[Any, Any]:
 def load_scorer(cfg: Config, run: str | None) -> ScoredBy:
     """What scores solutions: the model of a run or an exported folder; without one model=, or the backbone as it lies
     in its folder."""
+    from mprm.judging import Judge
     from mprm.scorer import StepScorer
 
+    if run is not None and cfg.task == "rerank" and judge_of(Path(run)) is not None:
+        return Judge.from_pretrained(run, device(cfg), seed=cfg.seed).scored
     if run is not None:
         return StepScorer.from_pretrained(run, device(cfg), None, max_tokens(cfg), cfg.trainer.num_workers).scored
     machine = max_tokens(cfg), device(cfg), cfg.trainer.num_workers
@@ -130,7 +133,8 @@ def identity(cfg: Config, run: str | None) -> dict[str, Any]:
     folder = Path(run or str(own.path)).resolve()
     options = {} if run else asdict(own)
     kind = {"prm": type(own).__name__} if cfg.has_model else {}
-    return kind | {"folder": str(folder), "written": weights_written(folder), "backbone": options or None}
+    written = max(weights_written(folder / part) for part in (".", "sft", "rl"))  # the latter two of a judge's run
+    return kind | {"folder": str(folder), "written": written, "backbone": options or None}
 
 
 def models_of(cfg: Config) -> dict[str, str | None]:

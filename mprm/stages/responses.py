@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mprm.config import Config
 from mprm.data.lines import Dropped
 from mprm.runs.artifacts import weights_written
 from mprm.runs.journal import journal
@@ -21,6 +24,9 @@ from mprm.terminal import bar, listed, tracked
 if TYPE_CHECKING:
     from mprm.backbones.chat import ChatModel, ChatProcessor
     from mprm.data.questions import Pair
+    from mprm.inference.local import Sampler
+    from mprm.inference.policy import Writes
+    from mprm.inference.server import ServerPolicy
     from mprm.judge.judge import PresentedPair
 
 UNTRAINED = "untrained"
@@ -100,24 +106,17 @@ def responses(
 
 def _ask(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: list[Pair]) -> dict[str, str]:
     """Write the responses; returns why pairs cannot be looked at, by id."""
-    from mprm.inference.policy import image_refusal
-    from mprm.judge.judge import in_seeded_order, present, respond, sampler_of
+    from mprm.judge.compare import orders
+    from mprm.judge.judge import in_seeded_order, present, respond
     from mprm.metrics.pairwise import RESPONSES, VOTES
 
     cfg, measuring = work.cfg, file.startswith("judged_")
     group = cfg.reward_benchmark if measuring else cfg.preferences
-    processor, model = work.judge_after(after)
+    writer = responder(cfg, lambda: work.judge_after(after))
+    found, unusable = looked_at(pairs, group.image_folder.path, writer)
     asked: list[PresentedPair] = []
-    unusable: dict[str, str] = {}
-    for pair in pairs:
-        paths = tuple(map(group.image_folder.path, pair.images))
-        reason = image_refusal(paths, processor)
-        if reason is not None:
-            unusable[pair.id] = reason
-        elif measuring:
-            asked += [present(pair, paths, swapped) for swapped in (False, True)]
-        else:
-            asked.append(in_seeded_order(present(pair, paths, swapped=False), cfg.seed))
+    for pair, paths in found:
+        asked += orders(pair, paths) if measuring else [in_seeded_order(present(pair, paths, False), cfg.seed)]
     if not asked:
         raise ValueError(
             f"{group.path}: the images of no pair can be used ({listed(Counter(unusable.values()))}); see where "
@@ -127,19 +126,21 @@ def _ask(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: 
     wanted = {RESPONSES: (judge.temperature, judge.samples)}
     if measuring:
         wanted = {RESPONSES: (judge.evaluation_temperature, 1), VOTES: (judge.vote_temperature, judge.votes)}
-    draws = {
-        name: (sampler_of(judge, processor, model, temperature, cfg.seed), n)
-        for name, (temperature, n) in wanted.items()
-        if n
-    }
+    draws = {name: (replace(writer, temperature=temperature), n) for name, (temperature, n) in wanted.items() if n}
     keys = [one.key for one in asked]
     settings = [inputs, weights_written(work.run.path / after), keys]
     with journal(work.run.path / file, settings) as kept, bar() as progress:
         doing = f"judging pairs ({file.removesuffix('.jsonl')})"
         task = progress.add_task(doing, total=len(asked), completed=len(kept.done))
         respond(draws, judge, asked, kept, lambda more: progress.advance(task, more), AT_ONCE)
-        kept.finish(kept.done[key] for key in keys)
-    return unusable
+        too_long = {one.pair.id: "too_long" for one in asked if not kept.done[one.key][RESPONSES]}
+        if len(too_long) == len(found):
+            kept.remove()
+            raise ValueError(
+                f"policy.model: the server calls all {len(found)} pairs too long; serve it with a longer context"
+            )
+        kept.finish(kept.done[one.key] for one in asked if one.pair.id not in too_long)
+    return unusable | too_long
 
 
 def _score(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: list[Pair]) -> dict[str, str]:
@@ -173,7 +174,7 @@ def _score(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs
             if reasons := [score for score in scores if isinstance(score, str)]:
                 unusable[pair.id] = reasons[0]
                 continue
-            response = {"in_format": True, "entropy": 0.0, "n_tokens": 0}
+            response = {"in_format": True, "entropy": None, "n_tokens": 0}
             for swapped, (first, second) in ((False, scores), (True, scores[::-1])):
                 better = "B" if (pair.label == "b") != swapped else "A"
                 record = {"id": pair.id, "swapped": swapped, "better": better, "scores": [first, second]}
@@ -186,3 +187,38 @@ def _score(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs
             )
         kept.finish(records)
     return unusable
+
+
+def looked_at(
+    pairs: Sequence[Pair], image_path: Callable[[str], Path], writer: Writes
+) -> tuple[list[tuple[Pair, tuple[Path, ...]]], dict[str, str]]:
+    """The pairs with their image files, and why who judges cannot look at the others, by id."""
+    found, unusable = [], {}
+    for pair in pairs:
+        paths = tuple(map(image_path, pair.images))
+        reason = writer.refusal(paths)
+        if reason is None:
+            found.append((pair, paths))
+        else:
+            unusable[pair.id] = reason
+    return found, unusable
+
+
+def responder(cfg: Config, load: Callable[[], tuple[Any, Any]]) -> Sampler | ServerPolicy:
+    """Who judges: the model, with its processor, that `load` loads; with judge.engine=server the server of
+    policy=server, asked as the judge is."""
+    from mprm.judge.judge import sampler_of
+
+    judge = cfg.judge
+    if judge.engine == "local":
+        return sampler_of(judge, *load(), judge.temperature, cfg.seed)
+    return replace(server(cfg), instruction=judge.instruction, max_new_tokens=judge.max_new_tokens, seed=cfg.seed)
+
+
+def server(cfg: Config) -> ServerPolicy:
+    """The one of policy=server. Raises ValueError for another policy."""
+    from mprm.inference.server import ServerPolicy
+
+    if not isinstance(cfg.policy, ServerPolicy):
+        raise ValueError("judge.engine=server asks the server of policy=; give policy=server policy.model=NAME")
+    return cfg.policy

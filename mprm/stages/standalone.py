@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mprm.binding import component
-from mprm.config import Config, config_of_run
+from mprm.config import Config, config_of_run, judge_of
+from mprm.runs.artifacts import JUDGE_FILE
 from mprm.runs.journal import journal, read_jobs
 from mprm.runs.run_folder import CHECKOUT, used_config
 from mprm.stages.models import load_backbone
 from mprm.stages.stage import Output, content
-from mprm.tasks import GROUPS, JUDGE_TASKS, REWARD_MODEL
+from mprm.tasks import GROUPS, REWARD_MODEL
 from mprm.terminal import bar, command, console, listed, retyped, say, say_next, say_without_image
 
 if TYPE_CHECKING:
@@ -32,18 +33,18 @@ def export(cfg: Config) -> None:
     """A trained run as a folder that other software loads; with push_to=ORG/NAME also on the hub."""
     from mprm.backbones.auto import Auto
     from mprm.backbones.loading import PROMPT, ChatBackbone
+    from mprm.backbones.usage import AS_A_JUDGE
     from mprm.reporting.card import model_card
     from mprm.runs.hub import push
     from mprm.training.checkpoint import export as write
-    from mprm.training.checkpoint import load_checkpoint, load_weights
+    from mprm.training.checkpoint import last_trained, load_checkpoint, load_weights
 
     folder = Path(str(cfg.run))
-    trained = config_of_run(folder)
-    judge, source, use = trained.task in JUDGE_TASKS, trained.backbone.folder(), ""
+    trained, judge = config_of_run(folder), judge_of(folder)
+    source, finished = trained.backbone.folder(), cfg.checkpoint is None
     rates_answers = trained.task == REWARD_MODEL
-    if not judge and isinstance(trained.backbone, Auto | ChatBackbone):
-        use = trained.backbone.usage(rates_answers)
-    prompt, finished = trained.backbone.prompt(), cfg.checkpoint is None
+    use = trained.backbone.usage(rates_answers) if isinstance(trained.backbone, Auto | ChatBackbone) else ""
+    use, prompt = use if judge is None else AS_A_JUDGE, trained.backbone.prompt() | ({"judge": judge} if judge else {})
     card = model_card(folder, used_config(trained.raw), source, prompt, use, finished)
     weights = sorted(folder.glob("**/weights.safetensors"))
     settings = [*map(content, weights), cfg.checkpoint, content(cfg.checkpoint), cfg.format, card]
@@ -51,23 +52,21 @@ def export(cfg: Config) -> None:
     if not output.is_made():
         started = monotonic()
         processor, model = load_backbone(trained)
-        if judge:
-            folder /= "rl" if (folder / "rl" / "weights.safetensors").is_file() else "sft"
         model.rates_answers = rates_answers
-        if rates_answers:
-            folder /= REWARD_MODEL
         if cfg.checkpoint is None:
-            load_weights(model, folder / "weights.safetensors")
+            load_weights(model, last_trained(folder))
         else:
             load_checkpoint(model, Path(cfg.checkpoint))
-        write(model, processor, trained.backbone, output.target, cfg.format, card)
+        write(model, processor, trained.backbone, output.target, cfg.format, card, {JUDGE_FILE: judge} if judge else {})
         output.remember()
         say(f"wrote {cfg.output} in {monotonic() - started:.1f} s")
     if cfg.push_to is not None:
         again = f"{command()} {shlex.join(retyped('export'))}"
         say(f"uploaded {cfg.output} to {push(output.target, cfg.push_to, again)}; a new repository is private")
-    if judge or rates_answers:
+    if rates_answers:
         say_next("task=report", f"runs={Path(str(cfg.run)).parent}")
+    elif judge is not None:
+        say_next("task=compare", f"run={cfg.output}", "input=PAIRS.jsonl", f"output={cfg.output}_compared.jsonl")
     elif Path(str(trained.raw.benchmark.path)).is_file():
         run = cfg.output if (output.target / "config.json").is_file() else cfg.run  # of a backbone of one's own
         given = f"input={trained.raw.benchmark.path}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -170,7 +170,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 def load_weights(model: StepModel, path: Path) -> None:
     """Put trained parameters back, and a kappa head with them. Raises ValueError if they are another backbone's."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing; train first (task=train), or name another run")
+        raise ValueError(f"{path} is missing; train first (task=train, a judge: task=egt), or name another run")
     with reading(path):
         tensors = load_file(path)
     model.set_kappa("kappa.weight" in tensors)
@@ -208,13 +208,25 @@ def _put_back(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) ->
             parameters[name].copy_(tensor)
 
 
+def last_trained(run: Path) -> Path:
+    """The weights that the last training of a run has left."""
+    found = [run / stage / "weights.safetensors" for stage in ("rl", "sft", "reward_model", ".")]
+    return next((path for path in found if path.is_file()), found[-1])
+
+
 def export(
-    model: StepModel, processor: Any, backbone: Backbone, folder: Path, layout: str, card: str | None = None
+    model: StepModel,
+    processor: Any,
+    backbone: Backbone,
+    folder: Path,
+    layout: str,
+    card: str | None = None,
+    files: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write the model into `folder`, in place of what is there; the model is not a step model any more.
 
     layout: hf, for transformers' AutoModelForImageTextToText, or original, OpenGVLab's, which the backbone's own folder
-    must then be in. A kappa head has a file of its own, which other software passes over.
+    must then be in; files: further JSON files. A kappa head has a file of its own, which other software passes over.
     Raises ValueError if the backbone cannot write the layout.
     """
     with atomic_folder(folder) as temporary:
@@ -222,5 +234,7 @@ def export(
         if model.kappa is not None:
             save_file(model.kappa.state_dict(), temporary / KAPPA)
         write_json(temporary / PROMPT, backbone.prompt())
+        for name, content in files.items():
+            write_json(temporary / name, content)
         if card is not None:  # not the backbone's own, which the original layout brings
             write_text(temporary / "README.md", card)

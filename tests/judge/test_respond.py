@@ -100,7 +100,7 @@ class Counting:
     inner: Sampler
     asked: list[str] = field(default_factory=list)
 
-    def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+    def complete(self, prompts: Sequence[Prompt], keep: object) -> list[list[Completion]]:
         self.asked += [prompt.key for prompt in prompts]
         return self.inner.complete(prompts)
 
@@ -153,7 +153,7 @@ def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[PresentedPair], 
     ]
 
     class Scripted:
-        def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        def complete(self, prompts: Sequence[Prompt], keep: object) -> list[list[Completion]]:
             assert [prompt.n for prompt in prompts] == [4]
             return [said]
 

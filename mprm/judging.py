@@ -1,0 +1,150 @@
+"""The Python API of judges: which of two answers is better, and how good each of several is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations, groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from mprm.backbones.chat import ChatModel, ChatProcessor
+from mprm.batching.examples import image_fault, on_white
+from mprm.config import bind, judge_of
+from mprm.data.questions import Pair
+from mprm.inference.rewards import Pictures
+from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, asked
+from mprm.judge.compare import Comparison, compared, orders, shares_of_wins, voting
+from mprm.judge.judge import Judge as Settings
+from mprm.judge.judge import response_of, sampler_of
+from mprm.metrics.predictions import NotScored, StepScores
+from mprm.runs.hub import local
+from mprm.scorer import load_trained
+from mprm.training.checkpoint import last_trained, load_weights
+
+SURE = 1e-6  # for the log odds of a share of 0 or 1
+
+
+class Judge:
+    """Compares answers: it reasons about two of them, and ends in a verdict.
+
+    judge = Judge.from_pretrained("exported_judge")
+    found = judge.compare("chart.png", "What is blue plus purple?", "It is 10.", "It is 7.", votes=8)
+    found.winner, found.share, found.reasoning
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        processor: ChatProcessor,
+        model: ChatModel,
+        device: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.settings = settings
+        self.processor = processor
+        self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self.seed = seed
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, device: str | None = None, dtype: str | None = None, seed: int = 0
+    ) -> Judge:
+        """The judge of a folder that task=export wrote, on this disk or on the hub (ORG/NAME), or of a run, runs/NAME.
+
+        device, dtype: as StepScorer.from_pretrained(); seed: of what is drawn.
+        Raises ValueError if the folder is neither, or its weights are missing, and as mprm.runs.hub.explained().
+        """
+        folder = Path(local("path", str(path)))
+        loaded = load_judge(folder, dtype)
+        return cls(bind(OmegaConf.create({"judge": judge_of(folder)})["judge"]), *loaded, device, seed)
+
+    def compare(
+        self, image: Pictures, prompt: str, a: str, b: str, votes: int = 1, both_orders: bool = True
+    ) -> Comparison:
+        """Which of two answers to a prompt about images is better.
+
+        image: a path or a picture, or several, or None. votes: responses in each order of the answers; one is written
+        at settings.evaluation_temperature, several are drawn at settings.vote_temperature: the same of the same prompt
+        and answers, whatever was asked before. both_orders: the judge is shown b first, too.
+        Raises ValueError if an image cannot be read, a text is empty, or the answers are the same.
+        """
+        (found,) = self._compared(image, prompt, [(a, b)], votes, both_orders)
+        return found
+
+    def scores(
+        self, image: Pictures, prompt: str, answers: Sequence[str], votes: int = 1, both_orders: bool = True
+    ) -> list[float]:
+        """How good each of several answers is, in [0, 1]: its share of wins against every other, a tie being half a
+        win. Of n answers n (n - 1) / 2 pairs are compared; raises as compare()."""
+        pairs = list(combinations(range(len(answers)), 2))
+        found = self._compared(image, prompt, [(answers[a], answers[b]) for a, b in pairs], votes, both_orders)
+        return shares_of_wins(len(answers), [(*pair, one) for pair, one in zip(pairs, found, strict=True)])
+
+    def scored(self, solutions: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
+        """What scores() says of every solution among the others of its question, by id as they come: for best-of-N, as
+        P(yes) of one step, in [1e-6, 1 - 1e-6]. Solutions of the same text are one."""
+        for (question, *names), members in groupby(sorted(solutions, key=asked), key=asked):
+            texts = {one.id: "\n\n".join(one.steps) for one in members}
+            answers = list(dict.fromkeys(filter(str.strip, texts.values())))
+            try:
+                shares = dict(zip(answers, self.scores(open_images(names), question, answers), strict=True))
+            except ValueError as error:
+                yield from ((name, NotScored(image_fault(error), str(error))) for name in texts)
+                continue
+            for name, text in texts.items():
+                share = min(max(shares.get(text, 0.0), SURE), 1 - SURE)
+                yield name, StepScores((math.log(share / (1 - share)),))
+
+    def _compared(
+        self, image: Pictures, prompt: str, answers: Sequence[tuple[str, str]], votes: int, both_orders: bool
+    ) -> list[Comparison]:
+        if votes < 1:
+            raise ValueError(f"votes={votes} is not positive; give 1, or more for a vote")
+        for pair in answers:
+            for text in (prompt, *pair):
+                if not isinstance(text, str) or not text.strip():
+                    raise ValueError(f"{text!r} is no prompt and no answer; give a text")
+            if pair[0] == pair[1]:
+                raise ValueError(f"both answers are {pair[0]!r}; give two that differ")
+        with TemporaryDirectory() as folder:
+            paths = tuple(_paths(image, Path(folder)))
+            shown = [
+                orders(Pair("\0".join((prompt, a, b)), "", (), prompt, a, b, ""), paths, both_orders)
+                for a, b in answers
+            ]
+            _, temperature = voting(self.settings, votes)
+            sampler = sampler_of(self.settings, self.processor, self.model, temperature, self.seed)
+            said = iter(sampler.complete([one.prompt(votes) for of_pair in shown for one in of_pair]))
+        return [
+            compared([(one, [response_of(self.settings, text) for text in next(said)]) for one in of_pair])
+            for of_pair in shown
+        ]
+
+
+def load_judge(folder: Path, dtype: str | None = None) -> tuple[ChatProcessor, ChatModel]:
+    """Processor and model of an exported judge or a judge's run. Raises ValueError if the folder is neither, or nothing
+    was trained there."""
+    if judge_of(folder) is None:
+        raise ValueError(f"{folder} is no judge; give a folder that task=export wrote of one, or its run, runs/NAME")
+    _, processor, model = load_trained(folder, dtype)
+    model.train_generation()
+    if (folder / "config.yaml").is_file():
+        load_weights(model, last_trained(folder))
+    return processor, model
+
+
+def _paths(image: Pictures, folder: Path) -> list[Path]:
+    """The files of images; pictures become some in the folder."""
+    shown = [image] if isinstance(image, str | Path | Image.Image) else list(image or ())
+    paths = []
+    for number, one in enumerate(shown):
+        if isinstance(one, Image.Image):
+            on_white(one).save(folder / f"{number}.png")
+            one = folder / f"{number}.png"
+        paths.append(Path(one))
+    return paths
