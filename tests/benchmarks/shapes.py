@@ -22,7 +22,6 @@ from mprm.backbones.qwen import Qwen2VLImageProcessorPil, QwenProcessor
 from mprm.batching.collate import Example, collate
 from tools import tiny
 
-FLOPS_PER_SECOND = {"H100": 989.4e12, "H200": 989.4e12}  # bfloat16 without sparsity, from the data sheets
 # Layers, hidden size, MLP, heads, key-value heads, vocabulary of the language model. small: Qwen2.5-VL-3B's proportions
 # at an eighth of its width and a quarter of its layers; the LM head is a tenth of the weights, as there.
 TEXT = {
