@@ -120,8 +120,7 @@ def disconnect_ranks(strategy: Strategy | None) -> None:
     if not torch.distributed.is_initialized():
         return
     torch.distributed.barrier()
-    names = torch.distributed.distributed_c10d._world
-    used = names.group_count
+    n_groups = torch.distributed.distributed_c10d._world.group_count
     if isinstance(strategy, Sharded):
         import deepspeed
 
@@ -130,7 +129,7 @@ def disconnect_ranks(strategy: Strategy | None) -> None:
         torch.distributed.destroy_process_group()
     # torchrun keeps one store for all groups of its processes, by their number, which begins at 0 again: the next
     # training would find the addresses of this one.
-    names.group_count = used
+    torch.distributed.distributed_c10d._world.group_count = n_groups
 
 
 def build_strategy(machine: Machine) -> str | Strategy:
