@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -49,19 +50,23 @@ def reachable_choices() -> Counter[str]:
 
 
 def test_every_yaml_composes_and_binds(load: Callable[..., Config]) -> None:
-    ours = [path for path in sorted(CONF.rglob("*/*.yaml")) if not path.is_relative_to(CONF / "hydra")]
-    on_disk = Counter(str(path.parent.relative_to(CONF)) for path in ours)
+    """The first option of every group together, then the second of every group that has two, and so on."""
+    options: dict[str, list[str]] = {}
+    for path in sorted(CONF.glob("*/*.yaml")):
+        options.setdefault(path.parent.name, []).append(path.stem)
     bound: Counter[str] = Counter()
-    for path in ours:
-        group = path.parent.name
-        config = load("model=visualprm_8b", f"{group}={path.stem}")
+    experiments = options.pop("experiment")  # which choose options themselves
+    rows = [dict(zip(options, row, strict=True)) for row in zip_longest(*options.values())]
+    for row in [*rows, *({"experiment": name} for name in experiments)]:
+        chosen = {group: name for group, name in row.items() if name}
+        config = load(*(f"{group}={name}" for group, name in ({"model": "visualprm_8b"} | chosen).items()))
         for name in GROUPS:
             component = getattr(config, name)
-            assert is_dataclass(component), path
+            assert is_dataclass(component), chosen
             written = {key for key in config.raw[name] if key != "_target_"}
-            assert written <= {field.name for field in fields(component)}, path
-        bound[group] += 1
-    assert bound == on_disk == reachable_choices()
+            assert written <= {field.name for field in fields(component)}, chosen
+        bound.update(chosen.keys())
+    assert bound == reachable_choices()
     assert {group for group in GROUPS if group != "recipe"} <= set(bound)  # conf/backbone sets the recipe
 
 

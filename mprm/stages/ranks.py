@@ -14,6 +14,8 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
+from mprm.tasks import TASKS
+from mprm.terminal import say
 
 if TYPE_CHECKING:
     from mprm.inference.score_file import Score
@@ -37,6 +39,9 @@ def processes(cfg: Config) -> int:
 @contextmanager
 def together(cfg: Config) -> Iterator[None]:
     """A task that scores: what the first process gives to shared() inside all of them score."""
+    n = cfg.trainer.devices
+    if processes(cfg) == 1 < n and not TASKS[cfg.task].every_rank:  # for a training Lightning starts the others
+        say(f"trainer.devices={n}: one is used; torchrun --nproc_per_node={n} run.py ... uses all")
     yield
     if processes(cfg) == 1 or cfg.check:
         return

@@ -74,9 +74,10 @@ def recount(checkpoint: dict[str, Any], accumulate: int) -> None:
 class Checkpoints(pl.Callback):
     """Writes checkpoints/step-N.ckpt after N optimizer steps, keeps the last two, and writes the weights at the end.
 
-    All ranks agree before every forward pass whether to write, so that they write together. A checkpoint may be written
-    in the middle of a step, whose forward passes are computed again on resume. It is not written between two updates on
-    one global batch: the first of them prepares what the others need.
+    All ranks agree before every forward pass whether to write, so that they write together: among CPUs, as no device
+    must end its work for that. A checkpoint may be written in the middle of a step, whose forward passes are computed
+    again on resume. It is not written between two updates on one global batch: the first of them prepares what the
+    others need.
     """
 
     def __init__(self, folder: Path, machine: Machine, start: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -94,6 +95,7 @@ class Checkpoints(pl.Callback):
                 f"{self.folder}: the training would go on from step {trainer.global_step}, but its checkpoint is of "
                 f"step {self.start}; remove hpc_ckpt_*.ckpt, which Lightning looks for, from this folder"
             )
+        self.ranks = torch.distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
         self.written_at = self.clock()
         module.random_state = torch.get_rng_state()
         if in_main_thread():
@@ -111,10 +113,10 @@ class Checkpoints(pl.Callback):
         if step % module.updates:
             return
         overdue = trainer.is_global_zero and self.clock() - self.written_at >= 60 * self.machine.checkpoint_minutes
-        told = max(self.heard, int(overdue))
-        if trainer.world_size > 1:
-            asked = torch.tensor(told, device=trainer.strategy.root_device)
-            told = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        asked = torch.tensor(max(self.heard, int(overdue)))
+        if self.ranks is not None:
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self.ranks)
+        told = int(asked)
         every = self.machine.checkpoint_every
         if (told and step != self.written) or step // every > self.written // every:
             if trainer.is_global_zero:

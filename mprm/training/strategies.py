@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from mprm.training.recipe import Machine, Recipe
 # By SLURM, and the last one by submitit, which starts a job again.
 SIGNALS_TO_END = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = 130  # exit code
-GROUPS = count(1)  # numbers of the process groups of later trainings
 SUB_GROUP = 1_000_000_000  # numbers that ZeRO-3 updates at a time (DeepSpeed's default)
 
 
@@ -122,6 +120,7 @@ def disconnect_ranks(strategy: Strategy | None) -> None:
     if not torch.distributed.is_initialized():
         return
     torch.distributed.barrier()
+    n_groups = torch.distributed.distributed_c10d._world.group_count
     if isinstance(strategy, Sharded):
         import deepspeed
 
@@ -130,7 +129,7 @@ def disconnect_ranks(strategy: Strategy | None) -> None:
         torch.distributed.destroy_process_group()
     # torchrun keeps one store for all groups of its processes, by their number, which begins at 0 again: the next
     # training would find the addresses of this one.
-    torch.distributed.distributed_c10d._world.group_count = next(GROUPS)
+    torch.distributed.distributed_c10d._world.group_count = n_groups
 
 
 def build_strategy(machine: Machine) -> str | Strategy:

@@ -182,4 +182,4 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.data = parameter.data.float()
-    return torch.optim.AdamW(trained, lr=1e-5)
+    return torch.optim.AdamW(trained, lr=1e-5, fused=trained[0].is_cuda or None)

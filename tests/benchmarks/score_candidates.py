@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from arms import BACKBONES, STEP_MODELS, WEIGHTS, padded_logits, verdicts
 from PIL import Image
-from shapes import DRAWN, random_model, random_rollouts
+from shapes import DRAWN, ON_CPU, random_model, random_rollouts
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.backbones.loading import ChatBackbone
@@ -198,7 +198,7 @@ def measure(given: argparse.Namespace) -> dict[str, float | None]:
     found = {}
     for family in given.family:
         if given.size != "tiny":
-            device = "cpu" if given.size == "small" else "cuda"
+            device = "cpu" if given.size in ON_CPU else "cuda"
             arms = make_arms(seeded(lambda f=family: random_model(f, given.size)), family, device, given)
             for n in given.candidates:
                 drawn = DRAWN[given.size]

@@ -22,10 +22,12 @@ from mprm.backbones.qwen import Qwen2VLImageProcessorPil, QwenProcessor
 from mprm.batching.collate import Example, collate
 from tools import tiny
 
-FLOPS_PER_SECOND = {"H100": 989.4e12, "H200": 989.4e12}  # bfloat16 without sparsity, from the data sheets
 # Layers, hidden size, MLP, heads, key-value heads, vocabulary of the language model. small: Qwen2.5-VL-3B's proportions
-# at an eighth of its width and a quarter of its layers; the LM head is a tenth of the weights, as there.
+# at an eighth of its width and a quarter of its layers; the LM head is a tenth of the weights, as there. least: to see
+# that a benchmark runs.
 TEXT = {
+    ("internvl", "least"): (1, 256, 512, 2, 1, 5_000),
+    ("qwen2_5_vl", "least"): (1, 256, 512, 2, 1, 5_000),
     ("internvl", "small"): (9, 256, 1376, 2, 1, 5_000),
     ("internvl", "3b"): (36, 2048, 11008, 16, 2, 151_674),
     ("internvl", "8b"): (32, 4096, 14336, 32, 8, 92_553),
@@ -40,6 +42,7 @@ VISION = {
     ("qwen2_5_vl", False): (1280, 32, 16, 3420),
     ("qwen2_5_vl", True): (160, 8, 2, 428),
 }
+ON_CPU = ("least", "small")
 CONTEXT = 1  # how tiny's tokenizers number their image tokens: the second of the three
 
 
@@ -55,6 +58,7 @@ class Drawn:
 
 # Large: Qwen 42 x 42 image tokens, InternVL 7 x 256. Small: 256 image tokens, the published most of Qwen2.5-VL.
 DRAWN = {
+    "least": Drawn(side=112, tiles=1, text_tokens=100, varied=True),
     "small": Drawn(side=448, tiles=1, text_tokens=100, varied=True),
     "3b": Drawn(side=1176, tiles=7, text_tokens=500, varied=False),
     "8b": Drawn(side=1176, tiles=7, text_tokens=500, varied=False),
@@ -64,7 +68,7 @@ DRAWN = {
 def random_model(family: str, size: str) -> Any:
     """The published architecture with random weights: bfloat16 on the GPU, or small and float32 on the CPU."""
     layers, hidden, mlp, heads, kv_heads, vocabulary = TEXT[family, size]
-    small = size == "small"
+    small = size in ON_CPU
     text = {
         "num_hidden_layers": layers,
         "hidden_size": hidden,
@@ -170,7 +174,8 @@ def flops(hf: Any, packed: list[list[Example]], marks_only: bool) -> float:
 
 def measured_flops(device: str) -> float:
     """Of a large matrix product in the type of the step: the peak of a device that no data sheet is known for."""
-    a = torch.randn(2048, 2048, device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
+    size, dtype = (2048, torch.bfloat16) if device == "cuda" else (1024, torch.float32)
+    a = torch.randn(size, size, device=device, dtype=dtype)
 
     def seconds(products: int) -> float:
         started = time.perf_counter()
@@ -181,7 +186,7 @@ def measured_flops(device: str) -> float:
         return time.perf_counter() - started
 
     seconds(1)
-    return 5 * 2 * 2048**3 / seconds(5)
+    return 5 * 2 * size**3 / seconds(5)
 
 
 @contextmanager

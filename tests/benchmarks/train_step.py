@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from arms import ARMS, BACKBONES, WEIGHTS, Arm, Setting, make_arm
 from datasets import Dataset
-from shapes import DRAWN, FLOPS_PER_SECOND, flops, measured_flops, random_model, random_rollouts
+from shapes import DRAWN, flops, measured_flops, random_model, random_rollouts
 
 from mprm.backbones.loading import ChatBackbone
 from mprm.batching.collate import Example
@@ -33,6 +33,8 @@ from mprm.selection.examples import write_examples
 from mprm.selection.selectors import Full
 from mprm.selection.signals import build_signals
 from mprm.selection.subset import keep
+from mprm.training.recipe import Machine
+from mprm.training.throughput import peak_tflops
 from tests.encoding import seen
 
 ENOUGH = 8.0  # seconds of steps on the GPU, after the one that warms up
@@ -45,8 +47,8 @@ class Table:
     def __init__(self, title: str, orders: Orders, device: str) -> None:
         self.title, self.orders = title, orders
         self.card = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-        known = next((rate for card, rate in FLOPS_PER_SECOND.items() if card in self.card), None)
-        self.peak = known or measured_flops(device)
+        known = peak_tflops(Machine(accelerator="gpu" if device == "cuda" else "cpu"))
+        self.peak = known * 1e12 if known else measured_flops(device)
         self.seconds: dict[str, dict[str, float]] = {order: {} for order in orders}
         print(f"\n{title}; {self.card}, {self.peak / 1e12:.2f} TFLOP/s peak")
         for order, batches in orders.items():

@@ -38,8 +38,8 @@ if [ "$DEVICE" = cuda ]; then
 else
   whole+=(trainer.num_workers=1 dataset.rollouts=96 benchmark.size=4 held_out=8 recipe.global_batch_size=4)
   kernels=("${tests[@]}" -k what_the_cuda_kernel tests/backbones) sharded=("${tests[@]}" -k adamw tests/training)
-  train=(--size small --family qwen2_5_vl --steps 2 --rollouts 2 --per-question 2) lora=("${train[@]}" --family internvl --lora)
-  score=(--size small --family qwen2_5_vl --candidates 2 --questions 1 --rounds 1)
+  train=(--size least --family qwen2_5_vl --steps 2 --rollouts 2 --per-question 2) lora=("${train[@]}" --family internvl --lora)
+  score=(--size least --family qwen2_5_vl --candidates 2 --questions 1 --rounds 1)
 fi
 for name in "${wanted[@]}"; do
   case $name in

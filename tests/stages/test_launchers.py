@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ANNOTATIONS = REPOSITORY / "tests" / "oracle_data" / "selection" / "annotations"
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 SUBMITIT = ("hydra/launcher=submitit_local",)
+IMPATIENT = "from submitit.core.core import Job; Job._results_timeout_s = 1"  # of a process that died: else 15 s
 RANKS = (*SUBMITIT, "hydra.launcher.tasks_per_node=2", "trainer=ddp_cpu")
 SLURM = ("partition=gpu", "nodes=2", "tasks_per_node=4", "gpus_per_node=4", "timeout_min=600", "max_num_timeout=5")
 SELECT = ("task=select", "dataset=visualprm400k", "held_out=0")
@@ -118,8 +119,7 @@ def test_a_killed_job_of_submitits_does_not_stop_the_others(
     started: Started, execute: Execute, pipes: Path, forking: None
 ) -> None:
     arguments = (*SELECT, "dataset.annotations=annotations", *WAIT, "+selector.pipe=b,c,a", *SUBMITIT)
-    impatient = "from submitit.core.core import Job; Job._results_timeout_s = 1"  # it looks for results for 15 s
-    with started(pipes, *arguments, before=impatient) as sweep:
+    with started(pipes, *arguments, before=IMPATIENT) as sweep:
         kill_reader(pipes / "b")
         wait_for(pipes / "runs" / "sweep" / "000.json", "failed")
         let_read(pipes / "c")
@@ -147,15 +147,16 @@ def assert_only_the_first_failed_and_can_be_run_again(
 
 @pytest.mark.slow
 def test_two_ranks_of_submitits_train_what_joblibs_one_process_does(
-    execute: Execute, tmp_path: Path, forking: None
+    started: Started, execute: Execute, tmp_path: Path, forking: None
 ) -> None:
     """And where rank 0 refuses the data, rank 1, which waits for it, ends: or the job would go on for hours."""
     code, said, _ = execute(tmp_path, *TRAIN, "runs=one", *JOBLIB)
     assert code == 0, said
     assert "trained on 56" in (tmp_path / "one" / "sweep" / "000.log").read_text()
     assert "trained on" not in said
-    code, said, _ = execute(tmp_path, *TRAIN, "runs=two", "held_out=8,5000", *RANKS)
-    assert code == 1
+    with started(tmp_path, *TRAIN, "runs=two", "held_out=8,5000", *RANKS, before=IMPATIENT) as sweep:
+        said, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 1
     assert "held_out=5000: failed" in said
     assert "no rollout is left to train on beside the 64 of held_out=5000" in said
     assert said.endswith("2 jobs: 1 done, 1 failed -> two\n")

@@ -41,6 +41,13 @@ def task(load: Load, tmp_path: Path) -> Callable[[str], Config]:
     return task
 
 
+def test_one_process_says_that_it_uses_one_device(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    with ranks.together(load("task=evaluate", "trainer=ddp_cpu")):
+        pass
+    said = "trainer.devices=2: one is used; torchrun --nproc_per_node=2 run.py ... uses all\n"
+    assert capsys.readouterr().out == said
+
+
 def in_two(config: Config, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[int | None]:
     """Run the task in two processes, which note what they ask the model; returns their exit codes."""
     monkeypatch.setattr(ranks, "AT_ONCE", 2)

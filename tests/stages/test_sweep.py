@@ -26,7 +26,7 @@ SELECT = ("task=select", "dataset=visualprm400k", f"dataset.annotations={ANNOTAT
 PREDICTION = '{"id": "1", "source": "s", "labels": [1, -1], "scores": [0.9, 0.45]}\n'
 SMALL = (
     *("dataset.root=world", "dataset.rollouts=32", "held_out=8", "benchmark.size=6", "benchmark.path=b/test.jsonl"),
-    *("recipe.epochs=2", "recipe.global_batch_size=8", "trainer.checkpoint_every=1", "selector=full"),
+    *("recipe.epochs=1", "recipe.global_batch_size=8", "trainer.checkpoint_every=1", "selector=full"),
     f"backbone.path={REPOSITORY / 'mprm' / 'chartworld' / 'weights' / 'internvl'}",
 )
 
