@@ -208,7 +208,8 @@ def test_a_reward_model_is_a_sequence_classifier_of_transformers(
             torch.testing.assert_close(classifier(**padded).logits[:, 0], expected_B, atol=1e-5, rtol=0)
     assert expected_B.diff().abs() > 1e-3
     page = (Path(__file__).parents[2] / "docs" / "judges.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    [code] = [block for block in blocks if "SequenceClassification" in block]
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
     exec(code.replace("What is blue plus purple?", QUESTION).replace("The answer is 10.", answers[0]), found)
