@@ -180,7 +180,7 @@ def test_a_bad_value_is_one_line_for_the_user(load: Callable[..., Config], overr
             "backbone.gradient_checkpointing=true",
             "backbone.gradient_checkpointing is not a known key (did you mean checkpoint_layers?); backbone has ",
         ),
-        ("selector=boss", "selector=boss is not one of bis, entropy, full, "),
+        ("selector=boss", "selector=boss is not one of agreement, bis, entropy, full, "),
         ("experiment=nope", "experiment=nope"),
         ("selector.alpha", "'selector.alpha' cannot be read; write key=value"),
         ("selector.alpha=[1", "'selector.alpha=[1' cannot be read; write key=value"),

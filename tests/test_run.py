@@ -99,7 +99,7 @@ def test_the_shipped_sweeps_compose(tmp_path: Path) -> None:
         (("selector.alpha=abc",), "selector.alpha=abc has the wrong type; give a number"),
         (("dataset.annotations=/nowhere",), "/nowhere"),
         (("selectr=bis",), "did you mean selector?"),
-        (("selector=boss",), "selector=boss is not one of bis, entropy, full"),
+        (("selector=boss",), "selector=boss is not one of agreement, bis, entropy, full"),
         (("hydra/launcher=slurm",), "pip install -e '.[sweeps]' brings joblib and submitit"),
         (("task=slect",), "did you mean select?"),
         (

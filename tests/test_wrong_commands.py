@@ -14,7 +14,7 @@ WRONG = {
     "task=null": "task=null has the wrong type; give text",
     "task=[select,train]": "task=['select', 'train'] has the wrong type; give text",
     "selectr=bis": "did you mean selector?",
-    "selector=boss": "selector=boss is not one of bis, ",
+    "selector=boss": "selector=boss is not one of agreement, bis, ",
     "selector=": "selector=",
     "selector=null": "Config group override must be a string",
     "selector=[bis,full]": "selector",

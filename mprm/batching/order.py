@@ -64,6 +64,16 @@ class LowToHigh(Order):
         return np.argsort(entropy_N, kind="stable")  # NaN goes last
 
 
+@dataclass(frozen=True, kw_only=True)
+class HighToLow(Order):
+    """Highest entropy first, the same every epoch; equal ones in file order, those without one last."""
+
+    uses_entropy: ClassVar[bool] = True
+
+    def epoch(self, question_N: np.ndarray, entropy_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        return np.argsort(-entropy_N, kind="stable")  # NaN goes last
+
+
 # ---- rows
 
 

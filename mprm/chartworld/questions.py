@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mprm.chartworld.corpus import make, write_images
-from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
+from mprm.chartworld.solver import CLAIM, REMARKS, Skill, Solver, step_texts
 from mprm.chartworld.world import BAR_SLOTS, KINDS, Problems, draw, question_text, right_answers, sample_part
 from mprm.data.lines import Dropped
 from mprm.data.questions import Pair, PairFile, Question, QuestionFile
@@ -25,6 +25,7 @@ from mprm.runs.artifacts import write_json_lines
 
 HELD_OUT_SEED = 2_000
 SLOPPY = 5  # pixels
+APART = 2  # how much nearer the better answer is to the truth, at least
 ORDINARY = Skill(misread=0.12, slip=0.10, look_again=0.10, illusion=0.0)
 MISREADING = Skill(misread=0.20, slip=0.0, look_again=0.10, illusion=0.0)
 CAREFUL = Skill(misread=0.0, slip=0.0, look_again=0.0, illusion=0.0, doubt=0.0, remark=0.0)
@@ -78,17 +79,19 @@ class ChartWorldPairs(PairFile):
 
     part: ClassVar[str] = "corpus"  # of the world, whose charts are asked about
 
-    size: int = 6_000
-    hard: float = 0.4  # share of hard pairs
-    flipped: float = 0.05  # of wrong labels among the ordinary ones
-    flipped_hard: float = 0.35  # and among the hard ones
-    traced: float = 0.5  # of pairs with a trace, which tells the truth whatever the label says
+    size: int = 3_700
+    traced: float = 0.865  # share of pairs with a trace, all ordinary; it tells the truth whatever the label says
+    hasty: float = 0.5  # of the traces that jump to the verdict
+    hard: float = 0.6  # of hard ones among the others
+    neither: float = 0.2  # of the ordinary ones neither of whose answers is right: the nearer one is better
+    flipped: float = 0.02  # of wrong labels among the ordinary ones
+    flipped_hard: float = 0.3  # and among the hard ones
     world_seed: int = 4_000
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"{self.group}.size={self.size} is not positive; try 1000")
-        for name in ("hard", "flipped", "flipped_hard", "traced"):
+        for name in ("traced", "hasty", "hard", "neither", "flipped", "flipped_hard"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{self.group}.{name}={getattr(self, name)} is not a share, 0 to 1")
 
@@ -103,18 +106,22 @@ class ChartWorldPairs(PairFile):
     def _write(self, folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng([self.world_seed, self.size])
         problems = sample_part(rng, self.size, self.part)
-        hard_P = rng.random(self.size) < self.hard
+        traced_P = rng.random(self.size) < self.traced
+        hard_P = (rng.random(self.size) < self.hard) & ~traced_P
         raised_PB = np.where(hard_P[:, None], rng.integers(-SLOPPY, SLOPPY + 1, (self.size, BAR_SLOTS)), 0)
         write_images(folder / "images", draw(problems, raised_PB))
         flipped_P = rng.random(self.size) < np.where(hard_P, self.flipped_hard, self.flipped)
-        traced_P = rng.random(self.size) < self.traced
+        hasty_P = rng.random(self.size) < self.hasty
+        neither_P = (rng.random(self.size) < self.neither) & ~hard_P
         right_first_P = rng.random(self.size) < 0.5
-        wrong_P = wrong_answers(problems, hard_P, rng)
+        better_P = right_answers(problems) + np.where(neither_P, rng.choice((-1, 1), self.size), 0)
+        better_P += 2 * (better_P < 0)
+        worse_P = wrong_answers(problems, hard_P, APART + neither_P, rng)
         right, _ = Solver(problems, CAREFUL, rng).run()
         records = []
         for row in range(self.size):
             lines = step_texts(problems, right, row)
-            answers = [lines[-1], f"The answer is {wrong_P[row]}."]
+            answers = [f"{answer}." for answer in (better_P[row], worse_P[row])]
             if not right_first_P[row]:
                 answers.reverse()
             record = {
@@ -129,7 +136,8 @@ class ChartWorldPairs(PairFile):
                 "hard": bool(hard_P[row]),
             }
             if traced_P[row]:
-                record["trace"] = reasoning(lines, answers)
+                given = (better_P[row], worse_P[row]) if right_first_P[row] else (worse_P[row], better_P[row])
+                record["trace"] = reasoning([] if hasty_P[row] else lines, right_answers(problems)[row], given)
             records.append(record)
         write_json_lines(folder / Path(str(self.path)).name, records)
         return {"pairs": self.size, "flipped": float(flipped_P.mean()), "traced": float(traced_P.mean())}
@@ -142,15 +150,16 @@ class ChartWorldRewardBenchmark(ChartWorldPairs):
     group = "reward_benchmark"
     part: ClassVar[str] = "benchmark"
 
-    size: int = 1_000
+    size: int = 200
     flipped: float = 0.0
     flipped_hard: float = 0.0
     traced: float = 0.0
     world_seed: int = 5_000
 
 
-def wrong_answers(problems: Problems, hard_P: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A wrong answer that a solver gives to every problem, (P,): the last of what it has stated."""
+def wrong_answers(problems: Problems, hard_P: np.ndarray, off_P: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An answer that is at least off_P wrong and that a solver gives to every problem, (P,): the last of what it has
+    stated."""
     wrong_P = np.full(len(problems), -1)
     for skill, group in ((ORDINARY, np.flatnonzero(~hard_P)), (MISREADING, np.flatnonzero(hard_P))):
         while len(group):
@@ -159,17 +168,21 @@ def wrong_answers(problems: Problems, hard_P: np.ndarray, rng: np.random.Generat
             trace, _ = Solver(attempts, skill, rng).run()
             row_S, last_S = np.arange(len(tried)), trace.n_steps_S - 1
             answer_S = trace.value_ST[row_S, last_S]
-            wrong_S = answer_S != right_answers(attempts)
+            wrong_S = np.abs(answer_S - right_answers(attempts)) >= off_P[tried]
             wrong_P[tried[wrong_S]] = answer_S[wrong_S]
             group = group[~np.isin(group, tried[wrong_S])]
     return wrong_P
 
 
-def reasoning(right_lines: list[str], answers: list[str]) -> str:
-    """The right solution, which of the two answers is its, and the verdict."""
-    found = [answer == right_lines[-1] for answer in answers]
+def reasoning(lines: list[str], right: int, given: tuple[int, int]) -> str:
+    """The right solution, which of the two answers is its, which is nearer where neither is, and the verdict; without a
+    solution a glance and the verdict."""
+    off = [abs(answer - right) for answer in given]
+    better = "AB"[off.index(min(off))]
     checks = [
-        f"{name}: {answer}{CLAIM} {'Yes' if right else 'No'}"
-        for name, answer, right in zip("AB", answers, found, strict=True)
+        f"{name}: The answer is {answer}.{CLAIM} {'No' if far else 'Yes'}"
+        for name, answer, far in zip("AB", given, off, strict=True)
     ]
-    return "\n".join([*right_lines, *checks, VERDICT.format("AB"[found.index(True)])])
+    nearer = [f"{better} is nearer."] if all(off) else []
+    told = [*lines, *checks, *nearer] if lines else [REMARKS[0]]
+    return "\n".join([*told, VERDICT.format(better)])

@@ -164,6 +164,8 @@ class Curation:
     entropy: dict[str, float | None]  # mean of the kept, and of the left_out
     bins: tuple[EntropyBin, ...]
     flipped: WrongLabels | None  # None where the wrong labels are not known
+    # P(a signal is higher where the label is wrong than where it is right), by its name.
+    told: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

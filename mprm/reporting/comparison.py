@@ -35,7 +35,7 @@ from mprm.reporting.run_record import read_json_object
 from mprm.reporting.selection import compared_subsets
 from mprm.reporting.settings import SOURCE, Comparison, Group, Setting
 from mprm.reporting.steps import Scored, threshold_figure
-from mprm.reporting.verdicts import Verdict, published_f1, verdicts_of, verdicts_table
+from mprm.reporting.verdicts import Verdict, changes, published_f1, verdicts_of, verdicts_table
 from mprm.runs.artifacts import STAGES, atomic_file, atomic_folder, write_text
 
 FOLDER = "report"  # beside report.html: every figure and table as a file of its own, and all of it as Markdown
@@ -57,7 +57,8 @@ def write_comparison(directory: Path, comparison: Comparison, console: Console) 
     if (directory / FOLDER / "config.yaml").exists():
         raise ValueError(f"{directory / FOLDER} is a run folder, where the report is to be written; rename it")
     verdicts = [verdicts_of(group) for group in comparison.groups]
-    said = [one.words for of_group in verdicts for one in of_group if one.question.said]
+    said = [words for group in comparison.groups for words in changes(group)]
+    said += [one.words for of_group in verdicts for one in of_group if one.question.said]
     said += [words for group in comparison.groups if (words := unlike(group))]
     sections: list[Section] = [Text("Verdicts", said, "list")]
     tables = []

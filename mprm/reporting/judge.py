@@ -167,6 +167,8 @@ def curation_table(results: JudgeResults) -> Table | None:
         rows.append(("wrong labels among the kept (%)", f"{100 * flipped.kept:.1f}"))
         rows.append(("wrong labels in random subsets (%)", f"{100 * flipped.random:.1f}"))
         rows.append(("kept minus random (points)", flipped.difference.signed_points()))
+    for name, auc in curation.told.items():
+        rows.append((f"wrong labels told by {name} (AUC)", "-" if auc is None else f"{auc:.3f}"))
     note = "Random subsets: as many pairs of every source as are kept. Brackets: 95 % of these subsets."
     return Table("Curation", ("", "value"), tuple(rows), note if flipped else "")
 

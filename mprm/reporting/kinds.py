@@ -39,6 +39,8 @@ class Kind:
     measures: tuple[Measure, ...]  # the main one first
     shown: int = 2  # so many of those that there are
     headlines: int = 1  # so many are spoken of in the first sentence
+    arms: bool = False  # is every pair of settings that differ in one choice spoken of?
+    changes: tuple[str, ...] = ()  # those of the extra ones that tell what a training has changed
     extra: tuple[Measure, ...] = ()  # in tables alone
     sources: str  # what is shown of every source of the benchmark
     curves: tuple[Curve, ...]
@@ -98,8 +100,12 @@ KINDS = {
             "right verdicts (%)",
             last="accuracy",
             sft="accuracy after SFT",
+            last_sampled="sampled accuracy",
             untrained="accuracy untrained",
         ),
+        shown=3,
+        arms=True,
+        changes=("rl_minus_sft", "rl_minus_sft_sampled", "rl_minus_sft_vote"),
         extra=_shares(
             "points",
             rl_minus_sft="RL - SFT",
@@ -188,7 +194,8 @@ def measured(folder: Path, results: Results, model: str, trained: Path) -> Measu
         case JudgeResults():
             by_stage = {stage: _verdicts(folder / f"judged_{stage}.jsonl") for stage in results.judges}
             found = {stage: by_measure[""] for stage, by_measure in by_stage.items()}
-            found |= dict(zip(["last"], [*found.values()][-1:], strict=False))
+            for last in [*by_stage.values()][-1:]:
+                found |= {f"last{name}": one for name, one in last.items() if name != "_vote"}
             if {"sft", "rl"} <= by_stage.keys():
                 sft = by_stage["sft"]
                 found |= {f"rl_minus_sft{name}": rl.minus(sft[name]) for name, rl in by_stage["rl"].items()}

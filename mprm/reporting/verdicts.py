@@ -69,10 +69,10 @@ def questions(group: Group) -> list[Question]:
     for block in blocks:
         for one in block:
             if not one.selection.baseline:
-                ask(one, _baseline(one, block), said=False)
+                ask(one, _baseline(one, block), said=group.kind.arms)
     for a, b in combinations(ranked, 2):
         if _differ_in_one(a, b):
-            ask(a, b, said=False)
+            ask(a, b, said=group.kind.arms)
     return asked
 
 
@@ -117,6 +117,21 @@ def verdict(question: Question, measures: Sequence[Measure]) -> Verdict:
     if question.among > 1:
         words += f" It was chosen as the best of {question.among} on these very numbers, which flatters it."
     return Verdict(question=question, words=words, differences=found)
+
+
+def changes(group: Group) -> list[str]:
+    """Has a training changed what its setting reaches? A sentence for every setting, in all measures of that."""
+    said = []
+    for setting in group.settings:
+        parts = []
+        for measure in group.present(group.kind.extra):
+            if measure.key in group.kind.changes and (number := setting.numbers.get(measure.key)):
+                told = number.relation("above 0", "below 0").replace(" from", " from 0")
+                parts.append(f"{measure.name} is {told}, {number.text(measure.scale, measure.form, '+')} points")
+                seeds = len(number.by_seed)
+        if parts:
+            said.append(f"{setting.label}: {'; '.join(parts)} ({seeds} seed{'s' * (seeds > 1)}).")
+    return said
 
 
 def _outcome(shown: Sequence[tuple[Measure, OverSeeds]], other: str) -> str:

@@ -63,7 +63,7 @@ def apportioned(total: int, weights: Sequence[float], limits: Sequence[int]) -> 
 
 
 def scored(signals: pa.Table, selector: Selector) -> np.ndarray:
-    score = asked(selector, lambda: selector.score(signals))
+    score = asked(signals, selector, lambda: selector.score(signals))
     if score.shape != (signals.num_rows,) or np.isnan(score[signals["ranked"].to_numpy()]).any():
         raise ValueError(f"selector: {selector.label} gives no score for some rollouts; return one number per row")
     return score
@@ -82,16 +82,18 @@ def second_of(signals: pa.Table, selector: Selector) -> np.ndarray:
     return values if selector.ties.startswith("-") else -values
 
 
-def asked(selector: Selector, question: Callable[[], Answer]) -> Answer:
-    """What the selector says; ValueError if it looks for a column that is not there."""
+def asked(signals: pa.Table, selector: Selector, question: Callable[[], Answer]) -> Answer:
+    """What the selector says of the signals; ValueError if it looks for a column that is not there."""
     try:
         return question()
     except KeyError as error:  # pyarrow's, which quotes the column
-        needed = [name for name in (*NUMERIC, "question_hash") if f'"{name}"' in str(error)]
+        columns = (*NUMERIC, "question_hash", "entropy_sum", "agrees")
+        needed = [name for name in columns if f'"{name}"' in str(error)]
         if not needed:
             raise
+        who = "rollouts" if "n_steps" in signals.column_names else "pairs"
         raise ValueError(
-            f"selector: {selector.label} needs {needed[0]}, which pairs do not have; choose entropy, random or full"
+            f"selector: {selector.label} needs {needed[0]}, which {who} do not have; choose entropy, random or full"
         ) from None
 
 

@@ -256,9 +256,15 @@ class LowMC(RankedSelector):
 
 @dataclass(frozen=True, kw_only=True)
 class Entropy(RankedSelector):
-    """Lowest entropy under the model that is to be trained first; what has none comes last."""
+    """Lowest entropy under the model that is to be trained first; what has none comes last.
+
+    signal: of a pair of answers, `mean` is that of a token of the judge's response, `sum` that of all its tokens, an
+    estimate of the entropy of the whole response: one token that could go either way is not thinned by sure ones.
+    """
 
     uses_entropy = True
+
+    signal: str = "mean"
 
     # The share of all ranked rows, those with the lowest entropy, that goes behind the others, the least sure of them
     # first: what the model is sure of anyway teaches nothing.
@@ -271,11 +277,24 @@ class Entropy(RankedSelector):
                 f"selector.floor={self.floor} is not in [0, 1); "
                 "give the share of rollouts that the model is sure of, e.g. selector.floor=0.05"
             )
+        if self.signal not in ("mean", "sum"):
+            raise ValueError(f"selector.signal={self.signal} is unknown; choose mean or sum")
 
     def score(self, signals: pa.Table) -> np.ndarray:
-        entropy = signals["entropy"].to_numpy()
+        entropy = signals["entropy" if self.signal == "mean" else "entropy_sum"].to_numpy()
         ranked = np.flatnonzero(signals["ranked"].to_numpy())
         score = -entropy
         lowest = ranked[np.argsort(entropy[ranked], kind="stable")][: int(self.floor * len(ranked))]
         score[lowest] = entropy[lowest] - 2 * np.nanmax(entropy, initial=0) - 1
         return np.where(np.isnan(score), -np.inf, score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement(RankedSelector):
+    """Pairs of answers whose label more of the judge's responses agree with first. It needs the label, which entropy
+    does not, and so sees wrong labels wherever they are."""
+
+    ties: str = "random"
+
+    def score(self, signals: pa.Table) -> np.ndarray:
+        return np.nan_to_num(signals["agrees"].to_numpy(), nan=-1.0)

@@ -51,7 +51,7 @@ def keep(signals: pa.Table, selector: Selector, weights: Mapping[str, float] | N
         orders.append(order)
         sizes.append(size)
     if selector.rearranges:
-        orders = asked(selector, lambda: selector.arrange(signals, orders, sizes))
+        orders = asked(signals, selector, lambda: selector.arrange(signals, orders, sizes))
     chosen = np.zeros(len(score), dtype=bool)
     for order, size in zip(orders, sizes, strict=True):
         rank[order] = np.arange(1, order.size + 1)

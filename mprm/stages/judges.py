@@ -31,7 +31,7 @@ AFTER_SFT = (*LATER, *MEASURE)  # and what its training and curation do not
 def train_judge(cfg: Config) -> None:
     """The stages of the task; what the last of them will want and has not is told before the first one starts."""
     from mprm.data.questions import Pair
-    from mprm.judge.judge import signals_of
+    from mprm.judge.curation import signals_of
     from mprm.judge.reinforcement import check_machine
     from mprm.selection.subset import keep
 
@@ -80,7 +80,7 @@ def _sft(work: JudgeWork) -> dict[str, Any]:
 
 
 def _curate(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.judge import signals_of, summarise, write_curated
+    from mprm.judge.curation import signals_of, summarise, write_curated
     from mprm.selection.subset import keep
 
     cfg, run = work.cfg, work.run
@@ -103,7 +103,8 @@ def _curate(work: JudgeWork) -> dict[str, Any]:
 
 
 def _rl(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.judge import present, read_kept
+    from mprm.judge.curation import read_kept
+    from mprm.judge.judge import present
     from mprm.judge.reinforcement import Reinforcement, measure_prompts
     from mprm.judge.sft import Prompts
     from mprm.training.fit import fit

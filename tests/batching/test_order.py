@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mprm.batching.order import (
     FileOrder,
+    HighToLow,
     Lengths,
     LowToHigh,
     Order,
@@ -69,11 +70,12 @@ def test_low_to_high_is_the_same_every_epoch() -> None:
     question_N, entropy_N = np.arange(7), np.array([0.5, np.nan, 0.1, 0.5, np.nan, 0.0, 0.1])
     orders = [LowToHigh().epoch(question_N, entropy_N, seed, epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
     assert orders == [[5, 2, 6, 0, 3, 1, 4]] * 4
+    assert HighToLow().epoch(question_N, entropy_N, 0, 0).tolist() == [0, 3, 2, 6, 5, 1, 4]
 
 
 def test_entropies_are_computed_for_the_order_that_uses_them_alone() -> None:
-    orders: list[Order] = [Shuffled(), ShuffledQuestions(), FileOrder(), LowToHigh()]
-    assert [order.uses_entropy for order in orders] == [False, False, False, True]
+    orders: list[Order] = [Shuffled(), ShuffledQuestions(), FileOrder(), LowToHigh(), HighToLow()]
+    assert [order.uses_entropy for order in orders] == [False, False, False, True, True]
 
 
 # ---- rows

@@ -1,4 +1,4 @@
-"""Pairs of the world: shares near the settings, one answer that is right and one that is wrong, traces that tell the
+"""Pairs of the world: shares near the settings, one answer nearer to the truth by two or more, traces that tell the
 truth whatever the label says.
 
 Shape suffixes: P pairs, B bars.
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mprm.chartworld.questions import (
+    APART,
     SLOPPY,
     ChartWorldPairs,
     ChartWorldRewardBenchmark,
@@ -26,7 +27,7 @@ SIZE = 400
 
 
 def component(folder: Path, **settings: Any) -> ChartWorldPairs:
-    return ChartWorldPairs(path=str(folder / "pairs.jsonl"), **{"size": SIZE} | settings)
+    return ChartWorldPairs(path=str(folder / "pairs.jsonl"), **{"size": SIZE, "traced": 0.5} | settings)
 
 
 @pytest.fixture(scope="module")
@@ -62,50 +63,66 @@ def share(of: Any) -> Any:
     return lambda expected: abs(of.mean() - expected) < 3.5 * np.sqrt(max(expected * (1 - expected), 1e-9) / len(of))
 
 
-def test_shares_are_near_the_settings(pairs: list[Pair], hard_P: np.ndarray) -> None:
+def test_shares_are_near_the_settings(pairs: list[Pair], hard_P: np.ndarray, off_P2: np.ndarray) -> None:
     assert [pair.id for pair in pairs] == [str(number) for number in range(SIZE)]
     assert {pair.source for pair in pairs} == set(KINDS)
-    flipped_P = np.array([pair.flipped for pair in pairs])
-    assert share(hard_P)(0.4)
-    assert share(flipped_P[~hard_P])(0.05)
-    assert share(flipped_P[hard_P])(0.35)
-    assert share([pair.trace is not None for pair in pairs])(0.5)
+    flipped_P, traced_P = (np.array(of) for of in zip(*((p.flipped, p.trace is not None) for p in pairs), strict=True))
+    assert share(traced_P)(0.5)
+    assert share(hard_P[~traced_P])(0.6)
+    assert not (hard_P & traced_P).any()
+    assert share(flipped_P[~hard_P])(0.02)
+    assert share(flipped_P[hard_P])(0.3)
+    assert share(off_P2.min(axis=1)[~hard_P] > 0)(0.2)
+    assert not off_P2.min(axis=1)[hard_P].any()
     assert share([pair.label == "a" for pair in pairs])(0.5)
 
 
-def test_one_answer_is_right_the_other_is_not_and_the_label_errs_where_it_is_said(
-    pairs: list[Pair], problems: Problems
+@pytest.fixture(scope="module")
+def off_P2(pairs: list[Pair], problems: Problems) -> np.ndarray:
+    """How far both answers are from the truth."""
+    truth_P = true_items(problems)[np.arange(SIZE), 2 * problems.n_operands_P - 1]
+    given = [[int(answer.removesuffix(".")) for answer in (pair.answer_a, pair.answer_b)] for pair in pairs]
+    return np.abs(np.array(given) - truth_P[:, None])
+
+
+def test_the_better_answer_is_nearer_by_two_and_the_label_errs_where_it_is_said(
+    pairs: list[Pair], problems: Problems, off_P2: np.ndarray
 ) -> None:
-    answer_P = true_items(problems)[np.arange(SIZE), 2 * problems.n_operands_P - 1]
+    assert set(off_P2.min(axis=1)) == {0, 1}
+    assert (off_P2.max(axis=1) - off_P2.min(axis=1)).min() == APART == 2
     for row, pair in enumerate(pairs):
         assert pair.prompt == question_text(problems, row)
         assert pair.source == KINDS[problems.kind_P[row]]
-        right = [answer == f"The answer is {answer_P[row]}." for answer in (pair.answer_a, pair.answer_b)]
-        assert sum(right) == 1
-        assert pair.answer_a.startswith("The answer is ")
-        assert pair.answer_b.startswith("The answer is ")
-        better = "ab"[right.index(True)]
-        assert (better == pair.label) != pair.flipped
+        assert ("ab"[off_P2[row].argmin()] == pair.label) != pair.flipped
 
 
-def test_a_trace_tells_the_truth_whatever_the_label_says(pairs: list[Pair], problems: Problems) -> None:
-    judge = Judge()
-    flipped = 0
+def test_a_trace_tells_the_truth_whatever_the_label_says(
+    pairs: list[Pair], problems: Problems, off_P2: np.ndarray
+) -> None:
+    judge, flipped, nearer, hasty = Judge(), 0, 0, []
     for row, pair in enumerate(pairs):
         if pair.trace is None:
             continue
-        truth = pair.label if not pair.flipped else {"a": "b", "b": "a"}[pair.label]
         flipped += bool(pair.flipped)
-        assert judge.verdict_of(pair.trace) == truth.upper()
-        *solution, of_a, of_b, verdict = pair.trace.split("\n")
+        *solution, verdict = pair.trace.split("\n")
+        better = "AB"[off_P2[row].argmin()]
+        assert judge.verdict_of(pair.trace) == better
+        assert verdict == f"The better answer is {better}."
+        hasty.append(solution == ["I look at the chart."])
+        if hasty[-1]:
+            continue
+        if off_P2[row].all():
+            nearer += 1
+            assert solution.pop() == f"{better} is nearer."
+        for name, answer, off in zip("BA", (pair.answer_b, pair.answer_a), reversed(off_P2[row]), strict=True):
+            assert solution.pop() == f"{name}: The answer is {answer} ? {'No' if off else 'Yes'}"
         names, heights = problems.colour_PB[row], problems.height_PB[row]
         read = [f"{NAMES[names[bar]]} is {heights[bar]}." for bar in problems.operand_PO[row] if bar >= 0]
         assert solution[: len(read)] == read
-        assert solution[-1] == (pair.answer_a if truth == "a" else pair.answer_b)
-        assert of_a == f"A: {pair.answer_a} ? {'Yes' if truth == 'a' else 'No'}"
-        assert of_b == f"B: {pair.answer_b} ? {'Yes' if truth == 'b' else 'No'}"
-        assert verdict == f"The better answer is {truth.upper()}."
-    assert flipped > 20
+        assert solution[-1] == f"The answer is {true_items(problems)[row, 2 * problems.n_operands_P[row] - 1]}."
+    assert share(hasty)(0.5)
+    assert flipped > 0
+    assert nearer > 10
 
 
 def test_only_the_charts_of_hard_pairs_are_drawn_sloppily(
@@ -124,11 +141,13 @@ def test_only_the_charts_of_hard_pairs_are_drawn_sloppily(
 
 def test_wrong_answers_of_hard_pairs_come_from_readings_alone(plus_minus: Problems) -> None:
     """red 4 plus blue 7 minus green 2: misread at most 7 + 8 - 1, at least 2 + 2 - 7; with a minus for the plus -5."""
-    many = plus_minus.take(np.zeros(600, int))
-    hard_P, ordinary_P = (wrong_answers(many, np.full(600, hard), np.random.default_rng(0)) for hard in (True, False))
+    many, off_P = plus_minus.take(np.zeros(600, int)), np.full(600, 2)
+    hard_P, ordinary_P = (
+        wrong_answers(many, np.full(600, hard), off_P, np.random.default_rng(0)) for hard in (True, False)
+    )
     for answers_P in (hard_P, ordinary_P):
-        assert 9 not in answers_P
-        assert set(answers_P) >= {7, 8, 10, 11}
+        assert not {8, 9, 10} & {*answers_P}
+        assert set(answers_P) >= {7, 11}
     assert set(hard_P) <= {*range(-3, 15)}
     assert -5 in ordinary_P
 
@@ -167,6 +186,8 @@ def test_the_same_settings_write_the_same_bytes_and_others_are_refused(folder: P
         ({"hard": -0.1}, r"hard=-0\.1 is not a share, 0 to 1"),
         ({"flipped": 1.5}, r"flipped=1\.5 is not a share, 0 to 1"),
         ({"flipped_hard": float("nan")}, r"flipped_hard=nan is not a share, 0 to 1"),
+        ({"neither": 1.1}, r"neither=1\.1 is not a share, 0 to 1"),
+        ({"hasty": -1}, r"hasty=-1 is not a share, 0 to 1"),
         ({"traced": 2}, r"traced=2 is not a share, 0 to 1"),
     ],
 )

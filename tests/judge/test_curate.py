@@ -13,17 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mprm.data.questions import Pair
-from mprm.judge.judge import (
-    in_seeded_order,
-    present,
-    read_kept,
-    signals_of,
-    summarise,
-    write_curated,
-    wrong_labels,
-)
+from mprm.judge.curation import read_kept, signals_of, summarise, write_curated, wrong_labels
+from mprm.judge.judge import in_seeded_order, present
 from mprm.metrics.results import Curation, read_part
-from mprm.selection.selectors import Entropy, Full, Random
+from mprm.selection.selectors import Agreement, Entropy, Full, Random
 from mprm.selection.subset import keep
 
 
@@ -45,6 +38,7 @@ def table(entropy_P: list[float], agrees_P: list[float], flipped_P: list[bool | 
             "ranked": [True] * len(sources),
             "drop_reason": pa.array([None] * len(sources), pa.string()),
             "entropy": entropy_P,
+            "entropy_sum": [3 * entropy for entropy in entropy_P],
             "agrees": agrees_P,
             "flipped": pa.array(flipped_P, pa.bool_()),
         }
@@ -63,6 +57,7 @@ def test_a_row_per_pair_source_after_source() -> None:
     assert [row["id"] for row in rows] == ["2", "4", "1", "3", "5"]
     assert [row["source"] for row in rows] == ["a", "a", "z", "z", "z"]
     assert [row["entropy"] for row in rows] == [0.5, 1.5, pytest.approx(0.2), None, pytest.approx(0.6)]
+    assert [row["entropy_sum"] for row in rows] == [1.5, 4.5, pytest.approx(0.6), None, pytest.approx(1.8)]
     assert [row["agrees"] for row in rows] == [1.0, 0.0, 0.5, None, 0.0]
     assert [row["flipped"] for row in rows] == [True, None, False, False, False]
     assert [row["ranked"] for row in rows] == [True, True, True, False, True]
@@ -122,6 +117,30 @@ def test_wrong_labels_against_random_subsets_of_the_same_sources() -> None:
     all_wrong = wrong_labels(source_P, np.arange(40) < 4, flipped_P, seed=0)
     assert all_wrong.kept == 1.0
     assert all_wrong.difference.value == pytest.approx(0.8, abs=0.01)
+
+
+def test_signals_that_differ_keep_different_pairs() -> None:
+    """The long response of pair 0 is surer per token than the short one of pair 1, and less sure in all. The judge is
+    sure of its verdict on pair 2, which is not the label's."""
+    said = {"0": (0.2, 30, "A"), "1": (0.5, 4, "A"), "2": (0.1, 10, "B")}
+    records = [record(name, "A", (verdict, entropy)) for name, (entropy, _, verdict) in said.items()]
+    for one in records:
+        one["responses"][0]["n_tokens"] = said[one["id"]][1]
+    signals = signals_of([pair(name, flipped=name == "2") for name in said], {}, records)
+
+    def order(selector: Any) -> list[str]:
+        names: list[str] = keep(signals, selector).sort_by("rank")["id"].to_pylist()
+        return names
+
+    assert order(Entropy(ratio=1.0)) == ["2", "0", "1"]
+    assert order(Entropy(ratio=1.0, signal="sum")) == ["2", "1", "0"]
+    drawn = [order(Agreement(ratio=1.0, seed=seed)) for seed in range(8)]
+    assert {names[-1] for names in drawn} == {"2"}
+    assert {names[0] for names in drawn} == {"0", "1"}
+    told = summarise(signals, keep(signals, Full()), Full(), traced=0, seed=0).told
+    assert told == {"entropy": 0.0, "entropy_sum": 0.0, "disagreement": 1.0}
+    with pytest.raises(ValueError, match=r"^selector.signal=max is unknown; choose mean or sum$"):
+        Entropy(signal="max")
 
 
 def test_wrong_labels_are_counted_where_all_are_known() -> None:

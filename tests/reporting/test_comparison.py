@@ -337,11 +337,11 @@ def test_judges_have_the_same_page(tmp_path: Path) -> None:
     shown = write(tmp_path, compare(run_folders(tmp_path)))
     table = settings_table(compare(run_folders(tmp_path)).groups[0])
     assert table.columns == (
-        *("setting", "pairs", "seeds", "accuracy", "accuracy after SFT"),
+        *("setting", "pairs", "seeds", "accuracy", "accuracy after SFT", "sampled accuracy"),
         *("RL - SFT", "sampled RL - SFT", "in a vote RL - SFT", "wrong labels kept (%)", "wrong at random (%)"),
     )
     # sd 0.025, t 4.3027 with 2 degrees of freedom: 4.3027 * 2.5 / sqrt(3) = 6.2 points, and over the 40 pairs about 10.
-    label, kept, seeds, rl, sft, minus, sampled, vote, *wrong = table.rows[1]
+    label, kept, seeds, rl, _, sft, minus, sampled, vote, *wrong = table.rows[1]
     assert (label, kept, seeds, rl, wrong) == ("Entropy, 50 %", "1,500", "3", "87.5 [70.8, 95.3]", ["6.0", "17.0"])
     assert (sft[:6], minus[:5]) == ("80.0 [", "7.5 [")
     # Of three votes A is right, one as the response, one has no verdict: 2/3 and 1 of a right one, 1/3 and 1/2 else.
@@ -352,8 +352,13 @@ def test_judges_have_the_same_page(tmp_path: Path) -> None:
     assert table.main == "Entropy, 50 %"
     words = " ".join(shown.split())
     assert "Entropy, 50 % has the highest mean accuracy, 87.5: it " in words
-    assert "(accuracy +27.5 [10.4, 43.0], accuracy after SFT +0.0 [0.0, 0.0]; 3 seeds)" in words
+    assert "(accuracy +27.5 [10.4, 43.0], accuracy after SFT +0.0 [0.0, 0.0], sampled accuracy" in words
     assert "Left out: twice (same setting and seed as e0)" in words
+    # 20 points below SFT in all three trainings, and 7.5 above it on average, which 40 pairs do not tell from 0.
+    assert re.search(r"Random, 50 %: RL - SFT is below 0, -20\.0 \[.*?\] points \(3 seeds\)\.", words)
+    assert re.search(
+        r"Entropy, 50 %: RL - SFT is not distinguishable from 0, \+7\.5 \[.*?\] points \(3 seeds\)\.", words
+    )
     page = (tmp_path / "report.html").read_text()
     assert all(f'<section id="{name}">' in page for name in ("comparison", "settings", "verdicts", "sources", "runs"))
 

@@ -73,6 +73,10 @@ def test_pairs_are_selected_by_what_they_have() -> None:
     assert keep(table, Random(ratio=0.6)).num_rows == 3
     lacking: list[tuple[Selector, str]] = [
         (BIS(), r"selector: BIS \(alpha 0.2\) needs p_pos, which pairs do not have; choose entropy, random or full"),
+        (
+            Entropy(signal="sum"),
+            r"selector: Entropy \(signal sum\) needs entropy_sum, which pairs do not have; choose .*",
+        ),
         (LowMC(), "selector: Low MC needs mean_mc, which pairs do not have; choose entropy, random or full"),
         (Full(ties="-n_steps"), "selector.ties=-n_steps is nothing that pairs have; choose selector.ties=file_order"),
     ]
