@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mprm.chartworld.corpus import make, write_images
-from mprm.chartworld.solver import CLAIM, REMARKS, Skill, Solver, step_texts
+from mprm.chartworld.solver import CLAIM, Skill, Solver, step_texts
 from mprm.chartworld.world import BAR_SLOTS, KINDS, Problems, draw, question_text, right_answers, sample_part
 from mprm.data.lines import Dropped
 from mprm.data.questions import Pair, PairFile, Question, QuestionFile
@@ -79,9 +79,8 @@ class ChartWorldPairs(PairFile):
 
     part: ClassVar[str] = "corpus"  # of the world, whose charts are asked about
 
-    size: int = 3_700
-    traced: float = 0.865  # share of pairs with a trace, all ordinary; it tells the truth whatever the label says
-    hasty: float = 0.5  # of the traces that jump to the verdict
+    size: int = 2_600
+    traced: float = 0.77  # share of pairs with a trace, all ordinary; it tells the truth whatever the label says
     hard: float = 0.6  # of hard ones among the others
     neither: float = 0.2  # of the ordinary ones neither of whose answers is right: the nearer one is better
     flipped: float = 0.02  # of wrong labels among the ordinary ones
@@ -91,7 +90,7 @@ class ChartWorldPairs(PairFile):
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"{self.group}.size={self.size} is not positive; try 1000")
-        for name in ("traced", "hasty", "hard", "neither", "flipped", "flipped_hard"):
+        for name in ("traced", "hard", "neither", "flipped", "flipped_hard"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{self.group}.{name}={getattr(self, name)} is not a share, 0 to 1")
 
@@ -111,7 +110,6 @@ class ChartWorldPairs(PairFile):
         raised_PB = np.where(hard_P[:, None], rng.integers(-SLOPPY, SLOPPY + 1, (self.size, BAR_SLOTS)), 0)
         write_images(folder / "images", draw(problems, raised_PB))
         flipped_P = rng.random(self.size) < np.where(hard_P, self.flipped_hard, self.flipped)
-        hasty_P = rng.random(self.size) < self.hasty
         neither_P = (rng.random(self.size) < self.neither) & ~hard_P
         right_first_P = rng.random(self.size) < 0.5
         better_P = right_answers(problems) + np.where(neither_P, rng.choice((-1, 1), self.size), 0)
@@ -137,7 +135,7 @@ class ChartWorldPairs(PairFile):
             }
             if traced_P[row]:
                 given = (better_P[row], worse_P[row]) if right_first_P[row] else (worse_P[row], better_P[row])
-                record["trace"] = reasoning([] if hasty_P[row] else lines, right_answers(problems)[row], given)
+                record["trace"] = reasoning(lines, right_answers(problems)[row], given)
             records.append(record)
         write_json_lines(folder / Path(str(self.path)).name, records)
         return {"pairs": self.size, "flipped": float(flipped_P.mean()), "traced": float(traced_P.mean())}
@@ -175,8 +173,7 @@ def wrong_answers(problems: Problems, hard_P: np.ndarray, off_P: np.ndarray, rng
 
 
 def reasoning(lines: list[str], right: int, given: tuple[int, int]) -> str:
-    """The right solution, which of the two answers is its, which is nearer where neither is, and the verdict; without a
-    solution a glance and the verdict."""
+    """The right solution, which of the two answers is its, which is nearer where neither is, and the verdict."""
     off = [abs(answer - right) for answer in given]
     better = "AB"[off.index(min(off))]
     checks = [
@@ -184,5 +181,4 @@ def reasoning(lines: list[str], right: int, given: tuple[int, int]) -> str:
         for name, answer, far in zip("AB", given, off, strict=True)
     ]
     nearer = [f"{better} is nearer."] if all(off) else []
-    told = [*lines, *checks, *nearer] if lines else [REMARKS[0]]
-    return "\n".join([*told, VERDICT.format(better)])
+    return "\n".join([*lines, *checks, *nearer, VERDICT.format(better)])

@@ -99,7 +99,7 @@ def test_the_better_answer_is_nearer_by_two_and_the_label_errs_where_it_is_said(
 def test_a_trace_tells_the_truth_whatever_the_label_says(
     pairs: list[Pair], problems: Problems, off_P2: np.ndarray
 ) -> None:
-    judge, flipped, nearer, hasty = Judge(), 0, 0, []
+    judge, flipped, nearer = Judge(), 0, 0
     for row, pair in enumerate(pairs):
         if pair.trace is None:
             continue
@@ -108,9 +108,6 @@ def test_a_trace_tells_the_truth_whatever_the_label_says(
         better = "AB"[off_P2[row].argmin()]
         assert judge.verdict_of(pair.trace) == better
         assert verdict == f"The better answer is {better}."
-        hasty.append(solution == ["I look at the chart."])
-        if hasty[-1]:
-            continue
         if off_P2[row].all():
             nearer += 1
             assert solution.pop() == f"{better} is nearer."
@@ -120,7 +117,6 @@ def test_a_trace_tells_the_truth_whatever_the_label_says(
         read = [f"{NAMES[names[bar]]} is {heights[bar]}." for bar in problems.operand_PO[row] if bar >= 0]
         assert solution[: len(read)] == read
         assert solution[-1] == f"The answer is {true_items(problems)[row, 2 * problems.n_operands_P[row] - 1]}."
-    assert share(hasty)(0.5)
     assert flipped > 0
     assert nearer > 10
 
@@ -187,7 +183,6 @@ def test_the_same_settings_write_the_same_bytes_and_others_are_refused(folder: P
         ({"flipped": 1.5}, r"flipped=1\.5 is not a share, 0 to 1"),
         ({"flipped_hard": float("nan")}, r"flipped_hard=nan is not a share, 0 to 1"),
         ({"neither": 1.1}, r"neither=1\.1 is not a share, 0 to 1"),
-        ({"hasty": -1}, r"hasty=-1 is not a share, 0 to 1"),
         ({"traced": 2}, r"traced=2 is not a share, 0 to 1"),
     ],
 )
