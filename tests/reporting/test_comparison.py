@@ -341,7 +341,7 @@ def test_judges_have_the_same_page(tmp_path: Path) -> None:
         *("RL - SFT", "sampled RL - SFT", "in a vote RL - SFT", "wrong labels kept (%)", "wrong at random (%)"),
     )
     # sd 0.025, t 4.3027 with 2 degrees of freedom: 4.3027 * 2.5 / sqrt(3) = 6.2 points, and over the 40 pairs about 10.
-    label, kept, seeds, rl, _, sft, minus, sampled, vote, *wrong = table.rows[1]
+    label, kept, seeds, rl, sft, _, minus, sampled, vote, *wrong = table.rows[1]
     assert (label, kept, seeds, rl, wrong) == ("Entropy, 50 %", "1,500", "3", "87.5 [70.8, 95.3]", ["6.0", "17.0"])
     assert (sft[:6], minus[:5]) == ("80.0 [", "7.5 [")
     # Of three votes A is right, one as the response, one has no verdict: 2/3 and 1 of a right one, 1/3 and 1/2 else.
