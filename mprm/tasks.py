@@ -65,13 +65,14 @@ LINES = (STEP_STAGES, JUDGE_STAGES, (REWARD_MODEL, "judge"))
 
 
 def _judge_task(does: str, stages: tuple[str, ...], leaves: str | None) -> Task:
+    trains = stages != JUDGE_STAGES[3:]
     return Task(
         does=does,
         function="judges.train_judge",
-        groups=(*JUDGE_GROUPS, "policy"),
+        groups=JUDGE_GROUPS if trains else (*JUDGE_GROUPS, "policy"),  # a server can be measured
         keys=JUDGE_KEYS,
         bound=JUDGE_GROUPS,
-        every_rank=stages != JUDGE_STAGES[3:],  # only the trainings are distributed
+        every_rank=trains,
         stages=stages,
         leaves=leaves,
     )

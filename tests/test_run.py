@@ -104,11 +104,11 @@ def test_the_shipped_sweeps_compose(tmp_path: Path) -> None:
         (("task=slect",), "did you mean select?"),
         (
             ("run=runs/NAME",),
-            "task=select does not use run (it belongs to task=evaluate, score, rerank, search, export); leave",
+            "task=select does not use run (it belongs to task=evaluate, score, rerank, compare, search, export); leave",
         ),
         (
             ("policy=server",),
-            "task=select does not use policy (it belongs to task=sample, annotate, search); leave policy=server out",
+            "task=select does not use policy (it belongs to task=compare, sample, annotate, search, judge); leave policy=server out",
         ),
         (("-m", "seed=0,1"), "unrecognized arguments: seed=0,1; flags (see --help) stand before the first key=value"),
         (("-cn", "nowhere"), "nowhere"),

@@ -90,7 +90,7 @@ WRONG = {
     "selector._target_=pathlib.Path": "names no component",
     "~selector._target_": "selector._target_=None names no component",
     # keys of other tasks
-    "run=runs/NAME": "task=experiment does not use run (it belongs to task=evaluate, score, rerank, search",
+    "run=runs/NAME": "task=experiment does not use run (it belongs to task=evaluate, score, rerank, compare, search",
     "checkpoint=x": "task=experiment does not use checkpoint (it belongs to task=export)",
     "input=x": "does not use input",
     "solutions=4": "does not use solutions",
