@@ -13,7 +13,7 @@ from mprm.config import Config
 from mprm.data.questions import read_pairs
 from mprm.runs.journal import journal
 from mprm.stages.models import check_devices, device, identity, load_backbone
-from mprm.stages.responses import looked_at, responder, server
+from mprm.stages.responses import responder, server
 from mprm.stages.stage import Output, content
 from mprm.terminal import bar, listed, say, say_without_image
 
@@ -22,6 +22,7 @@ AT_ONCE = 32  # pairs: what a kill can lose
 
 def compare(cfg: Config) -> int:
     """Judge every pair of a file in both orders of its answers, by a run's judge, a server or the backbone as it is."""
+    from mprm.inference.policy import looked_at
     from mprm.inference.score_file import path_beside
     from mprm.judge.compare import compared, orders, voting
     from mprm.judge.judge import respond

@@ -17,7 +17,7 @@ from mprm.reporting.run_record import read_json_lines
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
 from mprm.stages import reward_model, standalone
-from mprm.stages.responses import JudgeWork, _score
+from mprm.stages.responses import JudgeWork, responses
 from tests.encoding import normalised
 
 Load = Callable[..., Config]
@@ -59,7 +59,7 @@ def test_trained_measured_and_exported(
             yield scored
 
     monkeypatch.setattr(Scoring, "answers", watched)
-    monkeypatch.setattr("mprm.stages.responses.AT_ONCE", 1)
+    monkeypatch.setattr("mprm.inference.score_file.AT_ONCE", 1)
     with pytest.raises(RuntimeError, match="the power is cut"):
         reward_model.reward_model(config)
     reward_model.reward_model(config)
@@ -88,8 +88,8 @@ def test_trained_measured_and_exported(
         work = JudgeWork(config, opened)
         processor, model = work.judge_after("reward_model")
         monkeypatch.setattr(Scoring, "answers", all_alike)
-        assert _score(work, "judged_alike.jsonl", "reward_model", {}, work.benchmark.usable) == {"5": "too_long"}
-    alike = read_json_lines(run / "judged_alike.jsonl") or []
+        alike, unusable = responses(work, "judge/judged_alike", "reward_model", {}, work.benchmark.usable)
+    assert unusable == {"5": "too_long"}
     right = [one["responses"][0]["verdict"] == one["better"] for one in alike]
     assert (len(right), sum(right)) == (10, 5), "of two answers with the same score half is right"
     (pair, *_) = [one for one in config.reward_benchmark.records() if isinstance(one, Pair)]
