@@ -71,7 +71,7 @@ def write_report(folder: Path) -> Path:
     return write_page(step_report(read_run(folder)), folder / "report.html")
 
 
-def print_run(record: RunRecord, console: Console | None = None) -> None:
+def print_run(record: RunRecord, console: Console) -> None:
     """Print the run's subset, result and baselines, in the console's width; plain where colour is unwanted."""
     tables = [composition_table(record.manifest)] if record.manifest else []
     if results := record.results:

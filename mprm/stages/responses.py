@@ -155,7 +155,7 @@ def _scored(work: JudgeWork, file: str, after: str, pairs: list[Pair], kept: Jou
     scoring = Scoring(model, processor, cfg.backbone.max_length, *machine)
 
     def score(waiting: Sequence[ScoreRequest]) -> Scored:
-        found = scoring.answers(waiting, lambda names: open_images([image_path(name) for name in names]))
+        found = scoring.scores(waiting, lambda names: open_images([image_path(name) for name in names]), whole=True)
         return tracked(found, len(waiting), f"scoring answers ({file.removesuffix('.jsonl')})")
 
     requests = [

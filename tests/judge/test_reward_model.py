@@ -73,7 +73,9 @@ def test_an_answer_has_the_same_score_packed_alone_and_padded_in_transformers(pa
 
     def scores(max_tokens: int) -> list[float]:
         scoring = Scoring(model, processor, 512, max_tokens, "cpu")
-        found: dict[str, Any] = dict(scoring.answers(requests, lambda names: open_images([Path(n) for n in names])))
+        found: dict[str, Any] = dict(
+            scoring.scores(requests, lambda names: open_images([Path(n) for n in names]), whole=True)
+        )
         return [found[request.id].log_odds[0] for request in requests]
 
     packed, alone = scores(10_000), scores(1)
