@@ -22,9 +22,10 @@ from mprm.judge.compare import Comparison, compared, orders, shares_of_wins, vot
 from mprm.judge.judge import Judge as Settings
 from mprm.judge.judge import response_of, sampler_of
 from mprm.metrics.predictions import NotScored, StepScores
+from mprm.runs.artifacts import last_trained
 from mprm.runs.hub import local
 from mprm.scorer import load_trained
-from mprm.training.checkpoint import last_trained, load_weights
+from mprm.training.checkpoint import load_weights
 
 SURE = 1e-6  # for the log odds of a share of 0 or 1
 
@@ -60,8 +61,16 @@ class Judge:
         Raises ValueError if the folder is neither, or its weights are missing, and as mprm.runs.hub.explained().
         """
         folder = Path(local("path", str(path)))
-        loaded = load_judge(folder, dtype)
-        return cls(bind(OmegaConf.create({"judge": judge_of(folder)})["judge"]), *loaded, device, seed)
+        settings = judge_of(folder)
+        if settings is None:
+            raise ValueError(
+                f"{folder} is no judge; give a folder that task=export wrote of one, or its run, runs/NAME"
+            )
+        _, processor, model = load_trained(folder, dtype)
+        model.train_generation()
+        if (folder / "config.yaml").is_file():
+            load_weights(model, last_trained(folder))
+        return cls(bind(OmegaConf.create({"judge": settings})["judge"]), processor, model, device, seed)
 
     def compare(
         self, image: Pictures, prompt: str, a: str, b: str, votes: int = 1, both_orders: bool = True
@@ -124,18 +133,6 @@ class Judge:
             compared([(one, [response_of(self.settings, text) for text in next(said)]) for one in of_pair])
             for of_pair in shown
         ]
-
-
-def load_judge(folder: Path, dtype: str | None = None) -> tuple[ChatProcessor, ChatModel]:
-    """Processor and model of an exported judge or a judge's run. Raises ValueError if the folder is neither, or nothing
-    was trained there."""
-    if judge_of(folder) is None:
-        raise ValueError(f"{folder} is no judge; give a folder that task=export wrote of one, or its run, runs/NAME")
-    _, processor, model = load_trained(folder, dtype)
-    model.train_generation()
-    if (folder / "config.yaml").is_file():
-        load_weights(model, last_trained(folder))
-    return processor, model
 
 
 def _paths(image: Pictures, folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from mprm.backbones.base import Processor
+    from mprm.backbones.chat import ChatProcessor
 
 # ---- text
 #
@@ -103,6 +104,20 @@ def image_fault(error: ValueError) -> str:
     """The reason for an error of open_images or of the look-up of a path: missing_image_file or unreadable_image."""
     cause = error.__cause__
     return "missing_image_file" if cause is None or isinstance(cause, FileNotFoundError) else "unreadable_image"
+
+
+def image_refusal(images: Sequence[Path], processor: ChatProcessor | None = None) -> str | None:
+    """missing_image_file, unreadable_image, or refused_image (a shape that the processor does not take), or None."""
+    try:
+        sizes = [image.size for image in open_images(images)]
+    except ValueError as error:
+        return image_fault(error)
+    try:
+        if processor is not None:
+            processor.ask(sizes, "")
+    except ValueError:
+        return "refused_image"
+    return None
 
 
 def image_size(path: Path) -> tuple[int, int]:

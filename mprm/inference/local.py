@@ -17,9 +17,9 @@ import torch
 from mprm.backbones.attention import SEGMENTED
 from mprm.backbones.auto import family_of
 from mprm.backbones.chat import ChatModel, ChatProcessor
-from mprm.batching.examples import image_tensors, open_images
+from mprm.batching.examples import image_refusal, image_tensors, open_images
 from mprm.inference.decoding import Prefilled, SharedPrefix, choose, decode, prefill, uniforms
-from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, first_step, image_refusal
+from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, first_step
 from mprm.inference.scoring import answered, step_ids
 from mprm.runs.artifacts import weights_written
 

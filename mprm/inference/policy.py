@@ -10,15 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from mprm.batching.examples import image_fault, open_images
 from mprm.data.answers import final_answer, is_right
-from mprm.data.questions import Question
+from mprm.data.questions import Pair, Question
 from mprm.runs.journal import Journal
 
 if TYPE_CHECKING:
-    from mprm.backbones.chat import ChatProcessor
     from mprm.inference.search import Guided
 
 UNUSABLE = "unusable"  # instead of a result: why the policy cannot be asked the question
@@ -48,6 +46,7 @@ class Completion:
     entropy: float | None = None  # of the next token, nats, the mean over the text; None where the policy does not tell
 
 
+Asked = TypeVar("Asked", Question, Pair)
 Keep = Callable[[Prompt, list[Completion]], None]
 Draw = Callable[[Sequence[Prompt]], list[list[Completion]]]
 
@@ -101,20 +100,6 @@ class SamplingSettings:
             raise ValueError(f"policy.max_new_tokens={self.max_new_tokens} is not positive; try 1024")
 
 
-def image_refusal(images: Sequence[Path], processor: ChatProcessor | None = None) -> str | None:
-    """missing_image_file, unreadable_image, or refused_image (a shape that the processor does not take), or None."""
-    try:
-        sizes = [image.size for image in open_images(images)]
-    except ValueError as error:
-        return image_fault(error)
-    try:
-        if processor is not None:
-            processor.ask(sizes, "")
-    except ValueError:
-        return "refused_image"
-    return None
-
-
 def split_steps(text: str, separator: str) -> tuple[str, ...]:
     """The steps of a solution, stripped; empty ones are left out."""
     return tuple(step for part in text.split(separator) if (step := part.strip()))
@@ -150,23 +135,18 @@ class Sampling:
     step_tokens = None
 
     def results(self, solved: Sequence[Solved], draw: Draw, separator: str) -> list[dict[str, Any]]:
-        return [self._result(one.question, one.completions, separator) for one in solved]
-
-    def _result(self, question: Question, completions: Sequence[Completion], separator: str) -> dict[str, Any]:
-        candidates = []
-        for completion in completions:
-            steps = split_steps(completion.text, separator)
-            given, correct = answer_of(question, steps, completion)
-            n_tokens = completion.n_tokens
-            candidates.append({"steps": list(steps), "final_answer": given, "correct": correct, "n_tokens": n_tokens})
-        return {
-            "id": question.id,
-            "source": question.source,
-            "image": list(question.images),
-            "question": question.question,
-            "answer": question.answer,
-            "candidates": candidates,
-        }
+        records = []
+        for question, completions in ((one.question, one.completions) for one in solved):
+            candidates = []
+            for one in completions:
+                steps = split_steps(one.text, separator)
+                given, correct = answer_of(question, steps, one)
+                candidate = {"steps": list(steps), "final_answer": given, "correct": correct, "n_tokens": one.n_tokens}
+                candidates.append(candidate)
+            asked = {"id": question.id, "source": question.source, "image": list(question.images)}
+            asked |= {"question": question.question, "answer": question.answer}
+            records.append(asked | {"candidates": candidates})
+        return records
 
 
 @dataclass(frozen=True)
@@ -256,18 +236,8 @@ def solve(
         del kept.done[key]
     waiting = (question for question in questions if question.id not in kept.done)
     while chosen := list(islice(waiting, work.batch)):
-        usable: list[tuple[Question, tuple[Path, ...]]] = []
-        for question in chosen:
-            try:
-                paths = tuple(map(image_path, question.images))
-            except ValueError:
-                reason: str | None = "missing_image_file"
-            else:
-                reason = policy.refusal(paths)
-            if reason is None:
-                usable.append((question, paths))
-            else:
-                kept.add({question.id: {UNUSABLE: reason}})
+        usable, unusable = looked_at(chosen, image_path, policy)
+        kept.add({name: {UNUSABLE: reason} for name, reason in unusable.items()})
         prompts = [Prompt(q.id, paths, q.question, (), work.solutions, work.step_tokens) for q, paths in usable]
         solved = [Solved(*one, found) for one, found in zip(usable, drawn(policy, prompts, kept), strict=True)]
         results = work.results(solved, lambda prompts: drawn(policy, prompts, kept), policy.separator)
@@ -275,6 +245,24 @@ def solve(
         too_long = {UNUSABLE: "too_long"}  # the question is longer than what the policy reads
         kept.add({one.question.id: result if one.completions else too_long for one, result in found})
         advance(len(chosen))
+
+
+def looked_at(
+    asked: Sequence[Asked], image_path: Callable[[str], Path], writer: Writes
+) -> tuple[list[tuple[Asked, tuple[Path, ...]]], dict[str, str]]:
+    """What is asked with its image files, and why the writer cannot look at the others, by id."""
+    found, unusable = [], {}
+    for one in asked:
+        try:
+            paths = tuple(map(image_path, one.images))
+        except ValueError:
+            unusable[one.id] = "missing_image_file"
+            continue
+        if (reason := writer.refusal(paths)) is None:
+            found.append((one, paths))
+        else:
+            unusable[one.id] = reason
+    return found, unusable
 
 
 def drawn(policy: Writes, prompts: Sequence[Prompt], kept: Journal) -> list[list[Completion]]:

@@ -62,20 +62,15 @@ class Scoring:
     device: str
     num_workers: int = 0  # processes that decode, tile and tokenise ahead; what is found does not depend on them
 
-    def scores(self, requests: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
-        """Scores of every solution by its id, or why it has none, as they come."""
+    def scores(self, requests: Sequence[ScoreRequest], open_images: OpenImages, whole: bool = False) -> Scored:
+        """Scores of every solution by its id, or why it has none, as they come. whole: by a reward model of whole
+        answers, each the only step of its request."""
 
         def encode(sizes: Sizes, request: ScoreRequest) -> Example:
+            if whole:
+                assert isinstance(self.processor, ChatProcessor)
+                return conversation(self.processor, sizes, request.question, *request.steps)
             return self.processor.layout(sizes, request.question, list(request.steps))
-
-        return self._each(requests, open_images, encode, partial(step_scores, self.model))
-
-    def answers(self, requests: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
-        """Scores of whole answers, each the only step of its request, by a reward model: their log odds."""
-
-        def encode(sizes: Sizes, request: ScoreRequest) -> Example:
-            assert isinstance(self.processor, ChatProcessor)
-            return conversation(self.processor, sizes, request.question, *request.steps)
 
         return self._each(requests, open_images, encode, partial(step_scores, self.model))
 

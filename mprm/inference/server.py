@@ -18,8 +18,8 @@ from typing import Any
 
 import httpx
 
-from mprm.batching.examples import neutralise, open_images
-from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, image_refusal, key_hash
+from mprm.batching.examples import image_refusal, neutralise, open_images
+from mprm.inference.policy import Completion, Keep, Prompt, SamplingSettings, key_hash
 
 FIRST_PAUSE = 1.0  # seconds; every further one is twice as long
 LONGEST_PAUSE = 60.0

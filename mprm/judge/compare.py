@@ -55,11 +55,11 @@ def voting(judge: Judge, votes: int) -> tuple[int, float]:
 
 def compared(said: Iterable[tuple[PresentedPair, Sequence[dict[str, Any]]]]) -> Comparison:
     """What the responses to one pair say, in one order or in both: as respond() keeps them."""
-    responses = tuple(
-        Response(_of_pair(one["verdict"], presented.swapped), presented.swapped, one["text"])
-        for presented, kept in said
-        for one in kept
-    )
+    found: list[Response] = []
+    for presented, kept in said:
+        of_pair = {"A": "b", "B": "a"} if presented.swapped else {"A": "a", "B": "b"}
+        found += [Response(of_pair.get(one["verdict"]), presented.swapped, one["text"]) for one in kept]
+    responses = tuple(found)
     votes = Counter(one.verdict for one in responses if one.verdict is not None)
     if not votes:
         return Comparison(None, None, None, responses)
@@ -67,11 +67,6 @@ def compared(said: Iterable[tuple[PresentedPair, Sequence[dict[str, Any]]]]) -> 
     winner = None if 2 * most == votes.total() else first
     reasoning = next((one.text for one in responses if one.verdict == winner), None) if winner else None
     return Comparison(winner, most / votes.total(), reasoning, responses)
-
-
-def _of_pair(verdict: str | None, swapped: bool) -> str | None:
-    """A or B as a or b of the pair."""
-    return None if verdict is None else "a" if (verdict == "A") != swapped else "b"
 
 
 def shares_of_wins(n_answers: int, found: Iterable[tuple[int, int, Comparison]]) -> list[float]:

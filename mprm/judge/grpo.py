@@ -42,6 +42,7 @@ class GRPO(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        steps_are_right = not (self.steps or 0) % max(1, self.updates)
         checks = {
             "group_size": (self.group_size >= 2, "leaves nothing to compare with; give 2 or more"),
             "temperature": (self.temperature > 0, "leaves nothing to compare: all responses are the same; try 1"),
@@ -50,16 +51,11 @@ class GRPO(Recipe):
             "standardise": (self.standardise in ("group", "none"), "is not one of group, none"),
             "tries": (self.tries >= 0, "is negative; 0 replaces no pair"),
             "updates": (self.updates >= 1, "is not positive; give 1 or more"),
-            "steps": (
-                not (self.steps or 0) % max(1, self.updates),
-                f"is no multiple of grpo.updates={self.updates}; take one",
-            ),
+            "steps": (steps_are_right, f"is no multiple of grpo.updates={self.updates}; take one"),
             "clip": (0 < self.clip < 1, "is not between 0 and 1; try 0.2"),
             "kl": (self.kl >= 0, "is negative; 0 is without a KL term"),
         }
-        for name, (right, words) in checks.items():
-            if not right:
-                raise ValueError(f"grpo.{name}={getattr(self, name)} {words}")
+        self.check(checks)
 
     def seen(self, n: int) -> int:
         """Pairs that the training sees, of n different ones, each for all its updates."""

@@ -123,10 +123,6 @@ class Reinforcement(TrainingModule):
     def trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def terms(self, part: Measured) -> np.ndarray:
-        """A pair is one: it weighs as much as any other, however long its responses become."""
-        return np.ones(len(part.lengths), dtype=np.int64)
-
     @property
     def drawn_at(self) -> int:
         """The optimizer step that draws what this one learns from."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,7 +19,6 @@ from mprm.batching.collate import Batch, Example, common_prefix
 from mprm.batching.examples import image_size
 from mprm.inference.scoring import conversation
 from mprm.judge.sft import PresentedPairs
-from mprm.training.lengths import Measured
 from mprm.training.module import Mean, TrainingModule
 from mprm.training.recipe import Schedule
 
@@ -67,10 +65,6 @@ class BradleyTerry(TrainingModule):
 
     def prepare(self) -> None:
         self.model.set_kappa(False)
-
-    def terms(self, part: Measured) -> np.ndarray:
-        """A pair is one."""
-        return np.ones(len(part.lengths), dtype=np.int64)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         score_M = self.model(batch).logits_M2.diff()[:, 0]

@@ -105,6 +105,10 @@ class OverSeeds(Estimate):
         return f"{self.value * scale:{sign}{form}} ({both})"
 
 
+def points(number: Estimate | None) -> str:
+    return number.points() if number else "-"
+
+
 # ---- the bootstrap
 
 

@@ -50,7 +50,7 @@ def write_best_of_n(folder: Path) -> Path:
     return write_page(report, folder / "report.html")
 
 
-def print_best_of_n(results: BestOfNResults, console: Console | None = None) -> None:
+def print_best_of_n(results: BestOfNResults, console: Console) -> None:
     """Print every model's choice with all candidates beside the policy's, and what can be said of them."""
     print_report(Report("", "", [methods_table(results, short=True), Text("", sentences(results), "list")]), console)
 

@@ -16,7 +16,7 @@ from mprm.reporting.run_record import RunRecord, read_run, read_solutions
 from mprm.reporting.selection import COMPOSITION, map_figure
 from mprm.reporting.style import styled
 from mprm.reporting.tracking import NO_LOGIN
-from mprm.runs.artifacts import STAGES, read_json, write_text
+from mprm.runs.artifacts import STAGES, last_trained, read_json, write_text
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
@@ -64,8 +64,7 @@ def store_files(run: Any, folder: Path, log_model: bool) -> None:
     is left out."""
     import wandb
 
-    weights = [f"{stage}/weights.safetensors" for stage in ("rl", "sft", "reward_model", ".")]
-    model = [*[name for name in weights if (folder / name).is_file()][:1], "config.yaml"]  # as run=DIR finds it
+    model = [str(last_trained(folder).relative_to(folder)), "config.yaml"]  # as run=DIR finds it
     kinds = {"subset-manifest": ["subset/manifest.json", "curated/manifest.json"], "report": ["report.html"]}
     for kind, names in (kinds | ({"model": model} if log_model else {})).items():
         artifact = wandb.Artifact(f"{kind.partition('-')[0]}-{run.id}", kind)

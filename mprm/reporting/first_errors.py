@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mprm.metrics.estimate import Estimate
+from mprm.metrics.estimate import points
 from mprm.metrics.results import StepResults, ThresholdResults
 from mprm.reporting.report import Table
 
@@ -23,7 +23,7 @@ def first_errors_table(results: StepResults) -> Table | None:
     rows = [_mean(words, results.thresholds.get(name)) for name, words in AT.items()]
     rows += [_mean(words, results.baselines[name]) for name, words in BASELINES.items()]
     for name, part in main.per_source.items():
-        shares, solutions = map(_points, (part.f1, part.found, part.accepted)), (part.n_wrong, part.n_right)
+        shares, solutions = map(points, (part.f1, part.found, part.accepted)), (part.n_wrong, part.n_right)
         rows.append((name, f"{results.main.threshold:.3f}", *shares, *(f"{n:,}" for n in solutions)))
     columns = ("", "threshold", "F1", "errors found (%)", "right accepted (%)", "wrong", "right")
     return Table("First errors (ProcessBench)", columns, tuple(row for row in rows if row), NOTE)
@@ -32,8 +32,4 @@ def first_errors_table(results: StepResults) -> Table | None:
 def _mean(words: str, part: ThresholdResults | None) -> tuple[str, ...]:
     if part is None or part.first_errors is None:
         return ()
-    return (words, f"{part.threshold:.3f}", _points(part.first_errors.f1), *["-"] * 4)
-
-
-def _points(estimate: Estimate | None) -> str:
-    return estimate.points() if estimate else "-"
+    return (words, f"{part.threshold:.3f}", points(part.first_errors.f1), *["-"] * 4)

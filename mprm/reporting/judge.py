@@ -62,7 +62,7 @@ def write_judge(folder: Path) -> Path:
     return write_page(report, folder / "report.html")
 
 
-def print_judge(results: JudgeResults, console: Console | None = None) -> None:
+def print_judge(results: JudgeResults, console: Console) -> None:
     """Print the judge by stage, what was kept where none was measured, and what can be said of both."""
     first = judges_table(results) if results.judges else curation_table(results)
     said = Text("", sentences(results) or [headline(results)], "list")

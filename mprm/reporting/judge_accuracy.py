@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mprm.metrics.estimate import points
 from mprm.metrics.results import Estimate, JudgeAccuracy, JudgeResults, PairAccuracy, PairSource
 from mprm.reporting.report import Table
 from mprm.reporting.verdicts import listed
@@ -66,9 +67,7 @@ def judges_table(results: JudgeResults) -> Table:
         rows.append((f"right {how}", *(one[how].points() for one in right)))
         if any(gains):
             rows.append(("minus before", *(one[how].signed_points() if one else "-" for one in gains)))
-    shown = [
-        (f"{100 * one.macro_accuracy:.1f}", one.consistent.points(), _points(one.first)) for one in judges.values()
-    ]
+    shown = [(f"{100 * one.macro_accuracy:.1f}", one.consistent.points(), points(one.first)) for one in judges.values()]
     rows += zip(("macro", "consistent", "first"), *shown, strict=True) if shown else ()
     note = (
         "Right: verdicts, every pair judged in both orders; no verdict counts as wrong. Sampled: mean of judge.votes "
@@ -101,15 +100,11 @@ def _by_source(title: str, note: str, judges: Mapping[str, PairAccuracy]) -> Tab
     rows: list[tuple[str, ...]] = []
     for name, of in parts.items():
         n = max(one.pairs for one in of if one)
-        rows.append((f"{name}, {n:,} pairs", *(_points(one.accuracy if one else None) for one in of)))
+        rows.append((f"{name}, {n:,} pairs", *(points(one.accuracy if one else None) for one in of)))
     rows.append(("macro", *(f"{100 * judge.macro_accuracy:.1f}" for judge in judges.values())))
     for name, of in parts.items():
         if n := max(one.items for one in of if one):
-            rows.append((f"ACC+ {name}, {n:,} items", *(_points(one.acc_plus if one else None) for one in of)))
+            rows.append((f"ACC+ {name}, {n:,} items", *(points(one.acc_plus if one else None) for one in of)))
     rows.append(("pairs left out", *(f"{judge.left_out:,}" for judge in judges.values())))
     columns = ("source", *(f"{STAGES[stage]} (%)" for stage in judges))
     return Table(title, columns, tuple(rows), f"{note} Brackets: 95 % bootstrap.")
-
-
-def _points(share: Estimate | None) -> str:
-    return share.points() if share else "-"

@@ -230,9 +230,8 @@ NAME = (14, 30)  # how narrow a row's name may be made: a word that is longer th
 UNBROKEN = re.compile(r"[\[(][^\])]*[\])]|\S+")  # an interval, or a word
 
 
-def print_report(report: Report, console: Console | None = None) -> None:
+def print_report(report: Report, console: Console) -> None:
     """Print title, lead, tables and sentences in the console's width; plain where colour is unwanted."""
-    console = console or Console()
     if report.title:
         console.rule(Words(report.title, style="bold"), align="left", characters="─")
     if report.lead:

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from mprm.metrics.predictions import Prediction, read_predictions
 from mprm.metrics.results import StepResults, read_results
 from mprm.runs import manifest as manifests
-from mprm.runs.artifacts import MODEL_FILE, STAGES, read_json, reading, redo_remedy, write_json
+from mprm.runs.artifacts import MODEL_FILE, STAGES, TRAININGS, read_json, reading, redo_remedy, write_json
 from mprm.runs.manifest import Manifest
 from mprm.runs.run_folder import read_record
 
@@ -118,7 +118,7 @@ def check_whole(folder: Path) -> None:
         read_results(folder / "results.json")
     read_parquet(folder / "subset" / "kept.parquet")
     _predictions(folder / "predictions.jsonl")
-    for stage in (".", "sft", "rl", "reward_model"):
+    for stage in TRAININGS:
         read_json_lines(folder / stage / "metrics.jsonl")
 
 

@@ -30,7 +30,7 @@ def write_search(folder: Path) -> Path:
     return write_page(report, folder / "report.html")
 
 
-def print_search(results: SearchResults, console: Console | None = None) -> None:
+def print_search(results: SearchResults, console: Console) -> None:
     """Print every way with its tokens, and what can be said of the search."""
     print_report(Report("", lead(results), [ways_table(results), Text("", results.verdicts, "list")]), console)
 

@@ -71,7 +71,7 @@ def write_report(folder: Path) -> Path:
     return write_page(step_report(read_run(folder)), folder / "report.html")
 
 
-def print_run(record: RunRecord, console: Console | None = None) -> None:
+def print_run(record: RunRecord, console: Console) -> None:
     """Print the run's subset, result and baselines, in the console's width; plain where colour is unwanted."""
     tables = [composition_table(record.manifest)] if record.manifest else []
     if results := record.results:
@@ -229,7 +229,7 @@ def threshold_figure(
             look, curve = looks[name], 100 * np.mean([f1_at(one.steps, thresholds) for one in runs], axis=0)
             rows += [(name, f"{at:.6g}", f"{f1:.3f}") for at, f1 in zip(thresholds, curve, strict=True)]
             means = {at: 100 * float(np.mean([one.f1(at) for one in runs])) for at in runs[0].thresholds}
-            spots = {at: _mean_log_odds([one.thresholds[at].threshold for one in runs]) for at in means}
+            spots = {at: float(_log_odds([one.thresholds[at].threshold for one in runs]).mean()) for at in means}
             mark = int(np.abs(x - spots.get("fitted", 0.0)).argmin())
             axes.plot(x, curve, lw=1.8, ms=9, mec=INK, markevery=[mark], label=name, **look)
             star: dict[str, Any] = {"marker": "*", "ms": 13, "mec": INK, "ls": "", "color": look["color"]}
@@ -237,7 +237,7 @@ def threshold_figure(
             words = {"fixed": "at 0.5", "fitted": "at the fitted threshold", "optimistic": "at the best one"}
             told.append(f"{name}: {', '.join(f'{means[at]:.1f} {words[at]}' for at in words if at in means)}.")
         axes.plot([], [], marker="*", ms=12, ls="", color="none", mec=INK, label="best threshold (optimistic)")
-        ticks = _log_odds(np.array(SHOWN))
+        ticks = _log_odds(SHOWN)
         kept = (ticks >= x[0]) & (ticks <= x[-1])
         axes.set_xticks(ticks[kept], [f"{p:g}" for p, one in zip(SHOWN, kept, strict=True) if one])
         legend_below(figure)
@@ -253,14 +253,10 @@ def threshold_figure(
     )
 
 
-def _log_odds(p: Floats) -> Floats:
+def _log_odds(p: Floats | Sequence[float]) -> Floats:
     inside = np.clip(p, SHOWN[0], SHOWN[-1])
     found: Floats = np.log(inside / (1 - inside))
     return found
-
-
-def _mean_log_odds(thresholds: Sequence[float]) -> float:
-    return float(_log_odds(np.array(thresholds)).mean())
 
 
 def _calibration(correct: np.ndarray, scores: np.ndarray, n_bins: int) -> Figure:

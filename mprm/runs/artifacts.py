@@ -17,6 +17,7 @@ from uuid import uuid4
 TEMPORARY = ".tmp-"
 STAGES = "stages.json"  # of a run folder: what each stage has left there
 JUDGE_FILE = "judge.json"  # of an exported judge: how it is asked
+TRAININGS = ("rl", "sft", "reward_model", ".")  # folders of a run that may hold one, the last first
 MODEL_FILE = "model.json"  # of an evaluation that no training belongs to: whose model it was
 
 FileState = list[Any]  # size in bytes, SHA-256 in hex
@@ -190,6 +191,12 @@ def latest_run(runs: Path) -> Path:
     if trained:
         return trained[-1].parent
     raise ValueError(f"run=latest: no run below runs={runs} is trained; give its folder, run=runs/NAME, or runs=DIR")
+
+
+def last_trained(run: Path) -> Path:
+    """The weights that the last training of a run has left."""
+    found = [run / stage / "weights.safetensors" for stage in TRAININGS]
+    return next((path for path in found if path.is_file()), found[-1])
 
 
 def weights_written(folder: str | Path) -> int:

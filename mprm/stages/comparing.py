@@ -13,7 +13,7 @@ from mprm.config import Config
 from mprm.data.questions import read_pairs
 from mprm.runs.journal import journal
 from mprm.stages.models import check_devices, device, identity, load_backbone
-from mprm.stages.responses import looked_at, responder, server
+from mprm.stages.responses import responder, server
 from mprm.stages.stage import Output, content
 from mprm.terminal import bar, listed, say, say_without_image
 
@@ -22,6 +22,7 @@ AT_ONCE = 32  # pairs: what a kill can lose
 
 def compare(cfg: Config) -> int:
     """Judge every pair of a file in both orders of its answers, by a run's judge, a server or the backbone as it is."""
+    from mprm.inference.policy import looked_at
     from mprm.inference.score_file import path_beside
     from mprm.judge.compare import compared, orders, voting
     from mprm.judge.judge import respond
@@ -29,7 +30,9 @@ def compare(cfg: Config) -> int:
 
     source = Path(str(cfg.input))
     pairs, dropped = read_pairs(source)
-    settings = [content(source), *judge_identity(cfg)]
+    how = {name: value for name, value in asdict(cfg.judge).items() if name != "max_tokens"}
+    model = server(cfg).identity() if cfg.judge.engine == "server" else identity(cfg, cfg.run)
+    settings = [content(source), cfg.seed, how, model]
     output = Output(cfg, "output", settings, [source, cfg.run])
     if output.is_made():
         return 0
@@ -66,17 +69,13 @@ def compare(cfg: Config) -> int:
     return 0
 
 
-def judge_identity(cfg: Config) -> list[Any]:
-    """All that a judge's responses depend on besides what it is asked, as JSON values."""
-    how = {name: value for name, value in asdict(cfg.judge).items() if name != "max_tokens"}
-    return [cfg.seed, how, server(cfg).identity() if cfg.judge.engine == "server" else identity(cfg, cfg.run)]
-
-
 def load(cfg: Config) -> tuple[Any, Any]:
     """Processor and model of run=, or of the backbone as it lies in its folder."""
-    from mprm.judging import load_judge
+    from mprm.judging import Judge
 
     check_devices(cfg)
-    processor, model = load_backbone(cfg) if cfg.run is None else load_judge(Path(cfg.run))
-    model.train_generation()
+    if cfg.run is not None:
+        judge = Judge.from_pretrained(cfg.run, device(cfg))
+        return judge.processor, judge.model
+    processor, model = load_backbone(cfg)
     return processor, model.to(device(cfg)).eval()

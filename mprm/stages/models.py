@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config, judge_of
-from mprm.runs.artifacts import weights_written
+from mprm.runs.artifacts import TRAININGS, weights_written
 from mprm.runs.journal import Journal, journal
 from mprm.runs.names import model_name, short_names
-from mprm.tasks import JUDGE_TASKS, MODEL
+from mprm.tasks import MODEL, TASKS
 from mprm.terminal import listed, tracked
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ def max_tokens(cfg: Config) -> int:
 
 
 def load_backbone(cfg: Config) -> tuple[Any, Any]:
-    """Processor and step model, which writes if it is a judge; what is drawn at random is drawn by the seed."""
+    """Processor and step model, which writes if it is to judge; what is drawn at random is drawn by the seed."""
     import torch
 
     torch.manual_seed(cfg.seed)  # adapters, and a mark drawn at random
     processor, model = cfg.backbone.load()
-    if cfg.task in JUDGE_TASKS:
+    if "judge" in TASKS[cfg.task].groups:
         model.train_generation()
     return processor, model
 
@@ -133,7 +133,7 @@ def identity(cfg: Config, run: str | None) -> dict[str, Any]:
     folder = Path(run or str(own.path)).resolve()
     options = {} if run else asdict(own)
     kind = {"prm": type(own).__name__} if cfg.has_model else {}
-    written = max(weights_written(folder / part) for part in (".", "sft", "rl"))  # the latter two of a judge's run
+    written = max(weights_written(folder / part) for part in TRAININGS)
     return kind | {"folder": str(folder), "written": written, "backbone": options or None}
 
 

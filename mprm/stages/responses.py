@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
 from mprm.data.lines import Dropped
 from mprm.runs.artifacts import weights_written
-from mprm.runs.journal import journal
+from mprm.runs.journal import Journal, journal
 from mprm.runs.run_folder import config_hash
 from mprm.stages.models import device, load_backbone, max_tokens
 from mprm.stages.stage import Stage, Work, run_stage
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from mprm.backbones.chat import ChatModel, ChatProcessor
     from mprm.data.questions import Pair
     from mprm.inference.local import Sampler
-    from mprm.inference.policy import Writes
     from mprm.inference.server import ServerPolicy
     from mprm.judge.judge import PresentedPair
 
@@ -97,111 +95,92 @@ def responses(
     file = f"{part.rpartition('/')[2]}.jsonl"
 
     def ask(work: JudgeWork) -> dict[str, Any]:
-        say_of = _score if after == REWARD_MODEL else _ask
-        return {"unusable": say_of(work, file, after, inputs, pairs)}
+        judged_by = _scored if after == REWARD_MODEL else _asked
+        with journal(work.run.path / file, [inputs, weights_written(work.run.path / after)]) as kept:
+            records, unusable = judged_by(work, file, after, pairs, kept)
+            if not records:
+                kept.remove()
+                raise ValueError(
+                    f"{file}: none of {len(pairs)} pairs can be judged ({listed(Counter(unusable.values()))}); see "
+                    "where preferences.images and reward_benchmark.images lead; where they are too_long, raise "
+                    "backbone.max_length, or serve the model of policy.model with a longer context"
+                )
+            kept.finish(records)
+        return {"unusable": unusable}
 
     run_stage(Stage[JudgeWork](name=part, inputs=lambda _: inputs, do=ask, files=(file,), taken=""), work)
     return read_json_lines(work.run.path / file) or [], work.run.summary(part)["unusable"]
 
 
-def _ask(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: list[Pair]) -> dict[str, str]:
-    """Write the responses; returns why pairs cannot be looked at, by id."""
+Judged = tuple[list[dict[str, Any]], dict[str, str]]  # the records, and why pairs have none, by id
+
+
+def _asked(work: JudgeWork, file: str, after: str, pairs: list[Pair], kept: Journal) -> Judged:
+    """What the judge writes, kept as it comes."""
+    from mprm.inference.policy import looked_at
     from mprm.judge.compare import orders
     from mprm.judge.judge import in_seeded_order, present, respond
     from mprm.metrics.pairwise import RESPONSES, VOTES
 
-    cfg, measuring = work.cfg, file.startswith("judged_")
+    cfg, judge, measuring = work.cfg, work.cfg.judge, file.startswith("judged_")
     group = cfg.reward_benchmark if measuring else cfg.preferences
     writer = responder(cfg, lambda: work.judge_after(after))
     found, unusable = looked_at(pairs, group.image_folder.path, writer)
     asked: list[PresentedPair] = []
     for pair, paths in found:
         asked += orders(pair, paths) if measuring else [in_seeded_order(present(pair, paths, False), cfg.seed)]
-    if not asked:
-        raise ValueError(
-            f"{group.path}: the images of no pair can be used ({listed(Counter(unusable.values()))}); see where "
-            "preferences.images and reward_benchmark.images lead"
-        )
-    judge = cfg.judge
     wanted = {RESPONSES: (judge.temperature, judge.samples)}
     if measuring:
         wanted = {RESPONSES: (judge.evaluation_temperature, 1), VOTES: (judge.vote_temperature, judge.votes)}
     draws = {name: (replace(writer, temperature=temperature), n) for name, (temperature, n) in wanted.items() if n}
-    keys = [one.key for one in asked]
-    settings = [inputs, weights_written(work.run.path / after), keys]
-    with journal(work.run.path / file, settings) as kept, bar() as progress:
+    with bar() as progress:
         doing = f"judging pairs ({file.removesuffix('.jsonl')})"
         task = progress.add_task(doing, total=len(asked), completed=len(kept.done))
         respond(draws, judge, asked, kept, lambda more: progress.advance(task, more), AT_ONCE)
-        too_long = {one.pair.id: "too_long" for one in asked if not kept.done[one.key][RESPONSES]}
-        if len(too_long) == len(found):
-            kept.remove()
-            raise ValueError(
-                f"policy.model: the server calls all {len(found)} pairs too long; serve it with a longer context"
-            )
-        kept.finish(kept.done[one.key] for one in asked if one.pair.id not in too_long)
-    return unusable | too_long
+    unusable |= {one.pair.id: "too_long" for one in asked if not kept.done[one.key][RESPONSES]}
+    return [kept.done[one.key] for one in asked if one.pair.id not in unusable], unusable
 
 
-def _score(work: JudgeWork, file: str, after: str, inputs: dict[str, str], pairs: list[Pair]) -> dict[str, str]:
-    """_ask() of a reward model, which scores every answer by itself: the higher score wins, and of two that are the
+def _scored(work: JudgeWork, file: str, after: str, pairs: list[Pair], kept: Journal) -> Judged:
+    """_asked() of a reward model, which scores every answer by itself: the higher score wins, and of two that are the
     same the one that is presented first, which is right in one order of the two."""
     from mprm.batching.examples import open_images
-    from mprm.inference.scoring import ScoreRequest, Scoring
+    from mprm.inference.score_file import score_kept
+    from mprm.inference.scoring import Scored, ScoreRequest, Scoring
     from mprm.metrics.predictions import NotScored
 
-    cfg, group = work.cfg, work.cfg.reward_benchmark
+    cfg, image_path = work.cfg, work.cfg.reward_benchmark.image_folder.path
     processor, model = work.judge_after(after)
     machine = max_tokens(cfg), device(cfg), cfg.trainer.num_workers
     scoring = Scoring(model, processor, cfg.backbone.max_length, *machine)
+
+    def score(waiting: Sequence[ScoreRequest]) -> Scored:
+        found = scoring.scores(waiting, lambda names: open_images([image_path(name) for name in names]), whole=True)
+        return tracked(found, len(waiting), f"scoring answers ({file.removesuffix('.jsonl')})")
+
     requests = [
         ScoreRequest(f"{pair.id}\0{number}", pair.images, pair.prompt, [answer])
         for pair in pairs
         for number, answer in enumerate((pair.answer_a, pair.answer_b))
     ]
-    settings = [inputs, weights_written(work.run.path / after), [request.id for request in requests]]
-    with journal(work.run.path / file, settings) as kept:
-        waiting = [request for request in requests if request.id not in kept.done]
-        found = scoring.answers(waiting, lambda names: open_images([group.image_folder.path(name) for name in names]))
-        scored = tracked(found, len(waiting), f"scoring answers ({file.removesuffix('.jsonl')})")
-        kept.add_each(
-            ((name, one.reason if isinstance(one, NotScored) else one.log_odds[0]) for name, one in scored), AT_ONCE
-        )
-        records: list[dict[str, Any]] = []
-        unusable: dict[str, str] = {}
-        for pair in pairs:
-            scores = [kept.done[f"{pair.id}\0{number}"] for number in range(2)]
-            if reasons := [score for score in scores if isinstance(score, str)]:
-                unusable[pair.id] = reasons[0]
-                continue
-            response = {"in_format": True, "entropy": None, "n_tokens": 0}
-            for swapped, (first, second) in ((False, scores), (True, scores[::-1])):
-                better = "B" if (pair.label == "b") != swapped else "A"
-                record = {"id": pair.id, "swapped": swapped, "better": better, "scores": [first, second]}
-                records.append(record | {"responses": [{"verdict": "AB"[first < second]} | response]})
-        if not records:
-            kept.remove()
-            raise ValueError(
-                f"{group.path}: the answers of no pair can be scored ({listed(Counter(unusable.values()))}); see "
-                "where reward_benchmark.images leads, and backbone.max_length"
-            )
-        kept.finish(records)
-    return unusable
-
-
-def looked_at(
-    pairs: Sequence[Pair], image_path: Callable[[str], Path], writer: Writes
-) -> tuple[list[tuple[Pair, tuple[Path, ...]]], dict[str, str]]:
-    """The pairs with their image files, and why who judges cannot look at the others, by id."""
-    found, unusable = [], {}
+    found = score_kept(kept, requests, score)
+    records: list[dict[str, Any]] = []
+    unusable: dict[str, str] = {}
     for pair in pairs:
-        paths = tuple(map(image_path, pair.images))
-        reason = writer.refusal(paths)
-        if reason is None:
-            found.append((pair, paths))
-        else:
-            unusable[pair.id] = reason
-    return found, unusable
+        scores = []
+        for one in (found[f"{pair.id}\0{number}"] for number in range(2)):
+            if isinstance(one, NotScored):
+                unusable[pair.id] = one.reason
+            else:
+                scores.append(one.log_odds[0])
+        if pair.id in unusable:
+            continue
+        response = {"in_format": True, "entropy": None, "n_tokens": 0}
+        for swapped, (first, second) in ((False, scores), (True, scores[::-1])):
+            better = "B" if (pair.label == "b") != swapped else "A"
+            record = {"id": pair.id, "swapped": swapped, "better": better, "scores": [first, second]}
+            records.append(record | {"responses": [{"verdict": "AB"[first < second]} | response]})
+    return records, unusable
 
 
 def responder(cfg: Config, load: Callable[[], tuple[Any, Any]]) -> Sampler | ServerPolicy:

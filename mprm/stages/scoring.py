@@ -260,16 +260,9 @@ def best_of_n(
     """All that is said of the models' choices; the choices themselves are written into the folder."""
     from mprm.metrics.adaptive import adaptive
     from mprm.metrics.best_of_n import choices, rerank
-    from mprm.metrics.predictions import NotScored, StepScores
 
-    scores: dict[str, list[list[StepScores | None]]] = {}
-    for model in models:
-        of_model = [[found.get(key(model, q, c)) for c in range(len(one.candidates))] for q, one in enumerate(sets)]
-        scores[model] = [[one if isinstance(one, StepScores) else None for one in row] for row in of_model]
-    reasons = {m: Counter[str]() for m in models}
-    for name, one in found.items():
-        if isinstance(one, NotScored):
-            reasons[name.rsplit("/", 2)[0]][one.reason] += 1
+    said = {model: of_candidates(model, sets, found) for model in models}
+    scores = {model: of_model for model, (of_model, _) in said.items()}
     chosen = ({"model": model, **choice} for model in models for choice in choices(sets, scores[model], cfg.aggregate))
     write_json_lines(folder / "choices.jsonl", chosen)
     sure = [m for m in models if all(one is None or one.kappa is not None for row in scores[m] for one in row)]
@@ -278,23 +271,29 @@ def best_of_n(
         candidates_file=str(cfg.input),
         candidates_hash=str(content(cfg.input)),
         runs=models,
-        unscored={model: dict(counts) for model, counts in reasons.items()},
+        unscored={model: reasons for model, (_, reasons) in said.items()},
         adaptive={model: adaptive(sets, scores[model], cfg.seed) for model in sure},
     )
 
 
+def of_candidates(
+    model: str, sets: list[CandidateSet], found: Found
+) -> tuple[list[list[StepScores | None]], dict[str, int]]:
+    """The model's scores by question and candidate, and how many candidates it could not score, by reason."""
+    from mprm.metrics.predictions import NotScored, StepScores
+
+    said = [[found.get(f"{model}/{q}/{c}") for c in range(len(one.candidates))] for q, one in enumerate(sets)]
+    reasons = Counter(one.reason for row in said for one in row if isinstance(one, NotScored))
+    return [[one if isinstance(one, StepScores) else None for one in row] for row in said], dict(reasons)
+
+
 def requests(model: str, sets: list[CandidateSet]) -> list[ScoreRequest]:
-    """The candidates that have steps, to be scored by the model."""
+    """The candidates that have steps, to be scored by the model; numbers count from 0, in the order of the file."""
     from mprm.inference.scoring import ScoreRequest
 
     return [
-        ScoreRequest(key(model, q, c), one.images, one.question, candidate.steps)
+        ScoreRequest(f"{model}/{q}/{c}", one.images, one.question, candidate.steps)
         for q, one in enumerate(sets)
         for c, candidate in enumerate(one.candidates)
         if candidate.steps
     ]
-
-
-def key(model: str, question: int, candidate: int) -> str:
-    """Names a candidate's scores among those of all models: the numbers count from 0, in the order of the file."""
-    return f"{model}/{question}/{candidate}"

@@ -17,7 +17,7 @@ from mprm.data.questions import Question, read_candidates
 from mprm.runs.artifacts import MODEL_FILE, write_json
 from mprm.runs.journal import Journal, journal
 from mprm.stages.models import check_devices, identity, load_scorer, models_of, opener, scoring
-from mprm.stages.scoring import after_use, key, measured_model, requests
+from mprm.stages.scoring import after_use, measured_model, of_candidates, requests
 from mprm.stages.stage import Output, content
 from mprm.stages.standalone import policy_hash
 from mprm.terminal import bar, console, listed, say, say_next
@@ -80,7 +80,6 @@ def searched(
     from mprm.inference.policy import UNUSABLE, solve
     from mprm.inference.score_file import path_beside, score_kept
     from mprm.inference.search import Guided
-    from mprm.metrics.predictions import StepScores
     from mprm.metrics.search import measure_search
 
     image_path = path_beside(Path(str(cfg.input)))
@@ -97,12 +96,10 @@ def searched(
     sets = [asked[record["id"]] for record in records]
     file = f"\0{content(cfg.input)}"  # their scores are kept for this file alone, the searches for further ones too
     scored = score_kept(kept, requests(file, sets), scoring(cfg, cfg.run, by_model, "input"))
-    said = [[scored.get(key(file, q, c)) for c in range(len(one.candidates))] for q, one in enumerate(sets)]
-    scores = [[one if isinstance(one, StepScores) else None for one in of_question] for of_question in said]
+    scores, unscored = of_candidates(file, sets, scored)
     results, reached = measure_search(records, sets, scores, cfg.aggregate, cfg.seed, cfg.search.label)
-    reasons = Counter(one.reason for row in said for one in row if one is not None and not isinstance(one, StepScores))
     each = [dict(zip(reached, map(float, values), strict=True)) for values in zip(*reached.values(), strict=True)]
-    results = replace(results, unusable=dict(unusable), unscored=dict(reasons))
+    results = replace(results, unusable=dict(unusable), unscored=unscored)
     return results, [record | {"accuracy": ways} for record, ways in zip(records, each, strict=True)]
 
 

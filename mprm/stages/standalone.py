@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mprm.binding import component
 from mprm.config import Config, config_of_run, judge_of
-from mprm.runs.artifacts import JUDGE_FILE
+from mprm.runs.artifacts import last_trained
 from mprm.runs.journal import journal, read_jobs
 from mprm.runs.run_folder import CHECKOUT, used_config
 from mprm.stages.models import load_backbone
@@ -37,7 +37,7 @@ def export(cfg: Config) -> None:
     from mprm.reporting.card import model_card
     from mprm.runs.hub import push
     from mprm.training.checkpoint import export as write
-    from mprm.training.checkpoint import last_trained, load_checkpoint, load_weights
+    from mprm.training.checkpoint import load_checkpoint, load_weights
 
     folder = Path(str(cfg.run))
     trained, judge = config_of_run(folder), judge_of(folder)
@@ -57,7 +57,7 @@ def export(cfg: Config) -> None:
             load_weights(model, last_trained(folder))
         else:
             load_checkpoint(model, Path(cfg.checkpoint))
-        write(model, processor, trained.backbone, output.target, cfg.format, card, {JUDGE_FILE: judge} if judge else {})
+        write(model, processor, trained.backbone, output.target, cfg.format, card, judge)
         output.remember()
         say(f"wrote {cfg.output} in {monotonic() - started:.1f} s")
     if cfg.push_to is not None:

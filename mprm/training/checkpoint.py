@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,7 +19,16 @@ from torch import nn
 
 from mprm.backbones.base import KAPPA, Backbone, StepModel
 from mprm.backbones.loading import PROMPT
-from mprm.runs.artifacts import atomic_file, atomic_folder, is_rank_zero, reading, remove, write_json, write_text
+from mprm.runs.artifacts import (
+    JUDGE_FILE,
+    atomic_file,
+    atomic_folder,
+    is_rank_zero,
+    reading,
+    remove,
+    write_json,
+    write_text,
+)
 from mprm.training.recipe import Machine
 from mprm.training.strategies import INTERRUPTED, SIGNALS_TO_END, disconnect_ranks, in_main_thread
 
@@ -210,12 +219,6 @@ def _put_back(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) ->
             parameters[name].copy_(tensor)
 
 
-def last_trained(run: Path) -> Path:
-    """The weights that the last training of a run has left."""
-    found = [run / stage / "weights.safetensors" for stage in ("rl", "sft", "reward_model", ".")]
-    return next((path for path in found if path.is_file()), found[-1])
-
-
 def export(
     model: StepModel,
     processor: Any,
@@ -223,12 +226,12 @@ def export(
     folder: Path,
     layout: str,
     card: str | None = None,
-    files: Mapping[str, Any] = MappingProxyType({}),
+    judge: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the model into `folder`, in place of what is there; the model is not a step model any more.
 
     layout: hf, for transformers' AutoModelForImageTextToText, or original, OpenGVLab's, which the backbone's own folder
-    must then be in; files: further JSON files. A kappa head has a file of its own, which other software passes over.
+    must then be in; judge: how it is asked, if it is one. A kappa head has a file of its own, which others pass over.
     Raises ValueError if the backbone cannot write the layout.
     """
     with atomic_folder(folder) as temporary:
@@ -236,7 +239,7 @@ def export(
         if model.kappa is not None:
             save_file(model.kappa.state_dict(), temporary / KAPPA)
         write_json(temporary / PROMPT, backbone.prompt())
-        for name, content in files.items():
-            write_json(temporary / name, content)
+        if judge is not None:
+            write_json(temporary / JUDGE_FILE, judge)
         if card is not None:  # not the backbone's own, which the original layout brings
             write_text(temporary / "README.md", card)

@@ -41,7 +41,7 @@ class Mean(MeanMetric):
 
 
 class TrainingModule(pl.LightningModule):
-    """Base of all trainings. A subclass gives prepare(), terms() and loss(), and updates the metrics of `curve`, which
+    """Base of all trainings. A subclass gives prepare() and loss(), and updates the metrics of `curve`, which
     are logged as train/NAME once per optimizer step, over the whole global batch; `loss` is one of them."""
 
     rows_are_planned = True  # whether they have the tokens of the plan, not those of responses that are still to draw
@@ -54,9 +54,7 @@ class TrainingModule(pl.LightningModule):
         self.schedule = schedule
         self.curve: Any = nn.ModuleDict(curve)
         self.plan: BatchPlan | None = None  # told by fit()
-        self.reference: list[
-            torch.Tensor
-        ] = []  # copies of the trained weights as they were before, where they are needed
+        self.reference: list[torch.Tensor] = []  # copies of the trained weights before the training, if it needs them
         self.strict_loading = False  # checkpoints hold what is trained; the rest lies in the backbone's folder
         self.random_state = torch.get_rng_state()  # as the last optimizer step ended
         self.gradient_norm = 0.0  # of the last optimizer step, before it was clipped
@@ -78,8 +76,9 @@ class TrainingModule(pl.LightningModule):
         raise AssertionError("a training says what it trains")
 
     def terms(self, part: Measured) -> np.ndarray:
-        """Terms of the loss of every example, by position. Raises ValueError if an example cannot be learnt."""
-        raise AssertionError("a training counts its terms")
+        """Terms of the loss of every example, by position: one, where an example weighs as much as any other, however
+        long it is. Raises ValueError if one cannot be learnt."""
+        return np.ones(len(part.lengths), dtype=np.int64)
 
     def loss(self, batch: Any) -> torch.Tensor:
         """The sum of all terms of the batch, each times its weight."""

@@ -1,6 +1,7 @@
 """How a backbone is optimised, on which machine, and in which order its examples come."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -39,22 +40,23 @@ class Recipe:
             "warmup": (0 <= self.warmup < 1, "is not in [0, 1): a share of the steps, try 0.05"),
             "schedule": (self.schedule in ("cosine", "constant"), "is not one of cosine, constant"),
             "epochs": (self.epochs is None or self.epochs >= 0, "is negative; give 0 for the untrained backbone"),
-            "steps": (
-                self.steps is None or self.steps >= 1,
-                "is not positive; epochs=0 trains nothing",
-            ),
+            "steps": (self.steps is None or self.steps >= 1, "is not positive; epochs=0 trains nothing"),
             "global_batch_size": (self.global_batch_size >= 1, "is not positive; try 512"),
             "betas": (betas_are_right, "are not two numbers in [0, 1); the published ones are [0.9,0.999]"),
         }
-        for name, (right, words) in checks.items():
-            if not right:
-                raise ValueError(f"{self.GROUP}.{name}={getattr(self, name)} {words}")
+        self.check(checks)
         if (self.epochs is None) == (self.steps is None):
             given = "both say" if self.steps else "neither says"
             raise ValueError(
                 f"{self.GROUP}.epochs and {self.GROUP}.steps: {given} how long to train; give one of them and null to "
                 f"the other, e.g. {self.GROUP}.steps={self.steps or 100} {self.GROUP}.epochs=null"
             )
+
+    def check(self, checks: Mapping[str, tuple[bool, str]]) -> None:
+        """Raises ValueError for the first field that is not right, with what is said of it."""
+        for name, (right, words) in checks.items():
+            if not right:
+                raise ValueError(f"{self.GROUP}.{name}={getattr(self, name)} {words}")
 
     def seen(self, n: int) -> int:
         """Examples that the training sees, of n different ones."""

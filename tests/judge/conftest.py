@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
@@ -21,6 +22,7 @@ from mprm.data.questions import Pair
 from mprm.inference.local import Sampler
 from mprm.judge.judge import Judge, PresentedPair
 from mprm.judge.sft import SFT, Imitation, Traces, faithful_traces
+from mprm.training import fit as fit_module
 from mprm.training.checkpoint import load_weights
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
@@ -31,6 +33,19 @@ WEIGHTS = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights" / "inter
 BACKBONE = InternVL(path=str(WEIGHTS), max_tiles=1, max_length=512)
 JUDGE = Judge(instruction="Which?", verdict="{}.", temperature=1.5, max_new_tokens=8)
 Loaded = tuple[InternVLProcessor, InternVLStepModel]
+
+
+Run = tuple[Path, list[dict[str, Any]]]  # folder of a training, lines of its metrics.jsonl
+
+
+def assert_same(found: Run, expected: Run, atol: float) -> None:
+    """0: bit for bit."""
+    for one, two in zip(found[1], expected[1], strict=True):
+        assert one == (pytest.approx(two, rel=1e-5, abs=atol) if atol else two)
+    one, two = (load_file(folder / "weights.safetensors") for folder in (found[0], expected[0]))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=atol, rtol=0)
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +136,13 @@ def stock_logits(stock: Any, loaded: Loaded) -> Callable[[PresentedPair, list[in
         return all_1LV[0, len(prompt_ids) - 1 : -1]
 
     return logits
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks are forked: spawned, they would import all again."""
+    strategy = DDPStrategy(process_group_backend="gloo", start_method="fork")
+    monkeypatch.setattr(fit_module, "build_strategy", lambda machine: strategy)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning.strategies import DDPStrategy
 from safetensors.torch import load_file
 
 from mprm.batching.examples import open_images
@@ -29,13 +28,13 @@ from mprm.judge.grpo import GRPO, advantages
 from mprm.judge.judge import Judge, PresentedPair, present
 from mprm.judge.reinforcement import Reinforcement, measure_prompts
 from mprm.judge.sft import Prompts, ResponseBatch, collate_responses, log_likelihood
-from mprm.training import fit as fit_module
 from mprm.training.checkpoint import latest
 from mprm.training.cost import rehearse
 from mprm.training.fit import fit
 from mprm.training.planner import BatchPlan, plan_parts
 from mprm.training.recipe import Machine, Schedule
 from tests.clock import without_clock
+from tests.judge.conftest import Run, assert_same
 
 END = "<|im_end|>"
 
@@ -172,7 +171,6 @@ def test_a_rehearsal_is_as_long_as_responses_can_become(
 ENTROPY = np.array([0.5, 0.2, 0.9, 0.1, 0.2, 0.7, 0.3])
 LOW_TO_HIGH = [3, 1, 4, 6, 0, 5, 2]
 OPTIONS = {"tries": 2, "standardise": "none", "updates": 2, "clip": 0.05, "kl": 0.1, "schedule": "constant"}
-Run = tuple[Path, list[dict[str, Any]]]
 Train = Callable[..., Run]
 
 
@@ -229,16 +227,6 @@ def with_options(train: Train, asked_for: dict[str, list[Prompt]], tmp_path_fact
     return watching(train, asked_for["options"], tmp_path_factory.mktemp("options"), options=OPTIONS)
 
 
-def assert_same(found: Run, expected: Run, atol: float) -> None:
-    assert len(found[1]) == len(expected[1])
-    for one, two in zip(found[1], expected[1], strict=True):
-        assert one == pytest.approx(two, abs=1e-5)
-    one, two = (load_file(folder / "weights.safetensors") for folder in (found[0], expected[0]))
-    assert one.keys() == two.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], atol=atol, rtol=0)
-
-
 def test_pairs_are_asked_from_low_to_high_entropy(
     whole: Run, asked_for: dict[str, list[Prompt]], pairs: list[PresentedPair]
 ) -> None:
@@ -260,26 +248,6 @@ def test_pairs_are_asked_from_low_to_high_entropy(
 def test_how_a_step_is_cut_does_not_matter(train: Train, whole: Run, tmp_path: Path) -> None:
     """Forward passes of one pair or two instead of three."""
     assert_same(train(tmp_path, max_tokens=150), whole, 1e-5)
-
-
-@pytest.mark.slow
-def test_two_ranks_equal_one(train: Train, whole: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    strategy = DDPStrategy(process_group_backend="gloo", start_method="fork")  # spawned, it would import all again
-    monkeypatch.setattr(fit_module, "build_strategy", lambda machine: strategy)
-    assert_same(train(tmp_path / "ranks", devices=2, strategy="ddp_cpu"), whole, 1e-5)
-
-
-def test_resumed_equals_uninterrupted_bit_for_bit(train: Train, whole: Run, tmp_path: Path) -> None:
-    def stop(line: dict[str, float]) -> None:
-        if line["step"] == 2:
-            raise RuntimeError("the power is cut")
-
-    with pytest.raises(RuntimeError, match="the power is cut"):
-        train(tmp_path, stop)
-    assert latest(tmp_path / "checkpoints")[1] == 1
-    resumed = train(tmp_path)
-    assert resumed[1] == whole[1]
-    assert_same(resumed, whole, 0)
 
 
 def test_what_the_options_do_shows(
@@ -308,11 +276,8 @@ def test_what_the_options_do_shows(
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one_with_options(
-    train: Train, with_options: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    strategy = DDPStrategy(process_group_backend="gloo", start_method="fork")
-    monkeypatch.setattr(fit_module, "build_strategy", lambda machine: strategy)
+@pytest.mark.usefixtures("forked")
+def test_two_ranks_equal_one_with_options(train: Train, with_options: Run, tmp_path: Path) -> None:
     found = train(tmp_path / "ranks", options=OPTIONS, devices=2, strategy="ddp_cpu", max_tokens=150)
     assert_same(found, with_options, 1e-5)
 
@@ -337,9 +302,7 @@ def test_a_training_that_is_killed_between_two_updates_draws_again(
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, tell, OPTIONS, checkpoint_every=100)
     assert latest(tmp_path / "checkpoints")[1] == 4
-    resumed = train(tmp_path, options=OPTIONS)
-    assert resumed[1] == with_options[1]
-    assert_same(resumed, with_options, 0)
+    assert_same(train(tmp_path, options=OPTIONS), with_options, 0)
 
 
 def test_a_training_without_any_reward_ends(

@@ -36,7 +36,7 @@ def test_entropy_is_that_of_transformers(
 ) -> None:
     """One pass over prompt and response, without a cache; the temperature decides what is drawn and nothing else."""
     chosen = pairs[:6]
-    found = sampler(*loaded, temperature=temperature, max_new_tokens=5).generate([one.prompt(3) for one in chosen])
+    found = sampler(*loaded, temperature=temperature, max_new_tokens=8).generate([one.prompt(3) for one in chosen])
     end = loaded[0].tokenizer.convert_tokens_to_ids(END)
     for one, group in zip(chosen, found, strict=True):
         for generation in group:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForImageTextToText
@@ -23,14 +22,13 @@ from mprm.batching.order import Shuffled
 from mprm.inference.scoring import ScoreRequest, Scoring, conversation
 from mprm.judge.judge import PresentedPair
 from mprm.judge.reward_model import AnswerPairs, BradleyTerry, bradley_terry_losses
-from mprm.training import fit as fit_module
 from mprm.training.checkpoint import latest
 from mprm.training.fit import fit
 from mprm.training.lengths import measure_again
 from mprm.training.recipe import Machine, Recipe, Schedule
 from tests.clock import without_clock
 from tests.encoding import normalised
-from tests.judge.conftest import BACKBONE, WEIGHTS
+from tests.judge.conftest import BACKBONE, WEIGHTS, Run, assert_same
 
 
 def test_the_loss_and_its_gradient_by_hand() -> None:
@@ -75,7 +73,9 @@ def test_an_answer_has_the_same_score_packed_alone_and_padded_in_transformers(pa
 
     def scores(max_tokens: int) -> list[float]:
         scoring = Scoring(model, processor, 512, max_tokens, "cpu")
-        found: dict[str, Any] = dict(scoring.answers(requests, lambda names: open_images([Path(n) for n in names])))
+        found: dict[str, Any] = dict(
+            scoring.scores(requests, lambda names: open_images([Path(n) for n in names]), whole=True)
+        )
         return [found[request.id].log_odds[0] for request in requests]
 
     packed, alone = scores(10_000), scores(1)
@@ -96,7 +96,6 @@ def test_an_answer_has_the_same_score_packed_alone_and_padded_in_transformers(pa
     assert packed == pytest.approx((last[:, model.verdict_ids].diff()[:, 0]).tolist(), abs=1e-5)
 
 
-Run = tuple[Path, list[dict[str, Any]]]
 Train = Callable[..., Run]
 
 
@@ -121,16 +120,6 @@ def whole(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(tmp_path_factory.mktemp("whole"))
 
 
-def assert_same(found: Run, expected: Run, atol: float) -> None:
-    assert len(found[1]) == len(expected[1])
-    for one, two in zip(found[1], expected[1], strict=True):
-        assert one == pytest.approx(two, rel=1e-5, abs=atol)
-    one, two = (load_file(folder / "weights.safetensors") for folder in (found[0], expected[0]))
-    assert one.keys() == two.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], atol=atol, rtol=0)
-
-
 def test_the_first_loss_is_the_mean_over_its_pairs(whole: Run, pairs: list[PresentedPair]) -> None:
     processor, model = BACKBONE.load()
     examples = AnswerPairs(pairs[:10], processor)
@@ -148,14 +137,9 @@ def test_the_first_loss_is_the_mean_over_its_pairs(whole: Run, pairs: list[Prese
     assert "hf.lm_head.weight" not in names
 
 
-@pytest.mark.slow
-def test_how_a_step_is_cut_does_not_matter(
-    train: Train, whole: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Two ranks, and on each of them forward passes of a pair or two, give what one pass over eight pairs gives."""
-    strategy = DDPStrategy(process_group_backend="gloo", start_method="fork")  # spawned, it would import all again
-    monkeypatch.setattr(fit_module, "build_strategy", lambda machine: strategy)
-    assert_same(train(tmp_path, devices=2, strategy="ddp_cpu", max_tokens=150), whole, 1e-5)
+def test_how_a_step_is_cut_does_not_matter(train: Train, whole: Run, tmp_path: Path) -> None:
+    """Forward passes of a pair or two give what one pass over eight pairs gives."""
+    assert_same(train(tmp_path, max_tokens=150), whole, 1e-5)
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(train: Train, whole: Run, tmp_path: Path) -> None:

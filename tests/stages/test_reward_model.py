@@ -17,7 +17,7 @@ from mprm.reporting.run_record import read_json_lines
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
 from mprm.stages import reward_model, standalone
-from mprm.stages.responses import JudgeWork, _score
+from mprm.stages.responses import JudgeWork, responses
 from tests.encoding import normalised
 
 Load = Callable[..., Config]
@@ -39,7 +39,9 @@ def folder_of(config: Config) -> Path:
     return Path(config.runs) / str(config.name)
 
 
-def all_alike(scoring: Scoring, requests: Any, open_images: Any) -> Iterator[tuple[str, StepScores | NotScored]]:
+def all_alike(
+    scoring: Scoring, requests: Any, open_images: Any, whole: bool
+) -> Iterator[tuple[str, StepScores | NotScored]]:
     """All answers have the same score, but for the last pair, of which one is too long."""
     for one in requests:
         yield one.id, NotScored("too_long", "too long") if one.id == "5\x000" else StepScores((1.5,), None)
@@ -49,17 +51,17 @@ def test_trained_measured_and_exported(
     rating: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, asked = rating(), []
-    answers = Scoring.answers
+    scores = Scoring.scores
 
-    def watched(scoring: Scoring, requests: Any, open_images: Any) -> Any:
+    def watched(scoring: Scoring, requests: Any, open_images: Any, whole: bool) -> Any:
         asked.append([request.id for request in requests])
-        for number, scored in enumerate(answers(scoring, requests, open_images)):
+        for number, scored in enumerate(scores(scoring, requests, open_images, whole)):
             if len(asked) == 1 and number == 3:
                 raise RuntimeError("the power is cut")
             yield scored
 
-    monkeypatch.setattr(Scoring, "answers", watched)
-    monkeypatch.setattr("mprm.stages.responses.AT_ONCE", 1)
+    monkeypatch.setattr(Scoring, "scores", watched)
+    monkeypatch.setattr("mprm.inference.score_file.AT_ONCE", 1)
     with pytest.raises(RuntimeError, match="the power is cut"):
         reward_model.reward_model(config)
     reward_model.reward_model(config)
@@ -87,9 +89,9 @@ def test_trained_measured_and_exported(
     with open_run(config.raw) as opened:
         work = JudgeWork(config, opened)
         processor, model = work.judge_after("reward_model")
-        monkeypatch.setattr(Scoring, "answers", all_alike)
-        assert _score(work, "judged_alike.jsonl", "reward_model", {}, work.benchmark.usable) == {"5": "too_long"}
-    alike = read_json_lines(run / "judged_alike.jsonl") or []
+        monkeypatch.setattr(Scoring, "scores", all_alike)
+        alike, unusable = responses(work, "judge/judged_alike", "reward_model", {}, work.benchmark.usable)
+    assert unusable == {"5": "too_long"}
     right = [one["responses"][0]["verdict"] == one["better"] for one in alike]
     assert (len(right), sum(right)) == (10, 5), "of two answers with the same score half is right"
     (pair, *_) = [one for one in config.reward_benchmark.records() if isinstance(one, Pair)]
