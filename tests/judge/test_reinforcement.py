@@ -250,6 +250,13 @@ def test_how_a_step_is_cut_does_not_matter(train: Train, whole: Run, tmp_path: P
     assert_same(train(tmp_path, max_tokens=150), whole, 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked")
+def test_two_ranks_equal_one(train: Train, whole: Run, tmp_path: Path) -> None:
+    """Also where no group of a rank has an advantage."""
+    assert_same(train(tmp_path / "ranks", devices=2, strategy="ddp_cpu"), whole, 1e-5)
+
+
 def test_what_the_options_do_shows(
     with_options: Run, asked_for: dict[str, list[Prompt]], pairs: list[PresentedPair]
 ) -> None:

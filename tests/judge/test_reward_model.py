@@ -137,9 +137,11 @@ def test_the_first_loss_is_the_mean_over_its_pairs(whole: Run, pairs: list[Prese
     assert "hf.lm_head.weight" not in names
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_how_a_step_is_cut_does_not_matter(train: Train, whole: Run, tmp_path: Path) -> None:
-    """Forward passes of a pair or two give what one pass over eight pairs gives."""
-    assert_same(train(tmp_path, max_tokens=150), whole, 1e-5)
+    """Two ranks, and on each of them forward passes of a pair or two, give what one pass over eight pairs gives."""
+    assert_same(train(tmp_path, devices=2, strategy="ddp_cpu", max_tokens=150), whole, 1e-5)
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(train: Train, whole: Run, tmp_path: Path) -> None:
