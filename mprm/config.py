@@ -39,6 +39,9 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
 
 Bound = TypeVar("Bound")
 
+# Of a policy that writes solutions; a judge has its own.
+OF_A_SOLUTION = ("instruction", "separator", "temperature", "max_new_tokens", "seed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -188,6 +191,8 @@ def validate(
     for group in next(groups for groups in (bound, task.bound, task.groups) if groups is not None):
         if group != MODEL or config.has_model:
             getattr(config, group)
+    if typed and {"judge", "policy"} <= {*TASKS[run.task].groups}:
+        _refuse_unheeded(config, typed)
     return config
 
 
@@ -243,6 +248,24 @@ def bind(node: DictConfig, group: str = "") -> Any:
 
 def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
+
+
+def _refuse_unheeded(config: Config, typed: Sequence[str]) -> None:
+    """Keys of policy= and judge= that a judge does not heed as it is asked here."""
+    engine, votes = config.judge.engine, max(1, config.judge.votes)
+    heat, cold = ("vote", "evaluation") if votes > 1 else ("evaluation", "vote")
+    unheeded = ("temperature", "samples", f"{cold}_temperature")
+    for override in typed:
+        group, _, key = _key(override).partition(".")
+        reason = ""
+        if group == "policy" and engine != "server":
+            reason = f"with judge.engine={engine}; add judge.engine=server, of task=judge and task=compare, or"
+        elif group == "policy" and key in OF_A_SOLUTION:
+            reason = "with judge.engine=server, which asks as judge= says;"
+        elif config.task == "compare" and group == "judge" and key in unheeded:
+            reason = f"in task=compare, which writes {votes} responses in each order at judge.{heat}_temperature;"
+        if reason:
+            raise ValueError(f"{override} does nothing {reason} leave it out")
 
 
 def _refuse_unused(run: RunConfig, typed: Sequence[str], has_model: bool) -> None:

@@ -112,8 +112,8 @@ class Judge:
     def _compared(
         self, image: Pictures, prompt: str, answers: Sequence[tuple[str, str]], votes: int, both_orders: bool
     ) -> list[Comparison]:
-        if votes < 1:
-            raise ValueError(f"votes={votes} is not positive; give 1, or more for a vote")
+        if not isinstance(votes, int) or votes < 1:
+            raise ValueError(f"votes={votes} is no positive whole number; give 1, or more for a vote")
         for pair in answers:
             for text in (prompt, *pair):
                 if not isinstance(text, str) or not text.strip():

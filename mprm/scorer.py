@@ -20,8 +20,9 @@ from mprm.inference.rewards import Messages, Picture, Pictures, StepRewards, rea
 from mprm.inference.scoring import SEPARATOR, OpenImages, Scored, ScoreRequest, Scoring
 from mprm.metrics.best_of_n import AGGREGATORS, check_aggregate
 from mprm.metrics.predictions import NotScored, StepScores
-from mprm.runs.artifacts import read_json
+from mprm.runs.artifacts import REWARD_FILE, read_json
 from mprm.runs.hub import local
+from mprm.tasks import REWARD_MODEL
 from mprm.training.checkpoint import load_weights
 
 MAX_TOKENS = 16_384  # of one forward pass
@@ -90,8 +91,14 @@ class StepScorer:
         folder = Path(local("path", str(path)))
         if judge_of(folder) is not None:
             raise ValueError(f"{path} is a judge, which compares answers; give it to mprm.Judge or to task=compare")
+        is_run = (folder / "config.yaml").is_file()
+        if (folder / REWARD_FILE).is_file() or (is_run and config_of_run(folder).task == REWARD_MODEL):
+            raise ValueError(
+                f"{path} is a reward model, which scores answers and no steps; task=export writes how to use it into "
+                "its README.md"
+            )
         backbone, processor, model = load_trained(folder, dtype)
-        if (folder / "config.yaml").is_file():
+        if is_run:
             load_weights(model, folder / "weights.safetensors")
         return cls(processor, model, backbone.max_length, max_tokens, device, num_workers)
 

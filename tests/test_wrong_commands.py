@@ -112,6 +112,25 @@ WRONG = {
     "task=compare run=r judge=default input=x output=y": "judge=default does nothing beside run=r",
     "task=rl judge.engine=server": "judge.engine=server judges and is not trained; give task=judge",
     "task=judge judge.engine=server": "judge.engine=server asks the server of policy=; give policy=server",
+    # what a judge does not heed
+    **{
+        f"task={task} {typed}": f"{typed} does nothing with judge.engine=local; add judge.engine=server"
+        for task in ("egt selector=full", "compare input=x output=y")
+        for typed in ("policy=server", "policy.temperature=0")
+    },
+    **{
+        f"task=judge judge.engine=server policy=server {typed}": f"{typed} does nothing with judge.engine=server"
+        for typed in ("policy.temperature=0", "policy.max_new_tokens=9", "policy.seed=1")
+    },
+    **{
+        f"task=compare input=x output=y {typed} judge.votes={votes}": f"{typed} does nothing in task=compare, which wri"
+        for typed, votes in (
+            ("judge.temperature=0", 3),
+            ("judge.samples=2", 1),
+            ("judge.evaluation_temperature=1", 2),
+            ("judge.vote_temperature=1", 0),
+        )
+    },
     "task=sample": "task=sample needs output=FILE.jsonl",
     "task=measure": "task=measure needs predictions=FILE",
     "task=measure predictions=nowhere.jsonl output=o.json": "nowhere.jsonl",

@@ -46,8 +46,11 @@ class GRPO(Recipe):
         checks = {
             "group_size": (self.group_size >= 2, "leaves nothing to compare with; give 2 or more"),
             "temperature": (self.temperature > 0, "leaves nothing to compare: all responses are the same; try 1"),
-            "verdict_reward": (self.verdict_reward >= 0, "is negative"),
             "format_reward": (self.format_reward >= 0, "is negative"),
+            "verdict_reward": (
+                self.verdict_reward >= 0 and self.verdict_reward + self.format_reward > 0,
+                f"is negative, or rewards nothing beside grpo.format_reward={self.format_reward}; try 1",
+            ),
             "standardise": (self.standardise in ("group", "none"), "is not one of group, none"),
             "tries": (self.tries >= 0, "is negative; 0 replaces no pair"),
             "updates": (self.updates >= 1, "is not positive; give 1 or more"),

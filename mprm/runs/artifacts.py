@@ -18,6 +18,7 @@ TEMPORARY = ".tmp-"
 STAGES = "stages.json"  # of a run folder: what each stage has left there
 JUDGE_FILE = "judge.json"  # of an exported judge: how it is asked
 TRAININGS = ("rl", "sft", "reward_model", ".")  # folders of a run that may hold one, the last first
+REWARD_FILE = "reward_model.json"  # of an exported reward model of whole answers
 MODEL_FILE = "model.json"  # of an evaluation that no training belongs to: whose model it was
 
 FileState = list[Any]  # size in bytes, SHA-256 in hex
@@ -190,7 +191,7 @@ def latest_run(runs: Path) -> Path:
     trained = sorted(filter(Path.exists, folders), key=lambda path: path.stat().st_mtime_ns)
     if trained:
         return trained[-1].parent
-    raise ValueError(f"run=latest: no run below runs={runs} is trained; give its folder, run=runs/NAME, or runs=DIR")
+    raise ValueError(f"run=latest: no run below runs={runs} is trained; give its folder, run=DIR/NAME")
 
 
 def last_trained(run: Path) -> Path:

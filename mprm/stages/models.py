@@ -16,7 +16,7 @@ from mprm.runs.artifacts import TRAININGS, weights_written
 from mprm.runs.journal import Journal, journal
 from mprm.runs.names import model_name, short_names
 from mprm.tasks import MODEL, TASKS
-from mprm.terminal import listed, tracked
+from mprm.terminal import listed, say, tracked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -146,6 +146,9 @@ def models_of(cfg: Config) -> dict[str, str | None]:
     if (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
         return {folder.resolve().name: cfg.run}
     runs = [path.parent for path in sorted(folder.glob("*/weights.safetensors"))]
+    others = sorted({path.parents[1].name for path in folder.glob("*/*/weights.safetensors")})
+    if runs and others:
+        say(f"run={cfg.run}: step scorers alone, without {', '.join(others)}")
     if not runs:
         raise ValueError(f"run={cfg.run} is no run and holds none that is trained; give runs/NAME or a folder of runs")
     return dict(zip(short_names([run.name for run in runs]), map(str, runs), strict=True))

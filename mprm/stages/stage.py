@@ -34,7 +34,7 @@ from mprm.runs.artifacts import (
     read_json,
     write_json,
 )
-from mprm.runs.run_folder import FORMAT_VERSION, RunFolder, open_run, used_config
+from mprm.runs.run_folder import FORMAT_VERSION, NEW, RunFolder, open_run, used_config
 from mprm.terminal import say
 
 if TYPE_CHECKING:
@@ -233,7 +233,8 @@ class Output:
             return False
         if target.is_dir() == (mark is None):
             raise ValueError(f"{given} is a {'folder; give a file' if mark is None else 'file; give a folder'}")
-        if left_by(target) is not None or (target / STAGES).exists():
+        opened = target.name in NEW and (target.parent / STAGES).exists()
+        if opened or left_by(target) is not None or (target / STAGES).exists():
             raise ValueError(f"{given} belongs to a run; give another")
         if mark and (not any(target.iterdir()) or list(target.glob("*.journal"))):  # or begun, and not finished
             return False

@@ -21,6 +21,7 @@ from mprm.backbones.base import KAPPA, Backbone, StepModel
 from mprm.backbones.loading import PROMPT
 from mprm.runs.artifacts import (
     JUDGE_FILE,
+    REWARD_FILE,
     atomic_file,
     atomic_folder,
     is_rank_zero,
@@ -241,5 +242,7 @@ def export(
         write_json(temporary / PROMPT, backbone.prompt())
         if judge is not None:
             write_json(temporary / JUDGE_FILE, judge)
+        if model.rates_answers:
+            write_json(temporary / REWARD_FILE, {"scores": "answers"})
         if card is not None:  # not the backbone's own, which the original layout brings
             write_text(temporary / "README.md", card)

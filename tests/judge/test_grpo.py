@@ -68,6 +68,7 @@ def test_rewards_are_for_the_right_verdict_and_for_any() -> None:
         ({"group_size": 1}, r"grpo\.group_size=1 leaves nothing to compare with; give 2 or more"),
         ({"temperature": 0.0}, r"grpo\.temperature=0\.0 leaves nothing to compare: all responses are the same; try 1"),
         ({"verdict_reward": -1.0}, r"grpo\.verdict_reward=-1\.0 is negative"),
+        ({"verdict_reward": 0.0, "format_reward": 0.0}, r"grpo\.verdict_reward=0\.0 .* rewards nothing beside grpo\."),
         ({"format_reward": -0.5}, r"grpo\.format_reward=-0\.5 is negative"),
         ({"learning_rate": 0.0}, r"grpo\.learning_rate=0\.0 is not positive"),
         ({"standardise": "batch"}, r"grpo\.standardise=batch is not one of group, none"),

@@ -92,6 +92,10 @@ def test_a_file_of_a_run_is_never_replaced(config: Load, tmp_path: Path) -> None
         made(config("overwrite=true"))
     with pytest.raises(ValueError, match="belongs to a run"):
         made(config(f"output={tmp_path}", "input=/elsewhere", "overwrite=true"), mark=MARK)
+    for name in ("stages.json", "config.yaml", "versions.json"):  # of which no stage has a record
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=f"{name} belongs to a run"):
+            made(config(f"output={tmp_path / name}", "overwrite=true"))
 
 
 def test_the_content_of_no_file_is_left_to_its_reader(tmp_path: Path) -> None:
