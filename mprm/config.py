@@ -259,7 +259,7 @@ def _refuse_unheeded(config: Config, typed: Sequence[str]) -> None:
         group, _, key = _key(override).partition(".")
         reason = ""
         if group == "policy" and engine != "server":
-            reason = f"with judge.engine={engine}; add judge.engine=server, of task=judge and task=compare, or"
+            reason = f"with judge.engine={engine}; add judge.engine=server, or"
         elif group == "policy" and key in OF_A_SOLUTION:
             reason = "with judge.engine=server, which asks as judge= says;"
         elif config.task == "compare" and group == "judge" and key in unheeded:

@@ -115,7 +115,7 @@ WRONG = {
     # what a judge does not heed
     **{
         f"task={task} {typed}": f"{typed} does nothing with judge.engine=local; add judge.engine=server"
-        for task in ("egt selector=full", "compare input=x output=y")
+        for task in ("judge", "compare input=x output=y")
         for typed in ("policy=server", "policy.temperature=0")
     },
     **{

@@ -212,7 +212,7 @@ class Full(RankedSelector):
         if self.ratio != 1.0:
             raise ValueError(
                 f"selector=full keeps everything, not ratio={self.ratio} count={self.count}; "
-                "leave them out, or choose selector=random"
+                "give selector.ratio=1.0 selector.count=null, or choose selector=random"
             )
 
     def score(self, signals: pa.Table) -> np.ndarray:

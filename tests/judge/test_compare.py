@@ -105,7 +105,8 @@ def test_what_cannot_be_compared_is_one_line(api: Judge, tmp_path: Path) -> None
     ):
         with pytest.raises(ValueError, match=f"^{said}$"):
             api.compare(None, *given_)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^votes=0 is not positive; give 1"):
-        api.compare(None, "Why?", "a", "b", votes=0)
+    for votes in (0, 1.5, None):
+        with pytest.raises(ValueError, match=rf"^votes={votes} is no positive whole number; give 1"):
+            api.compare(None, "Why?", "a", "b", votes=votes)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"is no judge; give a folder that task=export wrote of one, or its run"):
         Judge.from_pretrained(tmp_path)

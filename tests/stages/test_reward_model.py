@@ -16,6 +16,7 @@ from mprm.metrics.predictions import NotScored, StepScores
 from mprm.reporting.run_record import read_json_lines
 from mprm.runs.artifacts import read_json
 from mprm.runs.run_folder import open_run
+from mprm.scorer import StepScorer
 from mprm.stages import reward_model, standalone
 from mprm.stages.responses import JudgeWork, responses
 from tests.encoding import normalised
@@ -86,6 +87,9 @@ def test_trained_measured_and_exported(
     exported = tmp_path / "exported"
     standalone.export(rating("task=export", f"run={run}", f"output={exported}"))
     assert "how good an answer is, in one number" in (exported / "README.md").read_text()
+    for folder in (run, exported):
+        with pytest.raises(ValueError, match=r"is a reward model, which scores answers and no steps; "):
+            StepScorer.from_pretrained(folder)
     with open_run(config.raw) as opened:
         work = JudgeWork(config, opened)
         processor, model = work.judge_after("reward_model")

@@ -214,10 +214,17 @@ def test_one_choice_per_question(
 
 
 def test_all_runs_of_a_folder_side_by_side_and_killed_between(
-    load: Load, run: Callable[..., Path], candidates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Load,
+    run: Callable[..., Path],
+    candidates: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in ("a", "b"):
         run(name, name == "b")
+    (tmp_path / "runs" / "judge" / "sft").mkdir(parents=True)
+    (tmp_path / "runs" / "judge" / "sft" / "weights.safetensors").touch()
     config = load("task=rerank", f"run={tmp_path / 'runs'}", f"input={candidates}", f"output={tmp_path / 'best'}")
     load_scorer, loaded = scoring.load_scorer, []
 
@@ -230,6 +237,7 @@ def test_all_runs_of_a_folder_side_by_side_and_killed_between(
     monkeypatch.setattr(scoring, "load_scorer", killed_at_b)
     with pytest.raises(KeyboardInterrupt):
         scoring.rerank(config)
+    assert "runs: step scorers alone, without judge\n" in capsys.readouterr().out
     assert not (tmp_path / "best" / "scores.jsonl").exists()
     scoring.rerank(config)
     results = read_json(tmp_path / "best" / "results.json")
