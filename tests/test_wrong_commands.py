@@ -112,6 +112,7 @@ WRONG = {
     "task=compare run=r judge=default input=x output=y": "judge=default does nothing beside run=r",
     "task=rl judge.engine=server": "judge.engine=server judges and is not trained; give task=judge",
     "task=judge judge.engine=server": "judge.engine=server asks the server of policy=; give policy=server",
+    "task=judge judge.engine=server policy=server": "policy.model is not set; give the name under which the server",
     # what a judge does not heed
     **{
         f"task={task} {typed}": f"{typed} does nothing with judge.engine=local; add judge.engine=server"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mprm.config import Config
 from mprm.runs.artifacts import is_rank_zero
 from mprm.stages.models import check_before_selection, load_backbone
-from mprm.stages.responses import UNTRAINED, JudgeWork, responses
+from mprm.stages.responses import UNTRAINED, JudgeWork, responses, server
 from mprm.stages.stage import LEFT_OUT, Stage, opened, run_stage, start_tracker
 from mprm.stages.training_set import usable
 from mprm.tasks import REWARD_MODEL, TASKS
@@ -38,6 +38,8 @@ def train_judge(cfg: Config) -> None:
     stages = [stage for stage in LINE if stage.name in TASKS[cfg.task].stages]
     if cfg.judge.engine == "server" and stages != [JUDGE]:
         raise ValueError("judge.engine=server judges and is not trained; give task=judge, or task=compare, with it")
+    if cfg.judge.engine == "server":
+        server(cfg).identity()  # is it named? before anything is made
     check_before_selection(cfg)
     if CURATE in stages:  # does the selector need a signal that pairs do not have? It is tried on one
         keep(signals_of([Pair("", "", (), "", "", "", "a")], {}, []), cfg.selector)
