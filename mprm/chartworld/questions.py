@@ -79,8 +79,8 @@ class ChartWorldPairs(PairFile):
 
     part: ClassVar[str] = "corpus"  # of the world, whose charts are asked about
 
-    size: int = 2_600
-    traced: float = 0.77  # share of pairs with a trace, all ordinary; it tells the truth whatever the label says
+    size: int = 5_000
+    traced: float = 0.4  # share of pairs with a trace, all ordinary; it tells the truth whatever the label says
     hard: float = 0.6  # of hard ones among the others
     neither: float = 0.2  # of the ordinary ones neither of whose answers is right: the nearer one is better
     flipped: float = 0.02  # of wrong labels among the ordinary ones
@@ -112,7 +112,8 @@ class ChartWorldPairs(PairFile):
         flipped_P = rng.random(self.size) < np.where(hard_P, self.flipped_hard, self.flipped)
         neither_P = (rng.random(self.size) < self.neither) & ~hard_P
         right_first_P = rng.random(self.size) < 0.5
-        better_P = right_answers(problems) + np.where(neither_P, rng.choice((-1, 1), self.size), 0)
+        right_P = right_answers(problems)
+        better_P = right_P + np.where(neither_P, rng.choice((-1, 1), self.size), 0)
         better_P += 2 * (better_P < 0)
         worse_P = wrong_answers(problems, hard_P, APART + neither_P, rng)
         right, _ = Solver(problems, CAREFUL, rng).run()
@@ -135,7 +136,7 @@ class ChartWorldPairs(PairFile):
             }
             if traced_P[row]:
                 given = (better_P[row], worse_P[row]) if right_first_P[row] else (worse_P[row], better_P[row])
-                record["trace"] = reasoning(lines, right_answers(problems)[row], given)
+                record["trace"] = reasoning(lines, right_P[row], given)
             records.append(record)
         write_json_lines(folder / Path(str(self.path)).name, records)
         return {"pairs": self.size, "flipped": float(flipped_P.mean()), "traced": float(traced_P.mean())}
@@ -148,7 +149,7 @@ class ChartWorldRewardBenchmark(ChartWorldPairs):
     group = "reward_benchmark"
     part: ClassVar[str] = "benchmark"
 
-    size: int = 200
+    size: int = 400
     flipped: float = 0.0
     flipped_hard: float = 0.0
     traced: float = 0.0
