@@ -65,14 +65,13 @@ LINES = (STEP_STAGES, JUDGE_STAGES, (REWARD_MODEL, "judge"))
 
 
 def _judge_task(does: str, stages: tuple[str, ...], leaves: str | None) -> Task:
-    trains = stages != JUDGE_STAGES[3:]
     return Task(
         does=does,
         function="judges.train_judge",
-        groups=JUDGE_GROUPS if trains else (*JUDGE_GROUPS, "policy"),  # a server can be measured
+        groups=(*JUDGE_GROUPS, "policy"),  # of one run folder; a server can be measured, not trained
         keys=JUDGE_KEYS,
         bound=JUDGE_GROUPS,
-        every_rank=trains,
+        every_rank=stages != JUDGE_STAGES[3:],  # only the trainings are distributed
         stages=stages,
         leaves=leaves,
     )

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "binding": {"tasks", "terminal"},
     "config": {"binding", "runs", "tasks", "terminal"},
     "main": {"config", "runs", "stages", "tasks", "terminal"},
-    "scorer": {"config", "runs", "data", "batching", "backbones", "training", "inference", "metrics"},
+    "scorer": {"config", "runs", "tasks", "data", "batching", "backbones", "training", "inference", "metrics"},
     "judging": {
         "config",
         "runs",

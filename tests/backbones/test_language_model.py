@@ -193,7 +193,7 @@ def test_a_reward_model_is_a_sequence_classifier_of_transformers(
     torch.nn.init.normal_(model.head.weight)
     answers = ["The answer is 11.", "11, I think."]
     requests = [ScoreRequest(answer, [], QUESTION, [answer]) for answer in answers]
-    scored: Any = dict(Scoring(model, processor, 999, 999, "cpu").answers(requests, lambda names: []))
+    scored: Any = dict(Scoring(model, processor, 999, 999, "cpu").scores(requests, lambda names: [], whole=True))
     expected_B = torch.tensor([scored[answer].log_odds[0] for answer in answers])
     model.rates_answers = True
     export(model, processor, backbone, tmp_path / "exported", "hf")

@@ -56,7 +56,8 @@ def judge() -> Judge:
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[PresentedPair]:
     """24 pairs, all with a short trace; every eighth has a long answer."""
-    world = ChartWorldPairs(path=str(tmp_path_factory.mktemp("world") / "pairs" / "pairs.jsonl"), size=24)
+    path = tmp_path_factory.mktemp("world") / "pairs" / "pairs.jsonl"
+    world = ChartWorldPairs(path=str(path), size=24, traced=0.77)
     read = [pair for pair in world.records() if isinstance(pair, Pair)]
     traced = [replace(pair, trace=f"The {pair.label.upper()}.") for pair in read]
     for number in (0, 8, 16):

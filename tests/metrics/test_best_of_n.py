@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from mprm.data.questions import CandidateSet
 from mprm.metrics.best_of_n import AGGREGATORS, best_of_n, choices, orders, pass_at_n, rerank, vote
+from mprm.metrics.best_of_n_results import Between, Method
 from mprm.metrics.estimate import DIFFERENCE, mean
 from mprm.metrics.predictions import StepScores
-from mprm.metrics.results import Between, Estimate, Method
+from mprm.metrics.results import Estimate
 
 Scored = Callable[..., list[StepScores | None]]
 MakeSet = Callable[..., CandidateSet]
