@@ -33,7 +33,7 @@ TASKS = {  # command -> what it works on
     ),
     "experiment=egt task=sft": "1,945 traces",
     "experiment=egt task=curate": "3,013 pairs",
-    "experiment=egt task=rl": "1,506 pairs, groups of responses",
+    "experiment=egt task=rl": "1,505 pairs, groups of responses",
     "experiment=egt task=judge": "400 pairs in both orders, three judges",
 }
 
