@@ -37,7 +37,7 @@ SEEN = {  # section -> the file that shows the component at work, and its words 
     "A benchmark": ("runs/*/results.json", '"graded"'),
     "An objective": ("runs/*/stages.json", '"objective": "Focal (gamma 1.0)"'),
     "An order": ("runs/*/config.yaml", "mine.crowded.Crowded"),
-    "Preferences": ("runs/*/results.json", '"graded"'),
+    "Preferences": ("runs/egt/*/results.json", '"graded"'),
     "A backbone": ("runs/*-hard-tiny-seed0-*/report.html", "AUC"),
     "A family of chat models": ("runs/*-hard-llava_next-seed0-*/report.html", "AUC"),
     "A logger": ("log.txt", "results in "),

@@ -212,7 +212,7 @@ def test_command(command: str, place: Path, request: pytest.FixtureRequest) -> N
     if "egt" in command:
         task = "egt"
         words += SHORT
-    if "egt" in words:
+    if "egt" in words or "experiment=egt" in words:
         words += ["selector=entropy", "selector.ratio=0.5", "order=low_to_high", "seed=0"]
     typed = {word.split("=")[0] for word in words}
     small = [word for word in SMALL if on_chartworld and word.split("=")[0] not in typed and used(task, word, words)]

@@ -162,3 +162,16 @@ def test_every_command_in_a_header_composes_and_costs_what_it_says(
         assert len(jobs) == int(runs_said[1])
     if work_said := re.search(r"([\d.]+) times the training on all data", cost):
         assert sum(job.work for job in jobs) == pytest.approx(float(work_said[1]))
+
+
+def test_the_experiment_of_judges_runs_what_its_three_questions_compare(tmp_path: Path) -> None:
+    loader = open_loader(CONF, None)
+    composed = loader.load_configuration("config", ["experiment=egt", f"runs={tmp_path}"], RunMode.RUN)
+    GlobalHydra.instance().clear()
+    assert composed.hydra.mode == RunMode.MULTIRUN
+    arms = [
+        (type(job.selector).__name__, type(job.order).__name__)
+        for job in plan(Composer(loader, composed)).values()
+        if job
+    ]
+    assert arms == [("Entropy", "LowToHigh"), ("Entropy", "Shuffled"), ("Random", "Shuffled")]

@@ -31,10 +31,10 @@ TASKS = {  # command -> what it works on
     "task=annotate questions.size=100 solutions=2 questions.path=q/q.jsonl output=annotated.jsonl": (
         "100 questions, 2 solutions, 16 continuations of every prefix"
     ),
-    "experiment=egt task=sft": "1,945 traces",
-    "experiment=egt task=curate": "3,013 pairs",
-    "experiment=egt task=rl": "1,505 pairs, groups of responses",
-    "experiment=egt task=judge": "400 pairs in both orders, three judges",
+    "experiment=egt hydra.mode=RUN task=sft": "1,945 traces",
+    "experiment=egt hydra.mode=RUN task=curate": "3,013 pairs",
+    "experiment=egt hydra.mode=RUN task=rl": "1,505 pairs, groups of responses",
+    "experiment=egt hydra.mode=RUN task=judge": "400 pairs in both orders, three judges",
 }
 
 
