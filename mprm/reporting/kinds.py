@@ -97,17 +97,15 @@ KINDS = {
         items="pairs",
         kept="pairs",
         measures=_shares(
-            "right verdicts (%)",
-            last="accuracy",
-            sft="accuracy after SFT",
-            last_sampled="sampled accuracy",
-            untrained="accuracy untrained",
+            "right verdicts (%)", last="accuracy", last_sampled="sampled accuracy", last_vote="accuracy in a vote"
         ),
         shown=3,
         arms=True,
         changes=("rl_minus_sft", "rl_minus_sft_sampled", "rl_minus_sft_vote"),
         extra=_shares(
             "points",
+            untrained="accuracy untrained (%)",
+            sft="accuracy after SFT (%)",
             rl_minus_sft="RL - SFT",
             rl_minus_sft_sampled="sampled RL - SFT",
             rl_minus_sft_vote="in a vote RL - SFT",
@@ -195,7 +193,7 @@ def measured(folder: Path, results: Results, model: str, trained: Path) -> Measu
             by_stage = {stage: _verdicts(folder / f"judged_{stage}.jsonl") for stage in results.judges}
             found = {stage: by_measure[""] for stage, by_measure in by_stage.items()}
             for last in [*by_stage.values()][-1:]:
-                found |= {f"last{name}": one for name, one in last.items() if name != "_vote"}
+                found |= {f"last{name}": one for name, one in last.items()}
             if {"sft", "rl"} <= by_stage.keys():
                 sft = by_stage["sft"]
                 found |= {f"rl_minus_sft{name}": rl.minus(sft[name]) for name, rl in by_stage["rl"].items()}

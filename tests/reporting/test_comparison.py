@@ -337,22 +337,30 @@ def test_judges_have_the_same_page(tmp_path: Path) -> None:
     shown = write(tmp_path, compare(run_folders(tmp_path)))
     table = settings_table(compare(run_folders(tmp_path)).groups[0])
     assert table.columns == (
-        *("setting", "pairs", "seeds", "accuracy", "accuracy after SFT", "sampled accuracy"),
-        *("RL - SFT", "sampled RL - SFT", "in a vote RL - SFT", "wrong labels kept (%)", "wrong at random (%)"),
+        *("setting", "pairs", "seeds", "accuracy", "sampled accuracy", "accuracy in a vote"),
+        *(
+            "accuracy untrained (%)",
+            "accuracy after SFT (%)",
+            "RL - SFT",
+            "sampled RL - SFT",
+            "in a vote RL - SFT",
+            "wrong labels kept (%)",
+            "wrong at random (%)",
+        ),
     )
     # sd 0.025, t 4.3027 with 2 degrees of freedom: 4.3027 * 2.5 / sqrt(3) = 6.2 points, and over the 40 pairs about 10.
-    label, kept, seeds, rl, sft, _, minus, sampled, vote, *wrong = table.rows[1]
+    label, kept, seeds, rl, _, _, _, sft, minus, sampled, vote, *wrong = table.rows[1]
     assert (label, kept, seeds, rl, wrong) == ("Entropy, 50 %", "1,500", "3", "87.5 [70.8, 95.3]", ["6.0", "17.0"])
     assert (sft[:6], minus[:5]) == ("80.0 [", "7.5 [")
     # Of three votes A is right, one as the response, one has no verdict: 2/3 and 1 of a right one, 1/3 and 1/2 else.
     assert (sampled[:5], vote[:5]) == ("2.5 [", "3.7 [")
     assert table.rows[0][:3] == ("Full", "1,500", "1")
-    assert [cell[:6] for cell in table.rows[0][3:5]] == ["80.0 ["] * 2, "it stopped after SFT"
+    assert [table.rows[0][column][:6] for column in (3, 7)] == ["80.0 ["] * 2, "it stopped after SFT"
     assert [row[:4] for row in table.rows if row[0] == "reward model"] == [("reward model", "-", "1", table.rows[0][3])]
     assert table.main == "Entropy, 50 %"
     words = " ".join(shown.split())
     assert "Entropy, 50 % has the highest mean accuracy, 87.5: it " in words
-    assert "(accuracy +27.5 [10.4, 43.0], accuracy after SFT +0.0 [0.0, 0.0], sampled accuracy" in words
+    assert "(accuracy +27.5 [10.4, 43.0], sampled accuracy" in words
     assert "Left out: twice (same setting and seed as e0)" in words
     # 20 points below SFT in all three trainings, and 7.5 above it on average, which 40 pairs do not tell from 0.
     assert re.search(r"Random, 50 %: RL - SFT is below 0, -20\.0 \[.*?\] points \(3 seeds\)\.", words)
