@@ -17,12 +17,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mprm.data.questions import Pair
+from mprm.inference.policy import key_hash
 from mprm.metrics.estimate import TAILS, Estimate
 from mprm.metrics.pairwise import entropy_bins, told_apart
 from mprm.metrics.results import Curation, WrongLabels
 from mprm.runs.artifacts import atomic_folder, reading, write_json
 
 DRAWS = 10_000  # random subsets that a curated one is compared with
+HELD_OUT = "held_out"  # drop_reason of the pairs that stage 3 is validated on
+
+
+def held_out(pairs: Sequence[Pair], n: int, seed: int) -> list[str]:
+    """Ids of n pairs without a trace, and of those that share question and images with one of them: the first in an
+    order that the seed, question and images alone decide. Passed over is what shares them with a trace, which stage 1
+    learns. Raises ValueError if that leaves no other.
+    """
+    places = [key_hash("\0".join([str(seed), one.prompt, *one.images])) for one in pairs]
+    learnt = {place for place, one in zip(places, pairs, strict=True) if one.trace is not None}
+    pool = sorted((place, one.id) for place, one in zip(places, pairs, strict=True) if place not in learnt)
+    taken = {place for place, _ in pool[:n]}
+    found = [name for place, name in pool if place in taken]
+    if n and len(found) == len(pool):
+        raise ValueError(f"grpo.held_out={n} leaves none of {len(pool)} pairs without a trace to train on; lower it")
+    return found
 
 
 def signals_of(pairs: Sequence[Pair], unusable: Mapping[str, str], records: Sequence[dict[str, Any]]) -> pa.Table:
@@ -100,8 +117,11 @@ def write_curated(folder: Path, signals: pa.Table, kept: pa.Table, summary: Cura
         write_json(temporary / "manifest.json", asdict(summary))
 
 
-def read_kept(folder: Path) -> tuple[list[str], np.ndarray]:
-    """Ids of the kept pairs, and their entropies, (P,)."""
+def read_kept(folder: Path) -> tuple[list[str], np.ndarray, list[str]]:
+    """Ids of the kept pairs, their entropies, (P,), and ids of those held out that the judge can look at."""
     with reading(folder / "kept.parquet"):
         kept = pq.read_table(folder / "kept.parquet", columns=["id", "entropy"])
-    return kept["id"].to_pylist(), kept["entropy"].to_numpy()
+    with reading(folder / "signals.parquet"):
+        pairs = pq.read_table(folder / "signals.parquet", columns=["id", "drop_reason"]).to_pylist()
+    held = [row["id"] for row in pairs if row["drop_reason"] == HELD_OUT]
+    return kept["id"].to_pylist(), kept["entropy"].to_numpy(), held

@@ -39,6 +39,8 @@ class GRPO(Recipe):
     clip: float = 0.2
     # Weight of the KL divergence from the judge before this stage; 0 keeps no copy of it.
     kl: float = 0.0
+    # Pairs without a trace that are neither curated nor trained on: their accuracy is the curve of the training.
+    held_out: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,6 +59,7 @@ class GRPO(Recipe):
             "steps": (steps_are_right, f"is no multiple of grpo.updates={self.updates}; take one"),
             "clip": (0 < self.clip < 1, "is not between 0 and 1; try 0.2"),
             "kl": (self.kl >= 0, "is negative; 0 is without a KL term"),
+            "held_out": (self.held_out >= 0, "is negative; 0 holds out no pair"),
         }
         self.check(checks)
 

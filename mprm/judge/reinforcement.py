@@ -10,6 +10,7 @@ Shape suffixes: N pairs, G responses of a pair, M tokens of all responses in a r
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from mprm.batching.order import Lengths
 from mprm.inference.local import Generation
 from mprm.inference.scoring import answered
 from mprm.judge.grpo import GRPO, advantages, grpo_losses, kl_losses
-from mprm.judge.judge import PresentedPair, in_seeded_order, sampler_of
+from mprm.judge.judge import PresentedPair, in_seeded_order, present, sampler_of
 from mprm.judge.sft import Prompts, ResponseBatch, collate_responses, log_likelihood
 from mprm.training.lengths import Measured, token_lengths
 from mprm.training.module import TrainingModule
@@ -90,21 +91,24 @@ def check_machine(machine: Machine) -> None:
 class Reinforcement(TrainingModule):
     """Draws, rewards, learns. Logged, over all responses that a global batch has drawn: train/reward, train/accuracy
     (right verdicts), train/format (any verdict), train/entropy (nats), train/tokens; over their groups: train/advantage
-    (those that have one); and of the loss: train/loss, train/kl and train/clipped, the share of it that is clipped."""
+    (those that have one); and of the loss: train/loss, train/kl and train/clipped, the share of it that is clipped. Of
+    the pairs held out val/accuracy, val/format, val/entropy, and val/first, the verdicts for the answer shown first."""
 
     rows_are_planned = False
     model: ChatModel
     without_reward: torch.Tensor  # optimizer steps up to now, in a row
 
-    def __init__(self, model: ChatModel, prompts: Prompts, recipe: GRPO, schedule: Schedule) -> None:
-        """recipe: the schedule's."""
+    def __init__(
+        self, model: ChatModel, prompts: Prompts, recipe: GRPO, schedule: Schedule, held: Sequence[PresentedPair] = ()
+    ) -> None:
+        """recipe: the schedule's; held: pairs to be validated on."""
         means = ("reward", "accuracy", "format", "entropy", "tokens", "advantage")
         sums = ("loss", *(["kl"] if recipe.kl else []), *(["clipped"] if recipe.updates > 1 else []))
         curve: dict[str, Metric] = {name: MeanMetric() for name in means}
         # The weights of a global batch sum to 1.
         super().__init__(model, schedule, curve | {name: SumMetric(nan_strategy="disable") for name in sums})
         self.grpo, self.updates = recipe, recipe.updates
-        self.prompts = prompts
+        self.prompts, self.held = prompts, held
         self.sampler = sampler_of(prompts.judge, prompts.processor, model, recipe.temperature, schedule.seed)
         self.kept: deque[Drawn] = deque()  # of the rows of this rank, in turn, between two updates
         self.register_buffer("without_reward", torch.tensor(0))  # in checkpoints
@@ -232,14 +236,15 @@ class Reinforcement(TrainingModule):
     def in_some_order(self, one: PresentedPair) -> PresentedPair:
         return in_seeded_order(one, self.schedule.seed, self.drawn_at)
 
-    def responses(self, pairs: Sequence[PresentedPair]) -> list[list[Generation]]:
-        """A group per pair, drawn from the judge as it is; the random numbers depend on seed, step and pair alone."""
+    def responses(self, pairs: Sequence[PresentedPair], held: bool = False) -> list[list[Generation]]:
+        """A group per pair, drawn from the judge as it is; the random numbers depend on seed, step and pair alone. To
+        those that are held out one response, whose numbers are the same at every step."""
         if not pairs:
             return []
+        n, key = (1, "held out") if held else (self.grpo.group_size, str(self.drawn_at))
         self.model.eval()  # layers that are checkpointed in training could not keep what they have seen
         self.teardown("fit")  # and each that is compiled would be compiled for itself
-        prompts = [one.prompt(self.grpo.group_size) for one in pairs]
-        found = self.sampler.generate([replace(prompt, key=f"{self.drawn_at}\0{prompt.key}") for prompt in prompts])
+        found = self.sampler.generate([replace(one.prompt(n), key=f"{key}\0{one.key}") for one in pairs])
         self.setup("fit")
         self.model.train()
         return found
@@ -248,9 +253,7 @@ class Reinforcement(TrainingModule):
         self, pair: PresentedPair, responses: Sequence[Generation], logged: dict[str, list[float]]
     ) -> torch.Tensor:
         """Of every response to a pair, (G,); logged: gets them, and what else is known."""
-        judge = self.prompts.judge
-        # A response that was cut off has no verdict.
-        verdicts = [judge.verdict_of(self.sampler.text(one.ids)) if one.finished else None for one in responses]
+        verdicts = [self.verdict(one) for one in responses]
         rewards = [self.grpo.reward(verdict, pair.better) for verdict in verdicts]
         logged["reward"] += rewards
         logged["accuracy"] += [float(verdict == pair.better) for verdict in verdicts]
@@ -258,6 +261,32 @@ class Reinforcement(TrainingModule):
         logged["entropy"] += [one.entropy for one in responses]
         logged["tokens"] += [float(len(one.ids)) for one in responses]
         return torch.tensor(rewards)
+
+    def verdict(self, response: Generation) -> str | None:
+        """A or B; None also where it was cut off."""
+        return self.prompts.judge.verdict_of(self.sampler.text(response.ids)) if response.finished else None
+
+    def validate(self) -> dict[str, float]:
+        """A response to every pair held out, in both orders of its answers; no verdict is wrong."""
+        if not self.held:
+            return {}
+        own = self.held[self.trainer.global_rank :: self.trainer.world_size]
+        pairs = [present(one.pair, one.images, swapped) for one in own for swapped in (False, True)]
+        with self.trainer.precision_plugin.val_step_context():
+            found = [response for [response] in self.responses(pairs, held=True)]
+        verdicts = [self.verdict(one) for one in found]
+        values = {
+            "accuracy": [verdict == one.better for verdict, one in zip(verdicts, pairs, strict=True)],
+            "format": [verdict is not None for verdict in verdicts],
+            "first": [verdict == "A" for verdict in verdicts if verdict],
+            "entropy": [one.entropy for one in found],
+        }
+        logged = {}
+        for name, of_rank in values.items():
+            mean = MeanMetric().to(self.device)  # over all ranks
+            mean.update(torch.tensor(of_rank, dtype=torch.float32))
+            logged[f"val/{name}"] = float(mean.compute())
+        return {name: value for name, value in logged.items() if not math.isnan(value)}  # as of no verdict
 
     def look(self, logged: dict[str, float]) -> None:
         """Raises ValueError if nothing has been rewarded for PATIENCE steps."""

@@ -37,6 +37,7 @@ TRAININGS = {
         {
             ("Reward", "mean reward of a response"): {"train/reward": "reward"},
             ("Entropy", "mean entropy (nats)"): {"train/entropy": "entropy"},
+            ("Held-out pairs", "share"): {"val/accuracy": "right verdicts", "val/first": "verdicts for the first"},
         },
     ),
     "sft": ("Supervised fine-tuning", {("Loss", "loss per token (nats)"): {"train/loss": "loss"}}),

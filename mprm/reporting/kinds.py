@@ -116,8 +116,9 @@ KINDS = {
         curves=(
             Curve("rl/metrics.jsonl", "train/accuracy", "Accuracy in RL", "right verdicts (share)"),
             Curve("rl/metrics.jsonl", "train/entropy", "Entropy in RL", "mean entropy (nats)"),
+            Curve("rl/metrics.jsonl", "val/accuracy", "Held-out pairs in RL", "right verdicts (share)"),
         ),
-        curves_from="Running means of what RL sampled for its own pairs.",
+        curves_from="Running means of what RL sampled for its own pairs, and what it answered to grpo.held_out.",
         note="Accuracy in percent, every pair judged in both orders, after the last stage: RL, where it was done, or "
         "the training of a reward model. RL - SFT: in points, paired; sampled: of the mean over the judge.votes "
         "responses, in a vote: of their majority. Wrong labels: among the kept pairs, and in "

@@ -82,7 +82,7 @@ def _sft(work: JudgeWork) -> dict[str, Any]:
 
 
 def _curate(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.curation import signals_of, summarise, write_curated
+    from mprm.judge.curation import HELD_OUT, held_out, signals_of, summarise, write_curated
     from mprm.selection.subset import keep
 
     cfg, run = work.cfg, work.run
@@ -94,8 +94,10 @@ def _curate(work: JudgeWork) -> dict[str, Any]:
             f"every pair of preferences.path={cfg.preferences.path} has a trace, and stage 1 learns from these; give "
             "pairs without one for stages 2 and 3"
         )
+    aside = dict.fromkeys(held_out(pairs, cfg.grpo.held_out, cfg.seed), HELD_OUT)
+    # They are asked, too: so the responses are those of a run that holds out none.
     records, unusable = responses(work, "curate/responses", SFT.name, work.inputs(AFTER_SFT), pool)
-    signals = signals_of(pool, unusable, records)
+    signals = signals_of(pool, aside | unusable, records)
     kept = keep(signals, cfg.selector)
     summary = summarise(signals, kept, cfg.selector, len(pairs) - len(pool), cfg.seed)
     write_curated(run.path / "curated", signals, kept, summary)
@@ -116,17 +118,17 @@ def _rl(work: JudgeWork) -> dict[str, Any]:
     started = monotonic()
     run.finish(RL.ready, {})
     by_id = {pair.id: pair for pair in work.preferences.usable}
-    ids, entropy_N = read_kept(run.path / "curated")
+    ids, entropy_N, held = read_kept(run.path / "curated")
     image_path = cfg.preferences.image_folder.path
-    pairs = [present(by_id[name], tuple(map(image_path, by_id[name].images)), False) for name in ids]
+    pairs = [present(by_id[name], tuple(map(image_path, by_id[name].images)), False) for name in (*ids, *held)]
     processor, model = work.judge_after(SFT.name)
-    prompts = Prompts(pairs, processor, cfg.judge, entropy_N)
+    prompts = Prompts(pairs[: len(ids)], processor, cfg.judge, entropy_N)
     measured = (
         measure_prompts(prompts, cfg.grpo, cfg.trainer, cfg.backbone.max_length) if cfg.grpo.epochs != 0 else None
     )
     # Loader workers have nothing to do: a pair is read where its responses are drawn.
     schedule = Schedule(cfg.grpo, replace(cfg.trainer, num_workers=0), cfg.order, cfg.seed)
-    module = Reinforcement(model, prompts, cfg.grpo, schedule)
+    module = Reinforcement(model, prompts, cfg.grpo, schedule, pairs[len(ids) :])
     before = run.summary(SFT.name)["optimizer_steps"]
     with start_tracker(work) as tracker:
         summary = fit(module, measured, None, run.path / RL.name, partial(mirrored, tracker.log, RL.name, before))

@@ -180,7 +180,7 @@ class History(pl.Callback):
         self.seen_step = step = trainer.global_step
         if not trainer.is_global_zero:
             return
-        lines = read_lines(self.path, up_to=step)
+        lines = read_lines(self.path, up_to=step) if step else []
         self.seconds_before = lines[-1]["seconds"] if lines else 0.0
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self.line = bar()
@@ -191,6 +191,8 @@ class History(pl.Callback):
         self.throughput.pause()
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_index: int) -> None:
+        if trainer.global_step == batch_index == 0:
+            self.validated(trainer, module.validate())
         self.throughput.lap(waited=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
@@ -217,11 +219,17 @@ class History(pl.Callback):
         self.throughput.lap(waited=False)
         if self.line is not None:
             self.line.update(self.line.task_ids[0], description=self.words(step), completed=step)
+        if step % module.schedule.machine.validate_every == 0 or step == self.plan.optimizer_steps:
+            self.validated(trainer, module.validate())
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        self.write(trainer, values)
-        self.throughput.pause()
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self.validated(trainer, found)
+
+    def validated(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
+        if values:
+            self.write(trainer, values)
+            self.throughput.pause()
 
     def write(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:
@@ -246,7 +254,7 @@ class History(pl.Callback):
 
 
 def read_lines(path: Path, up_to: int) -> list[dict[str, Any]]:
-    """Whole lines of optimizer steps 1..up_to; a last line that a killed process left half-written is none."""
+    """Whole lines of optimizer steps 0..up_to; a last line that a killed process left half-written is none."""
     if not path.is_file():
         return []
     lines = []

@@ -87,6 +87,10 @@ class TrainingModule(pl.LightningModule):
     def look(self, logged: dict[str, float]) -> None:
         """At what an optimizer step has logged. Raises ValueError if the training gets nowhere."""
 
+    def validate(self) -> dict[str, float]:
+        """What is logged, over all ranks, before the first step, every trainer.validate_every and after the last."""
+        return {}
+
     def rehearse(self, batch: Any) -> torch.Tensor:
         """Something as costly as loss(), before there is a trainer."""
         return self.loss(batch)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mprm.data.questions import Pair
-from mprm.judge.curation import read_kept, signals_of, summarise, write_curated, wrong_labels
+from mprm.judge.curation import held_out, read_kept, signals_of, summarise, write_curated, wrong_labels
 from mprm.judge.judge import in_seeded_order, present
 from mprm.metrics.results import Curation, read_part
 from mprm.selection.selectors import Agreement, Entropy, Full, Random
@@ -100,6 +100,31 @@ def test_the_least_entropy_of_every_source_is_kept_and_random_keeps_as_many() ->
     assert (difference.value, difference.low, difference.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
 
 
+def test_pairs_held_out_take_all_that_share_question_and_images_with_them() -> None:
+    """Of 20 questions with three pairs each, of which three have a trace: whoever else is there, in whatever order."""
+    pool = [replace(pair(str(n)), prompt=f"{n % 4}?", images=(f"{n % 5}.png", "0.png")) for n in range(60)]
+    pool = [replace(one, trace="A." if one.id in ("3", "18", "27") else None) for one in pool]
+    question = {one.id: (one.prompt, one.images) for one in pool}
+    traced = {question[one.id] for one in pool if one.trace}
+    of_seed = []
+    for seed in range(3):
+        before: set[str] = set()
+        for n in range(49):
+            found = set(held_out(pool, n, seed))
+            assert before <= found
+            assert n <= len(found) < n + 3
+            of_found = {question[name] for name in found}
+            assert found == {one.id for one in pool if question[one.id] in of_found}
+            assert not of_found & traced
+            before = found
+        assert set(held_out(pool[::-1], 20, seed)) == set(held_out(pool, 20, seed))
+        of_seed.append(frozenset(held_out(pool, 20, seed)))
+    assert len(set(of_seed)) == 3
+    for n in (49, 1000):
+        with pytest.raises(ValueError, match=rf"^grpo\.held_out={n} leaves none of 51 pairs .*; lower it$"):
+            held_out(pool, n, 0)
+
+
 def test_wrong_labels_against_random_subsets_of_the_same_sources() -> None:
     """Of source a 4 of 20 labels are wrong and 5 pairs are kept, none of them wrong; of b none is wrong and 5 are kept.
 
@@ -169,8 +194,8 @@ def test_what_was_kept_is_read_back(tmp_path: Path) -> None:
     kept = keep(signals, Entropy(ratio=0.5))
     summary = summarise(signals, kept, Entropy(ratio=0.5), traced=0, seed=0)
     write_curated(tmp_path / "curated", signals, kept, summary)
-    ids, entropy_N = read_kept(tmp_path / "curated")
-    assert ids == ["1", "3"]
+    ids, entropy_N, held = read_kept(tmp_path / "curated")
+    assert (ids, held) == (["1", "3"], [])
     assert entropy_N.tolist() == [0.1, 0.2]
     assert read_part(tmp_path / "curated" / "manifest.json", Curation) == summary
     assert pq.read_table(tmp_path / "curated" / "signals.parquet").num_rows == 4

@@ -76,6 +76,7 @@ def test_rewards_are_for_the_right_verdict_and_for_any() -> None:
         ({"updates": 0}, r"grpo\.updates=0 is not positive"),
         ({"clip": 1.0}, r"grpo\.clip=1\.0 is not between 0 and 1; try 0\.2"),
         ({"kl": -0.1}, r"grpo\.kl=-0\.1 is negative"),
+        ({"held_out": -1}, r"grpo\.held_out=-1 is negative"),
         ({"updates": 4, "steps": 10, "epochs": None}, r"grpo\.steps=10 is no multiple of grpo\.updates=4"),
     ],
 )

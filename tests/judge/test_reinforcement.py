@@ -171,6 +171,7 @@ def test_a_rehearsal_is_as_long_as_responses_can_become(
 ENTROPY = np.array([0.5, 0.2, 0.9, 0.1, 0.2, 0.7, 0.3])
 LOW_TO_HIGH = [3, 1, 4, 6, 0, 5, 2]
 OPTIONS = {"tries": 2, "standardise": "none", "updates": 2, "clip": 0.05, "kl": 0.1, "schedule": "constant"}
+OPTIONS |= {"held_out": 3}
 Train = Callable[..., Run]
 
 
@@ -178,7 +179,7 @@ Train = Callable[..., Run]
 def train(pairs: list[PresentedPair], taught: Any, judge: Judge) -> Train:
     """train(folder, mirror=..., max_tokens=...): seven pairs, one of them long, in steps of three; returns the folder
     and the lines of metrics.jsonl. Behind the last step, of one pair, a second forward pass or rank is left empty.
-    options: of the recipe."""
+    options: of the recipe, where held_out=3 holds out the three pairs behind them."""
 
     def train(
         folder: Path, mirror: Any = None, options: dict[str, Any] | None = None, judge: Judge = judge, **machine: Any
@@ -191,7 +192,8 @@ def train(pairs: list[PresentedPair], taught: Any, judge: Judge) -> Train:
         prompts = Prompts(pairs[:7], processor, judge, ENTROPY)
         measured = measure_prompts(prompts, recipe, settings, 512)
         assert (len(measured.usable), measured.left_out) == (7, {"too_long": 0})
-        module = Reinforcement(model, prompts, recipe, Schedule(recipe, settings, LowToHigh(), seed=5))
+        held = pairs[7 : 7 + recipe.held_out]
+        module = Reinforcement(model, prompts, recipe, Schedule(recipe, settings, LowToHigh(), seed=5), held)
         assert fit(module, measured, None, folder, mirror)["optimizer_steps"] == 3 * recipe.updates
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return folder, without_clock(lines)
@@ -224,7 +226,13 @@ def whole(train: Train, asked_for: dict[str, list[Prompt]], tmp_path_factory: py
 
 @pytest.fixture(scope="module")
 def with_options(train: Train, asked_for: dict[str, list[Prompt]], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return watching(train, asked_for["options"], tmp_path_factory.mktemp("options"), options=OPTIONS)
+    folder = tmp_path_factory.mktemp("options")
+    return watching(train, asked_for["options"], folder, options=OPTIONS, validate_every=4)
+
+
+def measured_of(run: Run, group: str) -> list[dict[str, Any]]:
+    """The lines of train or of val."""
+    return [line for line in run[1] if any(name.startswith(f"{group}/") for name in line)]
 
 
 def test_pairs_are_asked_from_low_to_high_entropy(
@@ -262,8 +270,8 @@ def test_what_the_options_do_shows(
 ) -> None:
     """Two updates on what was drawn before the first of them, the second with ratios to clip; a divergence from the
     start on; pairs in the place of others."""
-    lines = with_options[1]
-    keys = [prompt.key.split("\0") for prompt in asked_for["options"]]
+    lines = measured_of(with_options, "train")
+    keys = [key for prompt in asked_for["options"] if (key := prompt.key.split("\0"))[0] != "held out"]
     assert [line["rollouts"] for line in lines] == [3, 3, 6, 6, 7, 7]
     assert {step for step, _, _ in keys} == {*"024"}
     for first, second in zip(lines[::2], lines[1::2], strict=True):
@@ -285,8 +293,34 @@ def test_what_the_options_do_shows(
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_two_ranks_equal_one_with_options(train: Train, with_options: Run, tmp_path: Path) -> None:
-    found = train(tmp_path / "ranks", options=OPTIONS, devices=2, strategy="ddp_cpu", max_tokens=150)
-    assert_same(found, with_options, 1e-5)
+    machine = {"devices": 2, "strategy": "ddp_cpu", "max_tokens": 150, "validate_every": 4}
+    assert_same(train(tmp_path / "ranks", options=OPTIONS, **machine), with_options, 1e-5)
+
+
+def test_pairs_held_out_are_asked_the_same_every_time_and_change_nothing(
+    train: Train, whole: Run, pairs: list[PresentedPair], judge: Judge, loaded: Any, sampler: Any, tmp_path: Path
+) -> None:
+    """Before the first step, every second one and after the last, in both orders, with the same random numbers."""
+    asked: list[Prompt] = []
+    found = watching(train, asked, tmp_path, options={"held_out": 3}, validate_every=2)
+    curve = measured_of(found, "val")
+    assert_same((found[0], measured_of(found, "train")), whole, 0)
+    assert [line["step"] for line in curve] == [0, 2, 3]
+    held = [present(one.pair, one.images, swapped) for one in pairs[7:10] for swapped in (False, True)]
+    prompts = [replace(one.prompt(1), key=f"held out\0{one.key}") for one in held]
+    assert [prompt for prompt in asked if prompt.key.startswith("held out")] == 3 * prompts
+    said = [one for [one] in sampler(*loaded, seed=5).generate(prompts)]
+    texts = [loaded[0].tokenizer.decode(one.ids) if one.finished else "" for one in said]
+    verdicts = [judge.verdict_of(text) for text in texts]
+    assert {*verdicts} == {"A", "B"}
+    given = [verdict for verdict in verdicts if verdict]
+    expected = {"accuracy": [verdict == one.better for verdict, one in zip(verdicts, held, strict=True)]}
+    expected |= {"format": [bool(verdict) for verdict in verdicts], "first": [verdict == "A" for verdict in given]}
+    expected |= {"entropy": [one.entropy for one in said]}
+    assert curve[0] == {"step": 0, "rollouts": 0} | {
+        f"val/{name}": pytest.approx(np.mean(values)) for name, values in expected.items()
+    }
+    assert len({line["val/entropy"] for line in curve}) == 3
 
 
 def test_a_training_that_is_killed_between_two_updates_draws_again(
@@ -307,9 +341,10 @@ def test_a_training_that_is_killed_between_two_updates_draws_again(
     assert latest(tmp_path / "checkpoints")[1] == 2
     assert "parameters 12 MiB, gradients 5 MiB" in capsys.readouterr().out, "7 MiB, and a copy of what is trained"
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, tell, OPTIONS, checkpoint_every=100)
+        train(tmp_path, tell, OPTIONS, checkpoint_every=100, validate_every=4)
     assert latest(tmp_path / "checkpoints")[1] == 4
-    assert_same(train(tmp_path, options=OPTIONS), with_options, 0)
+    assert_same(train(tmp_path, options=OPTIONS, validate_every=4), with_options, 0)
+    assert [line["step"] for line in measured_of(with_options, "val")] == [0, 4, 6]
 
 
 def test_a_training_without_any_reward_ends(
@@ -324,7 +359,10 @@ def test_a_training_without_any_reward_ends(
             raise RuntimeError("the power is cut")
 
     with pytest.raises(RuntimeError, match="the power is cut"):
-        train(tmp_path, stop, judge=silent)
+        train(tmp_path, stop, {"held_out": 1}, judge=silent)
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["val/accuracy"] == first["val/format"] == 0
+    assert "val/first" not in first, "a share of no verdicts"
     line = (
         r"\Ano response of the last 3 steps earned a reward \(0% of the last step's had a verdict\), .*; raise "
         r"sft\.epochs, .* or raise judge\.max_new_tokens=8\Z"

@@ -73,13 +73,23 @@ def test_all_stages_and_what_a_second_run_shares(
     assert results["training"]["rl"]["examples"] == len(kept) == curation["kept"]
 
     capsys.readouterr()
-    second = judging("selector=random", "selector.ratio=0.5", "order=shuffled")
+    aside = ("grpo.held_out=3", "trainer.validate_every=1")
+    second = judging("selector=random", "selector.ratio=0.5", "order=shuffled", *aside)
     judges.train_judge(second)
     assert f"SFT: the same as that of {run.name}, taken from there" in capsys.readouterr().out
     other = folder_of(second)
     for name in ("sft/weights.safetensors", "responses.jsonl", "judged_untrained.jsonl", "judged_sft.jsonl"):
         assert (other / name).read_bytes() == (run / name).read_bytes(), name
     assert read_json(other / "stages.json")["stages"]["judge/judged_rl"].get("shared_with") is None
+    held = [row["id"] for row in pq.read_table(other / "curated" / "signals.parquet").to_pylist() if row["drop_reason"]]
+    curation = read_json(other / "results.json")["curation"]
+    assert len(held) == curation["dropped"]["held_out"] == 3
+    assert curation["eligible"] + 3 == results["curation"]["eligible"]
+    assert not set(held) & set(pq.read_table(other / "curated" / "kept.parquet")["id"].to_pylist())
+    curve = [line["step"] for line in read_json_lines(other / "rl" / "metrics.jsonl") or [] if "val/accuracy" in line]
+    assert curve == [*range(1 + read_json(other / "results.json")["training"]["rl"]["optimizer_steps"])]
+    assert "Held-out pairs" in (other / "report.html").read_text()
+    assert "Held-out pairs" not in (run / "report.html").read_text()
 
     # Measured on other pairs, in a published layout, and otherwise.
     pairs = read_json_lines(Path(str(first.reward_benchmark.path))) or []
