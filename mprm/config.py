@@ -162,6 +162,11 @@ class Config(RunConfig):
         """Is it somebody else's PRM that is to be used?"""
         return MODEL in self.raw
 
+    @property
+    def has_judge(self) -> bool:
+        """Is it a judge that is to be trained or used? task=rerank takes a step scorer, too."""
+        return "judge" in TASKS[self.task].groups and self.raw.judge is not None
+
 
 def validate(
     raw: DictConfig, choices: Mapping[str, str | None], typed: Sequence[str] = (), bound: Sequence[str] | None = None
@@ -182,9 +187,13 @@ def validate(
     _refuse_unused(run, typed, MODEL in raw)
     if any(getattr(run, need.partition("=")[0]) is None for need in task.needs):
         raise ValueError(f"task={run.task} needs {' and '.join(task.needs)}")
-    if run.run is not None and "judge" in task.groups and (judge := judge_of(Path(run.run))) is not None:
-        asked = {key: value for key, value in values["judge"].items() if f"judge.{key}" in map(_key, typed)}
-        raw.judge = judge | asked
+    if "judge" in task.groups and "run" in task.keys:
+        chosen = values.get("judge") or {}
+        judge = None if run.run is None else judge_of(Path(run.run))
+        by_steps = run.task == "rerank" and (run.run or MODEL in raw or chosen.get("engine") != "server")
+        judge = judge or (None if by_steps else chosen)
+        asked = {key: value for key, value in chosen.items() if f"judge.{key}" in map(_key, typed)}
+        raw.judge = judge and judge | asked
     pin(raw, values, task.groups, Path(run.runs))
     raw.name = run.name or run_name(values, choices)
     config = Config(**{**vars(run), "name": raw.name}, raw=raw)
@@ -252,18 +261,21 @@ def _key(override: str) -> str:
 
 def _refuse_unheeded(config: Config, typed: Sequence[str]) -> None:
     """Keys of policy= and judge= that a judge does not heed as it is asked here."""
-    engine, votes = config.judge.engine, max(1, config.judge.votes)
+    engine = config.judge.engine if config.has_judge else "local"
+    votes = max(1, config.judge.votes) if config.task == "compare" else 1
     heat, cold = ("vote", "evaluation") if votes > 1 else ("evaluation", "vote")
-    unheeded = ("temperature", "samples", f"{cold}_temperature")
+    unheeded = ("temperature", "samples", f"{cold}_temperature", *(["votes"] if config.task == "rerank" else []))
     for override in typed:
         group, _, key = _key(override).partition(".")
         reason = ""
-        if group == "policy" and engine != "server":
+        if group in ("policy", "judge") and not config.has_judge:
+            reason = "where no judge reranks; give run=JUDGE or, without run= and model=, judge.engine=server; else"
+        elif group == "policy" and engine != "server":
             reason = f"with judge.engine={engine}; add judge.engine=server, or"
         elif group == "policy" and key in OF_A_SOLUTION:
             reason = "with judge.engine=server, which asks as judge= says;"
-        elif config.task == "compare" and group == "judge" and key in unheeded:
-            reason = f"in task=compare, which writes {votes} responses in each order at judge.{heat}_temperature;"
+        elif config.task in ("compare", "rerank") and group == "judge" and key in unheeded:
+            reason = f"in task={config.task}, which writes {votes} responses in each order at judge.{heat}_temperature;"
         if reason:
             raise ValueError(f"{override} does nothing {reason} leave it out")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import combinations, groupby
+from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,21 +12,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
-from mprm.batching.examples import image_fault, on_white
 from mprm.config import bind, judge_of
-from mprm.data.questions import Pair
 from mprm.inference.rewards import Pictures
-from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, asked
-from mprm.judge.compare import Comparison, compared, orders, shares_of_wins, voting
+from mprm.judge.compare import Comparison, comparisons, image_files, shares_of_wins, voting
 from mprm.judge.judge import Judge as Settings
-from mprm.judge.judge import response_of, sampler_of
-from mprm.metrics.predictions import NotScored, StepScores
+from mprm.judge.judge import sampler_of
 from mprm.runs.artifacts import last_trained
 from mprm.runs.hub import local
 from mprm.scorer import load_trained
 from mprm.training.checkpoint import load_weights
-
-SURE = 1e-6  # for the log odds of a share of 0 or 1
 
 
 class Judge:
@@ -94,21 +87,6 @@ class Judge:
         found = self._compared(image, prompt, [(answers[a], answers[b]) for a, b in pairs], votes, both_orders)
         return shares_of_wins(len(answers), [(*pair, one) for pair, one in zip(pairs, found, strict=True)])
 
-    def scored(self, solutions: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
-        """What scores() says of every solution among the others of its question, by id as they come: for best-of-N, as
-        P(yes) of one step, in [1e-6, 1 - 1e-6]. Solutions of the same text are one."""
-        for (question, *names), members in groupby(sorted(solutions, key=asked), key=asked):
-            texts = {one.id: "\n\n".join(one.steps) for one in members}
-            answers = list(dict.fromkeys(filter(str.strip, texts.values())))
-            try:
-                shares = dict(zip(answers, self.scores(open_images(names), question, answers), strict=True))
-            except ValueError as error:
-                yield from ((name, NotScored(image_fault(error), str(error))) for name in texts)
-                continue
-            for name, text in texts.items():
-                share = min(max(shares.get(text, 0.0), SURE), 1 - SURE)
-                yield name, StepScores((math.log(share / (1 - share)),))
-
     def _compared(
         self, image: Pictures, prompt: str, answers: Sequence[tuple[str, str]], votes: int, both_orders: bool
     ) -> list[Comparison]:
@@ -120,28 +98,10 @@ class Judge:
                     raise ValueError(f"{text!r} is no prompt and no answer; give a text")
             if pair[0] == pair[1]:
                 raise ValueError(f"both answers are {pair[0]!r}; give two that differ")
+        shown = [image] if isinstance(image, str | Path | Image.Image) else list(image or ())
+        _, temperature = voting(self.settings, votes)
+        sampler = sampler_of(self.settings, self.processor, self.model, temperature, self.seed)
         with TemporaryDirectory() as folder:
-            paths = tuple(_paths(image, Path(folder)))
-            shown = [
-                orders(Pair("\0".join((prompt, a, b)), "", (), prompt, a, b, ""), paths, both_orders)
-                for a, b in answers
-            ]
-            _, temperature = voting(self.settings, votes)
-            sampler = sampler_of(self.settings, self.processor, self.model, temperature, self.seed)
-            said = iter(sampler.complete([one.prompt(votes) for of_pair in shown for one in of_pair]))
-        return [
-            compared([(one, [response_of(self.settings, text) for text in next(said)]) for one in of_pair])
-            for of_pair in shown
-        ]
-
-
-def _paths(image: Pictures, folder: Path) -> list[Path]:
-    """The files of images; pictures become some in the folder."""
-    shown = [image] if isinstance(image, str | Path | Image.Image) else list(image or ())
-    paths = []
-    for number, one in enumerate(shown):
-        if isinstance(one, Image.Image):
-            on_white(one).save(folder / f"{number}.png")
-            one = folder / f"{number}.png"
-        paths.append(Path(one))
-    return paths
+            paths = image_files(shown, Path(folder))
+            found = comparisons(self.settings, sampler, paths, prompt, answers, votes, both_orders)
+        return found

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations, groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from PIL import Image
+
+from mprm.batching.examples import image_fault, on_white
 from mprm.data.questions import Pair
-from mprm.judge.judge import Judge, PresentedPair, present
+from mprm.inference.policy import Writes
+from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, asked
+from mprm.judge.judge import Judge, PresentedPair, present, response_of
+from mprm.metrics.predictions import NotScored, StepScores
+
+SURE = 1e-6  # for the log odds of a share of 0 or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +90,66 @@ def shares_of_wins(n_answers: int, found: Iterable[tuple[int, int, Comparison]])
         wins[a] += won
         wins[b] += 1 - won
     return [won / max(1, n_answers - 1) for won in wins]
+
+
+def comparisons(
+    judge: Judge,
+    writer: Writes,
+    images: tuple[Path, ...],
+    prompt: str,
+    answers: Sequence[tuple[str, str]],
+    votes: int = 1,
+    both: bool = True,
+) -> list[Comparison] | None:
+    """Of every two answers to a prompt about images, by what the writer says; None if it is too long for the writer."""
+    shown = [orders(Pair("\0".join((prompt, a, b)), "", (), prompt, a, b, ""), images, both) for a, b in answers]
+    said = writer.complete([one.prompt(votes) for of_pair in shown for one in of_pair])
+    if not all(said):
+        return None
+    found = iter(said)
+    return [compared([(one, [response_of(judge, text) for text in next(found)]) for one in two]) for two in shown]
+
+
+def image_files(images: Sequence[str | Path | Image.Image], folder: Path) -> tuple[Path, ...]:
+    """Where images lie; pictures are written into the folder."""
+    paths = []
+    for number, one in enumerate(images):
+        if isinstance(one, Image.Image):
+            on_white(one).save(folder / f"{number}.png")
+            one = folder / f"{number}.png"
+        paths.append(Path(one))
+    return tuple(paths)
+
+
+def tournament(judge: Judge, writer: Writes, solutions: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
+    """The share of wins of every solution among the others of its question, by id as they come: for best-of-N, as
+    P(yes) of one step, in [1e-6, 1 - 1e-6]. Solutions of the same text are one."""
+    for (question, *names), members in groupby(sorted(solutions, key=asked), key=asked):
+        texts = {one.id: "\n\n".join(one.steps) for one in members}
+        answers = list(dict.fromkeys(filter(str.strip, texts.values())))
+        shares = _shares(judge, writer, partial(open_images, names), question, answers)
+        for name, text in texts.items():
+            if isinstance(shares, NotScored):
+                yield name, shares
+                continue
+            share = min(max(shares.get(text, 0.0), SURE), 1 - SURE)
+            yield name, StepScores((math.log(share / (1 - share)),))
+
+
+def _shares(
+    judge: Judge, writer: Writes, look: Callable[[], list[Image.Image]], question: str, answers: list[str]
+) -> dict[str, float] | NotScored:
+    """shares_of_wins() of the answers; or why not all of them can be compared."""
+    pairs = list(combinations(range(len(answers)), 2))
+    with TemporaryDirectory() as folder:
+        try:
+            paths = image_files(look(), Path(folder))
+        except ValueError as error:
+            return NotScored(image_fault(error), str(error))
+        if (refusal := writer.refusal(paths)) is not None:
+            return NotScored(refusal, f"the judge does not take the shape of an image of {question!r}")
+        found = comparisons(judge, writer, paths, question, [(answers[a], answers[b]) for a, b in pairs])
+    if found is None:
+        return NotScored("too_long", f"two candidates of {question!r} are longer than the judge reads")
+    wins = shares_of_wins(len(answers), [(*pair, one) for pair, one in zip(pairs, found, strict=True)])
+    return dict(zip(answers, wins, strict=True))
