@@ -36,12 +36,14 @@ class Judge:
         settings: Settings,
         processor: ChatProcessor,
         model: ChatModel,
+        max_length: int,
         device: str | None = None,
         seed: int = 0,
     ) -> None:
         self.settings = settings
         self.processor = processor
         self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self.max_length = max_length  # tokens of a prompt and its response
         self.seed = seed
 
     @classmethod
@@ -59,11 +61,12 @@ class Judge:
             raise ValueError(
                 f"{folder} is no judge; give a folder that task=export wrote of one, or its run, runs/NAME"
             )
-        _, processor, model = load_trained(folder, dtype)
+        backbone, processor, model = load_trained(folder, dtype)
         model.train_generation()
         if (folder / "config.yaml").is_file():
             load_weights(model, last_trained(folder))
-        return cls(bind(OmegaConf.create({"judge": settings})["judge"]), processor, model, device, seed)
+        bound = bind(OmegaConf.create({"judge": settings})["judge"])
+        return cls(bound, processor, model, backbone.max_length, device, seed)
 
     def compare(
         self, image: Pictures, prompt: str, a: str, b: str, votes: int = 1, both_orders: bool = True
@@ -73,7 +76,7 @@ class Judge:
         image: a path or a picture, or several, or None. votes: responses in each order of the answers; one is written
         at settings.evaluation_temperature, several are drawn at settings.vote_temperature: the same of the same prompt
         and answers, whatever was asked before. both_orders: the judge is shown b first, too.
-        Raises ValueError if an image cannot be read, a text is empty, or the answers are the same.
+        Raises ValueError if an image cannot be read, a text is empty, the answers are the same, or all is too long.
         """
         (found,) = self._compared(image, prompt, [(a, b)], votes, both_orders)
         return found
@@ -100,8 +103,14 @@ class Judge:
                 raise ValueError(f"both answers are {pair[0]!r}; give two that differ")
         shown = [image] if isinstance(image, str | Path | Image.Image) else list(image or ())
         _, temperature = voting(self.settings, votes)
-        sampler = sampler_of(self.settings, self.processor, self.model, temperature, self.seed)
+        drawn_by = self.processor, self.model, temperature, self.seed, self.max_length
+        sampler = sampler_of(self.settings, *drawn_by)
         with TemporaryDirectory() as folder:
             paths = image_files(shown, Path(folder))
             found = comparisons(self.settings, sampler, paths, prompt, answers, votes, both_orders)
+        if found is None:
+            raise ValueError(
+                f"the prompt with two answers and a response of {self.settings.max_new_tokens} tokens has more than "
+                f"max_length={self.max_length}; shorten the texts, or show fewer images"
+            )
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -151,7 +152,14 @@ class Judge:
         return (last["upper"] or last["lower"]).upper()
 
 
-def sampler_of(judge: Judge, processor: ChatProcessor, model: ChatModel, temperature: float, seed: int) -> Sampler:
+def sampler_of(
+    judge: Judge,
+    processor: ChatProcessor,
+    model: ChatModel,
+    temperature: float,
+    seed: int,
+    max_length: float = math.inf,
+) -> Sampler:
     """Draws the responses of a model that is asked to judge."""
     return Sampler(
         processor=processor,
@@ -160,6 +168,7 @@ def sampler_of(judge: Judge, processor: ChatProcessor, model: ChatModel, tempera
         temperature=temperature,
         max_new_tokens=judge.max_new_tokens,
         max_tokens=judge.max_tokens,
+        max_length=max_length,
         seed=seed,
     )
 

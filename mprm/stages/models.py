@@ -98,26 +98,27 @@ def load_scorer(cfg: Config, run: str | None) -> ScoredBy:
     return StepScorer(processor, model, cfg.backbone.max_length, *machine).scored
 
 
-def load_judge(cfg: Config) -> tuple[Any, Any]:
-    """Processor and model of run=, or of the backbone as it lies in its folder."""
+def load_judge(cfg: Config) -> tuple[Any, Any, int]:
+    """Processor, model and max_length of run=, or of the backbone as it lies in its folder."""
     from mprm.judging import Judge
 
     check_devices(cfg)
     if cfg.run is not None:
         judge = Judge.from_pretrained(cfg.run, device(cfg))
-        return judge.processor, judge.model
+        return judge.processor, judge.model, judge.max_length
     processor, model = load_backbone(cfg)
-    return processor, model.to(device(cfg)).eval()
+    return processor, model.to(device(cfg)).eval(), cfg.backbone.max_length
 
 
-def responder(cfg: Config, load: Callable[[], tuple[Any, Any]]) -> Sampler | ServerPolicy:
-    """Who judges: the model, with its processor, that `load` loads; with judge.engine=server the server of
-    policy=server, asked as the judge is."""
+def responder(cfg: Config, load: Callable[[], tuple[Any, Any, int]]) -> Sampler | ServerPolicy:
+    """Who judges: the model that `load` loads, with its processor and max_length; with judge.engine=server the server
+    of policy=server, asked as the judge is."""
     from mprm.judge.judge import sampler_of
 
     judge = cfg.judge
     if judge.engine == "local":
-        return sampler_of(judge, *load(), judge.temperature, cfg.seed)
+        processor, model, max_length = load()
+        return sampler_of(judge, processor, model, judge.temperature, cfg.seed, max_length)
     return replace(server(cfg), instruction=judge.instruction, max_new_tokens=judge.max_new_tokens, seed=cfg.seed)
 
 

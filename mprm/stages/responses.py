@@ -121,7 +121,7 @@ def _asked(work: JudgeWork, file: str, after: str, pairs: list[Pair], kept: Jour
 
     cfg, judge, measuring = work.cfg, work.cfg.judge, file.startswith("judged_")
     group = cfg.reward_benchmark if measuring else cfg.preferences
-    writer = responder(cfg, lambda: work.judge_after(after))
+    writer = responder(cfg, lambda: (*work.judge_after(after), cfg.backbone.max_length))
     found, unusable = looked_at(pairs, group.image_folder.path, writer)
     asked: list[PresentedPair] = []
     for pair, paths in found:

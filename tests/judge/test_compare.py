@@ -63,7 +63,7 @@ def test_shares_of_wins() -> None:
 
 @pytest.fixture
 def api(judge: Settings, loaded: Any) -> Judge:
-    return Judge(judge, *loaded, device="cpu")
+    return Judge(judge, *loaded, 512, device="cpu")
 
 
 def test_the_api_says_what_the_sampler_says(

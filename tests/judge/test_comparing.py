@@ -265,6 +265,32 @@ def test_a_server_says_what_the_judge_on_this_machine_says(
     assert {one["responses"][0]["entropy"] for one in found[0]} == {None}, "a server does not tell it"
 
 
+def test_what_is_too_long_for_the_judge_is_counted(
+    run: Path, file: Path, candidates: Path, load: Load, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In every task that asks one; the Python API refuses it."""
+    written = [json.loads(line) for line in file.read_text().splitlines()[:6]]
+    long = {**written[0], "id": "long", "answer_a": "I see " + "one and " * 200 + "two."}
+    file.write_text("".join(json.dumps(one) + "\n" for one in [*written, long]))
+    judge = Judge.from_pretrained(run, device="cpu")
+    assert judge.max_length == 512
+    comparing.compare(load("task=compare", f"run={run}", f"input={file}", f"output={file.with_name('out.jsonl')}"))
+    assert "compared 6 pairs" in (said := capsys.readouterr().out)
+    assert "left out: 1 too_long: a wins" in said
+    texts = [long[name] for name in ("prompt", "answer_a", "answer_b")]
+    with pytest.raises(ValueError, match=r"^the prompt with two answers and a response of 8 tokens has .* max_length=5"):
+        judge.compare(long["image"], *texts)
+    world = [f"{group}.path={tmp_path / group / 'pairs.jsonl'}" for group in ("preferences", "reward_benchmark")]
+    sizes = ("preferences.size=4", "reward_benchmark.size=4", "backbone.max_length=90")
+    with pytest.raises(ValueError, match=r"none of 4 pairs can be judged \(4 too_long\)"):
+        judges.train_judge(load("experiment=egt", "task=judge", *world, *sizes))
+    first, second = map(json.loads, candidates.read_text().splitlines())
+    first["candidates"].append({"steps": [long["answer_a"]]})
+    candidates.write_text(json.dumps(first) + "\n" + json.dumps(second))
+    scoring.rerank(load("task=rerank", f"run={run}", f"input={candidates}", f"output={tmp_path / 'best'}"))
+    assert "5 too_long" in capsys.readouterr().out
+
+
 def test_a_judge_that_is_not_there_is_one_line(load: Load, file: Path, run: Path) -> None:
     given = ("task=compare", f"input={file}", f"output={file.with_name('out.jsonl')}")
     with pytest.raises(ValueError, match=r"^judge\.engine=server asks the server of policy=; give policy=server"):

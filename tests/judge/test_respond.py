@@ -93,6 +93,22 @@ def test_a_piece_of_an_image_is_never_written_though_it_may_be_likely(
     assert likeliest[0].ids == [*ids] * 8
 
 
+def test_a_prompt_that_is_too_long_with_its_response_gets_none(
+    pairs: list[PresentedPair], judge: Judge, loaded: Any, sampler: Callable[..., Sampler]
+) -> None:
+    prompts = [one.prompt(2) for one in pairs[:6]]
+    lengths = [len(judge.layout(one, loaded[0]).input_ids) for one in pairs[:6]]
+    fits = [length < max(lengths) for length in lengths]
+    whole = sampler(*loaded, max_length=max(lengths) + 8).generate(prompts)
+    found = sampler(*loaded, max_length=max(lengths) + 7).generate(prompts)
+    assert [len(of_one) for of_one in whole] == [2] * 6
+    assert [len(of_one) for of_one in found] == [2 * fit for fit in fits]
+    assert any(fits)
+    assert [one.ids for of_one in found for one in of_one] == [
+        one.ids for of_one, fit in zip(whole, fits, strict=True) if fit for one in of_one
+    ]
+
+
 @dataclass
 class Counting:
     """A sampler that notes what it is asked."""
