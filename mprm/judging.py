@@ -7,7 +7,6 @@ from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -19,7 +18,7 @@ from mprm.judge.judge import Judge as Settings
 from mprm.judge.judge import sampler_of
 from mprm.runs.artifacts import last_trained
 from mprm.runs.hub import local
-from mprm.scorer import load_trained
+from mprm.scorer import load_trained, usable
 from mprm.training.checkpoint import load_weights
 
 
@@ -42,7 +41,7 @@ class Judge:
     ) -> None:
         self.settings = settings
         self.processor = processor
-        self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self.model = model.to(usable(device)).eval()
         self.max_length = max_length  # tokens of a prompt and its response
         self.seed = seed
 
@@ -85,7 +84,9 @@ class Judge:
         self, image: Pictures, prompt: str, answers: Sequence[str], votes: int = 1, both_orders: bool = True
     ) -> list[float]:
         """How good each of several answers is, in [0, 1]: its share of wins against every other, a tie being half a
-        win. Of n answers n (n - 1) / 2 pairs are compared; raises as compare()."""
+        win. Of n answers n (n - 1) / 2 pairs are compared; raises as compare(), and if there are fewer than two."""
+        if isinstance(answers, str) or len(answers) < 2:
+            raise ValueError(f"answers={answers!r} leave nothing to compare; give a list of two texts or more")
         pairs = list(combinations(range(len(answers)), 2))
         found = self._compared(image, prompt, [(answers[a], answers[b]) for a, b in pairs], votes, both_orders)
         return shares_of_wins(len(answers), [(*pair, one) for pair, one in zip(pairs, found, strict=True)])

@@ -46,6 +46,16 @@ def load_trained(folder: Path, dtype: str | None) -> tuple[Backbone, Any, Any]:
     return (backbone, *(backbone if dtype is None else replace(backbone, dtype=dtype)).load())
 
 
+def usable(device: str | None) -> str:
+    """The device, by default CUDA where there is one. Raises ValueError if torch cannot use it on this machine."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: torch without CUDA
+        raise ValueError(f"device={device} cannot be used ({str(error).splitlines()[0]}); try cpu or cuda") from None
+    return device
+
+
 class StepScorer:
     """Scores steps: P(this step is correct) in [0, 1].
 
@@ -69,7 +79,7 @@ class StepScorer:
         self.model = model
         self.max_length = max_length
         self.max_tokens = max_tokens
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = usable(device)
         self.num_workers = num_workers
 
     @classmethod
