@@ -93,7 +93,7 @@ class SamplingSettings:
                 r"""$'policy.separator="\n"'"""
             )
         if not self.temperature >= 0:
-            raise ValueError(f"policy.temperature={self.temperature} is negative; 0 always takes the most likely token")
+            raise ValueError(f"policy.temperature={self.temperature} is not 0 or more; 0 takes the most likely token")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"policy.top_p={self.top_p} is not in (0, 1]; 1 leaves nothing out")
         if self.max_new_tokens < 1:

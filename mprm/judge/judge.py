@@ -106,7 +106,7 @@ class Judge:
             raise ValueError(f"judge.engine={self.engine} is unknown; choose local, or server with policy=server")
         for name in ("temperature", "evaluation_temperature", "vote_temperature"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"judge.{name}={getattr(self, name)} is negative; 0 takes the most likely token")
+                raise ValueError(f"judge.{name}={getattr(self, name)} is not 0 or more; 0 takes the most likely token")
         for name in ("samples", "max_new_tokens", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"judge.{name}={getattr(self, name)} is not positive")
