@@ -96,9 +96,7 @@ class VLRewardBench(RewardBenchmark):
         }
 
     def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
-        pair = super().read(record, stem, number)
-        texts = {name: getattr(pair, name).replace("<image>\n", "") for name in ("prompt", "answer_a", "answer_b")}
-        return replace(pair, **texts)
+        return super().read({key: _unmarked(value) for key, value in record.items()}, stem, number)
 
     def items(self) -> Iterable[tuple[int, Any]]:
         return super().items() if self._is_json else enumerate(self._rows(*COLUMNS))
@@ -237,6 +235,13 @@ class MMRLHFRewardBench(RewardBenchmark):
     def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
         pair = super().read(record, stem, number)
         return replace(pair, item=pair.id.rpartition(":")[0])
+
+
+def _unmarked(value: Any) -> Any:
+    """A text, or all of a list, without "<image>" and a line's end."""
+    if isinstance(value, list):
+        return list(map(_unmarked, value))
+    return value.replace("<image>\n", "") if isinstance(value, str) else value
 
 
 def _chosen_first(record: dict[str, Any], number: int, source: str | None) -> dict[str, Any]:
