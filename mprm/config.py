@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.inference.policy import Policy
     from mprm.inference.search import Search
     from mprm.judge.grpo import GRPO
-    from mprm.judge.judge import Judge
+    from mprm.judge.judge import JudgeSettings
     from mprm.judge.sft import SFT
     from mprm.prms.prm import PRM
     from mprm.reporting.tracking import Logger
@@ -153,7 +153,7 @@ class Config(RunConfig):
     search: "ClassVar[Component[Search]]" = Component("inference.search.Search")
     preferences: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
     reward_benchmark: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
-    judge: "ClassVar[Component[Judge]]" = Component("judge.judge.Judge")
+    judge: "ClassVar[Component[JudgeSettings]]" = Component("judge.judge.JudgeSettings")
     sft: "ClassVar[Component[SFT]]" = Component("judge.sft.SFT")
     grpo: "ClassVar[Component[GRPO]]" = Component("judge.grpo.GRPO")
 

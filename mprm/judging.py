@@ -14,8 +14,7 @@ from mprm.backbones.chat import ChatModel, ChatProcessor
 from mprm.config import bind, judge_of
 from mprm.inference.rewards import Pictures
 from mprm.judge.compare import Comparison, comparisons, image_files, shares_of_wins, voting
-from mprm.judge.judge import Judge as Settings
-from mprm.judge.judge import sampler_of
+from mprm.judge.judge import JudgeSettings, sampler_of
 from mprm.runs.artifacts import last_trained
 from mprm.runs.hub import local
 from mprm.scorer import load_trained, usable
@@ -32,7 +31,7 @@ class Judge:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: JudgeSettings,
         processor: ChatProcessor,
         model: ChatModel,
         max_length: int,

@@ -18,7 +18,7 @@ from mprm.batching.examples import image_fault, on_white
 from mprm.data.questions import Pair
 from mprm.inference.policy import Writes
 from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, asked
-from mprm.judge.judge import Judge, PresentedPair, present, response_of
+from mprm.judge.judge import JudgeSettings, PresentedPair, present, response_of
 from mprm.metrics.predictions import NotScored, StepScores
 
 SURE = 1e-6  # for the log odds of a share of 0 or 1
@@ -59,7 +59,7 @@ def orders(pair: Pair, images: tuple[Path, ...], both: bool = True) -> list[Pres
     return [present(pair, images, swapped) for swapped in ((False, True) if both else (False,))]
 
 
-def voting(judge: Judge, votes: int) -> tuple[int, float]:
+def voting(judge: JudgeSettings, votes: int) -> tuple[int, float]:
     """How many responses are written in each order, and at which temperature: one as it is measured, or several that
     vote."""
     return (votes, judge.vote_temperature) if votes > 1 else (1, judge.evaluation_temperature)
@@ -93,7 +93,7 @@ def shares_of_wins(n_answers: int, found: Iterable[tuple[int, int, Comparison]])
 
 
 def comparisons(
-    judge: Judge,
+    judge: JudgeSettings,
     writer: Writes,
     images: tuple[Path, ...],
     prompt: str,
@@ -121,7 +121,9 @@ def image_files(images: Sequence[str | Path | Image.Image], folder: Path) -> tup
     return tuple(paths)
 
 
-def tournament(judge: Judge, writer: Writes, solutions: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
+def tournament(
+    judge: JudgeSettings, writer: Writes, solutions: Sequence[ScoreRequest], open_images: OpenImages
+) -> Scored:
     """The share of wins of every solution among the others of its question, by id as they come: for best-of-N, as
     P(yes) of one step, in [1e-6, 1 - 1e-6]. Solutions of the same text are one."""
     for (question, *names), members in groupby(sorted(solutions, key=asked), key=asked):
@@ -137,7 +139,7 @@ def tournament(judge: Judge, writer: Writes, solutions: Sequence[ScoreRequest], 
 
 
 def _shares(
-    judge: Judge, writer: Writes, look: Callable[[], list[Image.Image]], question: str, answers: list[str]
+    judge: JudgeSettings, writer: Writes, look: Callable[[], list[Image.Image]], question: str, answers: list[str]
 ) -> dict[str, float] | NotScored:
     """shares_of_wins() of the answers; or why not all of them can be compared."""
     pairs = list(combinations(range(len(answers)), 2))

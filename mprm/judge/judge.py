@@ -75,7 +75,7 @@ def in_seeded_order(one: PresentedPair, *seed: int) -> PresentedPair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class JudgeSettings:
     """Component `judge`."""
 
     # Stands below the question and both answers.
@@ -153,7 +153,7 @@ class Judge:
 
 
 def sampler_of(
-    judge: Judge,
+    judge: JudgeSettings,
     processor: ChatProcessor,
     model: ChatModel,
     temperature: float,
@@ -175,7 +175,7 @@ def sampler_of(
 
 def respond(
     draws: Mapping[str, tuple[Writes, int]],
-    judge: Judge,
+    judge: JudgeSettings,
     pairs: Sequence[PresentedPair],
     kept: Journal,
     advance: Callable[[int], None],
@@ -204,7 +204,7 @@ def respond(
         advance(len(chosen))
 
 
-def response_of(judge: Judge, completion: Completion) -> dict[str, Any]:
+def response_of(judge: JudgeSettings, completion: Completion) -> dict[str, Any]:
     return {
         "text": completion.text,
         "verdict": judge.meant(completion.text) if completion.finished else None,

@@ -278,7 +278,9 @@ def test_what_is_too_long_for_the_judge_is_counted(
     assert "compared 6 pairs" in (said := capsys.readouterr().out)
     assert "left out: 1 too_long: a wins" in said
     texts = [long[name] for name in ("prompt", "answer_a", "answer_b")]
-    with pytest.raises(ValueError, match=r"^the prompt with two answers and a response of 8 tokens has .* max_length=5"):
+    with pytest.raises(
+        ValueError, match=r"^the prompt with two answers and a response of 8 tokens has .*_length=5"
+    ):
         judge.compare(long["image"], *texts)
     world = [f"{group}.path={tmp_path / group / 'pairs.jsonl'}" for group in ("preferences", "reward_benchmark")]
     sizes = ("preferences.size=4", "reward_benchmark.size=4", "backbone.max_length=90")

@@ -16,7 +16,7 @@ import torch
 
 from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Completion, Prompt
-from mprm.judge.judge import Judge, PresentedPair, present, respond
+from mprm.judge.judge import JudgeSettings, PresentedPair, present, respond
 from mprm.runs.journal import journal
 
 END = "<|im_end|>"
@@ -94,7 +94,7 @@ def test_a_piece_of_an_image_is_never_written_though_it_may_be_likely(
 
 
 def test_a_prompt_that_is_too_long_with_its_response_gets_none(
-    pairs: list[PresentedPair], judge: Judge, loaded: Any, sampler: Callable[..., Sampler]
+    pairs: list[PresentedPair], judge: JudgeSettings, loaded: Any, sampler: Callable[..., Sampler]
 ) -> None:
     prompts = [one.prompt(2) for one in pairs[:6]]
     lengths = [len(judge.layout(one, loaded[0]).input_ids) for one in pairs[:6]]
@@ -122,7 +122,7 @@ class Counting:
 
 
 def test_a_killed_task_goes_on_to_the_same_file_and_asks_nothing_twice(
-    pairs: list[PresentedPair], judge: Judge, loaded: Any, sampler: Callable[..., Sampler], tmp_path: Path
+    pairs: list[PresentedPair], judge: JudgeSettings, loaded: Any, sampler: Callable[..., Sampler], tmp_path: Path
 ) -> None:
     orders = [present(one.pair, one.images, swapped) for one in pairs[:5] for swapped in (False, True)]
 
@@ -175,7 +175,7 @@ def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[PresentedPair], 
 
     one = replace(pairs[0], better="B", swapped=True)
     with journal(tmp_path / "said.jsonl", "settings") as kept:
-        respond({"responses": (Scripted(), 4)}, Judge(), [one], kept, lambda _: None)  # type: ignore[dict-item]
+        respond({"responses": (Scripted(), 4)}, JudgeSettings(), [one], kept, lambda _: None)  # type: ignore[dict-item]
         assert kept.done[one.key] == {
             "id": one.pair.id,
             "swapped": True,
