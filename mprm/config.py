@@ -165,7 +165,7 @@ class Config(RunConfig):
     @property
     def has_judge(self) -> bool:
         """Is it a judge that is to be trained or used? task=rerank takes a step scorer, too."""
-        return "judge" in TASKS[self.task].groups and self.raw.judge is not None
+        return "judge" in TASKS[self.task].groups and self.raw.get("judge") is not None
 
 
 def validate(
@@ -189,9 +189,8 @@ def validate(
         raise ValueError(f"task={run.task} needs {' and '.join(task.needs)}")
     if "judge" in task.groups and "run" in task.keys:
         chosen = values.get("judge") or {}
-        judge = None if run.run is None else judge_of(Path(run.run))
         by_steps = run.task == "rerank" and (run.run or MODEL in raw or chosen.get("engine") != "server")
-        judge = judge or (None if by_steps else chosen)
+        judge = (run.run and judge_of(Path(run.run))) or (None if by_steps else chosen)
         asked = {key: value for key, value in chosen.items() if f"judge.{key}" in map(_key, typed)}
         raw.judge = judge and judge | asked
     pin(raw, values, task.groups, Path(run.runs))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
+from mprm.batching.examples import on_white
 from mprm.config import bind, judge_of
 from mprm.inference.rewards import Pictures
-from mprm.judge.compare import Comparison, comparisons, image_files, shares_of_wins, voting
+from mprm.judge.compare import Comparison, comparisons, shares_of_wins, voting
 from mprm.judge.judge import JudgeSettings, sampler_of
 from mprm.runs.artifacts import last_trained
 from mprm.runs.hub import local
-from mprm.scorer import load_trained, usable
+from mprm.scorer import load_trained
 from mprm.training.checkpoint import load_weights
 
 
@@ -40,7 +42,7 @@ class Judge:
     ) -> None:
         self.settings = settings
         self.processor = processor
-        self.model = model.to(usable(device)).eval()
+        self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         self.max_length = max_length  # tokens of a prompt and its response
         self.seed = seed
 
@@ -56,10 +58,8 @@ class Judge:
         folder = Path(local("path", str(path)))
         settings = judge_of(folder)
         if settings is None:
-            raise ValueError(
-                f"{folder} is no judge; give a folder that task=export wrote of one, or its run, runs/NAME"
-            )
-        backbone, processor, model = load_trained(folder, dtype)
+            raise ValueError(f"{folder} is no judge; give a folder that task=export wrote of one, or its run")
+        backbone, processor, model = load_trained(folder, dtype, device)
         model.train_generation()
         if (folder / "config.yaml").is_file():
             load_weights(model, last_trained(folder))
@@ -76,7 +76,7 @@ class Judge:
         and answers, whatever was asked before. both_orders: the judge is shown b first, too.
         Raises ValueError if an image cannot be read, a text is empty, the answers are the same, or all is too long.
         """
-        (found,) = self._compared(image, prompt, [(a, b)], votes, both_orders)
+        ((_, _, found),) = self._compared(image, prompt, [a, b], votes, both_orders)
         return found
 
     def scores(
@@ -86,27 +86,23 @@ class Judge:
         win. Of n answers n (n - 1) / 2 pairs are compared; raises as compare(), and if there are fewer than two."""
         if isinstance(answers, str) or len(answers) < 2:
             raise ValueError(f"answers={answers!r} leave nothing to compare; give a list of two texts or more")
-        pairs = list(combinations(range(len(answers)), 2))
-        found = self._compared(image, prompt, [(answers[a], answers[b]) for a, b in pairs], votes, both_orders)
-        return shares_of_wins(len(answers), [(*pair, one) for pair, one in zip(pairs, found, strict=True)])
+        return shares_of_wins(len(answers), self._compared(image, prompt, answers, votes, both_orders))
 
     def _compared(
-        self, image: Pictures, prompt: str, answers: Sequence[tuple[str, str]], votes: int, both_orders: bool
-    ) -> list[Comparison]:
+        self, image: Pictures, prompt: str, answers: Sequence[str], votes: int, both_orders: bool
+    ) -> list[tuple[int, int, Comparison]]:
         if not isinstance(votes, int) or votes < 1:
             raise ValueError(f"votes={votes} is no positive whole number; give 1, or more for a vote")
-        for pair in answers:
-            for text in (prompt, *pair):
-                if not isinstance(text, str) or not text.strip():
-                    raise ValueError(f"{text!r} is no prompt and no answer; give a text")
-            if pair[0] == pair[1]:
-                raise ValueError(f"both answers are {pair[0]!r}; give two that differ")
-        shown = [image] if isinstance(image, str | Path | Image.Image) else list(image or ())
-        _, temperature = voting(self.settings, votes)
-        drawn_by = self.processor, self.model, temperature, self.seed, self.max_length
-        sampler = sampler_of(self.settings, *drawn_by)
+        for text in (prompt, *answers):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{text!r} is no prompt and no answer; give a text")
+        for a, b in combinations(answers, 2):
+            if a == b:
+                raise ValueError(f"both answers are {a!r}; give two that differ")
+        temperature = voting(self.settings, votes)[1]
+        sampler = sampler_of(self.settings, self.processor, self.model, self.max_length, temperature, self.seed)
         with TemporaryDirectory() as folder:
-            paths = image_files(shown, Path(folder))
+            paths = tuple(_paths(image, Path(folder)))
             found = comparisons(self.settings, sampler, paths, prompt, answers, votes, both_orders)
         if found is None:
             raise ValueError(
@@ -114,3 +110,13 @@ class Judge:
                 f"max_length={self.max_length}; shorten the texts, or show fewer images"
             )
         return found
+
+
+def _paths(image: Pictures, folder: Path) -> Iterator[Path]:
+    """The files of images; pictures become some in the folder."""
+    shown = [image] if isinstance(image, str | Path | Image.Image) else list(image or ())
+    for number, one in enumerate(shown):
+        if isinstance(one, Image.Image):
+            on_white(one).save(folder / f"{number}.png")
+            one = folder / f"{number}.png"
+        yield Path(one)

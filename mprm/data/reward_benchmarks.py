@@ -74,6 +74,10 @@ class VLRewardBench(RewardBenchmark):
     )
 
     def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+        fields = self._layout(record, number)
+        return {key: one.replace("<image>\n", "") if isinstance(one, str) else one for key, one in fields.items()}
+
+    def _layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         name = str(record.get("id"))
         source = "general"
         if name.startswith(("RLAIF", "RLHF", "hallucination")):
@@ -94,9 +98,6 @@ class VLRewardBench(RewardBenchmark):
             "answer_b": answers[1],
             "label": RANKED.get(tuple(ranks)) if isinstance(ranks, list) else None,
         }
-
-    def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
-        return super().read({key: _unmarked(value) for key, value in record.items()}, stem, number)
 
     def items(self) -> Iterable[tuple[int, Any]]:
         return super().items() if self._is_json else enumerate(self._rows(*COLUMNS))
@@ -235,13 +236,6 @@ class MMRLHFRewardBench(RewardBenchmark):
     def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
         pair = super().read(record, stem, number)
         return replace(pair, item=pair.id.rpartition(":")[0])
-
-
-def _unmarked(value: Any) -> Any:
-    """A text, or all of a list, without "<image>" and a line's end."""
-    if isinstance(value, list):
-        return list(map(_unmarked, value))
-    return value.replace("<image>\n", "") if isinstance(value, str) else value
 
 
 def _chosen_first(record: dict[str, Any], number: int, source: str | None) -> dict[str, Any]:

@@ -69,10 +69,6 @@ class Sampler(SamplingSettings):
         text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def limit(self, prompt: Prompt) -> int:
-        """Tokens that may follow the prompt."""
-        return prompt.step_tokens or self.max_new_tokens
-
     def step_ended(self, ids: Sequence[int]) -> bool:
         return first_step(self.text(ids), self.separator)[1] is not None
 
@@ -82,7 +78,7 @@ class Sampler(SamplingSettings):
         max_tokens nor the company of a prompt, but for the rounding of the logits. Raises ValueError for an image that
         cannot be read or is of a shape that the processor refuses."""
         device = next(self.model.parameters()).device
-        longest = max(map(self.limit, prompts), default=0)
+        longest = max((prompt.step_tokens or self.max_new_tokens for prompt in prompts), default=0)
         found: dict[tuple[int, int], Generation] = {}
         for row in filled(self.shared_prefixes(prompts), self.max_tokens):
             prefilled = prefill(self.model, row, device)
@@ -100,7 +96,7 @@ class Sampler(SamplingSettings):
     def _generated(
         self, prompts: Sequence[Prompt], prefilled: Prefilled, batch: list[tuple[int, int]], device: torch.device
     ) -> Iterator[Generation]:
-        limits = [self.limit(prompts[number]) for number, _ in batch]
+        limits = [prompts[number].step_tokens or self.max_new_tokens for number, _ in batch]
         one_step = [prompts[number].step_tokens is not None for number, _ in batch]
         numbers = [uniforms(self.seed, prompts[number].key, one, max(limits)) for number, one in batch]
         tokens_RN, entropy_RN = decode(
@@ -130,10 +126,9 @@ class Sampler(SamplingSettings):
             asked = replace(asked, vision=image_tensors(images, self.processor), group=group)
             n_question = len(asked.input_ids)
             ids = {number: step_ids(self.processor, prompts[number].steps, self.separator) for number in members}
-            room = self.max_length - n_question
-            fitting = [number for number in members if len(ids[number]) + self.limit(prompts[number]) <= room]
+            longest = {n: n_question + len(ids[n]) + (prompts[n].step_tokens or self.max_new_tokens) for n in members}
             # Sorted, what begins with a sequence comes right behind it.
-            ordered = sorted(fitting, key=ids.__getitem__)
+            ordered = sorted((n for n in members if longest[n] <= self.max_length), key=ids.__getitem__)
             held = []
             for number, following in zip_longest(ordered, ordered[1:]):
                 own = ids[number]

@@ -17,6 +17,7 @@ from mprm.data.questions import Pair, Question
 from mprm.runs.journal import Journal
 
 if TYPE_CHECKING:
+    from mprm.inference.scoring import ScoreRequest
     from mprm.inference.search import Guided
 
 UNUSABLE = "unusable"  # instead of a result: why the policy cannot be asked the question
@@ -46,7 +47,7 @@ class Completion:
     entropy: float | None = None  # of the next token, nats, the mean over the text; None where the policy does not tell
 
 
-Asked = TypeVar("Asked", Question, Pair)
+Asked = TypeVar("Asked", "Question", "Pair", "ScoreRequest")
 Keep = Callable[[Prompt, list[Completion]], None]
 Draw = Callable[[Sequence[Prompt]], list[list[Completion]]]
 

@@ -6,18 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations, groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from PIL import Image
-
-from mprm.batching.examples import image_fault, on_white
 from mprm.data.questions import Pair
-from mprm.inference.policy import Writes
-from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, asked
+from mprm.inference.policy import Writes, looked_at
+from mprm.inference.scoring import Scored, ScoreRequest, asked
 from mprm.judge.judge import JudgeSettings, PresentedPair, present, response_of
 from mprm.metrics.predictions import NotScored, StepScores
 
@@ -97,61 +92,37 @@ def comparisons(
     writer: Writes,
     images: tuple[Path, ...],
     prompt: str,
-    answers: Sequence[tuple[str, str]],
+    answers: Sequence[str],
     votes: int = 1,
     both: bool = True,
-) -> list[Comparison] | None:
-    """Of every two answers to a prompt about images, by what the writer says; None if it is too long for the writer."""
-    shown = [orders(Pair("\0".join((prompt, a, b)), "", (), prompt, a, b, ""), images, both) for a, b in answers]
+) -> list[tuple[int, int, Comparison]] | None:
+    """Number of a, number of b, and what the writer says of them, of every two answers to a prompt about images; None
+    if it reads not so much."""
+    pairs = list(combinations(range(len(answers)), 2))
+    texts = [(prompt, answers[a], answers[b]) for a, b in pairs]
+    shown = [orders(Pair("\0".join(three), "", (), *three, ""), images, both) for three in texts]
     said = writer.complete([one.prompt(votes) for of_pair in shown for one in of_pair])
-    if not all(said):
-        return None
-    found = iter(said)
-    return [compared([(one, [response_of(judge, text) for text in next(found)]) for one in two]) for two in shown]
-
-
-def image_files(images: Sequence[str | Path | Image.Image], folder: Path) -> tuple[Path, ...]:
-    """Where images lie; pictures are written into the folder."""
-    paths = []
-    for number, one in enumerate(images):
-        if isinstance(one, Image.Image):
-            on_white(one).save(folder / f"{number}.png")
-            one = folder / f"{number}.png"
-        paths.append(Path(one))
-    return tuple(paths)
+    kept = iter([[response_of(judge, one) for one in completions] for completions in said])
+    found = [compared([(one, next(kept)) for one in of_pair]) for of_pair in shown]
+    return [(a, b, one) for (a, b), one in zip(pairs, found, strict=True)] if all(said) else None
 
 
 def tournament(
-    judge: JudgeSettings, writer: Writes, solutions: Sequence[ScoreRequest], open_images: OpenImages
+    judge: JudgeSettings, writer: Writes, image_path: Callable[[str], Path], solutions: Sequence[ScoreRequest]
 ) -> Scored:
     """The share of wins of every solution among the others of its question, by id as they come: for best-of-N, as
     P(yes) of one step, in [1e-6, 1 - 1e-6]. Solutions of the same text are one."""
-    for (question, *names), members in groupby(sorted(solutions, key=asked), key=asked):
-        texts = {one.id: "\n\n".join(one.steps) for one in members}
+    for (question, *_), members in groupby(sorted(solutions, key=asked), key=asked):
+        of_question = list(members)
+        texts = {one.id: "\n\n".join(one.steps) for one in of_question}
         answers = list(dict.fromkeys(filter(str.strip, texts.values())))
-        shares = _shares(judge, writer, partial(open_images, names), question, answers)
+        looked, unusable = looked_at(of_question[:1], image_path, writer)
+        found = comparisons(judge, writer, looked[0][1], question, answers) if looked else None
+        if found is None:
+            reason = next(iter(unusable.values()), "too_long")
+            yield from ((name, NotScored(reason, f"{reason}: candidates of {question!r}")) for name in texts)
+            continue
+        shares = dict(zip(answers, shares_of_wins(len(answers), found), strict=True))
         for name, text in texts.items():
-            if isinstance(shares, NotScored):
-                yield name, shares
-                continue
             share = min(max(shares.get(text, 0.0), SURE), 1 - SURE)
             yield name, StepScores((math.log(share / (1 - share)),))
-
-
-def _shares(
-    judge: JudgeSettings, writer: Writes, look: Callable[[], list[Image.Image]], question: str, answers: list[str]
-) -> dict[str, float] | NotScored:
-    """shares_of_wins() of the answers; or why not all of them can be compared."""
-    pairs = list(combinations(range(len(answers)), 2))
-    with TemporaryDirectory() as folder:
-        try:
-            paths = image_files(look(), Path(folder))
-        except ValueError as error:
-            return NotScored(image_fault(error), str(error))
-        if (refusal := writer.refusal(paths)) is not None:
-            return NotScored(refusal, f"the judge does not take the shape of an image of {question!r}")
-        found = comparisons(judge, writer, paths, question, [(answers[a], answers[b]) for a, b in pairs])
-    if found is None:
-        return NotScored("too_long", f"two candidates of {question!r} are longer than the judge reads")
-    wins = shares_of_wins(len(answers), [(*pair, one) for pair, one in zip(pairs, found, strict=True)])
-    return dict(zip(answers, wins, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -153,12 +152,7 @@ class JudgeSettings:
 
 
 def sampler_of(
-    judge: JudgeSettings,
-    processor: ChatProcessor,
-    model: ChatModel,
-    temperature: float,
-    seed: int,
-    max_length: float = math.inf,
+    judge: JudgeSettings, processor: ChatProcessor, model: ChatModel, max_length: float, temperature: float, seed: int
 ) -> Sampler:
     """Draws the responses of a model that is asked to judge."""
     return Sampler(

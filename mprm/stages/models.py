@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +82,14 @@ def load_backbone(cfg: Config) -> tuple[Any, Any]:
 def load_scorer(cfg: Config, run: str | None) -> ScoredBy:
     """What scores solutions: a judge, or the model of a run or an exported folder; without one model=, or the backbone
     as it lies in its folder."""
+    from mprm.inference.score_file import path_beside
     from mprm.judge.compare import tournament
     from mprm.scorer import StepScorer
 
     if cfg.has_judge:
-        writer = responder(cfg, partial(load_judge, cfg))
-        return partial(tournament, cfg.judge, replace(writer, temperature=cfg.judge.evaluation_temperature))
+        writer = replace(responder(cfg, lambda: load_judge(cfg)), temperature=cfg.judge.evaluation_temperature)
+        image_path = path_beside(Path(str(cfg.input)))
+        return lambda solutions, _: tournament(cfg.judge, writer, image_path, solutions)
     if run is not None:
         return StepScorer.from_pretrained(run, device(cfg), None, max_tokens(cfg), cfg.trainer.num_workers).scored
     machine = max_tokens(cfg), device(cfg), cfg.trainer.num_workers
@@ -117,8 +118,7 @@ def responder(cfg: Config, load: Callable[[], tuple[Any, Any, int]]) -> Sampler 
 
     judge = cfg.judge
     if judge.engine == "local":
-        processor, model, max_length = load()
-        return sampler_of(judge, processor, model, judge.temperature, cfg.seed, max_length)
+        return sampler_of(judge, *load(), judge.temperature, cfg.seed)
     return replace(server(cfg), instruction=judge.instruction, max_new_tokens=judge.max_new_tokens, seed=cfg.seed)
 
 

@@ -278,9 +278,7 @@ def test_what_is_too_long_for_the_judge_is_counted(
     assert "compared 6 pairs" in (said := capsys.readouterr().out)
     assert "left out: 1 too_long: a wins" in said
     texts = [long[name] for name in ("prompt", "answer_a", "answer_b")]
-    with pytest.raises(
-        ValueError, match=r"^the prompt with two answers and a response of 8 tokens has .*_length=5"
-    ):
+    with pytest.raises(ValueError, match=r"^the prompt with two answers and a response of 8 tokens has .*_length=5"):
         judge.compare(long["image"], *texts)
     world = [f"{group}.path={tmp_path / group / 'pairs.jsonl'}" for group in ("preferences", "reward_benchmark")]
     sizes = ("preferences.size=4", "reward_benchmark.size=4", "backbone.max_length=90")
@@ -307,6 +305,8 @@ def test_a_judge_that_is_not_there_is_one_line(load: Load, file: Path, run: Path
         comparing.compare(
             load(*given, "judge.engine=server", "policy=server", "policy.model=m", f"run={file.parent}", typed=True)
         )
+    with pytest.raises(ValueError, match=r"^device=cuda:99 cannot be used \(.+\); try cpu or cuda$"):
+        Judge.from_pretrained(run, device="cuda:99")
     (run / "sft" / "weights.safetensors").unlink()
     with pytest.raises(ValueError, match=r"weights\.safetensors is missing; train first \(task=train, a judge: task="):
         comparing.compare(load(*given, f"run={run}"))
