@@ -192,7 +192,7 @@ def validate(
         by_steps = run.task == "rerank" and (run.run or MODEL in raw or chosen.get("engine") != "server")
         judge = (run.run and judge_of(Path(run.run))) or (None if by_steps else chosen)
         asked = {key: value for key, value in chosen.items() if f"judge.{key}" in map(_key, typed)}
-        raw.judge = judge and judge | asked
+        raw.judge = judge | asked if judge else None
     pin(raw, values, task.groups, Path(run.runs))
     raw.name = run.name or run_name(values, choices)
     config = Config(**{**vars(run), "name": raw.name}, raw=raw)

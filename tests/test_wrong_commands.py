@@ -109,6 +109,7 @@ WRONG = {
     "task=rerank input=nowhere.jsonl output=o": "nowhere.jsonl",
     "task=compare": "task=compare needs input=FILE.jsonl (image, prompt, answer_a, answer_b) and output=FILE.jsonl",
     "task=compare input=nowhere.jsonl output=o.jsonl": "nowhere.jsonl is not a file; give JSON lines with image, prom",
+    "task=compare ~judge input=x output=y": "judge has no choice; give judge=NAME",
     "task=compare run=r judge=default input=x output=y": "judge=default does nothing beside run=r",
     "task=rl judge.engine=server": "judge.engine=server judges and is not trained; give task=judge",
     "task=judge judge.engine=server": "judge.engine=server asks the server of policy=; give policy=server",
