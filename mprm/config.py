@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # the rooms are imported when a component is bound
     from mprm.inference.policy import Policy
     from mprm.inference.search import Search
     from mprm.judge.grpo import GRPO
-    from mprm.judge.judge import Judge
+    from mprm.judge.judge import JudgeSettings
     from mprm.judge.sft import SFT
     from mprm.prms.prm import PRM
     from mprm.reporting.tracking import Logger
@@ -153,7 +153,7 @@ class Config(RunConfig):
     search: "ClassVar[Component[Search]]" = Component("inference.search.Search")
     preferences: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
     reward_benchmark: "ClassVar[Component[Preferences]]" = Component("data.questions.Preferences")
-    judge: "ClassVar[Component[Judge]]" = Component("judge.judge.Judge")
+    judge: "ClassVar[Component[JudgeSettings]]" = Component("judge.judge.JudgeSettings")
     sft: "ClassVar[Component[SFT]]" = Component("judge.sft.SFT")
     grpo: "ClassVar[Component[GRPO]]" = Component("judge.grpo.GRPO")
 
@@ -161,6 +161,11 @@ class Config(RunConfig):
     def has_model(self) -> bool:
         """Is it somebody else's PRM that is to be used?"""
         return MODEL in self.raw
+
+    @property
+    def has_judge(self) -> bool:
+        """Is it a judge that is to be trained or used? task=rerank takes a step scorer, too."""
+        return "judge" in TASKS[self.task].groups and self.raw.get("judge") is not None
 
 
 def validate(
@@ -182,9 +187,12 @@ def validate(
     _refuse_unused(run, typed, MODEL in raw)
     if any(getattr(run, need.partition("=")[0]) is None for need in task.needs):
         raise ValueError(f"task={run.task} needs {' and '.join(task.needs)}")
-    if run.run is not None and "judge" in task.groups and (judge := judge_of(Path(run.run))) is not None:
-        asked = {key: value for key, value in values["judge"].items() if f"judge.{key}" in map(_key, typed)}
-        raw.judge = judge | asked
+    if "judge" in task.groups and "run" in task.keys:
+        chosen = values.get("judge") or {}
+        by_steps = run.task == "rerank" and (run.run or MODEL in raw or chosen.get("engine") != "server")
+        judge = (run.run and judge_of(Path(run.run))) or (None if by_steps else chosen)
+        asked = {key: value for key, value in chosen.items() if f"judge.{key}" in map(_key, typed)}
+        raw.judge = judge | asked if judge else None
     pin(raw, values, task.groups, Path(run.runs))
     raw.name = run.name or run_name(values, choices)
     config = Config(**{**vars(run), "name": raw.name}, raw=raw)
@@ -252,18 +260,21 @@ def _key(override: str) -> str:
 
 def _refuse_unheeded(config: Config, typed: Sequence[str]) -> None:
     """Keys of policy= and judge= that a judge does not heed as it is asked here."""
-    engine, votes = config.judge.engine, max(1, config.judge.votes)
+    engine = config.judge.engine if config.has_judge else "local"
+    votes = max(1, config.judge.votes) if config.task == "compare" else 1
     heat, cold = ("vote", "evaluation") if votes > 1 else ("evaluation", "vote")
-    unheeded = ("temperature", "samples", f"{cold}_temperature")
+    unheeded = ("temperature", "samples", f"{cold}_temperature", *(["votes"] if config.task == "rerank" else []))
     for override in typed:
         group, _, key = _key(override).partition(".")
         reason = ""
-        if group == "policy" and engine != "server":
+        if group in ("policy", "judge") and not config.has_judge:
+            reason = "where no judge reranks; give run=JUDGE or, without run= and model=, judge.engine=server; else"
+        elif group == "policy" and engine != "server":
             reason = f"with judge.engine={engine}; add judge.engine=server, or"
         elif group == "policy" and key in OF_A_SOLUTION:
             reason = "with judge.engine=server, which asks as judge= says;"
-        elif config.task == "compare" and group == "judge" and key in unheeded:
-            reason = f"in task=compare, which writes {votes} responses in each order at judge.{heat}_temperature;"
+        elif config.task in ("compare", "rerank") and group == "judge" and key in unheeded:
+            reason = f"in task={config.task}, which writes {votes} responses in each order at judge.{heat}_temperature;"
         if reason:
             raise ValueError(f"{override} does nothing {reason} leave it out")
 

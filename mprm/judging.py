@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from itertools import combinations, groupby
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,21 +12,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mprm.backbones.chat import ChatModel, ChatProcessor
-from mprm.batching.examples import image_fault, on_white
+from mprm.batching.examples import on_white
 from mprm.config import bind, judge_of
-from mprm.data.questions import Pair
 from mprm.inference.rewards import Pictures
-from mprm.inference.scoring import OpenImages, Scored, ScoreRequest, asked
-from mprm.judge.compare import Comparison, compared, orders, shares_of_wins, voting
-from mprm.judge.judge import Judge as Settings
-from mprm.judge.judge import response_of, sampler_of
-from mprm.metrics.predictions import NotScored, StepScores
+from mprm.judge.compare import Comparison, comparisons, shares_of_wins, voting
+from mprm.judge.judge import JudgeSettings, sampler_of
 from mprm.runs.artifacts import last_trained
 from mprm.runs.hub import local
 from mprm.scorer import load_trained
 from mprm.training.checkpoint import load_weights
-
-SURE = 1e-6  # for the log odds of a share of 0 or 1
 
 
 class Judge:
@@ -40,15 +33,17 @@ class Judge:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: JudgeSettings,
         processor: ChatProcessor,
         model: ChatModel,
+        max_length: int,
         device: str | None = None,
         seed: int = 0,
     ) -> None:
         self.settings = settings
         self.processor = processor
         self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self.max_length = max_length  # tokens of a prompt and its response
         self.seed = seed
 
     @classmethod
@@ -63,14 +58,13 @@ class Judge:
         folder = Path(local("path", str(path)))
         settings = judge_of(folder)
         if settings is None:
-            raise ValueError(
-                f"{folder} is no judge; give a folder that task=export wrote of one, or its run, runs/NAME"
-            )
-        _, processor, model = load_trained(folder, dtype)
+            raise ValueError(f"{folder} is no judge; give a folder that task=export wrote of one, or its run")
+        backbone, processor, model = load_trained(folder, dtype, device)
         model.train_generation()
         if (folder / "config.yaml").is_file():
             load_weights(model, last_trained(folder))
-        return cls(bind(OmegaConf.create({"judge": settings})["judge"]), processor, model, device, seed)
+        bound = bind(OmegaConf.create({"judge": settings})["judge"])
+        return cls(bound, processor, model, backbone.max_length, device, seed)
 
     def compare(
         self, image: Pictures, prompt: str, a: str, b: str, votes: int = 1, both_orders: bool = True
@@ -80,68 +74,49 @@ class Judge:
         image: a path or a picture, or several, or None. votes: responses in each order of the answers; one is written
         at settings.evaluation_temperature, several are drawn at settings.vote_temperature: the same of the same prompt
         and answers, whatever was asked before. both_orders: the judge is shown b first, too.
-        Raises ValueError if an image cannot be read, a text is empty, or the answers are the same.
+        Raises ValueError if an image cannot be read, a text is empty, the answers are the same, or all is too long.
         """
-        (found,) = self._compared(image, prompt, [(a, b)], votes, both_orders)
+        ((_, _, found),) = self._compared(image, prompt, [a, b], votes, both_orders)
         return found
 
     def scores(
         self, image: Pictures, prompt: str, answers: Sequence[str], votes: int = 1, both_orders: bool = True
     ) -> list[float]:
         """How good each of several answers is, in [0, 1]: its share of wins against every other, a tie being half a
-        win. Of n answers n (n - 1) / 2 pairs are compared; raises as compare()."""
-        pairs = list(combinations(range(len(answers)), 2))
-        found = self._compared(image, prompt, [(answers[a], answers[b]) for a, b in pairs], votes, both_orders)
-        return shares_of_wins(len(answers), [(*pair, one) for pair, one in zip(pairs, found, strict=True)])
-
-    def scored(self, solutions: Sequence[ScoreRequest], open_images: OpenImages) -> Scored:
-        """What scores() says of every solution among the others of its question, by id as they come: for best-of-N, as
-        P(yes) of one step, in [1e-6, 1 - 1e-6]. Solutions of the same text are one."""
-        for (question, *names), members in groupby(sorted(solutions, key=asked), key=asked):
-            texts = {one.id: "\n\n".join(one.steps) for one in members}
-            answers = list(dict.fromkeys(filter(str.strip, texts.values())))
-            try:
-                shares = dict(zip(answers, self.scores(open_images(names), question, answers), strict=True))
-            except ValueError as error:
-                yield from ((name, NotScored(image_fault(error), str(error))) for name in texts)
-                continue
-            for name, text in texts.items():
-                share = min(max(shares.get(text, 0.0), SURE), 1 - SURE)
-                yield name, StepScores((math.log(share / (1 - share)),))
+        win. Of n answers n (n - 1) / 2 pairs are compared; raises as compare(), and if there are fewer than two."""
+        if isinstance(answers, str) or len(answers) < 2:
+            raise ValueError(f"answers={answers!r} leave nothing to compare; give a list of two texts or more")
+        return shares_of_wins(len(answers), self._compared(image, prompt, answers, votes, both_orders))
 
     def _compared(
-        self, image: Pictures, prompt: str, answers: Sequence[tuple[str, str]], votes: int, both_orders: bool
-    ) -> list[Comparison]:
+        self, image: Pictures, prompt: str, answers: Sequence[str], votes: int, both_orders: bool
+    ) -> list[tuple[int, int, Comparison]]:
         if not isinstance(votes, int) or votes < 1:
             raise ValueError(f"votes={votes} is no positive whole number; give 1, or more for a vote")
-        for pair in answers:
-            for text in (prompt, *pair):
-                if not isinstance(text, str) or not text.strip():
-                    raise ValueError(f"{text!r} is no prompt and no answer; give a text")
-            if pair[0] == pair[1]:
-                raise ValueError(f"both answers are {pair[0]!r}; give two that differ")
+        for text in (prompt, *answers):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{text!r} is no prompt and no answer; give a text")
+        for a, b in combinations(answers, 2):
+            if a == b:
+                raise ValueError(f"both answers are {a!r}; give two that differ")
+        temperature = voting(self.settings, votes)[1]
+        sampler = sampler_of(self.settings, self.processor, self.model, self.max_length, temperature, self.seed)
         with TemporaryDirectory() as folder:
             paths = tuple(_paths(image, Path(folder)))
-            shown = [
-                orders(Pair("\0".join((prompt, a, b)), "", (), prompt, a, b, ""), paths, both_orders)
-                for a, b in answers
-            ]
-            _, temperature = voting(self.settings, votes)
-            sampler = sampler_of(self.settings, self.processor, self.model, temperature, self.seed)
-            said = iter(sampler.complete([one.prompt(votes) for of_pair in shown for one in of_pair]))
-        return [
-            compared([(one, [response_of(self.settings, text) for text in next(said)]) for one in of_pair])
-            for of_pair in shown
-        ]
+            found = comparisons(self.settings, sampler, paths, prompt, answers, votes, both_orders)
+        if found is None:
+            raise ValueError(
+                f"the prompt with two answers and a response of {self.settings.max_new_tokens} tokens has more than "
+                f"max_length={self.max_length}; shorten the texts, or show fewer images"
+            )
+        return found
 
 
-def _paths(image: Pictures, folder: Path) -> list[Path]:
+def _paths(image: Pictures, folder: Path) -> Iterator[Path]:
     """The files of images; pictures become some in the folder."""
     shown = [image] if isinstance(image, str | Path | Image.Image) else list(image or ())
-    paths = []
     for number, one in enumerate(shown):
         if isinstance(one, Image.Image):
             on_white(one).save(folder / f"{number}.png")
             one = folder / f"{number}.png"
-        paths.append(Path(one))
-    return paths
+        yield Path(one)

@@ -28,10 +28,14 @@ from mprm.training.checkpoint import load_weights
 MAX_TOKENS = 16_384  # of one forward pass
 
 
-def load_trained(folder: Path, dtype: str | None) -> tuple[Backbone, Any, Any]:
+def load_trained(folder: Path, dtype: str | None, device: str | None) -> tuple[Backbone, Any, Any]:
     """Backbone, processor and model of a folder that task=export wrote; of a run without what it has learnt.
 
-    Raises ValueError if the folder is neither."""
+    Raises ValueError if the folder is neither, or torch cannot use the device, where they will go."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: torch without CUDA
+        raise ValueError(f"device={device} cannot be used ({str(error).splitlines()[0]}); try cpu or cuda") from None
     if (folder / "config.yaml").is_file():
         backbone: Backbone = config_of_run(folder).backbone
     elif (folder / PROMPT).is_file():
@@ -97,7 +101,7 @@ class StepScorer:
                 f"{path} is a reward model, which scores answers and no steps; task=export writes how to use it into "
                 "its README.md"
             )
-        backbone, processor, model = load_trained(folder, dtype)
+        backbone, processor, model = load_trained(folder, dtype, device)
         if is_run:
             load_weights(model, folder / "weights.safetensors")
         return cls(processor, model, backbone.max_length, max_tokens, device, num_workers)

@@ -128,9 +128,10 @@ TASKS = {
     "rerank": Task(
         does="best-of-N among candidate solutions: run=RUN input=FILE output=DIR",
         function="scoring.rerank",
-        groups=SCORER,
+        groups=(*SCORER, "judge", "policy"),  # where a judge compares them
         keys=("seed", "run", "input", "aggregate", *OUTPUT),
         needs=("input=FILE.jsonl (candidates)", "output=DIR"),
+        bound=SCORER,
         scores=True,
     ),
     "compare": Task(

@@ -59,14 +59,15 @@ def composer() -> Composer:
 
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[..., Config]:
-    """load("selector=bis", "seed=1"): what run.py makes of these overrides, its folders in the test's temporary one."""
+    """load("selector=bis", "seed=1"): what run.py makes of these overrides, its folders in the test's temporary one;
+    typed: it refuses what the task does not use, and they win over what run= says."""
 
-    def load(*overrides: str) -> Config:
+    def load(*overrides: str, typed: bool = False) -> Config:
         folders = [f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]
         raw = composer().compose([*folders, *overrides])
         choices = dict(raw.hydra.runtime.choices)
         with open_dict(raw):
             del raw["hydra"]
-        return validate(raw, choices)
+        return validate(raw, choices, overrides if typed else ())
 
     return load

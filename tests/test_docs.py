@@ -10,6 +10,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -236,16 +237,21 @@ def test_a_command_for_other_machines_composes(command: str, load: Callable[...,
     assert load(*given).task
 
 
+def said_by(place: Path, part: str, wanted: str) -> Any:
+    """What the short code around this part makes of `wanted`."""
+    code = python_block(part)
+    assert len([line for line in code.splitlines() if line]) <= 10
+    (place / "shown.py").write_text(f"{code}\nimport json\nopen('shown.json', 'w').write(json.dumps({wanted}))\n")
+    execute(place, "shown.py")
+    return json.loads((place / "shown.json").read_text())
+
+
 @pytest.mark.slow
 def test_the_python_api_as_shown(place: Path, exported: Path) -> None:
-    code = python_block("scorer.score_candidates(")
-    assert len([line for line in code.splitlines() if line]) <= 10
     wanted = "[scores.tolist(), [len(s) for s in per_candidate], best, len(mixed), sure]"
-    (place / "api.py").write_text(f"{code}\nimport json\nopen('api.json', 'w').write(json.dumps({wanted}))\n")
-    execute(place, "api.py")
+    scores, lengths, best, n_mixed, sure = said_by(place, "scorer.score_candidates(", wanted)
     given = ("backbone=chartworld_internvl", f"backbone.path={exported}", "input=solutions.jsonl", "overwrite=true")
     execute(place, "run.py", "task=score", *given, "output=ours.jsonl")
-    scores, lengths, best, n_mixed, sure = json.loads((place / "api.json").read_text())
     assert scores == pytest.approx(json.loads((place / "ours.jsonl").read_text())["step_scores"], abs=1e-5)
     assert (lengths, n_mixed, sure) == ([3, 3], 2, None)
     assert best in (0, 1)
@@ -253,12 +259,8 @@ def test_the_python_api_as_shown(place: Path, exported: Path) -> None:
 
 @pytest.mark.slow
 def test_a_judge_is_used_as_shown(place: Path, judge: None) -> None:
-    code = python_block("judge.compare(")
-    assert len([line for line in code.splitlines() if line]) <= 10
     wanted = "[found.winner, found.share, len(found.responses), scores]"
-    (place / "use.py").write_text(f"{code}\nimport json\nopen('use.json', 'w').write(json.dumps({wanted}))\n")
-    execute(place, "use.py")
-    winner, share, responses, scores = json.loads((place / "use.json").read_text())
+    winner, share, responses, scores = said_by(place, "judge.compare(", wanted)
     assert winner in ("a", "b", None)
     assert share is None or 0.5 <= share <= 1
     assert (responses, sum(scores)) == (16, 1.5)

@@ -108,7 +108,7 @@ def test_the_shipped_sweeps_compose(tmp_path: Path) -> None:
         ),
         (
             ("policy=server",),
-            "task=select does not use policy (it belongs to task=compare, sample, annotate, search, egt, sft, "
+            "task=select does not use policy (it belongs to task=rerank, compare, sample, annotate, search, egt, sft, "
             "curate, rl, judge); leave policy=server out",
         ),
         (("-m", "seed=0,1"), "unrecognized arguments: seed=0,1; flags (see --help) stand before the first key=value"),

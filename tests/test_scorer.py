@@ -138,6 +138,8 @@ def test_a_type_can_be_asked_for(exported: Path, capfd: pytest.CaptureFixture[st
 
 def test_what_can_not_be_scored_is_one_line(exported: Path, tmp_path: Path) -> None:
     scorer = StepScorer.from_pretrained(exported, device="cpu")
+    with pytest.raises(ValueError, match=r"^device=foo cannot be used \(.+\); try cpu or cuda$"):
+        StepScorer.from_pretrained(exported, device="foo")
     with pytest.raises(ValueError, match=r"^solution 0 cannot be scored: image .*none\.png cannot be read"):
         scorer.score(tmp_path / "none.png", "Why?", ["a"])
     with pytest.raises(ValueError, match=r"^steps of solution 0 are \[\]; give a list"):

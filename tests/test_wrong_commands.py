@@ -109,11 +109,17 @@ WRONG = {
     "task=rerank input=nowhere.jsonl output=o": "nowhere.jsonl",
     "task=compare": "task=compare needs input=FILE.jsonl (image, prompt, answer_a, answer_b) and output=FILE.jsonl",
     "task=compare input=nowhere.jsonl output=o.jsonl": "nowhere.jsonl is not a file; give JSON lines with image, prom",
+    "task=compare ~judge input=x output=y": "judge has no choice; give judge=NAME",
     "task=compare run=r judge=default input=x output=y": "judge=default does nothing beside run=r",
     "task=rl judge.engine=server": "judge.engine=server judges and is not trained; give task=judge",
     "task=judge judge.engine=server": "judge.engine=server asks the server of policy=; give policy=server",
     "task=judge judge.engine=server policy=server": "policy.model is not set; give the name under which the server",
-    # what a judge does not heed
+    # what a judge does not heed, or nobody where there is none
+    **{
+        f"task=rerank input=x output=y {typed}": f"{typed.split()[0]} does nothing where no judge reranks; give run=JUD"
+        for typed in ("judge=default", "judge.engine=server model=visualprm_8b", "policy=server", "judge.votes=3")
+    },
+    "task=rerank input=x output=y judge.engine=server": "judge.engine=server asks the server of policy=; give policy=",
     **{
         f"task={task} {typed}": f"{typed} does nothing with judge.engine=local; add judge.engine=server"
         for task in ("judge", "compare input=x output=y")
@@ -132,6 +138,7 @@ WRONG = {
             ("judge.vote_temperature=1", 0),
         )
     },
+    "task=rerank input=x output=y judge.engine=server policy=server judge.votes=3": "judge.votes=3 does nothing in ta",
     "task=sample": "task=sample needs output=FILE.jsonl",
     "task=measure": "task=measure needs predictions=FILE",
     "task=measure predictions=nowhere.jsonl output=o.json": "nowhere.jsonl",

@@ -138,7 +138,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise ValueError(f"image {path} cannot be read ({error}); restore the file, or remove its rollouts") from error
+        raise ValueError(f"image {path} cannot be read ({error}); restore the file, or remove its records") from error
 
 
 def _orientation(image: Image.Image) -> object:

@@ -74,6 +74,10 @@ class VLRewardBench(RewardBenchmark):
     )
 
     def layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+        fields = self._layout(record, number)
+        return {key: one.replace("<image>\n", "") if isinstance(one, str) else one for key, one in fields.items()}
+
+    def _layout(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         name = str(record.get("id"))
         source = "general"
         if name.startswith(("RLAIF", "RLHF", "hallucination")):
@@ -94,11 +98,6 @@ class VLRewardBench(RewardBenchmark):
             "answer_b": answers[1],
             "label": RANKED.get(tuple(ranks)) if isinstance(ranks, list) else None,
         }
-
-    def read(self, record: dict[str, Any], stem: str, number: int) -> Pair:
-        pair = super().read(record, stem, number)
-        texts = {name: getattr(pair, name).replace("<image>\n", "") for name in ("prompt", "answer_a", "answer_b")}
-        return replace(pair, **texts)
 
     def items(self) -> Iterable[tuple[int, Any]]:
         return super().items() if self._is_json else enumerate(self._rows(*COLUMNS))

@@ -5,9 +5,11 @@ Shape suffixes: R rows of a batch, N new tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ class Sampler(SamplingSettings):
     processor: ChatProcessor
     model: ChatModel
     max_tokens: int = 65_536  # held at once, those to be written included
+    max_length: float = math.inf  # tokens of a prompt and of what may follow it; a longer one gets no continuation
 
     @property
     def end_ids(self) -> list[int]:
@@ -71,9 +74,9 @@ class Sampler(SamplingSettings):
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt]) -> list[list[Generation]]:
-        """prompt.n continuations of every prompt, in order. They depend on neither max_tokens nor the company of a
-        prompt, but for the rounding of the logits. Raises ValueError for an image that cannot be read or is of a shape
-        that the processor refuses."""
+        """prompt.n continuations of every prompt, in order; none of one that is too long. They depend on neither
+        max_tokens nor the company of a prompt, but for the rounding of the logits. Raises ValueError for an image that
+        cannot be read or is of a shape that the processor refuses."""
         device = next(self.model.parameters()).device
         longest = max((prompt.step_tokens or self.max_new_tokens for prompt in prompts), default=0)
         found: dict[tuple[int, int], Generation] = {}
@@ -88,7 +91,7 @@ class Sampler(SamplingSettings):
                 batch, wanted = wanted[:n_rows], wanted[n_rows:]
                 found |= zip(batch, self._generated(prompts, prefilled, batch, device), strict=True)
         self.model.language_model.set_attn_implementation(SEGMENTED)  # as it was
-        return [[found[number, one] for one in range(prompt.n)] for number, prompt in enumerate(prompts)]
+        return [[found[n, one] for one in range(prompt.n) if (n, one) in found] for n, prompt in enumerate(prompts)]
 
     def _generated(
         self, prompts: Sequence[Prompt], prefilled: Prefilled, batch: list[tuple[int, int]], device: torch.device
@@ -123,10 +126,11 @@ class Sampler(SamplingSettings):
             asked = replace(asked, vision=image_tensors(images, self.processor), group=group)
             n_question = len(asked.input_ids)
             ids = {number: step_ids(self.processor, prompts[number].steps, self.separator) for number in members}
+            longest = {n: n_question + len(ids[n]) + (prompts[n].step_tokens or self.max_new_tokens) for n in members}
             # Sorted, what begins with a sequence comes right behind it.
-            ordered = sorted(members, key=ids.__getitem__)
+            ordered = sorted((n for n in members if longest[n] <= self.max_length), key=ids.__getitem__)
             held = []
-            for number, following in zip(ordered, [*ordered[1:], None], strict=True):
+            for number, following in zip_longest(ordered, ordered[1:]):
                 own = ids[number]
                 held.append((number, n_question + len(own)))
                 if following is None or ids[following][: len(own)] != own:

@@ -17,6 +17,7 @@ from mprm.data.questions import Pair, Question
 from mprm.runs.journal import Journal
 
 if TYPE_CHECKING:
+    from mprm.inference.scoring import ScoreRequest
     from mprm.inference.search import Guided
 
 UNUSABLE = "unusable"  # instead of a result: why the policy cannot be asked the question
@@ -46,7 +47,7 @@ class Completion:
     entropy: float | None = None  # of the next token, nats, the mean over the text; None where the policy does not tell
 
 
-Asked = TypeVar("Asked", Question, Pair)
+Asked = TypeVar("Asked", "Question", "Pair", "ScoreRequest")
 Keep = Callable[[Prompt, list[Completion]], None]
 Draw = Callable[[Sequence[Prompt]], list[list[Completion]]]
 
@@ -93,7 +94,7 @@ class SamplingSettings:
                 r"""$'policy.separator="\n"'"""
             )
         if not self.temperature >= 0:
-            raise ValueError(f"policy.temperature={self.temperature} is negative; 0 always takes the most likely token")
+            raise ValueError(f"policy.temperature={self.temperature} is not 0 or more; 0 takes the most likely token")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"policy.top_p={self.top_p} is not in (0, 1]; 1 leaves nothing out")
         if self.max_new_tokens < 1:

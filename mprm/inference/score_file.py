@@ -64,7 +64,7 @@ def score_kept(
 ) -> dict[str, StepScores | NotScored]:
     """Scores of the solutions by id: those that the journal has, and the others', which it keeps as they come.
 
-    whole: the solutions of a question are scored against each other, so that a part of them that is kept is not used.
+    whole: the solutions of a question may be scored against each other: a part of them that is kept is not used.
     """
     if whole:
         missing = {asked(request) for request in requests if request.id not in kept.done}

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
 
 from mprm.data.questions import Pair
-from mprm.judge.judge import Judge, PresentedPair, present
+from mprm.inference.policy import Writes, looked_at
+from mprm.inference.scoring import Scored, ScoreRequest, asked
+from mprm.judge.judge import JudgeSettings, PresentedPair, present, response_of
+from mprm.metrics.predictions import NotScored, StepScores
+
+SURE = 1e-6  # for the log odds of a share of 0 or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ def orders(pair: Pair, images: tuple[Path, ...], both: bool = True) -> list[Pres
     return [present(pair, images, swapped) for swapped in ((False, True) if both else (False,))]
 
 
-def voting(judge: Judge, votes: int) -> tuple[int, float]:
+def voting(judge: JudgeSettings, votes: int) -> tuple[int, float]:
     """How many responses are written in each order, and at which temperature: one as it is measured, or several that
     vote."""
     return (votes, judge.vote_temperature) if votes > 1 else (1, judge.evaluation_temperature)
@@ -78,3 +85,44 @@ def shares_of_wins(n_answers: int, found: Iterable[tuple[int, int, Comparison]])
         wins[a] += won
         wins[b] += 1 - won
     return [won / max(1, n_answers - 1) for won in wins]
+
+
+def comparisons(
+    judge: JudgeSettings,
+    writer: Writes,
+    images: tuple[Path, ...],
+    prompt: str,
+    answers: Sequence[str],
+    votes: int = 1,
+    both: bool = True,
+) -> list[tuple[int, int, Comparison]] | None:
+    """Number of a, number of b, and what the writer says of them, of every two answers to a prompt about images; None
+    if it reads not so much."""
+    pairs = list(combinations(range(len(answers)), 2))
+    texts = [(prompt, answers[a], answers[b]) for a, b in pairs]
+    shown = [orders(Pair("\0".join(three), "", (), *three, ""), images, both) for three in texts]
+    said = writer.complete([one.prompt(votes) for of_pair in shown for one in of_pair])
+    kept = iter([[response_of(judge, one) for one in completions] for completions in said])
+    found = [compared([(one, next(kept)) for one in of_pair]) for of_pair in shown]
+    return [(a, b, one) for (a, b), one in zip(pairs, found, strict=True)] if all(said) else None
+
+
+def tournament(
+    judge: JudgeSettings, writer: Writes, image_path: Callable[[str], Path], solutions: Sequence[ScoreRequest]
+) -> Scored:
+    """The share of wins of every solution among the others of its question, by id as they come: for best-of-N, as
+    P(yes) of one step, in [1e-6, 1 - 1e-6]. Solutions of the same text are one."""
+    for (question, *_), members in groupby(sorted(solutions, key=asked), key=asked):
+        of_question = list(members)
+        texts = {one.id: "\n\n".join(one.steps) for one in of_question}
+        answers = list(dict.fromkeys(filter(str.strip, texts.values())))
+        looked, unusable = looked_at(of_question[:1], image_path, writer)
+        found = comparisons(judge, writer, looked[0][1], question, answers) if looked else None
+        if found is None:
+            reason = next(iter(unusable.values()), "too_long")
+            yield from ((name, NotScored(reason, f"{reason}: candidates of {question!r}")) for name in texts)
+            continue
+        shares = dict(zip(answers, shares_of_wins(len(answers), found), strict=True))
+        for name, text in texts.items():
+            share = min(max(shares.get(text, 0.0), SURE), 1 - SURE)
+            yield name, StepScores((math.log(share / (1 - share)),))

@@ -48,17 +48,17 @@ class GRPO(Recipe):
         checks = {
             "group_size": (self.group_size >= 2, "leaves nothing to compare with; give 2 or more"),
             "temperature": (self.temperature > 0, "leaves nothing to compare: all responses are the same; try 1"),
-            "format_reward": (self.format_reward >= 0, "is negative"),
+            "format_reward": (self.format_reward >= 0, "is not 0 or more"),
             "verdict_reward": (
                 self.verdict_reward >= 0 and self.verdict_reward + self.format_reward > 0,
-                f"is negative, or rewards nothing beside grpo.format_reward={self.format_reward}; try 1",
+                f"is not 0 or more, or rewards nothing beside grpo.format_reward={self.format_reward}; try 1",
             ),
             "standardise": (self.standardise in ("group", "none"), "is not one of group, none"),
             "tries": (self.tries >= 0, "is negative; 0 replaces no pair"),
             "updates": (self.updates >= 1, "is not positive; give 1 or more"),
             "steps": (steps_are_right, f"is no multiple of grpo.updates={self.updates}; take one"),
             "clip": (0 < self.clip < 1, "is not between 0 and 1; try 0.2"),
-            "kl": (self.kl >= 0, "is negative; 0 is without a KL term"),
+            "kl": (self.kl >= 0, "is not 0 or more; 0 is without a KL term"),
             "held_out": (self.held_out >= 0, "is negative; 0 holds out no pair"),
         }
         self.check(checks)

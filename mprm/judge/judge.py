@@ -74,7 +74,7 @@ def in_seeded_order(one: PresentedPair, *seed: int) -> PresentedPair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class JudgeSettings:
     """Component `judge`."""
 
     # Stands below the question and both answers.
@@ -105,7 +105,7 @@ class Judge:
             raise ValueError(f"judge.engine={self.engine} is unknown; choose local, or server with policy=server")
         for name in ("temperature", "evaluation_temperature", "vote_temperature"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"judge.{name}={getattr(self, name)} is negative; 0 takes the most likely token")
+                raise ValueError(f"judge.{name}={getattr(self, name)} is not 0 or more; 0 takes the most likely token")
         for name in ("samples", "max_new_tokens", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"judge.{name}={getattr(self, name)} is not positive")
@@ -151,7 +151,9 @@ class Judge:
         return (last["upper"] or last["lower"]).upper()
 
 
-def sampler_of(judge: Judge, processor: ChatProcessor, model: ChatModel, temperature: float, seed: int) -> Sampler:
+def sampler_of(
+    judge: JudgeSettings, processor: ChatProcessor, model: ChatModel, max_length: float, temperature: float, seed: int
+) -> Sampler:
     """Draws the responses of a model that is asked to judge."""
     return Sampler(
         processor=processor,
@@ -160,13 +162,14 @@ def sampler_of(judge: Judge, processor: ChatProcessor, model: ChatModel, tempera
         temperature=temperature,
         max_new_tokens=judge.max_new_tokens,
         max_tokens=judge.max_tokens,
+        max_length=max_length,
         seed=seed,
     )
 
 
 def respond(
     draws: Mapping[str, tuple[Writes, int]],
-    judge: Judge,
+    judge: JudgeSettings,
     pairs: Sequence[PresentedPair],
     kept: Journal,
     advance: Callable[[int], None],
@@ -195,7 +198,7 @@ def respond(
         advance(len(chosen))
 
 
-def response_of(judge: Judge, completion: Completion) -> dict[str, Any]:
+def response_of(judge: JudgeSettings, completion: Completion) -> dict[str, Any]:
     return {
         "text": completion.text,
         "verdict": judge.meant(completion.text) if completion.finished else None,

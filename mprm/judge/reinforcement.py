@@ -109,7 +109,7 @@ class Reinforcement(TrainingModule):
         super().__init__(model, schedule, curve | {name: SumMetric(nan_strategy="disable") for name in sums})
         self.grpo, self.updates = recipe, recipe.updates
         self.prompts, self.held = prompts, held
-        self.sampler = sampler_of(prompts.judge, prompts.processor, model, recipe.temperature, schedule.seed)
+        self.sampler = sampler_of(prompts.judge, prompts.processor, model, math.inf, recipe.temperature, schedule.seed)
         self.kept: deque[Drawn] = deque()  # of the rows of this rank, in turn, between two updates
         self.register_buffer("without_reward", torch.tensor(0))  # in checkpoints
 

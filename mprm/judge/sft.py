@@ -20,7 +20,7 @@ from mprm.batching.collate import Batch, Example, collate
 from mprm.batching.examples import image_tensors, in_every_row, neutralise, open_images
 from mprm.data.questions import Pair
 from mprm.inference.scoring import answered
-from mprm.judge.judge import Judge, PresentedPair, present
+from mprm.judge.judge import JudgeSettings, PresentedPair, present
 from mprm.training.lengths import Measured
 from mprm.training.module import Mean, TrainingModule
 from mprm.training.recipe import Recipe, Schedule
@@ -36,7 +36,7 @@ class SFT(Recipe):
 
 
 def faithful_traces(
-    pairs: Iterable[Pair], judge: Judge, image_path: Callable[[str], Path]
+    pairs: Iterable[Pair], judge: JudgeSettings, image_path: Callable[[str], Path]
 ) -> tuple[list[PresentedPair], dict[str, int]]:
     """The pairs whose trace ends in the label's verdict, in the order of the record, which is the trace's; and how many
     others there are: no_trace, no_verdict (not a single one, at the end) or other_verdict."""
@@ -127,7 +127,11 @@ class Prompts(PresentedPairs):
     """What a judge is asked about pairs."""
 
     def __init__(
-        self, pairs: Sequence[PresentedPair], processor: ChatProcessor, judge: Judge, entropy: np.ndarray | None = None
+        self,
+        pairs: Sequence[PresentedPair],
+        processor: ChatProcessor,
+        judge: JudgeSettings,
+        entropy: np.ndarray | None = None,
     ) -> None:
         super().__init__(pairs, processor, entropy)
         self.judge = judge

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
-from mprm.config import Config
+from mprm.config import Config, judge_of
 from mprm.data.questions import read_pairs
 from mprm.runs.journal import journal
-from mprm.stages.models import check_devices, device, identity, load_backbone
-from mprm.stages.responses import responder, server
+from mprm.stages.models import identity, load_judge, responder
 from mprm.stages.stage import Output, content
 from mprm.terminal import bar, listed, say, say_without_image
 
@@ -28,17 +26,17 @@ def compare(cfg: Config) -> int:
     from mprm.judge.judge import respond
     from mprm.metrics.pairwise import VOTES
 
+    if cfg.run is not None and judge_of(Path(cfg.run)) is None:
+        raise ValueError(f"run={cfg.run} is no judge; give a folder that task=export wrote of one, or its run")
     source = Path(str(cfg.input))
     pairs, dropped = read_pairs(source)
-    how = {name: value for name, value in asdict(cfg.judge).items() if name != "max_tokens"}
-    model = server(cfg).identity() if cfg.judge.engine == "server" else identity(cfg, cfg.run)
-    settings = [content(source), cfg.seed, how, model]
+    settings = [content(source), identity(cfg, cfg.run)]
     output = Output(cfg, "output", settings, [source, cfg.run])
     if output.is_made():
         return 0
     started = monotonic()
     votes, temperature = voting(cfg.judge, cfg.judge.votes)
-    writer = replace(responder(cfg, partial(load, cfg)), temperature=temperature)
+    writer = replace(responder(cfg, partial(load_judge, cfg)), temperature=temperature)
     found, unusable = looked_at(pairs, path_beside(source), writer)
     reasons = Counter(dropped) + Counter(unusable.values())
     of_pair = {pair.id: orders(pair, paths) for pair, paths in found}
@@ -67,15 +65,3 @@ def compare(cfg: Config) -> int:
         f"{won['b']}, {ties} ties, {won[None] - ties} without a verdict; wrote {cfg.output}"
     )
     return 0
-
-
-def load(cfg: Config) -> tuple[Any, Any]:
-    """Processor and model of run=, or of the backbone as it lies in its folder."""
-    from mprm.judging import Judge
-
-    check_devices(cfg)
-    if cfg.run is not None:
-        judge = Judge.from_pretrained(cfg.run, device(cfg))
-        return judge.processor, judge.model
-    processor, model = load_backbone(cfg)
-    return processor, model.to(device(cfg)).eval()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mprm.config import Config
 from mprm.runs.artifacts import is_rank_zero
-from mprm.stages.models import check_before_selection, load_backbone
-from mprm.stages.responses import UNTRAINED, JudgeWork, responses, server
+from mprm.stages.models import check_before_selection, load_backbone, server
+from mprm.stages.responses import UNTRAINED, JudgeWork, responses
 from mprm.stages.stage import LEFT_OUT, Stage, opened, run_stage, start_tracker
 from mprm.stages.training_set import usable
 from mprm.tasks import REWARD_MODEL, TASKS

@@ -6,23 +6,25 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mprm.config import Config, judge_of
+from mprm.config import Config
 from mprm.runs.artifacts import TRAININGS, weights_written
 from mprm.runs.journal import Journal, journal
 from mprm.runs.names import model_name, short_names
-from mprm.tasks import MODEL, TASKS
+from mprm.tasks import JUDGE_TASKS, MODEL
 from mprm.terminal import listed, say, tracked
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from mprm.inference.local import Sampler
     from mprm.inference.score_file import Score
     from mprm.inference.scoring import OpenImages
+    from mprm.inference.server import ServerPolicy
     from mprm.metrics.predictions import NotScored, StepScores
     from mprm.prms.prm import ScoredBy
 
@@ -72,19 +74,22 @@ def load_backbone(cfg: Config) -> tuple[Any, Any]:
 
     torch.manual_seed(cfg.seed)  # adapters, and a mark drawn at random
     processor, model = cfg.backbone.load()
-    if "judge" in TASKS[cfg.task].groups:
+    if cfg.has_judge:
         model.train_generation()
     return processor, model
 
 
 def load_scorer(cfg: Config, run: str | None) -> ScoredBy:
-    """What scores solutions: the model of a run or an exported folder; without one model=, or the backbone as it lies
-    in its folder."""
-    from mprm.judging import Judge
+    """What scores solutions: a judge, or the model of a run or an exported folder; without one model=, or the backbone
+    as it lies in its folder."""
+    from mprm.inference.score_file import path_beside
+    from mprm.judge.compare import tournament
     from mprm.scorer import StepScorer
 
-    if run is not None and cfg.task == "rerank" and judge_of(Path(run)) is not None:
-        return Judge.from_pretrained(run, device(cfg), seed=cfg.seed).scored
+    if cfg.has_judge:
+        writer = replace(responder(cfg, lambda: load_judge(cfg)), temperature=cfg.judge.evaluation_temperature)
+        image_path = path_beside(Path(str(cfg.input)))
+        return lambda solutions, _: tournament(cfg.judge, writer, image_path, solutions)
     if run is not None:
         return StepScorer.from_pretrained(run, device(cfg), None, max_tokens(cfg), cfg.trainer.num_workers).scored
     machine = max_tokens(cfg), device(cfg), cfg.trainer.num_workers
@@ -92,6 +97,38 @@ def load_scorer(cfg: Config, run: str | None) -> ScoredBy:
         return cfg.model.scorer(*machine)
     processor, model = load_backbone(cfg)
     return StepScorer(processor, model, cfg.backbone.max_length, *machine).scored
+
+
+def load_judge(cfg: Config) -> tuple[Any, Any, int]:
+    """Processor, model and max_length of run=, or of the backbone as it lies in its folder."""
+    from mprm.judging import Judge
+
+    check_devices(cfg)
+    if cfg.run is not None:
+        judge = Judge.from_pretrained(cfg.run, device(cfg))
+        return judge.processor, judge.model, judge.max_length
+    processor, model = load_backbone(cfg)
+    return processor, model.to(device(cfg)).eval(), cfg.backbone.max_length
+
+
+def responder(cfg: Config, load: Callable[[], tuple[Any, Any, int]]) -> Sampler | ServerPolicy:
+    """Who judges: the model that `load` loads, with its processor and max_length; with judge.engine=server the server
+    of policy=server, asked as the judge is."""
+    from mprm.judge.judge import sampler_of
+
+    judge = cfg.judge
+    if judge.engine == "local":
+        return sampler_of(judge, *load(), judge.temperature, cfg.seed)
+    return replace(server(cfg), instruction=judge.instruction, max_new_tokens=judge.max_new_tokens, seed=cfg.seed)
+
+
+def server(cfg: Config) -> ServerPolicy:
+    """The one of policy=server. Raises ValueError for another policy."""
+    from mprm.inference.server import ServerPolicy
+
+    if not isinstance(cfg.policy, ServerPolicy):
+        raise ValueError("judge.engine=server asks the server of policy=; give policy=server policy.model=NAME")
+    return cfg.policy
 
 
 def scoring(cfg: Config, run: str | None, scored_by: ScoredBy, of: str) -> Score:
@@ -128,18 +165,26 @@ def opener(cfg: Config, of: str) -> OpenImages:
 
 
 def identity(cfg: Config, run: str | None) -> dict[str, Any]:
-    """What the scores depend on: the model's folder, when its weights were written, and its options."""
+    """What the scores depend on: the model's folder, when its weights were written, and its options; of a judge that is
+    used also how it is asked and the seed, or its server."""
+    how = {}
+    if cfg.has_judge and cfg.task not in JUDGE_TASKS:
+        how = {"judge": {**asdict(cfg.judge), "max_tokens": None}, "seed": cfg.seed}
+        if cfg.judge.engine == "server":
+            return how | {"policy": server(cfg).identity()}
     own = cfg.model if cfg.has_model else cfg.backbone
     folder = Path(run or str(own.path)).resolve()
     options = {} if run else asdict(own)
     kind = {"prm": type(own).__name__} if cfg.has_model else {}
     written = max(weights_written(folder / part) for part in TRAININGS)
-    return kind | {"folder": str(folder), "written": written, "backbone": options or None}
+    return how | kind | {"folder": str(folder), "written": written, "backbone": options or None}
 
 
 def models_of(cfg: Config) -> dict[str, str | None]:
-    """The models by name: the one that run= names, or all trained runs in that folder; without run= that of model=, or
-    the backbone."""
+    """The models by name: that of the server; else the one that run= names, or all trained runs in that folder; without
+    run= that of model=, or the backbone."""
+    if cfg.has_judge and cfg.judge.engine == "server":
+        return {model_name(server(cfg).identity()["model"]): None}
     if cfg.run is None:
         return {model_name(str(cfg.raw[MODEL if cfg.has_model else "backbone"].path)): None}
     folder = Path(cfg.run)

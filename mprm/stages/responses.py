@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mprm.config import Config
 from mprm.data.lines import Dropped
 from mprm.runs.artifacts import weights_written
 from mprm.runs.journal import Journal, journal
 from mprm.runs.run_folder import config_hash
-from mprm.stages.models import device, load_backbone, max_tokens
+from mprm.stages.models import device, load_backbone, max_tokens, responder
 from mprm.stages.stage import Stage, Work, run_stage
 from mprm.tasks import REWARD_MODEL
 from mprm.terminal import bar, listed, tracked
@@ -23,8 +22,6 @@ from mprm.terminal import bar, listed, tracked
 if TYPE_CHECKING:
     from mprm.backbones.chat import ChatModel, ChatProcessor
     from mprm.data.questions import Pair
-    from mprm.inference.local import Sampler
-    from mprm.inference.server import ServerPolicy
     from mprm.judge.judge import PresentedPair
 
 UNTRAINED = "untrained"
@@ -124,7 +121,7 @@ def _asked(work: JudgeWork, file: str, after: str, pairs: list[Pair], kept: Jour
 
     cfg, judge, measuring = work.cfg, work.cfg.judge, file.startswith("judged_")
     group = cfg.reward_benchmark if measuring else cfg.preferences
-    writer = responder(cfg, lambda: work.judge_after(after))
+    writer = responder(cfg, lambda: (*work.judge_after(after), cfg.backbone.max_length))
     found, unusable = looked_at(pairs, group.image_folder.path, writer)
     asked: list[PresentedPair] = []
     for pair, paths in found:
@@ -181,23 +178,3 @@ def _scored(work: JudgeWork, file: str, after: str, pairs: list[Pair], kept: Jou
             record = {"id": pair.id, "swapped": swapped, "better": better, "scores": [first, second]}
             records.append(record | {"responses": [{"verdict": "AB"[first < second]} | response]})
     return records, unusable
-
-
-def responder(cfg: Config, load: Callable[[], tuple[Any, Any]]) -> Sampler | ServerPolicy:
-    """Who judges: the model, with its processor, that `load` loads; with judge.engine=server the server of
-    policy=server, asked as the judge is."""
-    from mprm.judge.judge import sampler_of
-
-    judge = cfg.judge
-    if judge.engine == "local":
-        return sampler_of(judge, *load(), judge.temperature, cfg.seed)
-    return replace(server(cfg), instruction=judge.instruction, max_new_tokens=judge.max_new_tokens, seed=cfg.seed)
-
-
-def server(cfg: Config) -> ServerPolicy:
-    """The one of policy=server. Raises ValueError for another policy."""
-    from mprm.inference.server import ServerPolicy
-
-    if not isinstance(cfg.policy, ServerPolicy):
-        raise ValueError("judge.engine=server asks the server of policy=; give policy=server policy.model=NAME")
-    return cfg.policy

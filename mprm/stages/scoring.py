@@ -11,7 +11,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from mprm.config import Config, judge_of
+from mprm.config import Config
 from mprm.data.records import usable_records
 from mprm.runs.artifacts import MODEL_FILE, file_hash, write_json, write_json_lines
 from mprm.runs.journal import journal
@@ -77,7 +77,7 @@ def rerank(cfg: Config) -> None:
         found: Found = {}
         for name, run in models.items():
             by_model = scoring(cfg, run, load_scorer(cfg, run), "input")
-            found |= score_kept(kept, requests(name, sets), by_model, bool(run and judge_of(Path(run))))
+            found |= score_kept(kept, requests(name, sets), by_model, whole=True)
         check_scored(found, "candidates", kept)
         results = replace(best_of_n(cfg, folder, models, sets, found), unusable=dict(unusable))
         write_results(folder / "results.json", results)

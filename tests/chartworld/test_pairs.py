@@ -21,7 +21,7 @@ from mprm.chartworld.questions import (
 )
 from mprm.chartworld.world import KINDS, NAMES, Problems, draw, question_text, sample_part, true_items
 from mprm.data.questions import Pair
-from mprm.judge.judge import Judge
+from mprm.judge.judge import JudgeSettings
 
 SIZE = 400
 
@@ -99,7 +99,7 @@ def test_the_better_answer_is_nearer_by_two_and_the_label_errs_where_it_is_said(
 def test_a_trace_tells_the_truth_whatever_the_label_says(
     pairs: list[Pair], problems: Problems, off_P2: np.ndarray
 ) -> None:
-    judge, flipped, nearer = Judge(), 0, 0
+    judge, flipped, nearer = JudgeSettings(), 0, 0
     for row, pair in enumerate(pairs):
         if pair.trace is None:
             continue

@@ -102,11 +102,13 @@ def test_vl_rewardbench_as_chosen_and_rejected(tmp_path: Path) -> None:
     (tmp_path / "img").mkdir()
     (tmp_path / "img" / "0.jpg").touch()
     record = {"id": "hallucination_pair-0", "prompt": "How?", "chosen": "10", "rejected": "11", "image": "img/0.jpg"}
-    (tmp_path / "vl.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (record, record | {"id": "mmmu-1"})))
+    records = (record, record | {"id": "mmmu-1"}, record | {"prompt": "<image>\nHow?", "rejected": "<image>\n10"})
+    (tmp_path / "vl.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     benchmark = VLRewardBench(path=str(tmp_path / "vl.jsonl"))
     assert list(benchmark.records()) == [
         Pair("hallucination_pair-0:0", "hallucination", ("img/0.jpg",), "How?", "10", "11", "a"),
         Pair("mmmu-1:1", "reasoning", ("img/0.jpg",), "How?", "10", "11", "a"),
+        Dropped("vl", 2, "same_answers"),
     ]
     assert benchmark.image_folder.path("img/0.jpg") == tmp_path / "img" / "0.jpg"
 
@@ -122,10 +124,13 @@ def test_vl_rewardbench_reasons(tmp_path: Path) -> None:
         ({"image": None}, "no_image"),
         ({"image": {"bytes": None, "path": "0.png"}}, "no_image"),
         ({"query": " "}, "no_question"),
+        ({"query": "<image>\n"}, "no_question"),
         ({"response": ["10"]}, "no_answer"),
         ({"response": None}, "no_answer"),
         ({"response": ["10", None]}, "no_answer"),
         ({"response": ["10", "10"]}, "same_answers"),
+        ({"response": ["10", "<image>\n10"]}, "same_answers"),
+        ({"response": ["10", "<image>\n"]}, "no_answer"),
         ({"human_ranking": [0, 0]}, "tie"),
         ({"human_ranking": [1, 1]}, "tie"),
         ({"human_ranking": [0, 2]}, "bad_label"),

@@ -35,7 +35,7 @@ def test_a_key_has_one_hash_on_every_machine() -> None:
         ({"separator": ""}, "policy.separator is empty"),
         ({"separator": "\\n"}, r"policy.separator=\\n has a backslash"),
         ({"temperature": -0.1}, "policy.temperature=-0.1 "),
-        ({"temperature": float("nan")}, "policy.temperature=nan "),
+        ({"temperature": float("nan")}, "policy.temperature=nan is not 0 or more"),
         ({"top_p": 0.0}, "policy.top_p=0.0 "),
         ({"top_p": 1.1}, "policy.top_p=1.1 "),
         ({"max_new_tokens": 0}, "policy.max_new_tokens=0 "),

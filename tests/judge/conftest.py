@@ -20,7 +20,7 @@ from mprm.batching.order import Shuffled
 from mprm.chartworld.questions import ChartWorldPairs
 from mprm.data.questions import Pair
 from mprm.inference.local import Sampler
-from mprm.judge.judge import Judge, PresentedPair
+from mprm.judge.judge import JudgeSettings, PresentedPair
 from mprm.judge.sft import SFT, Imitation, Traces, faithful_traces
 from mprm.training import fit as fit_module
 from mprm.training.checkpoint import load_weights
@@ -31,7 +31,7 @@ from tests.encoding import normalised
 
 WEIGHTS = Path(__file__).parents[2] / "mprm" / "chartworld" / "weights" / "internvl"
 BACKBONE = InternVL(path=str(WEIGHTS), max_tiles=1, max_length=512)
-JUDGE = Judge(instruction="Which?", verdict="{}.", temperature=1.5, max_new_tokens=8)
+JUDGE = JudgeSettings(instruction="Which?", verdict="{}.", temperature=1.5, max_new_tokens=8)
 Loaded = tuple[InternVLProcessor, InternVLStepModel]
 
 
@@ -49,7 +49,7 @@ def assert_same(found: Run, expected: Run, atol: float) -> None:
 
 
 @pytest.fixture(scope="session")
-def judge() -> Judge:
+def judge() -> JudgeSettings:
     return JUDGE
 
 

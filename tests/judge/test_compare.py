@@ -13,8 +13,7 @@ from PIL import Image
 from mprm import Judge
 from mprm.inference.local import Sampler
 from mprm.judge.compare import Comparison, compared, orders, shares_of_wins
-from mprm.judge.judge import Judge as Settings
-from mprm.judge.judge import PresentedPair
+from mprm.judge.judge import JudgeSettings, PresentedPair
 
 Said = list[list[str | None]]  # verdicts in the order of the record, and swapped
 
@@ -62,12 +61,12 @@ def test_shares_of_wins() -> None:
 
 
 @pytest.fixture
-def api(judge: Settings, loaded: Any) -> Judge:
-    return Judge(judge, *loaded, device="cpu")
+def api(judge: JudgeSettings, loaded: Any) -> Judge:
+    return Judge(judge, *loaded, 512, device="cpu")
 
 
 def test_the_api_says_what_the_sampler_says(
-    api: Judge, pairs: list[PresentedPair], sampler: Callable[..., Sampler], loaded: Any, judge: Settings
+    api: Judge, pairs: list[PresentedPair], sampler: Callable[..., Sampler], loaded: Any, judge: JudgeSettings
 ) -> None:
     """In both orders, of a path or the picture itself; and the same again, whatever was asked between."""
     one = pairs[1]
@@ -108,5 +107,8 @@ def test_what_cannot_be_compared_is_one_line(api: Judge, tmp_path: Path) -> None
     for votes in (0, 1.5, None):
         with pytest.raises(ValueError, match=rf"^votes={votes} is no positive whole number; give 1"):
             api.compare(None, "Why?", "a", "b", votes=votes)  # type: ignore[arg-type]
+    for answers in ([], ["a"], "ab"):
+        with pytest.raises(ValueError, match=r"^answers=.* leave nothing to compare; give a list of two texts"):
+            api.scores(None, "Why?", answers)
     with pytest.raises(ValueError, match=r"is no judge; give a folder that task=export wrote of one, or its run"):
         Judge.from_pretrained(tmp_path)

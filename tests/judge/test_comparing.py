@@ -22,9 +22,10 @@ from mprm.config import Config, validate
 from mprm.inference import score_file
 from mprm.inference.local import Sampler
 from mprm.inference.policy import Prompt
+from mprm.judge import compare
 from mprm.judge.compare import orders
 from mprm.judge.judge import PresentedPair
-from mprm.runs.artifacts import write_text
+from mprm.runs.artifacts import read_json, write_text
 from mprm.stages import comparing, judges, scoring, standalone
 from tests.encoding import normalised
 
@@ -69,9 +70,7 @@ def record(one: PresentedPair) -> dict[str, Any]:
 
 def with_run(load: Load, run: Path, *words: str) -> Config:
     """What these words, typed beside run=, make: the run's judge, asked otherwise where a word says so."""
-    raw = load(*words).raw
-    raw.run = str(run)
-    return validate(raw, {}, [*words, f"run={run}"])
+    return load(*words, f"run={run}", typed=True)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -152,34 +151,43 @@ def test_a_killed_comparison_goes_on_to_the_same_file(
     assert cut.read_bytes() == whole.read_bytes()
 
 
-def test_a_tournament_chooses_among_candidates(
-    run: Path, pairs: list[PresentedPair], load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the share of wins; the same after a kill in the middle of a question."""
-    texts = [["3 and", "so 3."], ["It is 4."], ["It is 5."], ["It is 4."]]
-    source, folder = run.parent / "candidates.jsonl", run.parent / "best"
+TEXTS = [["3 and", "so 3."], ["It is 4."], ["It is 5."], ["It is 4."]]
+
+
+@pytest.fixture
+def candidates(pairs: list[PresentedPair], tmp_path: Path) -> Path:
+    """TEXTS as answers to two questions."""
     records = [
         {"id": str(n), "image": str(one.images[0]), "question": one.pair.prompt, "answer": "4"}
-        | {"candidates": [{"steps": steps} for steps in texts]}
-        for n, one in enumerate(pairs[1:3])
+        | {"candidates": [{"steps": steps} for steps in TEXTS]}
+        for n, one in enumerate(pairs[2:4])
     ]
-    source.write_text("".join(json.dumps(one) + "\n" for one in records))
-    config = load("task=rerank", f"run={run}", f"input={source}", f"output={folder}")
-    monkeypatch.setattr(score_file, "AT_ONCE", 2)
-    scored = Judge.scored
+    path = tmp_path / "candidates.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    return path
 
-    def killed(judge: Judge, *given: Any) -> Iterator[Any]:
-        yield from islice(scored(judge, *given), 2)
+
+def test_a_tournament_chooses_among_candidates(
+    run: Path, pairs: list[PresentedPair], candidates: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the share of wins; the same after a kill in the middle of a question."""
+    folder = run.parent / "best"
+    config = load("task=rerank", f"run={run}", f"input={candidates}", f"output={folder}")
+    monkeypatch.setattr(score_file, "AT_ONCE", 2)
+    tournament = compare.tournament
+
+    def killed(*given: Any) -> Iterator[Any]:
+        yield from islice(tournament(*given), 2)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Judge, "scored", killed)
+        patched.setattr(compare, "tournament", killed)
         with pytest.raises(KeyboardInterrupt):
             scoring.rerank(config)
     scoring.rerank(config)
     judge = Judge.from_pretrained(run, device="cpu")
-    answers = ["\n\n".join(steps) for steps in texts[:3]]
-    shares = [judge.scores(one.images[0], one.pair.prompt, answers) for one in pairs[1:3]]
+    answers = ["\n\n".join(steps) for steps in TEXTS[:3]]
+    shares = [judge.scores(one.images[0], one.pair.prompt, answers) for one in pairs[2:4]]
     found = lines(folder / "choices.jsonl")
     assert [one["score"] for one in found] == pytest.approx([max(of_each) for of_each in shares], abs=1e-5)
     log_odds = {one["candidate"]: one["log_odds"] for one in lines(folder / "scores.jsonl")}
@@ -224,7 +232,7 @@ def stand_in(exported: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_server_says_what_the_judge_on_this_machine_says(
-    exported: Path, file: Path, load: Load, stand_in: str, tmp_path: Path
+    exported: Path, file: Path, candidates: Path, load: Load, stand_in: str, tmp_path: Path
 ) -> None:
     serving = ("judge.engine=server", "policy=server", "policy.model=m", f"policy.url={stand_in}")
     here, there = (file.with_name(f"{name}.jsonl") for name in ("here", "there"))
@@ -232,6 +240,16 @@ def test_a_server_says_what_the_judge_on_this_machine_says(
     comparing.compare(with_run(load, exported, *given, f"output={here}"))
     comparing.compare(with_run(load, exported, *given, *serving, f"output={there}"))
     assert there.read_bytes() == here.read_bytes()
+
+    scores = []
+    for words in ((), serving):
+        folder = tmp_path / f"best{len(words)}"
+        given = ("task=rerank", f"input={candidates}", f"output={folder}", *words)
+        scoring.rerank(with_run(load, exported, *given))
+        scores.append([one["log_odds"] for one in lines(folder / "scores.jsonl")])
+    assert scores[0] == scores[1]
+    assert len({*map(tuple, scores[0])}) > 1, "some are told apart"
+    assert read_json(folder / "results.json")["runs"] == {"m": None}
 
     world = [f"{group}.path={tmp_path / group / 'pairs.jsonl'}" for group in ("preferences", "reward_benchmark")]
     sizes = ("preferences.size=4", "reward_benchmark.size=4", "judge.votes=0")
@@ -247,6 +265,32 @@ def test_a_server_says_what_the_judge_on_this_machine_says(
     assert {one["responses"][0]["entropy"] for one in found[0]} == {None}, "a server does not tell it"
 
 
+def test_what_is_too_long_for_the_judge_is_counted(
+    run: Path, file: Path, candidates: Path, load: Load, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In every task that asks one; the Python API refuses it."""
+    written = [json.loads(line) for line in file.read_text().splitlines()[:6]]
+    long = {**written[0], "id": "long", "answer_a": "I see " + "one and " * 200 + "two."}
+    file.write_text("".join(json.dumps(one) + "\n" for one in [*written, long]))
+    judge = Judge.from_pretrained(run, device="cpu")
+    assert judge.max_length == 512
+    comparing.compare(load("task=compare", f"run={run}", f"input={file}", f"output={file.with_name('out.jsonl')}"))
+    assert "compared 6 pairs" in (said := capsys.readouterr().out)
+    assert "left out: 1 too_long: a wins" in said
+    texts = [long[name] for name in ("prompt", "answer_a", "answer_b")]
+    with pytest.raises(ValueError, match=r"^the prompt with two answers and a response of 8 tokens has .*_length=5"):
+        judge.compare(long["image"], *texts)
+    world = [f"{group}.path={tmp_path / group / 'pairs.jsonl'}" for group in ("preferences", "reward_benchmark")]
+    sizes = ("preferences.size=4", "reward_benchmark.size=4", "backbone.max_length=90")
+    with pytest.raises(ValueError, match=r"none of 4 pairs can be judged \(4 too_long\)"):
+        judges.train_judge(load("experiment=egt", "task=judge", *world, *sizes))
+    first, second = map(json.loads, candidates.read_text().splitlines())
+    first["candidates"].append({"steps": [long["answer_a"]]})
+    candidates.write_text(json.dumps(first) + "\n" + json.dumps(second))
+    scoring.rerank(load("task=rerank", f"run={run}", f"input={candidates}", f"output={tmp_path / 'best'}"))
+    assert "5 too_long" in capsys.readouterr().out
+
+
 def test_a_judge_that_is_not_there_is_one_line(load: Load, file: Path, run: Path) -> None:
     given = ("task=compare", f"input={file}", f"output={file.with_name('out.jsonl')}")
     with pytest.raises(ValueError, match=r"^judge\.engine=server asks the server of policy=; give policy=server"):
@@ -255,10 +299,14 @@ def test_a_judge_that_is_not_there_is_one_line(load: Load, file: Path, run: Path
         comparing.compare(load(*given, "judge.engine=server", "policy=server"))
     with pytest.raises(ValueError, match=r"^judge\.engine=vllm is unknown; choose local, or server with policy=server"):
         load(*given, "judge.engine=vllm")
-    with pytest.raises(ValueError, match=r"is no judge; give a folder that task=export wrote of one, or its run"):
-        comparing.compare(load(*given, f"run={file.parent}"))
     with pytest.raises(ValueError, match=r"^judge\.engine=server judges and is not trained; give task=judge, or"):
         judges.train_judge(load("task=sft", "judge.engine=server"))
+    with pytest.raises(ValueError, match=r"^run=.* is no judge; give a folder that task=export wrote of one, or"):
+        comparing.compare(
+            load(*given, "judge.engine=server", "policy=server", "policy.model=m", f"run={file.parent}", typed=True)
+        )
+    with pytest.raises(ValueError, match=r"^device=cuda:99 cannot be used \(.+\); try cpu or cuda$"):
+        Judge.from_pretrained(run, device="cuda:99")
     (run / "sft" / "weights.safetensors").unlink()
     with pytest.raises(ValueError, match=r"weights\.safetensors is missing; train first \(task=train, a judge: task="):
         comparing.compare(load(*given, f"run={run}"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mprm.data.questions import Pair
-from mprm.judge.judge import Judge, present
+from mprm.judge.judge import JudgeSettings, present
 
 PAIR = Pair("p", "s", ("0.png",), "How tall is red?", "4", "5", "a")
 IMAGES = (Path("0.png"),)
@@ -34,14 +34,14 @@ IMAGES = (Path("0.png"),)
     ],
 )
 def test_a_verdict_is_the_only_one_and_ends_the_reasoning(response: str, verdict: str | None) -> None:
-    assert Judge().verdict_of(response) == verdict
+    assert JudgeSettings().verdict_of(response) == verdict
 
 
 def test_other_words_for_the_verdict_are_taken_as_they_stand() -> None:
-    boxed = Judge(verdict=r" \boxed{{}} ")
+    boxed = JudgeSettings(verdict=r" \boxed{{}} ")
     assert boxed.verdict_of(r"Red is 4. \boxed{B}") == "B"
     assert boxed.verdict_of(r"Red is 4. \boxed{B}.") is None
-    dot = Judge(verdict="[{}].")
+    dot = JudgeSettings(verdict="[{}].")
     assert [dot.verdict_of(text) for text in ("x[A].", "x[A]!", "xA.")] == ["A", None, None]
 
 
@@ -85,7 +85,7 @@ MEANT = [
 
 @pytest.mark.parametrize(("response", "verdict"), MEANT)
 def test_a_verdict_is_read_as_it_is_meant(response: str, verdict: str | None) -> None:
-    assert Judge().meant(response) == verdict
+    assert JudgeSettings().meant(response) == verdict
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_a_verdict_is_read_as_it_is_meant(response: str, verdict: str | None) ->
     ],
 )
 def test_the_words_of_the_verdict_are_the_judges_own(words: str, response: str, verdict: str | None) -> None:
-    assert Judge(verdict=words).meant(response) == verdict
+    assert JudgeSettings(verdict=words).meant(response) == verdict
 
 
 @given(st.lists(st.sampled_from(["Red is 4. ", "The better answer is ", "A", "B.", "**", "Answer ", "\n"]), max_size=9))
 def test_what_is_in_format_is_meant(parts: list[str]) -> None:
     response = "".join(parts)
-    assert Judge().verdict_of(response) in (None, Judge().meant(response))
+    assert JudgeSettings().verdict_of(response) in (None, JudgeSettings().meant(response))
 
 
 @pytest.mark.parametrize(("label", "better"), [("a", "AB"), ("b", "BA")])
@@ -127,9 +127,9 @@ def test_either_order_is_shown_and_the_label_goes_with_its_answer(label: str, be
         ({"verdict": "The better one."}, r"judge\.verdict=The better one\. has no single \{\}; try"),
         ({"verdict": "{} or {}"}, r"judge\.verdict=\{\} or \{\} has no single"),
         ({"verdict": " {} "}, r"judge\.verdict= \{\}  has no single"),
-        ({"temperature": -1.0}, r"judge\.temperature=-1\.0 is negative; 0 takes the most likely token"),
-        ({"evaluation_temperature": float("nan")}, r"judge\.evaluation_temperature=nan is negative"),
-        ({"vote_temperature": -1.0}, r"judge\.vote_temperature=-1\.0 is negative"),
+        ({"temperature": -1.0}, r"judge\.temperature=-1\.0 is not 0 or more; 0 takes the most likely token"),
+        ({"evaluation_temperature": float("nan")}, r"judge\.evaluation_temperature=nan is not 0 or more"),
+        ({"vote_temperature": -1.0}, r"judge\.vote_temperature=-1\.0 is not 0 or more"),
         ({"votes": -1}, r"judge\.votes=-1 is negative; 0 measures"),
         ({"samples": 0}, r"judge\.samples=0 is not positive"),
         ({"max_new_tokens": 0}, r"judge\.max_new_tokens=0 is not positive"),
@@ -138,4 +138,4 @@ def test_either_order_is_shown_and_the_label_goes_with_its_answer(label: str, be
 )
 def test_wrong_settings_are_one_line(settings: dict[str, float], line: str) -> None:
     with pytest.raises(ValueError, match=rf"\A{line}.*\Z"):
-        Judge(**settings)  # type: ignore[arg-type]
+        JudgeSettings(**settings)  # type: ignore[arg-type]

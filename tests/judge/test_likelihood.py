@@ -18,7 +18,7 @@ from mprm.batching.collate import Example
 from mprm.batching.examples import open_images
 from mprm.inference.scoring import answered
 from mprm.judge import sft
-from mprm.judge.judge import Judge, PresentedPair
+from mprm.judge.judge import JudgeSettings, PresentedPair
 from mprm.judge.sft import collate_responses, log_likelihood
 from mprm.training.checkpoint import load_weights, save_weights
 
@@ -36,7 +36,7 @@ def responses(pairs: list[PresentedPair], loaded: Any) -> list[tuple[PresentedPa
 
 
 @pytest.fixture
-def examples(responses: list[tuple[PresentedPair, list[int]]], loaded: Any, judge: Judge) -> list[Example]:
+def examples(responses: list[tuple[PresentedPair, list[int]]], loaded: Any, judge: JudgeSettings) -> list[Example]:
     processor, _ = loaded
     made = []
     for (one, ids), group in zip(responses, OF_PAIR, strict=True):
@@ -105,7 +105,7 @@ def test_its_gradient_is_that_of_separate_passes_in_transformers(
 
 
 def test_what_can_not_be_written_has_no_share(
-    pairs: list[PresentedPair], with_bias: Callable[..., Any], judge: Judge
+    pairs: list[PresentedPair], with_bias: Callable[..., Any], judge: JudgeSettings
 ) -> None:
     """Of 1/2 for a piece of an image, 3/10 and 1/5, 3/5 and 2/5 are left; at temperature 2 they go as their roots."""
     shares = {"<IMG_CONTEXT>": 0.5, "A": 0.3, "<|im_end|>": 0.2}

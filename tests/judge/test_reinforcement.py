@@ -25,7 +25,7 @@ from mprm.inference.policy import Prompt
 from mprm.inference.scoring import answered
 from mprm.judge import reinforcement
 from mprm.judge.grpo import GRPO, advantages
-from mprm.judge.judge import Judge, PresentedPair, present
+from mprm.judge.judge import JudgeSettings, PresentedPair, present
 from mprm.judge.reinforcement import Reinforcement, measure_prompts
 from mprm.judge.sft import Prompts, ResponseBatch, collate_responses, log_likelihood
 from mprm.training.checkpoint import latest
@@ -40,7 +40,7 @@ END = "<|im_end|>"
 
 
 def step_of(
-    processor: Any, model: Any, judge: Judge, pairs: list[PresentedPair], recipe: GRPO, step: int
+    processor: Any, model: Any, judge: JudgeSettings, pairs: list[PresentedPair], recipe: GRPO, step: int
 ) -> Reinforcement:
     """The module in optimizer step `step` of a training, without a trainer."""
     prompts = Prompts(pairs, processor, judge, np.zeros(len(pairs)))
@@ -50,7 +50,7 @@ def step_of(
 
 
 def test_a_step_by_its_definition(
-    pairs: list[PresentedPair], judge: Judge, taught: Any, loaded: Any, sampler: Callable[..., Sampler]
+    pairs: list[PresentedPair], judge: JudgeSettings, taught: Any, loaded: Any, sampler: Callable[..., Sampler]
 ) -> None:
     """Its gradient, as what Lightning and DDP divide by has been undone, is that of
     - sum over pairs of weight / G x sum over responses of advantage / tokens x sum of log-probabilities."""
@@ -96,7 +96,7 @@ def test_a_step_by_its_definition(
 
 
 def test_answers_change_places_by_seed_step_and_pair_alone(
-    pairs: list[PresentedPair], loaded: Any, judge: Judge
+    pairs: list[PresentedPair], loaded: Any, judge: JudgeSettings
 ) -> None:
     def orders(module: Reinforcement) -> list[tuple[bool, ...]]:
         found = []
@@ -117,7 +117,7 @@ def test_answers_change_places_by_seed_step_and_pair_alone(
 
 
 def test_a_response_of_what_can_not_be_written_is_never_drawn(
-    pairs: list[PresentedPair], judge: Judge, with_bias: Callable[..., Any]
+    pairs: list[PresentedPair], judge: JudgeSettings, with_bias: Callable[..., Any]
 ) -> None:
     """A piece of an image would be the most likely token by far."""
     processor, model = with_bias({"<IMG_CONTEXT>": 9.0, "A": 1.0, ".": 0.5, END: 0.0})
@@ -128,7 +128,9 @@ def test_a_response_of_what_can_not_be_written_is_never_drawn(
     assert model.training, "as it was"
 
 
-def test_a_verdict_that_was_cut_off_earns_nothing(pairs: list[PresentedPair], judge: Judge, loaded: Any) -> None:
+def test_a_verdict_that_was_cut_off_earns_nothing(
+    pairs: list[PresentedPair], judge: JudgeSettings, loaded: Any
+) -> None:
     module = step_of(*loaded, judge, pairs, GRPO(), 0)
     ids = loaded[0].tokenizer.encode("The A.", add_special_tokens=False)
     end = loaded[0].tokenizer.convert_tokens_to_ids(END)
@@ -146,7 +148,7 @@ def test_a_verdict_that_was_cut_off_earns_nothing(pairs: list[PresentedPair], ju
 
 
 def test_a_rehearsal_is_as_long_as_responses_can_become(
-    pairs: list[PresentedPair], judge: Judge, taught: Any, monkeypatch: pytest.MonkeyPatch
+    pairs: list[PresentedPair], judge: JudgeSettings, taught: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three responses of eight tokens to each of two pairs, which begin differently; nothing is drawn."""
     recipe = GRPO(group_size=3, global_batch_size=2)
@@ -176,13 +178,17 @@ Train = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def train(pairs: list[PresentedPair], taught: Any, judge: Judge) -> Train:
+def train(pairs: list[PresentedPair], taught: Any, judge: JudgeSettings) -> Train:
     """train(folder, mirror=..., max_tokens=...): seven pairs, one of them long, in steps of three; returns the folder
     and the lines of metrics.jsonl. Behind the last step, of one pair, a second forward pass or rank is left empty.
     options: of the recipe, where held_out=3 holds out the three pairs behind them."""
 
     def train(
-        folder: Path, mirror: Any = None, options: dict[str, Any] | None = None, judge: Judge = judge, **machine: Any
+        folder: Path,
+        mirror: Any = None,
+        options: dict[str, Any] | None = None,
+        judge: JudgeSettings = judge,
+        **machine: Any,
     ) -> Run:
         processor, model = taught.load()
         sizes = {"group_size": 2, "global_batch_size": 3}  # some earn the same
@@ -298,7 +304,7 @@ def test_two_ranks_equal_one_with_options(train: Train, with_options: Run, tmp_p
 
 
 def test_pairs_held_out_are_asked_the_same_every_time_and_change_nothing(
-    train: Train, whole: Run, pairs: list[PresentedPair], judge: Judge, loaded: Any, sampler: Any, tmp_path: Path
+    train: Train, whole: Run, pairs: list[PresentedPair], judge: JudgeSettings, loaded: Any, sampler: Any, tmp_path: Path
 ) -> None:
     """Before the first step, every second one and after the last, in both orders, with the same random numbers."""
     asked: list[Prompt] = []
@@ -348,7 +354,7 @@ def test_a_training_that_is_killed_between_two_updates_draws_again(
 
 
 def test_a_training_without_any_reward_ends(
-    train: Train, judge: Judge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    train: Train, judge: JudgeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Also one that was resumed before it had the patience."""
     monkeypatch.setattr(reinforcement, "PATIENCE", 3)
@@ -371,7 +377,7 @@ def test_a_training_without_any_reward_ends(
         train(tmp_path, judge=silent)
 
 
-def test_any_reward_restores_the_patience(pairs: list[PresentedPair], judge: Judge, loaded: Any) -> None:
+def test_any_reward_restores_the_patience(pairs: list[PresentedPair], judge: JudgeSettings, loaded: Any) -> None:
     module = step_of(*loaded, judge, pairs, GRPO(), 0)
     logged = {"train/format": 0.0}
     for step in range(100):
@@ -381,7 +387,7 @@ def test_any_reward_restores_the_patience(pairs: list[PresentedPair], judge: Jud
 
 
 def test_a_pair_without_an_advantage_makes_place_for_further_ones(
-    pairs: list[PresentedPair], judge: Judge, loaded: Any, monkeypatch: pytest.MonkeyPatch
+    pairs: list[PresentedPair], judge: JudgeSettings, loaded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pair 0 of the second global batch: 3 is too long, 6 earns the same, 9 has an advantage, 12 is not asked."""
     module = step_of(*loaded, judge, pairs, GRPO(tries=3, group_size=2), step=1)
@@ -412,7 +418,7 @@ def test_a_pair_without_an_advantage_makes_place_for_further_ones(
 
 
 def test_long_pairs_are_left_out_and_what_can_not_be_trained_is_one_line(
-    pairs: list[PresentedPair], taught: Any, judge: Judge, tmp_path: Path
+    pairs: list[PresentedPair], taught: Any, judge: JudgeSettings, tmp_path: Path
 ) -> None:
     processor, model = taught.load()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -16,7 +16,7 @@ import torch
 
 from mprm.inference.local import Generation, Sampler
 from mprm.inference.policy import Completion, Prompt
-from mprm.judge.judge import Judge, PresentedPair, present, respond
+from mprm.judge.judge import JudgeSettings, PresentedPair, present, respond
 from mprm.runs.journal import journal
 
 END = "<|im_end|>"
@@ -93,6 +93,22 @@ def test_a_piece_of_an_image_is_never_written_though_it_may_be_likely(
     assert likeliest[0].ids == [*ids] * 8
 
 
+def test_a_prompt_that_is_too_long_with_its_response_gets_none(
+    pairs: list[PresentedPair], judge: JudgeSettings, loaded: Any, sampler: Callable[..., Sampler]
+) -> None:
+    prompts = [one.prompt(2) for one in pairs[:6]]
+    lengths = [len(judge.layout(one, loaded[0]).input_ids) for one in pairs[:6]]
+    fits = [length < max(lengths) for length in lengths]
+    whole = sampler(*loaded, max_length=max(lengths) + 8).generate(prompts)
+    found = sampler(*loaded, max_length=max(lengths) + 7).generate(prompts)
+    assert [len(of_one) for of_one in whole] == [2] * 6
+    assert [len(of_one) for of_one in found] == [2 * fit for fit in fits]
+    assert any(fits)
+    assert [one.ids for of_one in found for one in of_one] == [
+        one.ids for of_one, fit in zip(whole, fits, strict=True) if fit for one in of_one
+    ]
+
+
 @dataclass
 class Counting:
     """A sampler that notes what it is asked."""
@@ -106,7 +122,7 @@ class Counting:
 
 
 def test_a_killed_task_goes_on_to_the_same_file_and_asks_nothing_twice(
-    pairs: list[PresentedPair], judge: Judge, loaded: Any, sampler: Callable[..., Sampler], tmp_path: Path
+    pairs: list[PresentedPair], judge: JudgeSettings, loaded: Any, sampler: Callable[..., Sampler], tmp_path: Path
 ) -> None:
     orders = [present(one.pair, one.images, swapped) for one in pairs[:5] for swapped in (False, True)]
 
@@ -159,7 +175,7 @@ def test_a_response_that_was_cut_off_has_no_verdict(pairs: list[PresentedPair], 
 
     one = replace(pairs[0], better="B", swapped=True)
     with journal(tmp_path / "said.jsonl", "settings") as kept:
-        respond({"responses": (Scripted(), 4)}, Judge(), [one], kept, lambda _: None)  # type: ignore[dict-item]
+        respond({"responses": (Scripted(), 4)}, JudgeSettings(), [one], kept, lambda _: None)  # type: ignore[dict-item]
         assert kept.done[one.key] == {
             "id": one.pair.id,
             "swapped": True,

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from mprm.batching.examples import image_size
 from mprm.batching.order import Shuffled
 from mprm.data.questions import Pair
-from mprm.judge.judge import Judge, PresentedPair
+from mprm.judge.judge import JudgeSettings, PresentedPair
 from mprm.judge.sft import SFT, Imitation, ResponseBatch, Traces, collate_responses, faithful_traces, log_likelihood
 from mprm.training.checkpoint import latest
 from mprm.training.fit import fit
@@ -40,7 +40,7 @@ def test_only_traces_that_end_in_the_verdict_of_the_label_are_taken() -> None:
         "untold": ("b", None),
         "bare": ("a", "The better answer is A."),
     }
-    kept, left_out = faithful_traces([pair(name, *given) for name, given in traces.items()], Judge(), Path)
+    kept, left_out = faithful_traces([pair(name, *given) for name, given in traces.items()], JudgeSettings(), Path)
     assert [(one.pair.id, one.better, one.images) for one in kept] == [
         ("right", "A", (Path("right.png"),)),
         ("right too", "B", (Path("right too.png"),)),
@@ -50,7 +50,7 @@ def test_only_traces_that_end_in_the_verdict_of_the_label_are_taken() -> None:
 
 
 def test_a_trace_stands_behind_the_question_and_every_token_of_it_is_predicted(
-    pairs: list[PresentedPair], loaded: Any, judge: Judge
+    pairs: list[PresentedPair], loaded: Any, judge: JudgeSettings
 ) -> None:
     processor, _ = loaded
     one = replace(pairs[2], pair=replace(pairs[2].pair, trace=" See <image> and <|im_end|>: A.\n"))
@@ -69,7 +69,7 @@ def test_a_trace_stands_behind_the_question_and_every_token_of_it_is_predicted(
     assert with_pixels.vision["pixel_values"].shape == (1, 3, 56, 56)
 
 
-def test_a_pair_may_have_no_images(pairs: list[PresentedPair], loaded: Any, judge: Judge) -> None:
+def test_a_pair_may_have_no_images(pairs: list[PresentedPair], loaded: Any, judge: JudgeSettings) -> None:
     """A row of such pairs has a blank image, which no token stands for."""
     processor, model = loaded
     bare = replace(pairs[1], images=())
@@ -100,7 +100,7 @@ Train = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def train(pairs: list[PresentedPair], taught: Any, judge: Judge) -> Train:
+def train(pairs: list[PresentedPair], taught: Any, judge: JudgeSettings) -> Train:
     """train(folder, mirror=..., max_tokens=...): one epoch over ten traces, one of them long, in steps of four."""
 
     def train(folder: Path, mirror: Any = None, **machine: Any) -> list[dict[str, Any]]:
@@ -126,7 +126,7 @@ def test_every_token_of_a_step_weighs_the_same_however_the_step_is_cut(
     whole: Any,
     taught: Any,
     pairs: list[PresentedPair],
-    judge: Judge,
+    judge: JudgeSettings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -178,7 +178,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(train: Train, whole: Any, tmp_
 
 
 def test_long_traces_are_left_out_and_what_can_not_be_trained_is_one_line(
-    pairs: list[PresentedPair], taught: Any, judge: Judge, tmp_path: Path
+    pairs: list[PresentedPair], taught: Any, judge: JudgeSettings, tmp_path: Path
 ) -> None:
     processor, model = taught.load()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -90,7 +90,7 @@ def test_a_missing_image_is_one_line(backbone: Any, part: Any, num_workers: int)
     with pytest.raises(ValueError, match="cannot be read") as caught:
         token_lengths(Examples(whole.records, image_path, whole.processor), num_workers)
     line, exit_code = explain(caught.value) or ("", 0)
-    assert re.fullmatch(r"image \S+gone\.png cannot be read \(.*\); restore the file, or remove its rollouts", line)
+    assert re.fullmatch(r"image \S+gone\.png cannot be read \(.*\); restore the file, or remove its records", line)
     assert exit_code == 2
 
 
