@@ -304,7 +304,13 @@ def test_two_ranks_equal_one_with_options(train: Train, with_options: Run, tmp_p
 
 
 def test_pairs_held_out_are_asked_the_same_every_time_and_change_nothing(
-    train: Train, whole: Run, pairs: list[PresentedPair], judge: JudgeSettings, loaded: Any, sampler: Any, tmp_path: Path
+    train: Train,
+    whole: Run,
+    pairs: list[PresentedPair],
+    judge: JudgeSettings,
+    loaded: Any,
+    sampler: Any,
+    tmp_path: Path,
 ) -> None:
     """Before the first step, every second one and after the last, in both orders, with the same random numbers."""
     asked: list[Prompt] = []
