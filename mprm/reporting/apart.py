@@ -22,19 +22,10 @@ def others(settings: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list
     keys = {key for setting in settings for key in setting if key not in shown}
     # Choices come before fields, the fields of the selector last.
     for key in sorted(keys, key=lambda key: (key.startswith("selector."), not key.endswith("._target_"), key)):
-        said = all(_in_label(key, setting, label) for setting, label in zip(settings, labels, strict=True))
-        if not said and _varies(key, settings) and not any(_follows(key, one, settings) for one in shown):
+        if _varies(key, settings, labels) and not any(_follows(key, one, settings) for one in shown):
             shown.append(key)
             told.append(key)
     return [", ".join(_assignment(key, setting[key]) for key in told if key in setting) for setting in settings]
-
-
-def _in_label(key: str, setting: Mapping[str, Any], label: str) -> bool:
-    """Does the selector's label say the value of its field, where it has the field?"""
-    group, _, name = key.partition(".")
-    value = setting.get(key)
-    words = f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}"
-    return group == "selector" and (key not in setting or words in label)
 
 
 def _follows(key: str, shown: str, settings: Sequence[Mapping[str, Any]]) -> bool:
@@ -49,15 +40,16 @@ def _follows(key: str, shown: str, settings: Sequence[Mapping[str, Any]]) -> boo
     return of_backbone or len(values) > 2 or all(of_one == {value} for value, of_one in values.items())
 
 
-def _varies(key: str, settings: Sequence[Mapping[str, Any]]) -> bool:
-    """Does the key tell some settings apart? Another class brings other fields with it: its name says enough."""
+def _varies(key: str, settings: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> bool:
+    """Does the key tell some settings apart that are of one class, or of one label of their selectors? Another class
+    brings other fields with it: its name says enough."""
     group = key.split(".")[0]
-    by_class = "" if group == "selector" or key.endswith("._target_") else f"{group}._target_"
     values: dict[Any, set[str]] = {}
-    for setting in settings:
+    for setting, label in zip(settings, labels, strict=True):
         if key in setting:
-            values.setdefault(setting.get(by_class), set()).add(json.dumps(setting[key]))
-    return any(len(of_one_class) > 1 for of_one_class in values.values())
+            of_class = "" if key.endswith("._target_") else setting.get(f"{group}._target_")
+            values.setdefault(label if group == "selector" else of_class, set()).add(json.dumps(setting[key]))
+    return any(len(of_one) > 1 for of_one in values.values())
 
 
 def _assignment(key: str, value: Any) -> str:

@@ -73,6 +73,9 @@ def test_what_the_label_of_a_selector_says_is_not_repeated() -> None:
     rest = {"selector": {"_target_": "mprm.x.Random", "ratio": 0.2, "count": None}}
     assert words(mild, strong, rest, labels=("BIS (alpha 0.05)", "BIS (alpha 0.2)", "Random")) == ["", "", ""]
     assert words(mild, strong, labels=("Mine", "Mine")) == ["selector.alpha=0.05", "selector.alpha=0.2"]
+    # "BIS" alone says that nothing is unusual, so that it stands beside the baseline of its share.
+    usual, drawn = ({"selector": BIS | {"fill": fill}} for fill in ("score", "random"))
+    assert words(usual, drawn, rest, labels=("BIS", "BIS (fill random)", "Random")) == ["", "", ""]
     by_steps = {"selector": BIS | {"ties": "n_steps"}}
     told = words({"selector": BIS | {"ties": "file_order"}}, by_steps, labels=("BIS (alpha 0.2)", "BIS (alpha 0.2)"))
     assert told == ["selector.ties=file_order", "selector.ties=n_steps"]
