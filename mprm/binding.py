@@ -22,6 +22,8 @@ MAY_BE_EMPTY = ("system", "instruction")  # texts for the model
 
 def component(target: Any, group: str) -> type:
     """The dataclass of that name, whoever wrote it."""
+    if target == "mprm.judge.judge.Judge":  # in the judges of earlier versions
+        target = "mprm.judge.judge.JudgeSettings"
     module, _, name = str(target).rpartition(".")
     reason, found = "", None
     try:

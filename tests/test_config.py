@@ -319,6 +319,13 @@ def test_a_target_that_is_no_component_is_one_line(target: object) -> None:
     assert explain(caught.value) is not None
 
 
+def test_the_settings_of_a_judge_of_an_earlier_version_are_bound(load: Callable[..., Config]) -> None:
+    """As judge.json and config.yaml have them."""
+    config = load("task=egt")
+    config.raw.judge._target_ = "mprm.judge.judge.Judge"
+    assert bind(config.raw.judge) == config.judge
+
+
 def test_shipped_weights_are_found_from_any_folder(
     load: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ WRONG = {
     "task=egt dataset=visualprm400k": "task=egt does not use dataset",
     "task=list selector=bis": "task=list does not use selector",
     "-m task=measure seed=1,2": "task=measure does not use seed",
+    "experiment=egt name=x": "name=x is of one run, not of 3 jobs; leave it out",
     # what a task needs
     "task=score": "task=score needs input=FILE.jsonl",
     "task=score input=nowhere.jsonl output=o.jsonl": "nowhere.jsonl",

@@ -77,14 +77,14 @@ def compared(said: Iterable[tuple[PresentedPair, Sequence[dict[str, Any]]]]) -> 
 
 
 def shares_of_wins(n_answers: int, found: Iterable[tuple[int, int, Comparison]]) -> list[float]:
-    """How good each of several answers is: its share of wins against all others, a tie being half a win. found: number
-    of a, number of b, and their comparison, of every two answers that differ; the others of an answer are as good."""
+    """How good each of several answers is: its share of wins against all others, a tie being half a win; .5 of the
+    only one. found: number of a, number of b, and their comparison, of every two answers that differ."""
     wins = [0.0] * n_answers
     for a, b, comparison in found:
         won = {"a": 1.0, "b": 0.0, None: 0.5}[comparison.winner]
         wins[a] += won
         wins[b] += 1 - won
-    return [won / max(1, n_answers - 1) for won in wins]
+    return [won / (n_answers - 1) if n_answers > 1 else 0.5 for won in wins]
 
 
 def comparisons(

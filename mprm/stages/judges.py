@@ -20,6 +20,7 @@ from mprm.tasks import REWARD_MODEL, TASKS
 from mprm.terminal import console, listed, retyped, say, say_next
 
 if TYPE_CHECKING:
+    from mprm.data.questions import Pair
     from mprm.data.reward_benchmarks import Published
     from mprm.metrics.results import JudgeTraining
 
@@ -37,7 +38,7 @@ def train_judge(cfg: Config) -> None:
 
     stages = [stage for stage in LINE if stage.name in TASKS[cfg.task].stages]
     if cfg.judge.engine == "server" and stages != [JUDGE]:
-        raise ValueError("judge.engine=server judges and is not trained; give task=judge, or task=compare, with it")
+        raise ValueError("judge.engine=server judges and is not trained; give task=judge, compare or rerank with it")
     if cfg.judge.engine == "server":
         server(cfg).identity()  # is it named? before anything is made
     check_before_selection(cfg)
@@ -46,6 +47,8 @@ def train_judge(cfg: Config) -> None:
     if RL in stages:
         check_machine(cfg.trainer)
     with opened(JudgeWork, cfg, LINE) as work:
+        if CURATE in stages and is_rank_zero():
+            _untraced(work)
         for stage in stages:
             run_stage(stage, work)
     if stages[-1] is not JUDGE:
@@ -81,25 +84,28 @@ def _sft(work: JudgeWork) -> dict[str, Any]:
     return {**summary, "traces": learnt, "left_out": left_out}
 
 
+def _untraced(work: JudgeWork) -> tuple[list[Pair], dict[str, str]]:
+    """The pairs without a trace, and of those held out the reason, by id. Raises ValueError if there are no others."""
+    from mprm.judge.curation import HELD_OUT, held_out
+
+    cfg, pairs = work.cfg, work.preferences.usable
+    pool = [pair for pair in pairs if pair.trace is None]
+    if not pool:
+        raise ValueError(f"every pair of preferences.path={cfg.preferences.path} has a trace; give others to curate")
+    return pool, dict.fromkeys(held_out(pairs, cfg.grpo.held_out, cfg.seed), HELD_OUT)
+
+
 def _curate(work: JudgeWork) -> dict[str, Any]:
-    from mprm.judge.curation import HELD_OUT, held_out, signals_of, summarise, write_curated
+    from mprm.judge.curation import signals_of, summarise, write_curated
     from mprm.selection.subset import keep
 
     cfg, run = work.cfg, work.run
     started = monotonic()
-    pairs = work.preferences.usable
-    pool = [pair for pair in pairs if pair.trace is None]
-    if not pool:
-        raise ValueError(
-            f"every pair of preferences.path={cfg.preferences.path} has a trace, and stage 1 learns from these; give "
-            "pairs without one for stages 2 and 3"
-        )
-    aside = dict.fromkeys(held_out(pairs, cfg.grpo.held_out, cfg.seed), HELD_OUT)
-    # They are asked, too: so the responses are those of a run that holds out none.
+    pool, aside = _untraced(work)  # those aside are asked, too: so the responses are those of a run without them
     records, unusable = responses(work, "curate/responses", SFT.name, work.inputs(AFTER_SFT), pool)
     signals = signals_of(pool, aside | unusable, records)
     kept = keep(signals, cfg.selector)
-    summary = summarise(signals, kept, cfg.selector, len(pairs) - len(pool), cfg.seed)
+    summary = summarise(signals, kept, cfg.selector, len(work.preferences.usable) - len(pool), cfg.seed)
     write_curated(run.path / "curated", signals, kept, summary)
     kept_of = f"kept {summary.kept:,} of {summary.eligible:,} pairs in {monotonic() - started:.0f} s"
     say(f"curation: {kept_of} -> {run.path / 'curated'}")

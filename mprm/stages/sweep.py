@@ -114,7 +114,7 @@ def expand(
     no grid has applies to all of them. One whose key some have replaces the values there, and leaves the others alone;
     if the key is a config group, the grids keep those of their choices that it names.
 
-    Raises ValueError if nothing is left.
+    Raises ValueError if one of them is left without a job.
     """
     given = {override.get_key_element(): _values(override) for override in parse(list(arguments))}
     in_a_grid = {key for grid in grids for key in grid}
@@ -128,10 +128,9 @@ def expand(
             elif key in values or key not in in_a_grid:
                 values[key] = asked
         jobs |= dict.fromkeys(product(*([f"{key}={value}" for value in found] for key, found in values.items())))
-    if not jobs:
-        raise ValueError(
-            f"{' '.join(arguments)} leaves no job of this sweep; its groups are narrowed to choices that they have"
-        )
+    chosen = [f"{key}={value}" for key, asked in given.items() if key in in_a_grid and is_group(key) for value in asked]
+    if lost := [choice for choice in chosen if not any(choice in job for job in jobs)]:
+        raise ValueError(f"{' '.join(lost)} leaves no job of this sweep; hydra.mode=RUN makes a single run of any")
     return list(jobs)
 
 
@@ -151,6 +150,8 @@ def plan(composer: Composer) -> dict[SweepJob, Config | None]:
     assert isinstance(arguments, list)
     grids = [dict(hydra.sweeper.get("params") or {}) | dict(grid) for grid in hydra.sweeper.get("grids") or [{}]]
     expanded = expand(grids, arguments, composer.parse, composer.is_group)
+    if composer.master.name is not None and len(expanded) > 1:
+        raise ValueError(f"name={composer.master.name} is of one run, not of {len(expanded)} jobs; leave it out")
     typed = [argument for argument in arguments if not argument.startswith("runs=")]  # the sweep's own
     everywhere = set.intersection(*map(set, expanded))
     jobs: dict[SweepJob, Config | None] = {}

@@ -57,7 +57,7 @@ def test_shares_of_wins() -> None:
     won = {(0, 1): "a", (0, 2): "a", (1, 2): None}
     found = [(*pair, Comparison(won[pair], None, None, ())) for pair in combinations(range(3), 2)]
     assert shares_of_wins(3, found) == [1.0, 0.25, 0.25]
-    assert shares_of_wins(1, []) == [0.0]
+    assert shares_of_wins(1, []) == [0.5]
 
 
 @pytest.fixture

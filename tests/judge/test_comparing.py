@@ -299,7 +299,7 @@ def test_a_judge_that_is_not_there_is_one_line(load: Load, file: Path, run: Path
         comparing.compare(load(*given, "judge.engine=server", "policy=server"))
     with pytest.raises(ValueError, match=r"^judge\.engine=vllm is unknown; choose local, or server with policy=server"):
         load(*given, "judge.engine=vllm")
-    with pytest.raises(ValueError, match=r"^judge\.engine=server judges and is not trained; give task=judge, or"):
+    with pytest.raises(ValueError, match=r"^judge\.engine=server judges and is not trained; give task=judge, "):
         judges.train_judge(load("task=sft", "judge.engine=server"))
     with pytest.raises(ValueError, match=r"^run=.* is no judge; give a folder that task=export wrote of one, or"):
         comparing.compare(

@@ -147,3 +147,10 @@ def test_without_traces_there_is_nothing_to_imitate(judging: Load) -> None:
 def test_with_nothing_but_traces_there_is_nothing_to_curate(judging: Load) -> None:
     with pytest.raises(ValueError, match=r"every pair of preferences\.path=.* has a trace"):
         judges.train_judge(judging("task=curate", "preferences.traced=1", "sft.epochs=0"))
+
+
+def test_too_many_pairs_held_out_are_told_before_anything_is_trained(judging: Load) -> None:
+    config = judging("grpo.held_out=40")
+    with pytest.raises(ValueError, match=r"^grpo\.held_out=40 leaves none of \d+ pairs without a trace"):
+        judges.train_judge(config)
+    assert not (folder_of(config) / "sft").exists()
