@@ -97,7 +97,7 @@ def comparisons(
     both: bool = True,
 ) -> list[tuple[int, int, Comparison]] | None:
     """Number of a, number of b, and what the writer says of them, of every two answers to a prompt about images; None
-    if it reads not so much."""
+    where a prompt is too long."""
     pairs = list(combinations(range(len(answers)), 2))
     texts = [(prompt, answers[a], answers[b]) for a, b in pairs]
     shown = [orders(Pair("\0".join(three), "", (), *three, ""), images, both) for three in texts]
