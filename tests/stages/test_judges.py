@@ -43,6 +43,30 @@ def folder_of(config: Config) -> Path:
     return Path(config.runs) / str(config.name)
 
 
+def check_curated(run: Path, preferences: Path) -> None:
+    """Per source the lower half by entropy, none of them with a trace."""
+    signals, kept = (pq.read_table(run / "curated" / f"{name}.parquet").to_pylist() for name in ("signals", "kept"))
+    for source in {row["source"] for row in signals}:
+        of_source = sorted(row["entropy"] for row in signals if row["source"] == source)
+        chosen = sorted(row["entropy"] for row in kept if row["source"] == source)
+        assert chosen == of_source[: max(1, len(of_source) // 2)]
+    traced = {record["id"] for record in read_json_lines(preferences) or [] if "trace" in record}
+    assert not traced & {row["id"] for row in signals}
+    assert len(kept) == read_json(run / "results.json")["curation"]["kept"]
+
+
+def check_held_out(run: Path, eligible: int) -> None:
+    """Three of the eligible pairs, asked before the first step and after every one."""
+    results = read_json(run / "results.json")
+    held = [row["id"] for row in pq.read_table(run / "curated" / "signals.parquet").to_pylist() if row["drop_reason"]]
+    curation = results["curation"]
+    assert len(held) == curation["dropped"]["held_out"] == 3
+    assert curation["eligible"] + 3 == eligible
+    assert not set(held) & set(pq.read_table(run / "curated" / "kept.parquet")["id"].to_pylist())
+    curve = [line["step"] for line in read_json_lines(run / "rl" / "metrics.jsonl") or [] if "val/accuracy" in line]
+    assert curve == [*range(1 + results["training"]["rl"]["optimizer_steps"])]
+
+
 @pytest.mark.filterwarnings("error:constrained_layout")  # of a figure whose labels leave it no room
 def test_all_stages_and_what_a_second_run_shares(
     judging: Load, load: Load, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -62,15 +86,8 @@ def test_all_stages_and_what_a_second_run_shares(
     assert curation["eligible"] + curation["dropped"]["traced"] == 40
     assert results["training"]["sft"]["examples"] + sum(results["training"]["sft"]["left_out"].values()) == 40
     assert "accuracy_by_entropy" in (run / "report.html").read_text()
-    # Per source the lower half by entropy, none of them with a trace.
-    signals, kept = (pq.read_table(run / "curated" / f"{name}.parquet").to_pylist() for name in ("signals", "kept"))
-    for source in {row["source"] for row in signals}:
-        of_source = sorted(row["entropy"] for row in signals if row["source"] == source)
-        chosen = sorted(row["entropy"] for row in kept if row["source"] == source)
-        assert chosen == of_source[: max(1, len(of_source) // 2)]
-    traced = {record["id"] for record in read_json_lines(Path(str(first.preferences.path))) or [] if "trace" in record}
-    assert not traced & {row["id"] for row in signals}
-    assert results["training"]["rl"]["examples"] == len(kept) == curation["kept"]
+    check_curated(run, Path(str(first.preferences.path)))
+    assert results["training"]["rl"]["examples"] == curation["kept"]
 
     capsys.readouterr()
     aside = ("grpo.held_out=3", "trainer.validate_every=1")
@@ -81,13 +98,7 @@ def test_all_stages_and_what_a_second_run_shares(
     for name in ("sft/weights.safetensors", "responses.jsonl", "judged_untrained.jsonl", "judged_sft.jsonl"):
         assert (other / name).read_bytes() == (run / name).read_bytes(), name
     assert read_json(other / "stages.json")["stages"]["judge/judged_rl"].get("shared_with") is None
-    held = [row["id"] for row in pq.read_table(other / "curated" / "signals.parquet").to_pylist() if row["drop_reason"]]
-    curation = read_json(other / "results.json")["curation"]
-    assert len(held) == curation["dropped"]["held_out"] == 3
-    assert curation["eligible"] + 3 == results["curation"]["eligible"]
-    assert not set(held) & set(pq.read_table(other / "curated" / "kept.parquet")["id"].to_pylist())
-    curve = [line["step"] for line in read_json_lines(other / "rl" / "metrics.jsonl") or [] if "val/accuracy" in line]
-    assert curve == [*range(1 + read_json(other / "results.json")["training"]["rl"]["optimizer_steps"])]
+    check_held_out(other, results["curation"]["eligible"])
     assert "Held-out pairs" in (other / "report.html").read_text()
     assert "Held-out pairs" not in (run / "report.html").read_text()
 
